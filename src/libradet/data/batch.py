@@ -1,0 +1,38 @@
+"""The one form in which pictures and ground truth travel."""
+
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float, Int, Num
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Pictures and ground truth, padded to common sizes.
+
+    Attributes:
+        images: RGB, 0–255, uint8 or float, padded with zeros right and below to a multiple of the
+            coarsest stride.
+        sizes: height and width in pixels of each picture before padding.
+        boxes: ground truths, xyxy in pixels of the (resized) picture; zeros where padded.
+        labels: 0..C−1; −1 marks padding. A picture without objects is a row of −1.
+        crowd: regions that hold many objects: neither a target nor a negative.
+        masks: instance masks of the ground truths at the size of ``images``, 0 or 1.
+        index: row of each picture in its data set.
+        scales: resized over original size, (x, y), to bring detections back to the file's pixels.
+        proposals: precomputed proposals (Fast R-CNN), xyxy in pixels of the resized picture, zeros
+            where padded.
+    """
+
+    images: Num[Tensor, "B 3 H W"]
+    sizes: Int[Tensor, "B 2"]
+    boxes: Float[Tensor, "B G 4"]
+    labels: Int[Tensor, "B G"]
+    crowd: Bool[Tensor, "B G"]
+    masks: Num[Tensor, "B G H W"] | None = None
+    index: Int[Tensor, " B"] | None = None
+    scales: Float[Tensor, "B 2"] | None = None
+    proposals: Float[Tensor, "B P 4"] | None = None
+
+    def to(self, device, non_blocking: bool = False) -> "Batch":
+        """The same batch with every tensor on ``device``."""
+        return Batch(*(t if t is None else t.to(device, non_blocking=non_blocking) for t in self))

@@ -1,0 +1,178 @@
+"""The one schema of a detector: a tree of dataclasses.
+
+A zoo name is a function that returns such a tree; YAML and the command line override its fields. Which
+heads a detector has is which of ``rpn``, ``roi``, ``dense`` and ``mask`` are not None.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class ImageConfig:
+    """How pictures enter: resized so that the short side is ``size[0]`` unless the long one exceeds ``size[1]``."""
+
+    size: tuple[int, int] = (800, 1333)
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    channels: Literal["rgb", "bgr"] = "rgb"
+
+
+@dataclass
+class BackboneConfig:
+    """A timm feature extractor.
+
+    ``freeze_at``: 0 nothing, 1 the stem, 2 stem and first stage. ``frozen_norm``: batch norms use (and
+    keep) their stored statistics.
+    """
+
+    name: str = "resnet50"
+    freeze_at: int = 0
+    frozen_norm: bool = False
+
+
+@dataclass
+class BalancedPyramidConfig:
+    """Balanced feature pyramid (paper 3.2): ``level`` is the index of the size at which levels are averaged."""
+
+    level: int = 2
+    refine: Literal["none", "conv", "non_local"] = "non_local"
+
+
+@dataclass
+class PyramidConfig:
+    """Feature pyramid: ``levels`` outputs from stride ``first_stride`` on; ``extra`` makes those above C5."""
+
+    kind: Literal["fpn", "pafpn"] = "fpn"
+    channels: int = 256
+    levels: int = 5
+    first_stride: int = 4
+    extra: Literal["max_pool", "conv_on_c5", "conv_on_p5"] = "max_pool"
+    balanced: BalancedPyramidConfig | None = None
+
+
+@dataclass
+class AnchorConfig:
+    """Anchors of side ``scale × stride`` at every cell; ``offset`` 0 puts them on cell corners, 0.5 on centres."""
+
+    scales: tuple[float, ...] = (8.0,)
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    offset: float = 0.0
+    rounded: bool = False
+
+
+@dataclass
+class MatchConfig:
+    """IoU from which a candidate is positive, and below which it is negative; between is ignored.
+
+    ``low_quality``: every ground truth also claims its best candidates if their IoU is at least
+    ``min_positive``. Candidates that lie in a crowd region by more than ``crowd`` are ignored.
+    """
+
+    positive: float = 0.5
+    negative: float = 0.5
+    low_quality: bool = False
+    min_positive: float = 0.5
+    crowd: float = 0.5
+
+
+@dataclass
+class SamplingConfig:
+    """Which candidates a loss sees (paper 3.1)."""
+
+    size: int = 512
+    positive_fraction: float = 0.25
+    positives: Literal["random", "instance_balanced", "hardest"] = "random"
+    negatives: Literal["random", "iou_balanced", "hardest"] = "random"
+    num_bins: int = 3
+    bins: Literal["paper", "mmdet"] = "paper"
+    negatives_per_positive: float | None = None
+
+
+@dataclass
+class BoxLossConfig:
+    """Localisation loss (paper 3.3); ``beta`` is where the linear part starts."""
+
+    kind: Literal["l1", "smooth_l1", "balanced_l1"] = "smooth_l1"
+    weight: float = 1.0
+    beta: float = 1.0
+    alpha: float = 0.5
+    gamma: float = 1.5
+    variant: Literal["paper", "mmdet"] = "paper"
+
+
+@dataclass
+class ProposalConfig:
+    """Suppression of proposals: ``per_level`` best of each level before, ``total`` after."""
+
+    per_level: int = 2000
+    total: int = 2000
+    nms: float = 0.7
+    min_size: float = 0.0
+
+
+@dataclass
+class RPNConfig:
+    """Region proposal network."""
+
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    convs: int = 1
+    match: MatchConfig = field(
+        default_factory=lambda: MatchConfig(positive=0.7, negative=0.3, low_quality=True, min_positive=0.3)
+    )
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(size=256, positive_fraction=0.5))
+    box_loss: BoxLossConfig = field(default_factory=lambda: BoxLossConfig(beta=1 / 9))
+    train_proposals: ProposalConfig = field(default_factory=ProposalConfig)
+    test_proposals: ProposalConfig = field(default_factory=lambda: ProposalConfig(per_level=1000, total=1000))
+
+
+@dataclass
+class RoIAlignConfig:
+    """``sampling_ratio`` 0 adapts the number of samples to the size of the box."""
+
+    size: int = 7
+    sampling_ratio: int = 2
+    aligned: bool = True
+    levels: int = 4
+    canonical_size: float = 224.0
+    canonical_level: int = 4
+
+
+@dataclass
+class DetectionConfig:
+    """What leaves the detector."""
+
+    score: float = 0.05
+    nms: float = 0.5
+    total: int = 100
+    min_size: float = 0.0
+
+
+@dataclass
+class RoIConfig:
+    """Second stage."""
+
+    align: RoIAlignConfig = field(default_factory=RoIAlignConfig)
+    width: int = 1024
+    match: MatchConfig = field(default_factory=MatchConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    add_ground_truth: bool = True
+    box_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    class_agnostic: bool = False
+    class_weight: float = 1.0
+    box_loss: BoxLossConfig = field(default_factory=BoxLossConfig)
+
+
+@dataclass
+class DetectorConfig:
+    """Everything needed to build a detector, and all that a saved model has to remember about itself."""
+
+    model: str = "faster_rcnn"
+    num_classes: int = 80
+    class_names: tuple[str, ...] = ()
+    image: ImageConfig = field(default_factory=ImageConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    pyramid: PyramidConfig = field(default_factory=PyramidConfig)
+    rpn: RPNConfig | None = None
+    roi: RoIConfig | None = None
+    detections: DetectionConfig = field(default_factory=DetectionConfig)
