@@ -1,0 +1,22 @@
+"""What leaves a detector."""
+
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class Detections(NamedTuple):
+    """A fixed number D of detections per picture, best first; what is not ``valid`` is filling.
+
+    Attributes:
+        boxes: xyxy in pixels of the resized picture, inside ``Batch.sizes``.
+        scores: 0..1; 0 where not valid.
+        labels: 0..C−1; 0 where not valid.
+        valid: False marks slots that hold no detection.
+    """
+
+    boxes: Float[Tensor, "B D 4"]
+    scores: Float[Tensor, "B D"]
+    labels: Int[Tensor, "B D"]
+    valid: Bool[Tensor, "B D"]
