@@ -1,0 +1,79 @@
+"""Feature level (paper 3.2): the balanced feature pyramid."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def rescale(x: Float[Tensor, "B C _ _"], height: int, width: int) -> Float[Tensor, "B C height width"]:
+    """Nearest interpolation up, max-pooling down.
+
+    Sizes that are whole multiples, as all are on a padded canvas, take the fixed kernels that every
+    exporter knows.
+    """
+    h, w = x.shape[-2:]
+    if (h, w) == (height, width):
+        return x
+    if h < height or w < width:
+        return F.interpolate(x, size=(height, width), mode="nearest")
+    if h % height == 0 and w % width == 0:
+        return F.max_pool2d(x, (h // height, w // width))
+    return F.adaptive_max_pool2d(x, (height, width))
+
+
+class NonLocal2d(nn.Module):
+    """Embedded-Gaussian non-local block (Wang et al., CVPR 2018, equation 6), with a residual.
+
+    Every cell attends to all others: y = x + W · softmax(θ(x)ᵀ φ(x)) g(x), not divided by √d. W starts
+    at zero, so a fresh block is the identity. Runs as fused attention, without the cells × cells matrix.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.g = nn.Conv2d(channels, channels, 1)
+        self.theta = nn.Conv2d(channels, channels, 1)
+        self.phi = nn.Conv2d(channels, channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        for conv in (self.g, self.theta, self.phi):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        query, key, value = (conv(x).flatten(2).transpose(1, 2)[:, None] for conv in (self.theta, self.phi, self.g))
+        y = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return x + self.out(y[:, 0].transpose(1, 2).reshape(x.shape))
+
+
+class BalancedFeaturePyramid(nn.Module):
+    """Rescale all levels to one size, average, refine, and add the result back to each (paper 3.2, equation 4).
+
+    Args:
+        channels: of every level.
+        level: index of the level at whose size the average is taken.
+        refine: what strengthens the average: nothing, one convolution, or a non-local block.
+    """
+
+    def __init__(
+        self, channels: int, level: int = 2, refine: Literal["none", "conv", "non_local"] = "non_local"
+    ) -> None:
+        super().__init__()
+        self.level = level
+        if refine == "conv":
+            self.refine = nn.Conv2d(channels, channels, 3, padding=1)
+        elif refine == "non_local":
+            self.refine = NonLocal2d(channels)
+        else:
+            self.refine = nn.Identity()
+
+    def forward(self, pyramid: Sequence[Float[Tensor, "B C _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
+        """The levels, finest first, each of the shape it had. Raises IndexError if ``level`` is not among them."""
+        height, width = pyramid[self.level].shape[-2:]
+        average = torch.stack([rescale(x, height, width) for x in pyramid]).mean(0)
+        balanced = self.refine(average)
+        return [x + rescale(balanced, *x.shape[-2:]) for x in pyramid]

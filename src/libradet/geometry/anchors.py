@@ -1,0 +1,45 @@
+"""Anchors: reference boxes at every cell of every pyramid level."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def base_anchors(
+    stride: int, scales: Sequence[float], ratios: Sequence[float], offset: float = 0.0, rounded: bool = False
+) -> Float[Tensor, "A 4"]:
+    """Anchors of one cell, ratios (height over width) outermost, of area (scale × stride)².
+
+    ``offset`` moves the centre by that part of a stride: 0 is the cell's corner, 0.5 its centre.
+    ``rounded`` rounds the corners to whole pixels, as torchvision does.
+    """
+    scale, ratio = torch.tensor(scales, dtype=torch.float64), torch.tensor(ratios, dtype=torch.float64)
+    width = (stride * scale[None, :] / ratio[:, None].sqrt()).flatten()
+    height = (stride * scale[None, :] * ratio[:, None].sqrt()).flatten()
+    corners = torch.stack([-width, -height, width, height], dim=1) / 2
+    corners = corners.round() if rounded else corners
+    return (corners + offset * stride).float()
+
+
+def grid_anchors(base: Float[Tensor, "A 4"], height: int, width: int, stride: int) -> Float[Tensor, "N 4"]:
+    """Base anchors repeated over a grid of ``height`` × ``width`` cells: cells row by row, anchors innermost."""
+    x = torch.arange(width, device=base.device, dtype=base.dtype) * stride
+    y = torch.arange(height, device=base.device, dtype=base.dtype) * stride
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    shifts = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)
+    return (shifts + base).view(-1, 4)
+
+
+def inside_picture(
+    shapes: Sequence[tuple[int, int]], strides: Sequence[int], per_cell: int, sizes: Int[Tensor, "B 2"]
+) -> Bool[Tensor, "B N"]:
+    """Whether the cell of each anchor (levels concatenated) starts inside the picture, not in its padding."""
+    inside = []
+    for (height, width), stride in zip(shapes, strides, strict=True):
+        y = torch.arange(height, device=sizes.device) * stride < sizes[:, :1]
+        x = torch.arange(width, device=sizes.device) * stride < sizes[:, 1:]
+        cells = (y[:, :, None] & x[:, None, :]).flatten(1)
+        inside.append(cells.repeat_interleave(per_cell, dim=1))
+    return torch.cat(inside, dim=1)

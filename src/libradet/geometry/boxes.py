@@ -1,0 +1,73 @@
+"""Boxes: xyxy floats in pixels, without the "+1" of early detectors."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+# A proposal may grow or shrink by this much at most; keeps exp() finite (Faster R-CNN's own constant).
+MAX_LOG_RATIO = math.log(1000 / 16)
+
+
+def area(boxes: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
+    """Area in square pixels; 0 where a side is negative."""
+    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
+
+
+def intersection(a: Float[Tensor, "B N 4"], b: Float[Tensor, "B G 4"]) -> Float[Tensor, "B N G"]:
+    """Area in square pixels that each pair shares."""
+    left_top = torch.maximum(a[:, :, None, :2], b[:, None, :, :2])
+    right_bottom = torch.minimum(a[:, :, None, 2:], b[:, None, :, 2:])
+    width, height = (right_bottom - left_top).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def pairwise_iou(a: Float[Tensor, "B N 4"], b: Float[Tensor, "B G 4"]) -> Float[Tensor, "B N G"]:
+    """Intersection over union of each pair; 0 where both boxes are empty."""
+    shared = intersection(a, b)
+    union = area(a)[:, :, None] + area(b)[:, None, :] - shared
+    return shared / union.clamp(min=1e-6)
+
+
+def pairwise_coverage(a: Float[Tensor, "B N 4"], b: Float[Tensor, "B G 4"]) -> Float[Tensor, "B N G"]:
+    """Fraction of ``a`` that lies inside ``b``; 0 where ``a`` is empty."""
+    return intersection(a, b) / area(a).clamp(min=1e-6)[:, :, None]
+
+
+def encode(
+    boxes: Float[Tensor, "*N 4"], targets: Float[Tensor, "*N 4"], std: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+) -> Float[Tensor, "*N 4"]:
+    """Deltas (dx, dy, dw, dh) that turn ``boxes`` into ``targets``, divided by ``std``.
+
+    Shifts are relative to the box's size, sizes are log ratios (R-CNN, appendix C). Sides below 1e-3 px,
+    as padding has, count as 1e-3, so that the result is finite everywhere.
+    """
+    size, target_size = ((b[..., 2:] - b[..., :2]).clamp(min=1e-3) for b in (boxes, targets))
+    centre, target_centre = ((b[..., 2:] + b[..., :2]) / 2 for b in (boxes, targets))
+    deltas = torch.cat([(target_centre - centre) / size, (target_size / size).log()], dim=-1)
+    return deltas / deltas.new_tensor(std)
+
+
+def decode(
+    boxes: Float[Tensor, "*N 4"], deltas: Float[Tensor, "*N 4"], std: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+) -> Float[Tensor, "*N 4"]:
+    """The boxes that ``deltas`` describe relative to ``boxes``: the inverse of :func:`encode`."""
+    deltas = deltas * deltas.new_tensor(std)
+    size = boxes[..., 2:] - boxes[..., :2]
+    centre = (boxes[..., 2:] + boxes[..., :2]) / 2 + deltas[..., :2] * size
+    half = size * deltas[..., 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp() / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def clip(boxes: Float[Tensor, "B *N 4"], sizes: Int[Tensor, "B 2"]) -> Float[Tensor, "B *N 4"]:
+    """Boxes cut to pictures of ``sizes`` (height, width)."""
+    limit = sizes.flip(-1).repeat(1, 2).to(boxes.dtype)
+    limit = limit.view(-1, *[1] * (boxes.dim() - 2), 4)
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def is_larger(boxes: Float[Tensor, "*N 4"], min_size: float) -> Bool[Tensor, "*N"]:
+    """Whether both sides exceed ``min_size`` pixels."""
+    return ((boxes[..., 2:] - boxes[..., :2]) > min_size).all(-1)

@@ -1,0 +1,1 @@
+"""Detectors: floor 3, built from geometry and balance."""

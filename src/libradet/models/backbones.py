@@ -1,0 +1,131 @@
+"""Backbones: any timm model that gives features at strides 4, 8, 16 and 32."""
+
+import socket
+from urllib.error import URLError
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from libradet.errors import UserError
+from libradet.models.config import BackboneConfig
+
+# The ImageNet weights that the papers of this field start from, where timm's own default differs.
+IMAGENET_TAGS = {
+    "resnet18": "resnet18.tv_in1k",
+    "resnet34": "resnet34.tv_in1k",
+    "resnet50": "resnet50.tv_in1k",
+    "resnet101": "resnet101.tv_in1k",
+    "resnext101_64x4d": "resnext101_64x4d.tv_in1k",
+}
+STRIDES = (4, 8, 16, 32)
+
+
+class ConvNorm(nn.Module):
+    """A convolution and the batch norm behind it, as one convolution while the norm's statistics are fixed.
+
+    conv + norm is a convolution with weight w·γ/σ and bias β − μγ/σ. It is folded at every call from the
+    live parameters, so gradients are those of the two layers, and one pass over memory and one saved
+    activation are spared.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = norm
+
+    def forward(self, x: Float[Tensor, "B Ci Hi Wi"]) -> Float[Tensor, "B Co Ho Wo"]:
+        conv, norm = self.conv, self.norm
+        if norm.training:
+            return norm(conv(x))
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        shift = norm.bias - norm.running_mean * scale
+        shift = shift if conv.bias is None else shift + conv.bias * scale
+        weight = conv.weight * scale[:, None, None, None]
+        return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def pair_convs_with_norms(module: nn.Module) -> None:
+    """Replace, in place, every convolution directly followed by its plain batch norm with a :class:`ConvNorm`."""
+    children = list(module.named_children())
+    for (name, conv), (next_name, norm) in zip(children, children[1:], strict=False):
+        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and conv.out_channels == norm.num_features:
+            setattr(module, name, ConvNorm(conv, norm))
+            setattr(module, next_name, nn.Identity())
+    for child in module.children():
+        if not isinstance(child, ConvNorm):
+            pair_convs_with_norms(child)
+
+
+class Backbone(nn.Module):
+    """A timm feature extractor with frozen parts.
+
+    Args:
+        config: name and what is frozen.
+        pretrained: load ImageNet weights through timm.
+
+    Raises:
+        UserError: unknown name, no features at strides 4 to 32, or weights that cannot be reached.
+    """
+
+    def __init__(self, config: BackboneConfig, pretrained: bool = False) -> None:
+        super().__init__()
+        self.frozen_norm = config.frozen_norm
+        self.body, rows = _create_body(config.name, pretrained)
+        info = self.body.feature_info
+        self.channels: list[int] = [info.channels()[row] for row in rows]
+        self.rows = rows
+        if config.freeze_at:
+            _freeze(self.body, stages=config.freeze_at - 1, first_stage=info.module_name(rows[0]))
+        pair_convs_with_norms(self.body)
+        self.train()
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Frozen norms, and those of frozen layers, stay in evaluation mode."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+                self.frozen_norm or (module.weight is not None and not module.weight.requires_grad)
+            ):
+                module.eval()
+        return self
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
+        """Features C2 to C5, of strides 4, 8, 16 and 32."""
+        features = self.body(images)
+        # Transformers hand out channels last.
+        return [
+            f if f.shape[1] == channels else f.permute(0, 3, 1, 2).contiguous()
+            for f, channels in zip((features[row] for row in self.rows), self.channels, strict=True)
+        ]
+
+
+def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
+    tag = IMAGENET_TAGS.get(name, name) if pretrained else name
+    try:
+        reductions = timm.create_model(name, features_only=True, pretrained=False).feature_info.reduction()
+        rows = [reductions.index(stride) for stride in STRIDES]
+    except ValueError as e:
+        raise UserError(f"backbone {name!r} has no features at strides {STRIDES}; choose one that has") from e
+    except (RuntimeError, AttributeError, TypeError) as e:
+        near = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]) or "resnet50"
+        raise UserError(f"backbone {name!r} is not a timm model with features; near it: {near}") from e
+    try:
+        body = timm.create_model(tag, features_only=True, pretrained=pretrained)
+    except (OSError, RuntimeError, URLError, socket.error) as e:
+        raise UserError(
+            f"ImageNet weights of {tag!r} could not be fetched ({type(e).__name__}): no model hub can be reached. "
+            "Use --weights none, --weights PATH of a saved model, or fill the hub's cache on a connected machine."
+        ) from e
+    return body, list(rows)
+
+
+def _freeze(body: nn.Module, stages: int, first_stage: str) -> None:
+    """Freeze everything before ``first_stage``, and ``stages`` of the stages from it on."""
+    names = [name for name, _ in body.named_children()]
+    # timm's extractors flatten a model into its top-level layers, stages among them.
+    start = names.index(first_stage.replace(".", "_"))
+    for _, child in list(body.named_children())[: start + stages]:
+        child.requires_grad_(False)

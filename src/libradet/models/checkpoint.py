@@ -1,0 +1,97 @@
+"""A trained model is one .safetensors file: tensors, and its configuration as JSON in the header."""
+
+import json
+import os
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from libradet.errors import UserError
+from libradet.models.config import DetectorConfig
+from libradet.models.detector import Detector
+
+FORMAT = "libradet-1"
+
+
+def save_model(model: Detector, path: str | Path) -> None:
+    """Write weights and configuration to one file; a file of that name is replaced at once or not at all."""
+    path = Path(path)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, {"format": FORMAT, "config": json.dumps(asdict(model.config))})
+    os.replace(partial, path)
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> Detector:
+    """The model in ``path``, in evaluation mode. Nothing in the file is executed.
+
+    Raises:
+        UserError: no such file, not one of ours, or its tensors do not fit its configuration.
+    """
+    model = Detector(read_config(path))
+    missing, unexpected = _load(model, path)
+    if missing or unexpected:
+        raise UserError(
+            f"{path}: does not fit its own configuration; missing: {_some(missing)}; surplus: {_some(unexpected)}"
+        )
+    return model.eval().to(device)
+
+
+def load_weights(model: Detector, path: str | Path) -> list[str]:
+    """Load the tensors of a saved model that fit, as for training on other classes.
+
+    Returns:
+        Names of the tensors that keep their random values. Raises UserError if not even the backbone fits.
+    """
+    missing, _ = _load(model, path)
+    lost = [name for name in missing if name.startswith("backbone.")]
+    if lost:
+        raise UserError(f"{path}: has another backbone than {model.config.backbone.name}; missing: {_some(lost)}")
+    return missing
+
+
+def read_config(path: str | Path) -> DetectorConfig:
+    """The configuration of the model in ``path``, without reading its tensors."""
+    try:
+        with safe_open(path, framework="pt") as f:
+            metadata = f.metadata() or {}
+    except FileNotFoundError as e:
+        raise UserError(f"{path}: no such file") from e
+    except (SafetensorError, OSError) as e:
+        raise UserError(f"{path}: not a readable .safetensors file ({e})") from e
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path}: not a model saved by libradet (no configuration in its header)")
+    return parse_config(json.loads(metadata["config"]), str(path))
+
+
+def parse_config(values: dict, source: str) -> DetectorConfig:
+    """A configuration from plain values, every field checked. Raises UserError that names what is wrong."""
+    try:
+        parsed = _parser().parse_object({"config": values})
+    except Exception as e:  # jsonargparse raises several kinds
+        raise UserError(f"{source}: its configuration cannot be used: {e}") from e
+    return _parser().instantiate_classes(Namespace(parsed)).config
+
+
+@cache
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", type=DetectorConfig)
+    return parser
+
+
+def _load(model: Detector, path: str | Path) -> tuple[list[str], list[str]]:
+    own, tensors = model.state_dict(), load_file(path)
+    fitting = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
+    model.load_state_dict(fitting, strict=False)
+    return [n for n in own if n not in fitting], [n for n in tensors if n not in fitting]
+
+
+def _some(names: list[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) + more) or "none"

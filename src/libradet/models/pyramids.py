@@ -1,0 +1,68 @@
+"""Feature pyramids: FPN (Lin et al., CVPR 2017) and PAFPN (Liu et al., CVPR 2018)."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from libradet.models.config import PyramidConfig
+
+BACKBONE_STRIDES = (4, 8, 16, 32)
+
+
+class FeaturePyramid(nn.Module):
+    """Levels of equal width from C2..C5 (or C3..C5): lateral 1×1, top-down sums, 3×3 outputs, extra levels above.
+
+    With ``kind="pafpn"`` a bottom-up path follows the top-down one. The extra levels are P5 subsampled
+    (``max_pool``), or strided convolutions on C5 or P5.
+    """
+
+    def __init__(self, in_channels: Sequence[int], config: PyramidConfig) -> None:
+        super().__init__()
+        self.start = BACKBONE_STRIDES.index(config.first_stride)
+        self.extra = config.extra
+        used, width = list(in_channels)[self.start :], config.channels
+        self.num_extra = config.levels - len(used)
+        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in used)
+        self.output = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in used)
+        self.bottom_up = nn.ModuleList()
+        self.bottom_up_output = nn.ModuleList()
+        if config.kind == "pafpn":
+            self.bottom_up.extend(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in used[1:])
+            self.bottom_up_output.extend(nn.Conv2d(width, width, 3, padding=1) for _ in used[1:])
+        self.extra_convs = nn.ModuleList()
+        if config.extra != "max_pool":
+            first = used[-1] if config.extra == "conv_on_c5" else width
+            widths = [first] + [width] * (self.num_extra - 1)
+            self.extra_convs.extend(nn.Conv2d(c, width, 3, stride=2, padding=1) for c in widths)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def strides(self) -> list[int]:
+        """Stride of each output level."""
+        first = BACKBONE_STRIDES[self.start]
+        return [first * 2**i for i in range(len(self.lateral) + self.num_extra)]
+
+    def forward(self, features: Sequence[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
+        """Levels, finest first."""
+        used = list(features)[self.start :]
+        merged = [lateral(x) for lateral, x in zip(self.lateral, used, strict=True)]
+        for i in range(len(merged) - 1, 0, -1):
+            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[-2:], mode="nearest")
+        levels = [output(x) for output, x in zip(self.output, merged, strict=True)]
+        for i, down in enumerate(self.bottom_up):
+            levels[i + 1] = levels[i + 1] + down(levels[i])
+        if self.bottom_up_output:
+            levels[1:] = [output(x) for output, x in zip(self.bottom_up_output, levels[1:], strict=True)]
+        return levels + self._extra_levels(used[-1] if self.extra == "conv_on_c5" else levels[-1])
+
+    def _extra_levels(self, x: Tensor) -> list[Tensor]:
+        extra = []
+        for i in range(self.num_extra):
+            x = F.max_pool2d(x, 1, stride=2) if self.extra == "max_pool" else self.extra_convs[i](x)
+            extra.append(x)
+        return extra

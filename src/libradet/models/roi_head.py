@@ -1,0 +1,156 @@
+"""Second stage: classify and refine proposals (Fast R-CNN on a pyramid)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from libradet.data.batch import Batch
+from libradet.geometry.boxes import clip, decode, encode, is_larger
+from libradet.geometry.matching import Matches, ignore_in_crowd, match
+from libradet.geometry.roi_align import pyramid_roi_align
+from libradet.geometry.suppression import suppress
+from libradet.models.config import DetectionConfig, RoIAlignConfig, RoIConfig
+from libradet.models.detections import Detections
+from libradet.models.losses import box_loss, class_loss, shared_count
+from libradet.models.rpn import Proposals
+from libradet.models.sampling import Samples, num_positive_slots, sample, take
+
+
+class BoxHead(nn.Module):
+    """Two shared layers, then class logits (background last) and four deltas per class."""
+
+    def __init__(self, channels: int, num_classes: int, config: RoIConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels * config.align.size**2, config.width)
+        self.fc2 = nn.Linear(config.width, config.width)
+        self.logits = nn.Linear(config.width, num_classes + 1)
+        self.deltas = nn.Linear(config.width, 4 if config.class_agnostic else 4 * num_classes)
+        for layer in (self.fc1, self.fc2):
+            nn.init.xavier_uniform_(layer.weight)
+        nn.init.normal_(self.logits.weight, std=0.01)
+        nn.init.normal_(self.deltas.weight, std=0.001)
+        for layer in (self.fc1, self.fc2, self.logits, self.deltas):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Float[Tensor, "R C size size"]) -> tuple[Float[Tensor, "R C1"], Float[Tensor, "R R_or_1 4"]]:
+        """Class logits and deltas of each region."""
+        x = F.relu(self.fc1(x.flatten(1)))
+        x = F.relu(self.fc2(x))
+        return self.logits(x).float(), self.deltas(x).float().unflatten(1, (-1, 4))
+
+
+def pool(
+    pyramid: Sequence[Tensor], boxes: Tensor, valid: Tensor, strides: Sequence[int], config: RoIAlignConfig
+) -> Float[Tensor, "R C size size"]:
+    """RoIAlign of every picture's boxes from the levels that the second stage reads."""
+    return pyramid_roi_align(
+        pyramid[: config.levels],
+        boxes,
+        valid,
+        strides[: config.levels],
+        size=config.size,
+        sampling_ratio=config.sampling_ratio,
+        aligned=config.aligned,
+        canonical_size=config.canonical_size,
+        canonical_level=config.canonical_level,
+    )
+
+
+def roi_losses(
+    head: BoxHead,
+    pyramid: Sequence[Tensor],
+    strides: Sequence[int],
+    proposals: Proposals,
+    batch: Batch,
+    config: RoIConfig,
+) -> dict[str, Float[Tensor, ""]]:
+    """``class`` and ``box``: match proposals to ground truths, sample, pool, compare."""
+    with torch.no_grad():
+        boxes, valid = _candidates(proposals, batch, config)
+        matches = match_proposals(boxes, valid, batch, config)
+        samples = _sample(head, pyramid, strides, boxes, matches, batch, config)
+        index = samples.index
+        boxes = take(boxes, index)
+        gt = take(matches.gt, index)
+        labels = _labels(gt, batch, head.logits.out_features - 1)
+    logits, deltas = head(pool(pyramid, boxes, samples.valid, strides, config.align))
+    count = shared_count(samples.valid)
+    slots = num_positive_slots(config.sampling)
+    targets = encode(boxes[:, :slots], take(batch.boxes, gt[:, :slots]), config.box_std)
+    deltas = deltas.view(*index.shape, -1, 4)[:, :slots]
+    return {
+        "class": config.class_weight * class_loss(logits.view(*index.shape, -1), labels, samples.valid, count),
+        "box": box_loss(
+            of_class(deltas, labels[:, :slots]), targets, samples.positive[:, :slots], count, config.box_loss
+        ),
+    }
+
+
+def match_proposals(
+    boxes: Float[Tensor, "B N 4"], valid: Bool[Tensor, "B N"], batch: Batch, config: RoIConfig
+) -> Matches:
+    """Ground truth of each proposal; padding is ignored."""
+    m = config.match
+    objects = (batch.labels >= 0) & ~batch.crowd
+    matches = match(
+        boxes,
+        batch.boxes,
+        objects,
+        positive=m.positive,
+        negative=m.negative,
+        low_quality=m.low_quality,
+        min_positive=m.min_positive,
+    )
+    matches = ignore_in_crowd(matches, boxes, batch.boxes, batch.crowd, m.crowd)
+    return matches._replace(gt=matches.gt.masked_fill(~valid, -2))
+
+
+def _candidates(proposals: Proposals, batch: Batch, config: RoIConfig) -> tuple[Tensor, Tensor]:
+    if not config.add_ground_truth:
+        return proposals.boxes, proposals.valid
+    objects = (batch.labels >= 0) & ~batch.crowd
+    return torch.cat([proposals.boxes, batch.boxes], 1), torch.cat([proposals.valid, objects], 1)
+
+
+def _labels(gt: Int[Tensor, "B N"], batch: Batch, background: int) -> Int[Tensor, "B N"]:
+    return torch.where(gt >= 0, take(batch.labels, gt), background)
+
+
+def _sample(head, pyramid, strides, boxes, matches, batch, config: RoIConfig) -> Samples:
+    hardness = None
+    if "hardest" in (config.sampling.positives, config.sampling.negatives):
+        # Online hard example mining looks at the loss of every proposal before it chooses.
+        logits, _ = head(pool(pyramid, boxes, matches.gt >= -1, strides, config.align))
+        labels = _labels(matches.gt, batch, head.logits.out_features - 1)
+        hardness = F.cross_entropy(logits, labels.flatten(), reduction="none").view(labels.shape)
+    return sample(matches, batch.boxes.shape[1], config.sampling, config.match.negative, hardness)
+
+
+def of_class(deltas: Float[Tensor, "B S C4 4"], labels: Int[Tensor, "B S"]) -> Float[Tensor, "B S 4"]:
+    """The deltas that belong to each sample's class; class-agnostic heads have one set for all."""
+    row = labels.clamp(0, deltas.shape[2] - 1)[..., None, None].expand(-1, -1, 1, 4)
+    return deltas.gather(2, row).squeeze(2)
+
+
+def detect(
+    head: BoxHead,
+    pyramid: Sequence[Tensor],
+    strides: Sequence[int],
+    proposals: Proposals,
+    sizes: Int[Tensor, "B 2"],
+    config: RoIConfig,
+    detections: DetectionConfig,
+) -> Detections:
+    """Score and refine every proposal for every class, suppress within classes, keep the best."""
+    logits, deltas = head(pool(pyramid, proposals.boxes, proposals.valid, strides, config.align))
+    scores = logits.softmax(-1)[:, :-1].unflatten(0, proposals.valid.shape)
+    boxes = proposals.boxes[:, :, None].expand(-1, -1, scores.shape[2], -1)
+    boxes = clip(decode(boxes, deltas.unflatten(0, proposals.valid.shape).expand_as(boxes), config.box_std), sizes)
+    valid = (scores > detections.score) & proposals.valid[..., None] & is_larger(boxes, detections.min_size)
+    labels = torch.arange(scores.shape[2], device=scores.device).expand_as(scores).flatten(1)
+    boxes, scores = boxes.flatten(1, 2), scores.flatten(1)
+    rows, kept = suppress(boxes, scores, labels, valid.flatten(1), threshold=detections.nms, size=detections.total)
+    return Detections(take(boxes, rows) * kept[..., None], take(scores, rows) * kept, take(labels, rows) * kept, kept)

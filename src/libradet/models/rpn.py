@@ -1,0 +1,125 @@
+"""Region proposal network (Ren et al., 2015) on a pyramid."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from libradet.data.batch import Batch
+from libradet.geometry.anchors import base_anchors, grid_anchors, inside_picture
+from libradet.geometry.boxes import clip, decode, encode, is_larger
+from libradet.geometry.matching import IGNORED, ignore_in_crowd, match
+from libradet.geometry.suppression import suppress
+from libradet.models.config import ProposalConfig, RPNConfig
+from libradet.models.losses import box_loss, objectness_loss, shared_count
+from libradet.models.sampling import num_positive_slots, sample, take
+
+
+class Proposals(NamedTuple):
+    """Attributes:
+    boxes: xyxy in pixels of the resized picture, by falling score.
+    scores: objectness, 0..1.
+    valid: which rows are real.
+    """
+
+    boxes: Float[Tensor, "B P 4"]
+    scores: Float[Tensor, "B P"]
+    valid: Bool[Tensor, "B P"]
+
+
+class RPNOutput(NamedTuple):
+    """Attributes:
+    logits: objectness of every anchor, levels concatenated.
+    deltas: from anchor to box.
+    anchors: the same for every picture.
+    shapes: height and width of each level.
+    """
+
+    logits: Float[Tensor, "B A"]
+    deltas: Float[Tensor, "B A 4"]
+    anchors: Float[Tensor, "A 4"]
+    shapes: list[tuple[int, int]]
+
+
+class RPN(nn.Module):
+    """A small head that slides over all levels: for each anchor an objectness logit and four deltas."""
+
+    def __init__(self, channels: int, strides: Sequence[int], config: RPNConfig) -> None:
+        super().__init__()
+        self.strides = list(strides)
+        self.per_cell = len(config.anchors.scales) * len(config.anchors.ratios)
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs))
+        self.logits = nn.Conv2d(channels, self.per_cell, 1)
+        self.deltas = nn.Conv2d(channels, self.per_cell * 4, 1)
+        for conv in (*self.convs, self.logits, self.deltas):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+        a = config.anchors
+        for i, stride in enumerate(self.strides):
+            anchors = base_anchors(stride, a.scales, a.ratios, a.offset, a.rounded)
+            self.register_buffer(f"base_anchors_{i}", anchors, persistent=False)
+
+    def forward(self, pyramid: Sequence[Float[Tensor, "B C _ _"]]) -> RPNOutput:
+        """Predictions for every anchor of every level."""
+        logits, deltas, anchors, shapes = [], [], [], []
+        for i, (x, stride) in enumerate(zip(pyramid, self.strides, strict=True)):
+            shapes.append((x.shape[2], x.shape[3]))
+            anchors.append(grid_anchors(self.get_buffer(f"base_anchors_{i}"), *shapes[-1], stride))
+            for conv in self.convs:
+                x = F.relu(conv(x))
+            logits.append(self.logits(x).permute(0, 2, 3, 1).flatten(1))
+            deltas.append(self.deltas(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4))
+        return RPNOutput(torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), torch.cat(anchors), shapes)
+
+
+@torch.no_grad()
+def propose(output: RPNOutput, sizes: Int[Tensor, "B 2"], config: ProposalConfig, per_cell: int) -> Proposals:
+    """The best boxes: ``per_level`` best anchors of each level, decoded, clipped, suppressed within their level."""
+    index, levels = [], []
+    start = 0
+    for level, (height, width) in enumerate(output.shapes):
+        number = height * width * per_cell
+        best = output.logits[:, start : start + number].topk(min(config.per_level, number), dim=1).indices
+        index.append(best + start)
+        levels.append(torch.full_like(best, level))
+        start += number
+    index, levels = torch.cat(index, 1), torch.cat(levels, 1)
+    boxes = clip(decode(output.anchors[index], take(output.deltas, index)), sizes)
+    scores = take(output.logits, index)
+    rows, valid = suppress(
+        boxes, scores, levels, is_larger(boxes, config.min_size), threshold=config.nms, size=config.total
+    )
+    return Proposals(take(boxes, rows) * valid[..., None], take(scores, rows).sigmoid() * valid, valid)
+
+
+def rpn_losses(output: RPNOutput, batch: Batch, config: RPNConfig, strides: Sequence[int], per_cell: int):
+    """``rpn_class`` and ``rpn_box``: match anchors to ground truths, sample, compare."""
+    with torch.no_grad():
+        anchors = output.anchors.expand(len(batch.boxes), -1, -1)
+        objects = (batch.labels >= 0) & ~batch.crowd
+        m = config.match
+        matches = match(
+            anchors,
+            batch.boxes,
+            objects,
+            positive=m.positive,
+            negative=m.negative,
+            low_quality=m.low_quality,
+            min_positive=m.min_positive,
+        )
+        matches = ignore_in_crowd(matches, anchors, batch.boxes, batch.crowd, m.crowd)
+        inside = inside_picture(output.shapes, strides, per_cell, batch.sizes)
+        matches = matches._replace(gt=torch.where(inside, matches.gt, IGNORED))
+        hardness = F.binary_cross_entropy_with_logits(output.logits, (matches.gt >= 0).float(), reduction="none")
+        samples = sample(matches, batch.boxes.shape[1], config.sampling, m.negative, hardness)
+        slots = num_positive_slots(config.sampling)
+        index, positive = samples.index[:, :slots], samples.positive[:, :slots]
+        targets = encode(take(anchors, index), take(batch.boxes, take(matches.gt, index)))
+    count = shared_count(samples.valid)
+    return {
+        "rpn_class": objectness_loss(take(output.logits, samples.index), samples.positive, samples.valid, count),
+        "rpn_box": box_loss(take(output.deltas, index), targets, positive, count, config.box_loss),
+    }

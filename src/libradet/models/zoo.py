@@ -1,0 +1,104 @@
+"""The zoo: a name is a function that returns a configuration.
+
+Settings are those of the papers and of the authors' repository (Libra R-CNN, section 4.1).
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from libradet.errors import UserError
+from libradet.models.checkpoint import load_weights, read_config
+from libradet.models.config import (
+    BackboneConfig,
+    BalancedPyramidConfig,
+    BoxLossConfig,
+    DetectorConfig,
+    RoIConfig,
+    RPNConfig,
+    SamplingConfig,
+)
+from libradet.models.detector import Detector
+
+
+def faster_rcnn() -> DetectorConfig:
+    """Faster R-CNN with FPN (Lin et al., 2017)."""
+    return DetectorConfig("faster_rcnn", rpn=RPNConfig(), roi=RoIConfig())
+
+
+def libra_faster_rcnn() -> DetectorConfig:
+    """Libra R-CNN: Faster R-CNN balanced at the sample, feature and objective level."""
+    config = faster_rcnn()
+    config.model = "libra_faster_rcnn"
+    config.pyramid.balanced = BalancedPyramidConfig(level=2, refine="non_local")
+    config.rpn.sampling.negatives_per_positive = 5.0
+    config.roi.sampling = SamplingConfig(positives="instance_balanced", negatives="iou_balanced", num_bins=3)
+    config.roi.box_loss = BoxLossConfig(kind="balanced_l1", alpha=0.5, gamma=1.5, beta=1.0)
+    return config
+
+
+MODELS: dict[str, Callable[[], DetectorConfig]] = {f.__name__: f for f in (faster_rcnn, libra_faster_rcnn)}
+
+
+def make_config(
+    name: str, num_classes: int = 80, backbone: str | None = None, weights: str | Path | None = None
+) -> DetectorConfig:
+    """The configuration behind a zoo name.
+
+    Args:
+        name: one of ``MODELS``.
+        backbone: a timm model with features; the entry's own if None.
+        weights: None trains everything from random values; ``"imagenet"`` freezes the stem, the first
+            stage and the norms' statistics; the path of a saved model takes over its frozen parts.
+
+    Raises:
+        UserError: unknown name, with the nearest one.
+    """
+    if name not in MODELS:
+        near = get_close_matches(name, MODELS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(MODELS)}"
+        raise UserError(f"there is no model {name!r}; {hint}")
+    config = MODELS[name]()
+    config.num_classes = num_classes
+    if weights == "imagenet":
+        config.backbone = BackboneConfig(config.backbone.name, freeze_at=2, frozen_norm=True)
+    elif weights is not None:
+        saved = read_config(weights).backbone
+        config.backbone = saved if backbone in (None, saved.name) else BackboneConfig()
+    if backbone is not None:
+        config.backbone = replace(config.backbone, name=backbone)
+    return config
+
+
+def create_model(
+    name: str = "libra_faster_rcnn",
+    num_classes: int = 80,
+    backbone: str | None = None,
+    weights: str | Path | None = None,
+    class_names: tuple[str, ...] | list[str] = (),
+    config: DetectorConfig | None = None,
+) -> Detector:
+    """Build a detector.
+
+    Args:
+        name: a zoo name; ignored if ``config`` is given.
+        num_classes: C, without background; ``class_names`` decides it if given.
+        backbone: a timm model with features, such as ``resnet18``, ``resnet50``, ``resnext101_64x4d``.
+        weights: None for random values, ``"imagenet"`` for the backbone, or the path of a saved model.
+        class_names: names of labels 0..C−1.
+        config: a full configuration instead of name and backbone.
+
+    Raises:
+        UserError: unknown names, or weights that cannot be had.
+    """
+    if config is None:
+        config = make_config(name, len(class_names) or num_classes, backbone, weights)
+    if class_names:
+        config.num_classes, config.class_names = len(class_names), tuple(class_names)
+    elif len(config.class_names) != config.num_classes:
+        config.class_names = tuple(f"class_{i}" for i in range(config.num_classes))
+    model = Detector(config, pretrained=weights == "imagenet")
+    if weights not in (None, "imagenet"):
+        load_weights(model, weights)
+    return model
