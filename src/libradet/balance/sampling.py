@@ -69,8 +69,7 @@ def iou_balanced_priority(
             floor(N/K) to each bin, and takes boxes with IoU = 0 only to fill what is left. Entries that
             are no candidates have to carry their IoU for that.
     """
-    chance = _chance(candidates, generator)
-    count = torch.as_tensor(count, device=iou.device).expand(len(iou))
+    count = count if isinstance(count, Tensor) else torch.full_like(iou[:, 0], count, dtype=torch.int64)
     share = (count // num_bins)[:, None].expand(-1, num_bins)
     if bins == "paper":
         upper, fill, binned = iou.new_full((len(iou), 1), max_iou), candidates, candidates
@@ -79,8 +78,9 @@ def iou_balanced_priority(
         upper, fill = iou.amax(dim=1, keepdim=True), candidates & (iou > 0)
         binned = fill & (iou < upper)
     which = (iou * num_bins / upper.clamp(min=1e-6)).long().clamp(0, num_bins - 1)
-    first = binned & (_rank_in_group(which, chance, binned, num_bins) < share.gather(1, which))
-    return (first.float() + fill.float() + chance).masked_fill(~candidates, -torch.inf)
+    first = binned & (_rank_in_group(which, _chance(candidates, generator), binned, num_bins) < share.gather(1, which))
+    # What a bin leaves over are its largest keys: the filling needs a chance of its own to be fair between bins.
+    return (first.float() + fill.float() + _chance(candidates, generator)).masked_fill(~candidates, -torch.inf)
 
 
 def instance_balanced_priority(
@@ -99,9 +99,9 @@ def instance_balanced_priority(
         gt: row of the ground truth that each positive stands for.
         num_gt: G, the (padded) number of ground truths.
     """
-    chance = _chance(candidates, generator)
-    rank = _rank_in_group(gt.clamp(min=0), chance, candidates, num_gt)
-    return (chance - rank).masked_fill(~candidates, -torch.inf)
+    rank = _rank_in_group(gt.clamp(min=0), _chance(candidates, generator), candidates, num_gt)
+    # A second chance, as the r-th smallest key of a ground truth is the smaller the more candidates it has.
+    return (_chance(candidates, generator) - rank).masked_fill(~candidates, -torch.inf)
 
 
 def _chance(like: Tensor, generator: Generator | None) -> Float[Tensor, "B N"]:
