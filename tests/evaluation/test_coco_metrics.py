@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from known_answers import random_case
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -46,48 +47,6 @@ def pycocotools_metrics(ground_truth, results, iou_type="bbox", limits=(1, 10, 1
 def assert_same(ours, reference):
     for name, value in reference.items():
         assert ours[name] == (None if value is None else pytest.approx(value, abs=1e-9)), name
-
-
-def random_box(rng, width, height):
-    w, h = np.exp(rng.uniform(np.log(4), np.log(0.9 * min(width, height)), 2))
-    return [float(rng.uniform(0, width - w)), float(rng.uniform(0, height - h)), float(w), float(h)]
-
-
-def random_case(seed, images=6, classes=4, max_truths=7, max_found=15, rounding=1):
-    """Ground truth with crowds, empty pictures and an empty class, and detections with ties near and far from it."""
-    rng = np.random.default_rng(seed)
-    categories = [{"id": 7 * k + 3, "name": f"class {k}"} for k in range(classes)]
-    pictures = [{"id": 11 * i, "width": 320, "height": 240, "file_name": f"{i}.jpg"} for i in range(images)]
-    annotations, results = [], []
-    for picture in pictures:
-        for _ in range(rng.integers(0, max_truths)):
-            box = random_box(rng, 320, 240)
-            annotations.append(
-                {
-                    "id": len(annotations),
-                    "image_id": picture["id"],
-                    "category_id": 7 * int(rng.integers(0, max(classes - 1, 1))) + 3,
-                    "bbox": box,
-                    "area": box[2] * box[3] * float(rng.uniform(0.5, 1)),
-                    "iscrowd": int(rng.random() < 0.2),
-                }
-            )
-        near = [a["bbox"] for a in annotations if a["image_id"] == picture["id"]]
-        for _ in range(rng.integers(0, max_found)):
-            box = random_box(rng, 320, 240)
-            if near and rng.random() < 0.7:
-                x, y, w, h = near[rng.integers(len(near))]
-                jitter = rng.normal(0, 0.08, 4)
-                box = [x + w * jitter[0], y + h * jitter[1], w * np.exp(jitter[2]), h * np.exp(jitter[3])]
-            results.append(
-                {
-                    "image_id": picture["id"],
-                    "category_id": 7 * int(rng.integers(0, classes)) + 3,
-                    "bbox": [float(v) for v in box],
-                    "score": round(float(rng.random()), rounding),
-                }
-            )
-    return {"images": pictures, "categories": categories, "annotations": annotations}, results
 
 
 def numbered_from_one(ground_truth):

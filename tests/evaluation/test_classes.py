@@ -1,0 +1,48 @@
+"""Classes are matched by what they are called."""
+
+import pytest
+
+from libradet.errors import UserError
+from libradet.evaluation.classes import match_classes
+
+
+def test_same_classes_need_no_words():
+    assert match_classes(["a", "b"], ["a", "b"]) == ([0, 1], [])
+
+
+def test_order_does_not_matter():
+    labels, notes = match_classes(["cat", "dog", "bird"], ["bird", "cat", "dog"])
+    assert labels == [1, 2, 0]
+    assert notes == ["Classes are matched by name: 3 in common."]
+
+
+def test_spelling_does_not_matter():
+    labels, _ = match_classes(["Traffic_Light", "pin-hole"], ["pin hole ", "traffic light"])
+    assert labels == [1, 0]
+
+
+def test_classes_that_only_one_side_knows_are_named():
+    labels, notes = match_classes(["cat", "dog", "horse"], ["cat", "cow", "dog"])
+    assert labels == [0, 2, -1]
+    assert len(notes) == 3
+    assert "2 in common" in notes[0]
+    assert "cow" in notes[1]
+    assert "horse" in notes[2]
+    assert match_classes(["cat", "dog"], ["cat"])[1] == [
+        "Classes are matched by name: 1 in common.",
+        "The data set does not have dog: such detections are left out.",
+    ]
+
+
+def test_detector_without_names_is_matched_by_order():
+    labels, notes = match_classes(["class_0", "class_1"], ["cat", "dog"])
+    assert labels == [0, 1]
+    assert "by order" in notes[0]
+
+
+@pytest.mark.parametrize("detector", [["horse"], ["class_0"], [f"c{i}" for i in range(9)], []])
+def test_nothing_in_common_is_an_error(detector):
+    with pytest.raises(UserError, match=r"no class in common.*cat, dog") as error:
+        match_classes(detector, ["cat", "dog"])
+    assert (detector[0] if detector else "nothing") in str(error.value)
+    assert len(detector) < 6 or "and 4 more" in str(error.value)

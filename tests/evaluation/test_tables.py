@@ -1,0 +1,37 @@
+"""Tables for people."""
+
+from known_answers import random_case
+from rich.console import Console
+
+from libradet.evaluation.coco_metrics import STANDARD, coco_metrics
+from libradet.evaluation.tables import show
+
+
+def printed(metrics, **kwargs):
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    show(metrics, console=console, **kwargs)
+    return console.export_text()
+
+
+def test_every_number_and_class_is_shown():
+    metrics = coco_metrics(*random_case(3, classes=80), max_detections=1000)
+    text = printed(metrics, title="birds")
+    assert "birds: 6 pictures" in text
+    assert all(name in text for name in [*STANDARD, "AR300", "AR1000"])
+    assert all(f"class {k} " in text for k in range(80))
+    assert text.count(f"{metrics['AP']:.3f}") >= 1
+
+
+def test_what_was_not_measured_is_a_dash_and_explained():
+    ground_truth, results = random_case(3)
+    ground_truth["annotations"] = []
+    text = printed(coco_metrics(ground_truth, results))
+    assert text.count("–") == 12 + 2 * 4
+    assert "there is nothing to measure" in text
+    assert "0.000" not in text
+
+
+def test_class_names_are_not_markup():
+    ground_truth, results = random_case(3)
+    ground_truth["categories"][0]["name"] = "[red]apple[/red]"
+    assert "[red]apple[/red]" in printed(coco_metrics(ground_truth, results))
