@@ -47,18 +47,23 @@ def encode(
     size, target_size = ((b[..., 2:] - b[..., :2]).clamp(min=1e-3) for b in (boxes, targets))
     centre, target_centre = ((b[..., 2:] + b[..., :2]) / 2 for b in (boxes, targets))
     deltas = torch.cat([(target_centre - centre) / size, (target_size / size).log()], dim=-1)
-    return deltas / deltas.new_tensor(std)
+    return _scale(deltas, [1 / s for s in std])
 
 
 def decode(
     boxes: Float[Tensor, "*N 4"], deltas: Float[Tensor, "*N 4"], std: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
 ) -> Float[Tensor, "*N 4"]:
     """The boxes that ``deltas`` describe relative to ``boxes``: the inverse of :func:`encode`."""
-    deltas = deltas * deltas.new_tensor(std)
+    deltas = _scale(deltas, std)
     size = boxes[..., 2:] - boxes[..., :2]
     centre = (boxes[..., 2:] + boxes[..., :2]) / 2 + deltas[..., :2] * size
     half = size * deltas[..., 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp() / 2
     return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def _scale(deltas: Tensor, factors: Sequence[float]) -> Tensor:
+    # Not a tensor made of ``factors``: bringing one to the device would wait for it.
+    return torch.stack([d * f for d, f in zip(deltas.unbind(-1), factors, strict=True)], dim=-1)
 
 
 def clip(boxes: Float[Tensor, "B *N 4"], sizes: Int[Tensor, "B 2"]) -> Float[Tensor, "B *N 4"]:

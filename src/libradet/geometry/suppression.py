@@ -28,7 +28,7 @@ def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float
     """Rows kept, by falling score. The kernel is quadratic, so on a CPU each group goes alone."""
     boxes, scores = boxes.float(), scores.float()
     if boxes.is_cuda:
-        span = boxes.amax() + 1 if len(boxes) else 1
+        span = boxes.amax() - boxes.amin() + 1 if len(boxes) else 1
         return nms(boxes + (groups * span)[:, None], scores, threshold)
     kept = []
     for group in groups.unique():

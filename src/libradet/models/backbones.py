@@ -1,7 +1,6 @@
 """Backbones: any timm model that gives features at strides 4, 8, 16 and 32."""
 
-import socket
-from urllib.error import URLError
+from itertools import pairwise
 
 import timm
 import torch
@@ -50,8 +49,11 @@ class ConvNorm(nn.Module):
 def pair_convs_with_norms(module: nn.Module) -> None:
     """Replace, in place, every convolution directly followed by its plain batch norm with a :class:`ConvNorm`."""
     children = list(module.named_children())
-    for (name, conv), (next_name, norm) in zip(children, children[1:], strict=False):
-        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and conv.out_channels == norm.num_features:
+    for (name, conv), (next_name, norm) in pairwise(children):
+        plain = (
+            type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and type(norm) is nn.BatchNorm2d and norm.affine
+        )
+        if plain and norm.track_running_stats and conv.out_channels == norm.num_features:
             setattr(module, name, ConvNorm(conv, norm))
             setattr(module, next_name, nn.Identity())
     for child in module.children():
@@ -77,8 +79,9 @@ class Backbone(nn.Module):
         info = self.body.feature_info
         self.channels: list[int] = [info.channels()[row] for row in rows]
         self.rows = rows
-        if config.freeze_at:
-            _freeze(self.body, stages=config.freeze_at - 1, first_stage=info.module_name(rows[0]))
+        self.gives_nhwc = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
+        if config.freeze_at and not _freeze(self.body, config.freeze_at - 1, info.module_name()[rows[0]].split(".")):
+            raise UserError(f"backbone {config.name!r} has no stem and stages of its own to freeze; set freeze_at to 0")
         pair_convs_with_norms(self.body)
         self.train()
 
@@ -95,17 +98,16 @@ class Backbone(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
         """Features C2 to C5, of strides 4, 8, 16 and 32."""
         features = self.body(images)
-        # Transformers hand out channels last.
-        return [
-            f if f.shape[1] == channels else f.permute(0, 3, 1, 2).contiguous()
-            for f, channels in zip((features[row] for row in self.rows), self.channels, strict=True)
-        ]
+        features = [features[row] for row in self.rows]
+        return [f.permute(0, 3, 1, 2) for f in features] if self.gives_nhwc else features
 
 
 def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
     tag = IMAGENET_TAGS.get(name, name) if pretrained else name
+    # Swin transformers are made for one size of picture unless told otherwise.
+    options = {"strict_img_size": False} if name.startswith("swin") else {}
     try:
-        reductions = timm.create_model(name, features_only=True, pretrained=False).feature_info.reduction()
+        reductions = timm.create_model(name, features_only=True, pretrained=False, **options).feature_info.reduction()
         rows = [reductions.index(stride) for stride in STRIDES]
     except ValueError as e:
         raise UserError(f"backbone {name!r} has no features at strides {STRIDES}; choose one that has") from e
@@ -113,8 +115,8 @@ def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
         near = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]) or "resnet50"
         raise UserError(f"backbone {name!r} is not a timm model with features; near it: {near}") from e
     try:
-        body = timm.create_model(tag, features_only=True, pretrained=pretrained)
-    except (OSError, RuntimeError, URLError, socket.error) as e:
+        body = timm.create_model(tag, features_only=True, pretrained=pretrained, **options)
+    except (OSError, RuntimeError) as e:
         raise UserError(
             f"ImageNet weights of {tag!r} could not be fetched ({type(e).__name__}): no model hub can be reached. "
             "Use --weights none, --weights PATH of a saved model, or fill the hub's cache on a connected machine."
@@ -122,10 +124,16 @@ def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
     return body, list(rows)
 
 
-def _freeze(body: nn.Module, stages: int, first_stage: str) -> None:
-    """Freeze everything before ``first_stage``, and ``stages`` of the stages from it on."""
-    names = [name for name, _ in body.named_children()]
-    # timm's extractors flatten a model into its top-level layers, stages among them.
-    start = names.index(first_stage.replace(".", "_"))
-    for _, child in list(body.named_children())[: start + stages]:
+def _freeze(module: nn.Module, stages: int, first_stage: list[str]) -> bool:
+    """Freeze all before ``first_stage`` (its dotted name, split), and ``stages`` from it on; False if there is none."""
+    children = dict(module.named_children())
+    # timm flattens most models: stage "stages.0" is then the child "stages_0", else child "0" of "stages".
+    found = [d for d in range(len(first_stage), 0, -1) if "_".join(first_stage[:d]) in children]
+    if not found:
+        return False
+    inner = first_stage[found[0] :]
+    nested = bool(inner) and inner[0].isdigit()
+    at = list(children).index("_".join(first_stage[: found[0]]))
+    for child in list(children.values())[: at if nested else at + stages]:
         child.requires_grad_(False)
+    return not nested or _freeze(list(children.values())[at], stages, inner)

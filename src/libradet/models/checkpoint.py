@@ -66,7 +66,11 @@ def read_config(path: str | Path) -> DetectorConfig:
         raise UserError(f"{path}: not a readable .safetensors file ({e})") from e
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path}: not a model saved by libradet (no configuration in its header)")
-    return parse_config(json.loads(metadata["config"]), str(path))
+    try:
+        values = json.loads(metadata["config"])
+    except (KeyError, ValueError) as e:
+        raise UserError(f"{path}: the configuration in its header is damaged ({e!r})") from e
+    return parse_config(values, str(path))
 
 
 def parse_config(values: dict, source: str) -> DetectorConfig:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from libradet.errors import UserError
 from libradet.models.config import PyramidConfig
 
 BACKBONE_STRIDES = (4, 8, 16, 32)
@@ -24,6 +25,10 @@ class FeaturePyramid(nn.Module):
         self.extra = config.extra
         used, width = list(in_channels)[self.start :], config.channels
         self.num_extra = config.levels - len(used)
+        if self.num_extra < 0:
+            raise UserError(
+                f"pyramid.levels is {config.levels}: at least {len(used)} start at stride {config.first_stride}"
+            )
         self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in used)
         self.output = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in used)
         self.bottom_up = nn.ModuleList()
@@ -34,7 +39,7 @@ class FeaturePyramid(nn.Module):
         self.extra_convs = nn.ModuleList()
         if config.extra != "max_pool":
             first = used[-1] if config.extra == "conv_on_c5" else width
-            widths = [first] + [width] * (self.num_extra - 1)
+            widths = ([first] + [width] * self.num_extra)[: self.num_extra]
             self.extra_convs.extend(nn.Conv2d(c, width, 3, stride=2, padding=1) for c in widths)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

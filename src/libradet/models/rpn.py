@@ -98,7 +98,9 @@ def propose(output: RPNOutput, sizes: Int[Tensor, "B 2"], config: ProposalConfig
 def rpn_losses(output: RPNOutput, batch: Batch, config: RPNConfig, strides: Sequence[int], per_cell: int):
     """``rpn_class`` and ``rpn_box``: match anchors to ground truths, sample, compare."""
     with torch.no_grad():
-        anchors = output.anchors.expand(len(batch.boxes), -1, -1)
+        inside = inside_picture(output.shapes, strides, per_cell, batch.sizes)
+        # Emptied before they are matched: an anchor in the padding must not be the best of any ground truth.
+        anchors = output.anchors * inside[..., None]
         objects = (batch.labels >= 0) & ~batch.crowd
         m = config.match
         matches = match(
@@ -111,9 +113,10 @@ def rpn_losses(output: RPNOutput, batch: Batch, config: RPNConfig, strides: Sequ
             min_positive=m.min_positive,
         )
         matches = ignore_in_crowd(matches, anchors, batch.boxes, batch.crowd, m.crowd)
-        inside = inside_picture(output.shapes, strides, per_cell, batch.sizes)
         matches = matches._replace(gt=torch.where(inside, matches.gt, IGNORED))
-        hardness = F.binary_cross_entropy_with_logits(output.logits, (matches.gt >= 0).float(), reduction="none")
+        hardness = None
+        if "hardest" in (config.sampling.positives, config.sampling.negatives):
+            hardness = F.binary_cross_entropy_with_logits(output.logits, (matches.gt >= 0).float(), reduction="none")
         samples = sample(matches, batch.boxes.shape[1], config.sampling, m.negative, hardness)
         slots = num_positive_slots(config.sampling)
         index, positive = samples.index[:, :slots], samples.positive[:, :slots]
