@@ -1,0 +1,1 @@
+"""Pictures and boxes: recognised, checked, decoded, batched, drawn. Knows no model."""

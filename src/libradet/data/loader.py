@@ -1,0 +1,186 @@
+"""Batches in an order, and with augmentations, that depend on (seed, epoch) and nothing else.
+
+Nothing here has a state that would have to be saved: a run that is resumed, or spread over other
+processes, sees the same pictures, flipped alike, in the same joint batches.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy import ndarray
+from torch.utils.data import DataLoader
+
+from libradet.data.batch import Batch
+from libradet.data.canvases import assign_canvases, choose_canvases
+from libradet.data.masks import decode_masks
+from libradet.data.records import Dataset
+from libradet.data.transforms import Sample, Size, collate, flip, load_picture, resize, target_size
+from libradet.errors import UserError
+
+
+class Key(NamedTuple):
+    """Which picture, and when: all that its augmentation depends on besides the seed."""
+
+    epoch: int
+    index: int
+
+
+class Samples:
+    """A data set by :class:`Key`: decoded, resized, flipped with probability ``flip_chance``."""
+
+    def __init__(self, dataset: Dataset, size: Size, seed: int, flip_chance: float, masks: bool) -> None:
+        self.dataset, self.size, self.seed, self.flip_chance, self.masks = dataset, size, seed, flip_chance, masks
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> Sample:
+        picture = self.dataset.pictures[key.index]
+        image, scale_x, scale_y = resize(load_picture(picture.path, picture.upright), self.size)
+        boxes = torch.from_numpy(picture.boxes) * torch.tensor([scale_x, scale_y, scale_x, scale_y])
+        masks = decode_masks(picture, *image.shape[1:]) if self.masks else None
+        labels, crowd = torch.from_numpy(picture.labels), torch.from_numpy(picture.crowd)
+        sample = Sample(image, boxes, labels, crowd, (scale_x, scale_y), key.index, masks)
+        chance = np.random.default_rng([self.seed, key.epoch, key.index, 1]).random()
+        return flip(sample) if chance < self.flip_chance else sample
+
+
+class BatchSampler:
+    """Lists of :class:`Key`, one for each batch of this process; pictures of a batch share a canvas.
+
+    Training: every picture at least once in an epoch; a canvas's last batch is filled up from its first
+    pictures, so that all batches are full. Evaluation: every picture once over all processes, except
+    that a process with nothing left repeats one, to stay in step: gather by ``Batch.index``.
+    """
+
+    def __init__(
+        self, canvas_of: Int64[ndarray, " N"], batch_size: int, training: bool, seed: int, rank: int, world_size: int
+    ) -> None:
+        self.canvas_of, self.batch_size, self.training, self.seed = canvas_of, batch_size, training, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch, self.start = 0, 0
+        joint = batch_size * world_size
+        self.length = sum(-(-int(count) // joint) for count in np.bincount(canvas_of))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go on to another epoch, from its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def set_start(self, batches: int) -> None:
+        """Leave out the first batches of the current epoch, without loading their pictures."""
+        self.start = batches
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return self.length
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        plan = self._shuffled() if self.training else self._in_order()
+        for rows in plan[self.start :]:
+            own = rows[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+            own = own if len(own) else rows[-1:]
+            yield [Key(self.epoch, int(index)) for index in own]
+
+    def _shuffled(self) -> list[ndarray]:
+        chance = np.random.default_rng([self.seed, self.epoch])
+        order = chance.permutation(len(self.canvas_of))
+        joint = self.batch_size * self.world_size
+        batches: list[ndarray] = []
+        for canvas in np.unique(self.canvas_of):
+            group = order[self.canvas_of[order] == canvas]
+            full = np.resize(group, -(-len(group) // joint) * joint)
+            batches += list(full.reshape(-1, joint))
+        return [batches[i] for i in chance.permutation(len(batches))]
+
+    def _in_order(self) -> list[ndarray]:
+        joint = self.batch_size * self.world_size
+        groups = (np.flatnonzero(self.canvas_of == canvas) for canvas in np.unique(self.canvas_of))
+        return [group[i : i + joint] for group in groups for i in range(0, len(group), joint)]
+
+
+def make_loader(
+    dataset: Dataset,
+    *,
+    size: Size,
+    batch_size: int,
+    training: bool,
+    divisor: int = 64,
+    workers: int = 0,
+    seed: int = 0,
+    epoch: int = 0,
+    flip: float = 0.5,
+    rank: int = 0,
+    world_size: int = 1,
+    masks: bool = False,
+) -> DataLoader:
+    """Batches of a data set; ``loader.batch_sampler`` has ``set_epoch`` and ``set_start``.
+
+    Args:
+        size: (short, long) side, or "original".
+        batch_size: pictures per process; process ``rank`` takes rows ``rank · batch_size`` and on of the
+            joint batch, so several processes see what a single one with the joint batch would.
+        training: shuffled, augmented, full batches; otherwise in order, as they are, each once.
+        divisor: canvas sides are multiples of it.
+        flip: probability of mirroring a picture in training.
+        masks: fill ``Batch.masks``.
+
+    Raises:
+        UserError: masks are asked for and an object has no segmentation.
+    """
+    if masks:
+        _require_masks(dataset)
+    shapes = np.array([target_size(p.height, p.width, size) for p in dataset.pictures], np.int64).reshape(-1, 2)
+    canvases = choose_canvases(shapes, divisor)
+    canvas_of = assign_canvases(shapes, canvases)
+    sampler = BatchSampler(canvas_of, batch_size, training, seed, rank, world_size)
+    sampler.set_epoch(epoch)
+    gather = partial(_gather, canvases=canvases, canvas_of=canvas_of, most=_most_rows(dataset))
+    return DataLoader(
+        Samples(dataset, size, seed, flip if training else 0.0, masks),
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=gather,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        worker_init_fn=_leave_process_group,
+    )
+
+
+def _gather(
+    samples: list[Sample], canvases: list[tuple[int, int]], canvas_of: Int64[ndarray, " N"], most: int
+) -> Batch:
+    """Few distinct numbers of ground truths, too: powers of two from 8, up to the data set's most."""
+    held = max(len(sample.labels) for sample in samples)
+    rows = min(most, max(8, 1 << (held - 1).bit_length()))
+    return collate(samples, canvas=canvases[canvas_of[samples[0].index]], rows=rows)
+
+
+def _most_rows(dataset: Dataset) -> int:
+    most = max((len(picture.labels) for picture in dataset.pictures), default=0)
+    return max(8, -(-most // 8) * 8)
+
+
+def _require_masks(dataset: Dataset) -> None:
+    bare = [
+        (picture.path.name, int(picture.annotation_ids[i]))
+        for picture in dataset.pictures
+        for i in np.flatnonzero(~picture.crowd)
+        if picture.segmentations is None or picture.segmentations[i] is None
+    ]
+    if bare:
+        name, number = bare[0]
+        raise UserError(
+            f"{dataset.root}: {len(bare)} objects have no segmentation (annotation {number} of {name} is one): "
+            "a model with masks needs one for every object."
+        )
+
+
+def _leave_process_group(worker: int) -> None:
+    """Ctrl-C and a SIGTERM to the group reach the training process alone, which then ends its workers in order."""
+    os.setpgrp()

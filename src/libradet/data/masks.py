@@ -1,0 +1,107 @@
+"""Segmentations: polygons and run lengths, kept small, and drawn as masks."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from hotcoco import mask as rle
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from libradet.data.records import Picture
+from libradet.errors import UserError
+
+
+def compact(record: dict[str, Any], width: int, height: int, relative: bool, unfit: list[str]) -> Any:
+    """A record's segmentation as a list of float32 polygons or an RLE dictionary, else None.
+
+    One that cannot be used is named in ``unfit``. ``relative`` polygons are brought to pixels.
+    """
+    found = record.get("segmentation")
+    if not found:
+        return None
+    kept = _run_lengths(found, width, height) if isinstance(found, dict) else _polygons(found)
+    if kept is None:
+        unfit.append(str(record.get("where") or f"annotation {record.get('id')}"))
+    elif relative and isinstance(kept, list):
+        scale = np.array([width, height], np.float32)
+        kept = [(polygon.reshape(-1, 2) * scale).ravel() for polygon in kept]
+    return kept
+
+
+def _polygons(found: Any) -> list[np.ndarray] | None:
+    try:
+        polygons = [np.array(polygon, np.float32) for polygon in found]
+    except (TypeError, ValueError):
+        return None
+    fit = [p for p in polygons if p.ndim == 1 and len(p) >= 6 and len(p) % 2 == 0 and np.isfinite(p).all()]
+    return fit or None
+
+
+def _run_lengths(found: dict[str, Any], width: int, height: int) -> dict[str, Any] | None:
+    counts = found.get("counts")
+    if list(found.get("size") or ()) != [height, width] or not isinstance(counts, list | str | bytes):
+        return None
+    if isinstance(counts, list):
+        try:
+            total = sum(counts)
+        except TypeError:
+            return None
+        if total != width * height or any(type(count) is not int or count < 0 for count in counts):
+            return None
+        return rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return {"size": [height, width], "counts": counts}
+
+
+def enclosing_box(segmentation: Any) -> list[float] | None:
+    """xywh around a segmentation, for records that have no box."""
+    if isinstance(segmentation, dict):
+        height, width = [*(segmentation.get("size") or ()), 0, 0][:2]
+        kept = _run_lengths(segmentation, width, height)
+        return None if kept is None else [float(v) for v in rle.to_bbox(kept)]
+    polygons = _polygons(segmentation) if isinstance(segmentation, list) else None
+    if polygons is None:
+        return None
+    points = np.concatenate(polygons).reshape(-1, 2).astype(np.float64)
+    low, high = points.min(0), points.max(0)
+    return [*low.tolist(), *(high - low).tolist()]
+
+
+def decode_masks(picture: Picture, height: int, width: int) -> UInt8[Tensor, "G {height} {width}"]:
+    """Masks of a picture's objects, 0 or 1, with the picture resized to ``height`` and ``width``.
+
+    A crowd region without segmentation is its box.
+
+    Raises:
+        UserError: an object has no segmentation.
+    """
+    masks = torch.zeros(len(picture.labels), height, width, dtype=torch.uint8)
+    scale = np.array([width / picture.width, height / picture.height])
+    for i, found in enumerate(picture.segmentations or [None] * len(picture.labels)):
+        if isinstance(found, list):
+            masks[i] = _fill(found, scale, height, width)
+        elif isinstance(found, dict):
+            masks[i] = _decode(found, height, width)
+        elif picture.crowd[i]:
+            left, top, right, bottom = np.rint(picture.boxes[i] * np.tile(scale, 2)).astype(int)
+            masks[i, top:bottom, left:right] = 1
+        else:
+            raise UserError(
+                f"{picture.path.name}: annotation {picture.annotation_ids[i]} has no segmentation; "
+                "a model with masks needs one for every object."
+            )
+    return masks
+
+
+def _fill(polygons: list[np.ndarray], scale: np.ndarray, height: int, width: int) -> Tensor:
+    scaled = [(p.reshape(-1, 2) * scale).ravel().tolist() for p in polygons]
+    parts = rle.frPyObjects(scaled, height, width)
+    return torch.from_numpy(np.ascontiguousarray(rle.decode(rle.merge(parts))))
+
+
+def _decode(found: dict[str, Any], height: int, width: int) -> Tensor:
+    mask = torch.from_numpy(np.ascontiguousarray(rle.decode(found)))
+    if mask.shape == (height, width):
+        return mask
+    return F.interpolate(mask[None, None].float(), (height, width), mode="area")[0, 0].ge(0.5).to(torch.uint8)

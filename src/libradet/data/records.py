@@ -1,0 +1,89 @@
+"""What is known of a data set once it has been read: pictures with their boxes, and the classes."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Bool, Float32, Float64, Int64
+from numpy import ndarray
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Picture:
+    """One picture and its ground truth.
+
+    Attributes:
+        id: the data set's own image id.
+        path: the file.
+        width, height: pixels of the upright picture (after EXIF rotation).
+        boxes: xyxy in pixels, inside the picture, with an area.
+        labels: 0..C−1.
+        crowd: regions that hold many objects, or objects not to be judged.
+        area: pixels, as annotated (of the mask if there is one), else of the box.
+        annotation_ids: the data set's own.
+        segmentations: for each box a list of polygons (flat float32 x, y, …), an RLE dictionary, or
+            None; None altogether if masks were not asked for.
+        upright: whether the file's EXIF orientation applies. False where the boxes were drawn on the
+            stored, unrotated pixels.
+    """
+
+    id: int
+    path: Path
+    width: int
+    height: int
+    boxes: Float32[ndarray, "G 4"]
+    labels: Int64[ndarray, " G"]
+    crowd: Bool[ndarray, " G"]
+    area: Float64[ndarray, " G"]
+    annotation_ids: Int64[ndarray, " G"]
+    segmentations: list[Any] | None = None
+    upright: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """One split of a data set; label i is ``category_ids[i]`` in the files and ``class_names[i]`` to people."""
+
+    root: Path
+    split: str
+    pictures: list[Picture]
+    category_ids: list[int]
+    class_names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+@dataclass(eq=False)
+class Raw:
+    """A split as its files tell it, in COCO's terms, before any check.
+
+    Attributes:
+        source: the file or folder to name in messages.
+        folders: where pictures may lie, likeliest first.
+        images: ``id``, ``file_name``; perhaps ``width``, ``height``.
+        annotations: ``id``, ``image_id``, ``category_id``, ``bbox`` (xywh) and more; ``where`` (file and
+            line) names those that have no id of their own.
+        categories: ``id``, ``name``.
+        relative: boxes and polygons are fractions of the upright picture's width and height.
+        notes: what a reader should know about how this was read.
+    """
+
+    root: Path
+    split: str
+    source: Path
+    folders: list[Path]
+    images: list[Any]
+    annotations: list[Any]
+    categories: list[Any]
+    relative: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def plain_id(value: Any) -> Any:
+    """An id in its plainest form: integral numbers and digits as int, other text as it is, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str):
+        return int(value) if value.strip().isdecimal() else value
+    return int(value) if value == value and abs(value) != float("inf") and value == int(value) else None

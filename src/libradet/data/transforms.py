@@ -1,0 +1,127 @@
+"""From picture files to a batch: decoded, resized, flipped, padded. The same for training, evaluation, prediction."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from libradet.data.batch import Batch
+from libradet.data.pictures import load_picture, to_tensor
+from libradet.errors import UserError
+
+__all__ = ["Sample", "Size", "collate", "flip", "load_picture", "prepare", "resize", "target_size"]
+
+Size = tuple[int, int] | Literal["original"]
+"""(short, long): the short side becomes ``short`` unless the long one would exceed ``long``. "original": as it is."""
+
+
+class Sample(NamedTuple):
+    """A picture ready for a batch; ``scale`` is resized over original size, (x, y)."""
+
+    image: UInt8[Tensor, "3 H W"]
+    boxes: Float[Tensor, "G 4"]
+    labels: Int[Tensor, " G"]
+    crowd: Bool[Tensor, " G"]
+    scale: tuple[float, float]
+    index: int
+    masks: UInt8[Tensor, "G H W"] | None = None
+
+
+def target_size(height: int, width: int, size: Size) -> tuple[int, int]:
+    """Height and width after resizing."""
+    if size == "original":
+        return height, width
+    short, long = size
+    scale = min(short / min(height, width), long / max(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize(picture: UInt8[Tensor, "3 H W"], size: Size) -> tuple[UInt8[Tensor, "3 h w"], float, float]:
+    """The picture resized (bilinear, antialiased), and its scales in x and y."""
+    height, width = picture.shape[1:]
+    new_height, new_width = target_size(height, width, size)
+    if (new_height, new_width) != (height, width):
+        picture = F.resize(picture, [new_height, new_width], InterpolationMode.BILINEAR, antialias=True)
+    return picture, new_width / width, new_height / height
+
+
+def flip(sample: Sample) -> Sample:
+    """The sample mirrored left to right."""
+    boxes = sample.boxes.clone()
+    boxes[:, [0, 2]] = sample.image.shape[2] - sample.boxes[:, [2, 0]]
+    masks = None if sample.masks is None else sample.masks.flip(2)
+    return sample._replace(image=sample.image.flip(2), boxes=boxes, masks=masks)
+
+
+def collate(
+    samples: Sequence[Sample], divisor: int = 1, canvas: tuple[int, int] | None = None, rows: int | None = None
+) -> Batch:
+    """Samples on a common canvas.
+
+    Args:
+        divisor: canvas sides are multiples of it, if ``canvas`` is None.
+        canvas: height and width that hold every sample.
+        rows: ground truths per picture (padded); by default the fewest that hold all, at least 1.
+    """
+    shapes = [sample.image.shape[1:] for sample in samples]
+    height, width = canvas or (_round_up(max(side), divisor) for side in zip(*shapes, strict=True))
+    rows = rows or max(1, *(len(sample.labels) for sample in samples))
+    count = len(samples)
+    # Decoders give interleaved pixels and convolutions want them: no transposition on the way.
+    images = torch.empty(count, 3, height, width, dtype=torch.uint8, memory_format=torch.channels_last).zero_()
+    boxes, labels = torch.zeros(count, rows, 4), torch.full((count, rows), -1)
+    crowd = torch.zeros(count, rows, dtype=torch.bool)
+    with_masks = samples[0].masks is not None
+    masks = torch.zeros(count, rows, height, width, dtype=torch.uint8) if with_masks else None
+    for i, sample in enumerate(samples):
+        (h, w), g = sample.image.shape[1:], len(sample.labels)
+        images[i, :, :h, :w] = sample.image
+        boxes[i, :g], labels[i, :g], crowd[i, :g] = sample.boxes, sample.labels, sample.crowd
+        if masks is not None and sample.masks is not None:
+            masks[i, :g, :h, :w] = sample.masks
+    index = torch.tensor([sample.index for sample in samples])
+    scales = torch.tensor([sample.scale for sample in samples])
+    return Batch(images, torch.tensor(shapes), boxes, labels, crowd, masks, index, scales)
+
+
+def prepare(images: Sequence[Any], size: Size, divisor: int) -> Batch:
+    """Pictures without ground truth as one batch, treated like those of an evaluation.
+
+    Args:
+        images: paths, PIL images, or uint8 arrays (RGB [H, W, 3], RGBA [H, W, 4] or grey [H, W]).
+
+    Raises:
+        UserError: something else, or a file that cannot be decoded.
+    """
+    empty = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
+    samples = []
+    for index, image in enumerate(images):
+        picture, scale_x, scale_y = resize(_pixels(image), size)
+        samples.append(Sample(picture, *empty, (scale_x, scale_y), index))
+    return collate(samples, divisor)
+
+
+def _pixels(image: Any) -> UInt8[Tensor, "3 H W"]:
+    if isinstance(image, str | os.PathLike):
+        return load_picture(Path(image))
+    if isinstance(image, Image.Image):
+        return to_tensor(image)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
+        if image.ndim == 3 and image.shape[2] == 3:
+            return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 4):
+            return to_tensor(Image.fromarray(image))
+    what = f"{type(image).__name__} {getattr(image, 'dtype', '')} {tuple(getattr(image, 'shape', ()))}"
+    raise UserError(f"Cannot take {what} for a picture: give a path, a PIL image or a uint8 RGB array [H, W, 3].")
+
+
+def _round_up(value: int, divisor: int) -> int:
+    return -(-value // divisor) * divisor

@@ -1,0 +1,33 @@
+"""Shared by all tests: run-time checks of shapes, the data sets that lie beside the repository, fixed seeds."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+# Before anything of the package is imported, so that every annotated function is checked.
+install_import_hook("libradet", "beartype.beartype")
+
+# Tests are many small tensors: more threads only wait for each other, above all beside other processes.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 (for libraries that draw from it)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with real data sets; tests that need it are skipped where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("LIBRADET_SHARED", default))
+    if not folder.is_dir():
+        pytest.skip(f"no data sets at {folder} (LIBRADET_SHARED)")
+    return folder
