@@ -118,7 +118,11 @@ def _prepared(ground_truth: dict, iou_type: str) -> dict:
             f"{len(bare)} annotations have no segmentation (ids {', '.join(map(str, bare[:5]))}…): "
             "masks cannot be measured on this data set, only boxes."
         )
-    annotations = [a | {"id": number} for number, a in enumerate(ground_truth["annotations"], start=1)]
+    kept = ["image_id", "category_id", "bbox", "area", "iscrowd", *(["segmentation"] if iou_type == "segm" else [])]
+    annotations = [
+        {"id": number, **{k: a[k] for k in kept if k in a}}
+        for number, a in enumerate(ground_truth["annotations"], start=1)
+    ]
     return ground_truth | {"annotations": annotations}
 
 

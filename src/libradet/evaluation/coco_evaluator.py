@@ -1,0 +1,99 @@
+"""Collects a detector's output, batch by batch and process by process, and measures it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+from libradet.data.batch import Batch
+from libradet.data.coco import to_coco
+from libradet.data.records import Dataset
+from libradet.evaluation.coco_metrics import Metrics, ResultRows, coco_metrics, to_results
+from libradet.models.detections import Detections
+
+
+class CocoEvaluator:
+    """COCO's numbers for the pictures that pass through :meth:`update`.
+
+    Detections are brought back to the pixels of the files and to the data set's own picture and category
+    ids. Pictures that were never seen do not count; a picture that was seen twice counts once.
+
+    Args:
+        dataset: where the pictures come from; ``Batch.index`` counts its rows.
+        class_map: the data set's label for each label of the detector, −1 for a class to leave out; None
+            if both have the same classes.
+        class_agnostic: the detector finds objects without naming them (proposals).
+    """
+
+    def __init__(self, dataset: Dataset, *, class_map: Sequence[int] | None = None, class_agnostic: bool = False):
+        self.dataset = dataset
+        self.class_agnostic = class_agnostic
+        self._class_map = None if class_map is None else np.asarray(class_map, dtype=np.int64)
+        self._category_ids = np.asarray(dataset.category_ids, dtype=np.int64)
+        self._rows: dict[int, ResultRows] = {}
+        self._max_detections = 100
+
+    def update(self, detections: Detections, batch: Batch) -> None:
+        """Take in the detections of one batch, whose ``index`` and ``scales`` say what they were found in."""
+        assert batch.index is not None, "Batch.index is missing: a batch to be measured knows its pictures"
+        assert batch.scales is not None, "Batch.scales is missing: a batch to be measured knows its files' sizes"
+        # Double precision from here on: rounding may not push a box over an IoU threshold.
+        boxes, scores, scales = (t.cpu().double().numpy() for t in (detections.boxes, detections.scores, batch.scales))
+        labels, valid, indices = (t.cpu().numpy() for t in (detections.labels, detections.valid, batch.index))
+        if self._class_map is not None:
+            labels = self._class_map[labels]
+            valid = valid & (labels >= 0)
+        self._max_detections = max(self._max_detections, valid.shape[1])
+        for i, index in enumerate(indices.tolist()):
+            keep = valid[i]
+            original = boxes[i, keep] / np.tile(scales[i], 2)
+            self._rows.setdefault(index, self._to_rows(index, original, scores[i, keep], labels[i, keep]))
+
+    def gather(self) -> None:
+        """Share what every process found; afterwards all know the same. All processes have to call it."""
+        parts = gather_objects((self._max_detections, self._rows))
+        self._max_detections = max(limit for limit, _ in parts)
+        merged: dict[int, ResultRows] = {}
+        for _, rows in parts:
+            merged = rows | merged
+        self._rows = dict(sorted(merged.items()))
+
+    def compute(self) -> Metrics:
+        """The numbers (see :func:`coco_metrics`), the same on every process. All processes have to call it."""
+        self.gather()
+        return coco_metrics(
+            to_coco(self.dataset),
+            self.rows(),
+            max_detections=self._max_detections,
+            class_agnostic=self.class_agnostic,
+            image_ids=[self.dataset.pictures[index].id for index in self._rows],
+        )
+
+    def rows(self) -> ResultRows:
+        """What was found so far: image id, x, y, width, height (pixels of the file), score, category id."""
+        return np.concatenate([np.zeros((0, 7)), *self._rows.values()])
+
+    def results(self) -> list[dict[str, Any]]:
+        """What was found so far, as COCO results; over all processes after :meth:`compute` or :meth:`gather`."""
+        return to_results(self.rows())
+
+    def _to_rows(
+        self, index: int, boxes: Float64[ndarray, "D 4"], scores: Float64[ndarray, " D"], labels: Int64[ndarray, " D"]
+    ) -> ResultRows:
+        picture = self.dataset.pictures[index]
+        boxes = boxes.clip(0, [picture.width, picture.height] * 2)
+        corner, side = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+        images = np.full((len(boxes), 1), picture.id, dtype=np.float64)
+        return np.concatenate([images, corner, side, scores[:, None], self._category_ids[labels][:, None]], axis=1)
+
+
+def gather_objects(mine: Any) -> list[Any]:
+    """What each process of the job passes, in the order of their ranks; just ``[mine]`` in a single process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [mine]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, mine)
+    return gathered

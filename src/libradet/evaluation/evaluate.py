@@ -1,0 +1,108 @@
+"""From a detector and a data set to COCO's numbers."""
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from libradet.data.batch import Batch
+from libradet.data.loader import make_loader
+from libradet.data.records import Dataset
+from libradet.data.transforms import Size
+from libradet.evaluation.classes import match_classes
+from libradet.evaluation.coco_evaluator import CocoEvaluator
+from libradet.evaluation.coco_metrics import Metrics
+from libradet.models.detector import Detector
+from libradet.models.prediction import device_of, evaluating
+
+
+def evaluate(
+    model: Detector,
+    dataset: Dataset,
+    *,
+    size: Size | None = None,
+    batch_size: int = 4,
+    workers: int | None = None,
+    device: str | torch.device | None = None,
+    precision: Literal["32", "bf16"] = "32",
+    results: Path | None = None,
+    progress: bool = True,
+) -> Metrics:
+    """Measure ``model`` on every picture of ``dataset``; its mode and device are left as they were.
+
+    In a job of several processes each measures its share, and all return the same numbers.
+
+    Args:
+        size: (short, long) side to resize to; None as trained; "original" for no resizing.
+        batch_size: pictures that go through the model together, per process.
+        workers: processes that load pictures; half the cores, at most four, if None.
+        device: where to compute; where the model is, if None.
+        results: write the detections there, as COCO results with the data set's own ids.
+        progress: show a bar on stderr.
+
+    Returns:
+        see :func:`libradet.evaluation.coco_metrics.coco_metrics`.
+
+    Raises:
+        UserError: model and data set have no class in common, or a picture cannot be read.
+    """
+    proposals = model.config.roi is None
+    classes = None if proposals else match_classes(model.class_names, dataset.class_names)
+    evaluator = CocoEvaluator(dataset, class_map=[0] if classes is None else classes.labels, class_agnostic=proposals)
+    loader = make_loader(
+        dataset,
+        size=size or model.config.image.size,
+        batch_size=batch_size,
+        training=False,
+        divisor=model.divisor,
+        workers=min(4, (os.cpu_count() or 1) // 2) if workers is None else workers,
+        seed=0,
+        rank=dist.get_rank() if _in_a_job() else 0,
+        world_size=dist.get_world_size() if _in_a_job() else 1,
+    )
+    home = device_of(model)
+    model.to(device or home)
+    try:
+        _run(model, loader, evaluator, precision, progress and not (_in_a_job() and dist.get_rank()))
+    finally:
+        model.to(home)
+    metrics = evaluator.compute()
+    metrics["notes"] = [*(classes.notes if classes else []), *metrics["notes"]]
+    if results is not None and not (_in_a_job() and dist.get_rank()):
+        results.parent.mkdir(parents=True, exist_ok=True)
+        results.write_text(json.dumps(evaluator.results()))
+    return metrics
+
+
+def _run(model: Detector, loader: Iterable[Batch], evaluator: CocoEvaluator, precision: str, progress: bool) -> None:
+    device = device_of(model)
+    cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    with evaluating(model), cast, progress_bar(progress) as bar:
+        for batch in bar.track(loader, description="measuring"):
+            batch = batch.to(device, non_blocking=True)
+            evaluator.update(model(batch), batch)
+
+
+def progress_bar(shown: bool) -> Progress:
+    """A bar on stderr with count, time spent and time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
+    )
+
+
+def _in_a_job() -> bool:
+    return dist.is_available() and dist.is_initialized()

@@ -1,0 +1,119 @@
+"""From pictures of all kinds to detections in their own pixels."""
+
+import numpy as np
+import pytest
+import torch
+from known_answers import FixedDetector
+from PIL import Image
+
+from libradet.errors import UserError
+from libradet.models.prediction import predict
+from libradet.quiet import supervision as sv
+
+BOXES = [(0.25, 0.5, 0.75, 1.0), (0.0, 0.0, 0.5, 0.5), (-0.5, -0.25, 1.5, 1.25)]
+
+
+@pytest.fixture
+def detector():
+    return FixedDetector(BOXES, [0.9, 0.5, 0.2], [1, 0, 1])
+
+
+def picture(width, height, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def expected(width, height, count):
+    corners = np.clip(np.array(BOXES[:count]), 0, 1) * [width, height, width, height]
+    return corners.astype(np.float32)
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 67), (67, 100), (640, 480), (33, 33), (7, 300), (1, 1)])
+@pytest.mark.parametrize("size", [None, (32, 50), "original"])
+def test_boxes_are_in_the_pixels_of_the_original(detector, width, height, size):
+    found = predict(detector, picture(width, height), threshold=0.0, size=size)
+    assert isinstance(found, sv.Detections)
+    np.testing.assert_allclose(found.xyxy, expected(width, height, 3), rtol=1e-5, atol=1e-4)
+    assert found.xyxy.min() >= 0
+    assert (found.xyxy[:, 2:] <= [width, height]).all()
+    np.testing.assert_allclose(found.confidence, [0.9, 0.5, 0.2])
+    assert found.class_id.tolist() == [1, 0, 1]
+    assert found["class_name"].tolist() == ["dog", "cat", "dog"]
+
+
+def test_size_decides_what_the_detector_sees(detector):
+    image = picture(100, 67)
+    for size, seen in ((None, [64, 96]), ((32, 50), [32, 48]), ((64, 80), [54, 80]), ("original", [67, 100])):
+        predict(detector, image, size=size)
+        assert abs(detector.seen[-1].sizes[0] - torch.tensor(seen)).max() <= 1
+        assert detector.seen[-1].images.shape[2] % detector.divisor == 0
+    assert torch.equal(detector.seen[-1].images[0, :, :67, :100], torch.tensor(image).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(("threshold", "count"), [(0.0, 3), (0.2, 3), (0.21, 2), (0.5, 2), (0.9, 1), (1.0, 0)])
+def test_threshold(detector, threshold, count):
+    found = predict(detector, picture(50, 50), threshold)
+    assert len(found) == count
+    assert found.xyxy.shape == (count, 4)
+    assert found["class_name"].shape == (count,)
+
+
+def test_kinds_of_pictures_are_the_same(detector, tmp_path):
+    image = picture(60, 40)
+    path = tmp_path / "a.png"
+    Image.fromarray(image).save(path)
+    for kind in (image, Image.fromarray(image), path, str(path)):
+        predict(detector, kind)
+    first = detector.seen[0].images
+    assert first[0, :, :64, :96].float().std() > 10
+    assert all(torch.equal(batch.images, first) for batch in detector.seen)
+
+
+def test_files_are_turned_upright(detector, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture(80, 40)).save(tmp_path / "turned.jpg", exif=exif)
+    found = predict(detector, tmp_path / "turned.jpg", threshold=0.0)
+    np.testing.assert_allclose(found.xyxy, expected(40, 80, 3), atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_lists_in_lists_out(detector, batch_size):
+    shapes = [(50, 30), (30, 50), (64, 64)]
+    found = predict(detector, [picture(*s) for s in shapes], threshold=0.0, batch_size=batch_size)
+    assert isinstance(found, list)
+    assert len(detector.seen) == -(-3 // batch_size)
+    for (width, height), detections in zip(shapes, found, strict=True):
+        np.testing.assert_allclose(detections.xyxy, expected(width, height, 3), rtol=1e-5, atol=1e-4)
+    assert predict(detector, []) == []
+    assert [len(d) for d in predict(detector, (picture(9, 9),), threshold=1.0)] == [0]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_modes_are_left_as_they_were(detector, training):
+    detector.train(training)
+    detector.norm.train(not training)
+    predict(detector, picture(20, 20))
+    assert detector.training is training
+    assert detector.norm.training is not training
+    with pytest.raises(UserError):
+        predict(detector, ["absent.jpg"])
+    assert detector.training is training
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_thresholds_that_are_none(detector, threshold):
+    with pytest.raises(UserError, match=r"threshold.*between 0 and 1"):
+        predict(detector, picture(20, 20), threshold)
+
+
+def test_batches_that_are_none(detector):
+    with pytest.raises(UserError, match="batch_size"):
+        predict(detector, picture(20, 20), batch_size=0)
+
+
+def test_unreadable_files_are_named(detector, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8 no picture")
+    for path in (broken, tmp_path / "absent.jpg"):
+        with pytest.raises(UserError, match=path.name):
+            predict(detector, [picture(20, 20), path])
