@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.models.detection._utils import Matcher
+from torchvision.ops import box_iou
+
+from libradet.geometry.matching import IGNORED, NEGATIVE, Matches, ignore_in_crowd, match
+
+SETTINGS = {
+    "rpn": {"positive": 0.7, "negative": 0.3, "low_quality": True, "min_positive": 0.3},
+    "retina": {"positive": 0.5, "negative": 0.4, "low_quality": True, "min_positive": 0.0},
+    "rcnn": {"positive": 0.5, "negative": 0.5, "low_quality": False, "min_positive": 0.5},
+}
+
+
+def one(candidates, gt, valid=None, **settings):
+    valid = torch.ones(len(gt), dtype=torch.bool) if valid is None else valid
+    matches = match(candidates[None], gt[None], valid[None], **settings)
+    return Matches(matches.gt[0], matches.iou[0])
+
+
+@st.composite
+def small_boxes(draw, most):
+    # Whole pixels on a small picture: ties in IoU are frequent.
+    rows = draw(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(1, 6)), max_size=most))
+    rows = rows or [(0, 0, 3)]
+    return torch.tensor([[x, y, x + s, y + (s + 1) // 2 * 2] for x, y, s in rows], dtype=torch.float32)
+
+
+def by_definition(candidates, gt, valid, positive, negative, low_quality, min_positive):
+    """Faster R-CNN, section 3.1.2, written out for every candidate."""
+    iou = box_iou(candidates, gt).numpy() * valid.numpy()[None]
+    result = []
+    for row in iou:
+        best = int(row.argmax())
+        result.append(best if row[best] >= positive else NEGATIVE if row[best] < negative else IGNORED)
+    if low_quality:
+        for g in range(len(gt)):
+            top = iou[:, g].max()
+            if valid[g] and top > 0 and top >= min_positive:
+                for a in np.flatnonzero(iou[:, g] == top):
+                    result[a] = g
+    return result, iou.max(1)
+
+
+@settings(deadline=None, max_examples=150)
+@given(small_boxes(12), small_boxes(4), st.sampled_from(sorted(SETTINGS)), st.data())
+def test_every_candidate_is_matched_by_the_definition(candidates, gt, kind, data):
+    valid = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(gt), max_size=len(gt))))
+    matches = one(candidates, gt, valid, **SETTINGS[kind])
+    expected, iou = by_definition(candidates, gt, valid, **SETTINGS[kind])
+    assert matches.gt.tolist() == expected
+    np.testing.assert_allclose(matches.iou.numpy(), iou, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["random", "special", "empty"])
+@pytest.mark.parametrize("kind", ["rpn", "retina", "rcnn"])
+def test_matches_are_mmdetections(parity, case, kind):
+    z = parity("assigner")
+    gt = z[f"{case}.gt_bboxes"]
+    valid = torch.ones(len(gt), dtype=torch.bool)
+    if len(gt) == 0:
+        gt, valid = torch.zeros(1, 4), torch.zeros(1, dtype=torch.bool)
+    candidates = z[f"{case}.proposals"] if kind == "rcnn" else z["anchors"]
+    matches = one(candidates, gt, valid, **SETTINGS[kind])
+    theirs = z[f"{case}.{kind}.gt_inds"]
+    ours = torch.where(matches.gt == IGNORED, -1, matches.gt + 1)
+    # Which anchors tie for a ground truth's best depends on the last bit of an IoU; all else has to be equal.
+    torch.testing.assert_close(matches.iou, z[f"{case}.{kind}.max_overlaps"], atol=1e-5, rtol=0)
+    assert torch.equal(ours, theirs)
+
+
+def test_crowds_are_mmdetections_ignored_regions(parity):
+    z = parity("assigner")
+    for case in ("random", "special"):
+        gt, regions = z[f"{case}.gt_bboxes"], z["ignore_bboxes"]
+        boxes = torch.cat([gt, regions])[None]
+        crowd = torch.tensor([False] * len(gt) + [True] * len(regions))[None]
+        candidates = z[f"{case}.proposals"][None]
+        matches = match(candidates, boxes, ~crowd, **SETTINGS["rcnn"])
+        ours = ignore_in_crowd(matches, candidates, boxes, crowd, coverage=0.5).gt[0]
+        theirs = z[f"{case}.rcnn_ignore.gt_inds"]
+        # There, an object inside a region is ignored as well; here it stays a positive.
+        positive = matches.gt[0] >= 0
+        assert torch.equal(ours[positive], matches.gt[0][positive])
+        assert torch.equal(ours[~positive] == IGNORED, theirs[~positive] == -1)
+        assert (ours == IGNORED).any()
+
+
+def test_matches_are_torchvisions_without_low_quality():
+    torch.manual_seed(0)
+    corner = torch.rand(400, 2) * 100
+    candidates = torch.cat([corner, corner + 5 + torch.rand(400, 2) * 60], 1)
+    gt = candidates[:6] + torch.randn(6, 4)
+    theirs = Matcher(0.5, 0.3, allow_low_quality_matches=False)(box_iou(gt, candidates))
+    assert torch.equal(one(candidates, gt, positive=0.5, negative=0.3).gt, theirs)
+
+
+def test_low_quality_gives_the_same_positives_as_torchvision():
+    torch.manual_seed(1)
+    corner = torch.rand(400, 2) * 100
+    candidates = torch.cat([corner, corner + 5 + torch.rand(400, 2) * 60], 1)
+    gt = candidates[:6] + torch.randn(6, 4) * 8
+    theirs = Matcher(0.9, 0.3, allow_low_quality_matches=True)(box_iou(gt, candidates))
+    ours = one(candidates, gt, positive=0.9, negative=0.3, low_quality=True).gt
+    assert torch.equal(ours >= 0, theirs >= 0)
+    assert torch.equal(ours == NEGATIVE, theirs == NEGATIVE)
+
+
+def test_padding_rows_change_nothing():
+    torch.manual_seed(2)
+    candidates, gt = torch.rand(1, 50, 4) * 20, torch.rand(1, 3, 4) * 20
+    candidates[..., 2:] += candidates[..., :2]
+    gt[..., 2:] += gt[..., :2]
+    padded = torch.cat([gt, candidates[:, :5]], 1)
+    valid = torch.tensor([[True] * 3 + [False] * 5])
+    for kind in SETTINGS.values():
+        plain, with_padding = match(candidates, gt, valid[:, :3], **kind), match(candidates, padded, valid, **kind)
+        assert torch.equal(plain.gt, with_padding.gt)
+        assert torch.equal(plain.iou, with_padding.iou)
+
+
+def test_only_negatives_are_ignored_in_a_crowd_and_only_beyond_the_threshold():
+    candidates = torch.tensor([[[0.0, 0, 10, 10], [5, 0, 15, 10], [4, 0, 14, 10], [0, 0, 10, 10]]])
+    crowd_box = torch.tensor([[[0.0, 0, 10, 50], [0, 0, 10, 10]]])
+    matches = Matches(torch.tensor([[NEGATIVE, NEGATIVE, NEGATIVE, 1]]), torch.zeros(1, 4))
+    crowd = torch.tensor([[True, False]])
+    # Covered by 1, 0.5 and 0.6 of their areas.
+    assert ignore_in_crowd(matches, candidates, crowd_box, crowd).gt.tolist() == [[IGNORED, NEGATIVE, IGNORED, 1]]

@@ -1,0 +1,81 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.ops import batched_nms
+
+from libradet.geometry.suppression import _suppress, suppress
+
+
+def candidates(pictures=2, number=60, groups=3, seed=0, device="cpu"):
+    """Boxes [B, N, 4] that overlap a lot, distinct scores, groups and validity."""
+    g = torch.Generator().manual_seed(seed)
+    corner = torch.rand(pictures, number, 2, generator=g) * 40 - 10
+    boxes = torch.cat([corner, corner + 5 + torch.rand(pictures, number, 2, generator=g) * 20], -1)
+    scores = torch.stack([torch.randperm(number, generator=g) for _ in range(pictures)]) / number
+    group = torch.randint(groups, (pictures, number), generator=g)
+    valid = torch.rand(pictures, number, generator=g) < 0.8
+    return tuple(t.to(device) for t in (boxes, scores, group, valid))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 1000), st.integers(1, 4), st.sampled_from([0.1, 0.5, 0.9]), st.integers(1, 80))
+def test_survivors_are_torchvisions(seed, groups, threshold, size):
+    boxes, scores, group, valid = candidates(groups=groups, seed=seed)
+    rows, filled = suppress(boxes, scores, group, valid, threshold=threshold, size=size)
+    assert rows.shape == filled.shape == (2, size)
+    for b in range(2):
+        original = valid[b].nonzero().squeeze(1)
+        # A shift, as torchvision tells groups apart by coordinates that it takes to be positive.
+        theirs = batched_nms(boxes[b, original] + 10, scores[b, original], group[b, original], threshold)
+        assert rows[b][filled[b]].tolist() == original[theirs][:size].tolist()
+        assert (rows[b][~filled[b]] == 0).all()
+        assert filled[b].long().diff().le(0).all()
+
+
+def test_plain_grouped_and_per_class_suppression_are_mmdetections(parity):
+    z = parity("nms")
+    boxes, scores, everywhere = z["boxes"][None], z["scores"][None], torch.ones(1, 600, dtype=torch.bool)
+    one_group = torch.zeros(1, 600, dtype=torch.int64)
+    rows, filled = suppress(boxes, scores, one_group, everywhere, threshold=0.5, size=600)
+    assert rows[filled].tolist() == z["nms_keep"].tolist()
+    rows, filled = suppress(boxes, scores, z["idxs"][None], everywhere, threshold=0.5, size=600)
+    assert rows[filled].tolist() == z["batched_keep"].tolist()
+    scores = z["mc_scores_bg_last"][:, :-1].reshape(1, -1)
+    boxes, labels = z["mc_boxes"].view(1, -1, 4), torch.arange(5).repeat(600)[None]
+    rows, filled = suppress(boxes, scores, labels, scores > 0.05, threshold=0.5, size=100)
+    assert filled.all()
+    torch.testing.assert_close(torch.cat([boxes[0, rows[0]], scores[0, rows[0], None]], 1), z["mc_dets"])
+    assert torch.equal(labels[0, rows[0]], z["mc_labels"])
+
+
+def test_nothing_valid_gives_nothing():
+    boxes, scores, group, valid = candidates()
+    valid[1] = False
+    rows, filled = suppress(boxes, scores, group, valid, threshold=0.5, size=10)
+    assert filled[0].any()
+    assert not filled[1].any()
+    assert (rows[1] == 0).all()
+
+
+def test_equal_boxes_of_different_groups_all_survive():
+    boxes = torch.tensor([-50.0, -50, -10, -10]).expand(1, 4, 4)
+    scores = torch.tensor([[0.1, 0.4, 0.3, 0.2]])
+    valid = torch.ones(1, 4, dtype=torch.bool)
+    rows, filled = suppress(boxes, scores, torch.tensor([[0, 0, 1, 2]]), valid, threshold=0.5, size=4)
+    assert rows[filled].tolist() == [1, 2, 3]
+
+
+def test_operator_is_well_formed():
+    boxes, scores, group, valid = candidates()
+    torch.library.opcheck(_suppress, (boxes, scores, group, valid, 0.5, 20))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_agrees_with_cpu():
+    here, there = candidates(number=500, groups=20), candidates(number=500, groups=20, device="cuda")
+    for ours, theirs in zip(
+        suppress(*here, threshold=0.5, size=100), suppress(*there, threshold=0.5, size=100), strict=True
+    ):
+        assert torch.equal(ours, theirs.cpu())
