@@ -8,7 +8,6 @@ import pytest
 import torch
 from hotcoco import COCO
 from known_answers import TruthDetector, make_dataset
-from PIL import Image
 
 from libradet.data.coco import to_coco
 from libradet.errors import UserError
@@ -80,6 +79,8 @@ def test_damaged_pictures_are_named(dataset):
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a second core")
 def test_real_detector_evaluates_what_it_predicts(tiny, dataset):
     """Two roads to the same numbers: batches through the loader, and pictures one by one through predict."""
+    # Of one shape, so that both roads pad them alike.
+    dataset.pictures[:] = [p for p in dataset.pictures if p.width > p.height]
     tiny.train()
     metrics = evaluate(tiny, dataset, batch_size=2, workers=1, progress=False)
     assert tiny.training
@@ -98,10 +99,10 @@ def test_real_detector_evaluates_what_it_predicts(tiny, dataset):
                 }
             )
     by_hand = coco_metrics(to_coco(dataset), results)
-    assert metrics["detections"] == len(results) == 7 * tiny.config.detections.total
+    assert metrics["detections"] == len(results) == 3 * tiny.config.detections.total
     for name in ("AP", "AP50", "AR100"):
-        assert metrics[name] == pytest.approx(by_hand[name], abs=1e-3)
-    assert metrics["AR100"] > 0
+        assert metrics[name] == pytest.approx(by_hand[name], abs=1e-6)
+    assert 0 < metrics["AP"] < 1
 
 
 def test_real_detector_in_bf16(tiny, dataset):
@@ -152,4 +153,3 @@ def test_sheet_of_a_data_set(tiny, dataset):
     # Both sides differ, since random weights do not find what is there.
     left, right = page[130:500, :640], page[130:500, 656 : 656 + 640]
     assert (left != right).any()
-    Image.fromarray(page)
