@@ -1,0 +1,28 @@
+"""Balanced learning for object detection: trains, measures and ships detectors."""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from libradet.api import create_model, evaluate, load_model, train
+    from libradet.data.batch import Batch
+
+__version__ = version("libradet")
+__all__ = ["Batch", "__version__", "create_model", "evaluate", "load_model", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded when first used, so that the command line answers at once."""
+    if name == "Batch":
+        from libradet.data.batch import Batch
+
+        return Batch
+    if name in __all__:
+        from libradet import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'libradet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,87 @@
+"""What to do with detectors, from Python."""
+
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from libradet.data.coco import read
+from libradet.errors import UserError
+from libradet.evaluation.coco_metrics import Metrics
+from libradet.evaluation.evaluate import evaluate as evaluate_dataset
+from libradet.models.checkpoint import load_model
+from libradet.models.config import DetectorConfig
+from libradet.models.detector import Detector
+from libradet.models.zoo import create_model
+from libradet.training.config import TrainConfig
+from libradet.training.run import TrainResult
+from libradet.training.run import train as run_training
+
+__all__ = ["create_model", "evaluate", "load_model", "train"]
+
+
+def train(
+    model: str | Detector = "libra_faster_rcnn",
+    data: str | Path = "",
+    *,
+    detector: DetectorConfig | None = None,
+    resume: str | Path | None = None,
+    **settings: Any,
+) -> TrainResult:
+    """Train a detector as ``libradet train`` does.
+
+    Args:
+        model: zoo name, or a detector to train on, whose classes have to be those of the data.
+        data: folder with pictures and annotations, in any layout that is recognised.
+        detector: full configuration of a new detector; its class names come from the data.
+        resume: run folder to continue.
+        settings: fields of :class:`libradet.training.config.TrainConfig`, such as ``epochs``, ``lr``, ``out``.
+
+    Returns:
+        the run folder, the file of the best model, and its metrics.
+
+    Raises:
+        UserError: unknown settings, with the nearest valid one; or the run cannot start or go on.
+    """
+    known = [f.name for f in fields(TrainConfig)]
+    for name in settings:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            raise UserError(
+                f"there is no setting {name!r}; {f'did you mean {near[0]!r}?' if near else 'see TrainConfig'}"
+            )
+    if resume is not None:
+        return _resume(Path(resume), settings)
+    name = model if isinstance(model, str) else model.config.model
+    config = TrainConfig(data=str(data), model=name, **settings)
+    return run_training(config, model if isinstance(model, Detector) else detector)
+
+
+def _resume(folder: Path, settings: dict[str, Any]) -> TrainResult:
+    from libradet.training.options import parse_train
+
+    request = parse_train(["--resume", str(folder)])
+    return run_training(replace(request.config, **settings), request.detector, folder)
+
+
+def evaluate(
+    model: str | Path | Detector, data: str | Path, split: str = "val", *, skip_broken: bool = False, **settings: Any
+) -> Metrics:
+    """Measure a detector on one split of a data set.
+
+    Args:
+        model: a detector, or the file of one.
+        data: folder with pictures and annotations, in any layout that is recognised.
+        split: "train", "val", … or the layout's own name.
+        skip_broken: leave out pictures that are missing or damaged, instead of refusing the split.
+        settings: keywords of :func:`libradet.evaluation.evaluate.evaluate`, such as ``size`` or ``device``.
+
+    Returns:
+        COCO's numbers, see :func:`libradet.evaluation.coco_metrics.coco_metrics`.
+    """
+    detector = model if isinstance(model, Detector) else load_model(model)
+    dataset, report = read(data, split, training=False, skip_broken=skip_broken, masks=False)
+    metrics = evaluate_dataset(detector, dataset, **settings)
+    skipped = [f"{s['count']} × {s['what']} left out" for s in report.skipped]
+    metrics["notes"] = [*skipped, *report.warnings, *metrics["notes"]]
+    return metrics

@@ -1,0 +1,224 @@
+"""The commands; what they do is done elsewhere."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from libradet.errors import UserError
+
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in one line, like everything else."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns 0, 2 on bad input, or 128 + the signal that stopped it."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(argv)
+    except UserError as error:
+        return _report(error)
+    except KeyboardInterrupt:
+        print("libradet: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(argv: list[str]) -> int:
+    if argv[:1] == ["train"]:
+        return _train(argv[1:])
+    args = _parser().parse_args(argv)
+    return args.run(args)
+
+
+def _report(error: UserError) -> int:
+    # Processes that stop together say so once, and must not look like failures to the one that started them.
+    shared = getattr(error, "shared", False)
+    if shared and os.environ.get("LOCAL_RANK", "0") != "0":
+        return 0
+    code = getattr(error, "exit_code", 2)
+    print(f"libradet: {'error: ' if code == 2 else ''}{error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="libradet", description="Train, measure and use object detectors with balanced learning.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands.add_parser("train", help="train a detector on your data (libradet train --help)", add_help=False)
+    _add_evaluate(commands.add_parser("evaluate", help="measure a trained detector with COCO's numbers"))
+    _add_predict(commands.add_parser("predict", help="draw what a trained detector finds in pictures"))
+    _add_data(commands.add_parser("data", help="check, count or draw up data sets"))
+    models = commands.add_parser("models", help="what --model and --backbone can be")
+    models.add_argument(
+        "--backbones", metavar="PATTERN", help="also list timm's backbones that match, such as 'resnet*'"
+    )
+    models.set_defaults(run=_models)
+    return parser
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="file of a trained model (.safetensors)")
+    parser.add_argument("--data", required=True, metavar="DIR", help="folder with pictures and annotations")
+    parser.add_argument("--split", default="val", help="train, val, … (default: val)")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("SHORT", "LONG"), help="resize to; as trained if not given"
+    )
+    parser.add_argument("--batch_size", type=int, default=4, help="pictures at a time (default: 4)")
+    parser.add_argument("--device", help="cpu, cuda, …; a GPU if there is one")
+    parser.add_argument("--skip_broken", action="store_true", help="leave out missing and damaged pictures")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="write detections as COCO results")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+    parser.set_defaults(run=_evaluate)
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="file of a trained model (.safetensors)")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE|DIR|GLOB", help="what to look at")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for drawings and predictions.json")
+    parser.add_argument("--threshold", type=float, default=0.5, help="least score (default: 0.5)")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("SHORT", "LONG"), help="resize to; as trained if not given"
+    )
+    parser.add_argument("--device", help="cpu, cuda, …; a GPU if there is one")
+    parser.set_defaults(run=_predict)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, text in (("check", "whether training could start, and what was found"), ("stats", "what is in it")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("data", metavar="DIR", help="folder with pictures and annotations")
+        command.add_argument("--split", help="only this one")
+        command.add_argument("--skip_broken", action="store_true", help="leave out missing and damaged pictures")
+        command.add_argument("--json", type=Path, metavar="FILE", help="write it for machines")
+        command.set_defaults(run=_check if name == "check" else _stats)
+    draw = commands.add_parser("synthesize", help="draw a data set with real difficulty")
+    draw.add_argument("out", type=Path, metavar="DIR", help="where to write train.json, val.json and images/")
+    draw.add_argument("--train", type=int, default=240, help="pictures to train on (default: 240)")
+    draw.add_argument("--val", type=int, default=60, help="pictures to measure on (default: 60)")
+    draw.add_argument("--size", type=int, nargs=2, default=(320, 256), metavar=("WIDTH", "HEIGHT"), help="of a picture")
+    draw.add_argument("--classes", type=int, default=5, help="kinds of objects, 1 to 8 (default: 5)")
+    draw.add_argument("--seed", type=int, default=0, help="same seed, same pictures (default: 0)")
+    draw.set_defaults(run=_synthesize)
+
+
+def _train(argv: list[str]) -> int:
+    from libradet.training.options import parse_train
+
+    request = parse_train(argv)
+    from libradet.training.run import train
+
+    train(request.config, request.detector, request.resume)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from libradet.api import evaluate, load_model
+    from libradet.evaluation.tables import show
+
+    size = tuple(args.size) if args.size else None
+    metrics = evaluate(
+        load_model(args.model, _device(args.device)),
+        args.data,
+        args.split,
+        skip_broken=args.skip_broken,
+        size=size,
+        batch_size=args.batch_size,
+        results=args.results,
+    )
+    show(metrics, f"{args.model} on {args.split} of {args.data}")
+    if args.json:
+        _write_json(args.json, metrics)
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from libradet.api import load_model
+    from libradet.evaluation.picture_files import describe, predict_files
+
+    size = tuple(args.size) if args.size else None
+    model = load_model(args.model, _device(args.device))
+    done = predict_files(model, args.pictures, args.out, threshold=args.threshold, size=size)
+    print(describe(done, args.out))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from libradet.data.coco import check
+
+    report = check(args.data, args.split, skip_broken=args.skip_broken, decode=True)
+    Console().print(report.render(str(args.data)))
+    if args.json:
+        _write_json(args.json, report.to_json())
+    return 2 if report.errors else 0
+
+
+def _stats(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from libradet.data.coco import read, splits
+
+    found = {}
+    for split in [args.split] if args.split else splits(args.data):
+        _, report = read(args.data, split, training=False, skip_broken=args.skip_broken, masks=False)
+        Console().print(report.render(f"{args.data}, {split}"))
+        found[split] = report.to_json() | {"sizes": report.sizes}
+    if args.json:
+        _write_json(args.json, found)
+    return 0
+
+
+def _synthesize(args: argparse.Namespace) -> int:
+    from libradet.data.synthetic import synthesize
+
+    synthesize(args.out, train=args.train, val=args.val, size=tuple(args.size), classes=args.classes, seed=args.seed)
+    print(f"{args.train} + {args.val} pictures in {args.out}; train on them: libradet train --data {args.out}")
+    return 0
+
+
+def _models(args: argparse.Namespace) -> int:
+    from libradet.models.zoo import MODELS
+
+    for name, make in MODELS.items():
+        print(f"{name:22} {make.__doc__}")
+    print(
+        "--backbone: resnet18, resnet50, resnet101, resnext101_64x4d, or any timm model with features (--backbones '*')"
+    )
+    if args.backbones:
+        import timm
+
+        print(*timm.list_models(args.backbones), sep="\n")
+    return 0
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _write_json(path: Path, content: object) -> None:
+    import json
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def _version() -> str:
+    from libradet import __version__
+
+    return f"libradet {__version__}"

@@ -1,0 +1,113 @@
+"""Everything about a training run that is not the detector."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from libradet.errors import UserError
+
+
+@dataclass
+class TrainConfig:
+    """A training run; what is None is filled in from the data and the number of devices, and said.
+
+    Args:
+        data: folder with pictures and annotations.
+        model: name in the zoo (`libradet models`).
+        backbone: any timm model with features at strides 4 to 32; the zoo entry's own if null.
+        weights: none (random), imagenet (for the backbone), or the path of a saved model.
+        out: run folder; runs/MODEL-BACKBONE, numbered, if null.
+        train_split: split to train on.
+        val_split: split to measure on, if the data has it.
+        epochs: passes over the training pictures.
+        max_steps: stop after this many optimiser steps.
+        batch_size: pictures per process and step.
+        accumulate: batches whose gradients are added up for one optimiser step.
+        lr: peak learning rate; 0.02 for 16 pictures per step, scaled linearly, if null.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        decay_norm_bias: whether norms and biases decay too.
+        warmup: optimiser steps of linear warm-up; 500, at most a tenth of the run, if null.
+        warmup_from: fraction of lr at which warm-up starts.
+        steps: epochs after which lr is multiplied by gamma; 2/3 and 11/12 of the run if null.
+        gamma: see steps.
+        clip: largest norm of the gradient; null does not clip.
+        ema: decay of an exponential moving average of the weights, which is then what is measured and kept.
+        precision: auto takes bf16 where a convolution is faster in it.
+        devices: processes per machine, one per GPU where there are any.
+        nodes: machines.
+        strategy: auto is ddp as soon as there are several processes.
+        workers: processes that load pictures, per training process; by the number of cores if null.
+        seed: of weights, order, augmentation and sampling.
+        flip: probability of a horizontal flip.
+        eval_every: epochs between two measurements; the last epoch is always measured.
+        save_minutes: minutes between two writes of last.ckpt inside an epoch.
+        save_steps: optimiser steps between two writes of last.ckpt, beside save_minutes.
+        log_every: batches between two rows of metrics.csv.
+        samples: validation pictures to draw after each measurement.
+    """
+
+    data: str
+    model: str = "libra_faster_rcnn"
+    backbone: str | None = None
+    weights: str | None = None
+    out: str | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+    epochs: int = 12
+    max_steps: int | None = None
+    batch_size: int = 4
+    accumulate: int = 1
+    lr: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay_norm_bias: bool = True
+    warmup: int | None = None
+    warmup_from: float = 1 / 3
+    steps: list[float] | None = None
+    gamma: float = 0.1
+    clip: float | None = 35.0
+    ema: float | None = None
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
+    workers: int | None = None
+    seed: int = 0
+    flip: float = 0.5
+    eval_every: int = 1
+    save_minutes: float = 10.0
+    save_steps: int | None = None
+    log_every: int = 10
+    samples: int = 4
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train together."""
+        return self.devices * self.nodes
+
+    @property
+    def pictures_per_step(self) -> int:
+        """Pictures behind one optimiser step, over all processes."""
+        return self.batch_size * self.accumulate * self.world_size
+
+
+_POSITIVE = (
+    *("epochs", "max_steps", "batch_size", "accumulate", "lr", "gamma", "clip", "devices", "nodes"),
+    *("eval_every", "save_steps", "log_every"),
+)
+_NOT_NEGATIVE = ("momentum", "weight_decay", "warmup", "samples", "workers", "save_minutes", "seed")
+_FRACTIONS = ("warmup_from", "flip", "ema")
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse values that no run can use. Raises UserError with field, value and range."""
+    rules = (
+        (_POSITIVE, lambda v: v > 0, "above 0"),
+        (_NOT_NEGATIVE, lambda v: v >= 0, "0 or above"),
+        (_FRACTIONS, lambda v: 0 <= v <= 1, "between 0 and 1"),
+    )
+    for names, holds, wanted in rules:
+        for name in names:
+            value = getattr(config, name)
+            if value is not None and not holds(value):
+                raise UserError(f"{name} is {value}; it has to be {wanted}")

@@ -1,0 +1,99 @@
+"""Keeps a run safe: saves, stops on request, and stops when a loss is no number any more."""
+
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import lightning.pytorch as pl
+
+from libradet.training.config import TrainConfig
+from libradet.training.folder import LAST
+from libradet.training.module import DetectorTraining
+from libradet.training.stopping import AgreedError, Agreement, SignalWatch, Wish
+from libradet.training.watch import Measured
+
+
+class Keeper(pl.Callback):
+    """Writes last.ckpt at every epoch's end, now and then between, and when a signal arrives.
+
+    Args:
+        folder: the run folder.
+        signals: notes Ctrl-C and SIGTERM.
+        describe: words for losses that are not finite.
+
+    Attributes:
+        stopping: the run ends before its time.
+    """
+
+    def __init__(
+        self, folder: Path, config: TrainConfig, signals: SignalWatch, describe: Callable[[Measured, int], str]
+    ) -> None:
+        self.stopping = False
+        self.agreement: Agreement | None = None
+        self._path = folder / LAST
+        self._config = config
+        self._signals = signals
+        self._describe = describe
+        self._granted = Wish.NOTHING
+        self._saved_at, self._saved_step = monotonic(), 0
+
+    def on_train_start(self, trainer: pl.Trainer, module: DetectorTraining) -> None:
+        """Lightning takes the signals when a run starts; they are taken back."""
+        self._signals.install()
+        self.agreement = Agreement()
+        self._saved_at, self._saved_step = monotonic(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: DetectorTraining, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Agree with the other processes on what to do, and do it where gradients are not half gathered."""
+        module.batches_done = trainer.current_epoch * module.batches_per_epoch + batch_idx + 1
+        module.watch.poll()
+        self._granted = max(self._granted, self.agreement.after_step(self._wish(trainer, module)))
+        if self._granted is Wish.FAIL:
+            self._refuse_infinite(trainer, module)
+        last = module.batches_done % module.batches_per_epoch == 0
+        if (batch_idx + 1) % self._config.accumulate and not last:
+            return
+        self.stopping = trainer.should_stop = self._granted is Wish.STOP
+        finished = trainer.global_step == self._config.max_steps
+        if (self._granted or finished) and not last:
+            self._save(trainer, module)
+        self._granted = Wish.NOTHING
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: DetectorTraining) -> None:
+        """Save unless the epoch was left in its middle, in which case it is saved already."""
+        if module.batches_done % module.batches_per_epoch == 0:
+            self._save(trainer, module)
+
+    def on_train_end(self, trainer: pl.Trainer, module: DetectorTraining) -> None:
+        """Nobody waits for an answer any more."""
+        self.agreement.settle()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._signals.received is not None
+
+    def _wish(self, trainer: pl.Trainer, module: DetectorTraining) -> Wish:
+        if module.watch.failure is not None:
+            return Wish.FAIL
+        if self.interrupted:
+            return Wish.STOP
+        # Only one clock counts, else processes would save at different steps.
+        late = trainer.is_global_zero and monotonic() - self._saved_at > 60 * self._config.save_minutes
+        many = self._config.save_steps and trainer.global_step - self._saved_step >= self._config.save_steps
+        return Wish.SAVE if late or many else Wish.NOTHING
+
+    def _save(self, trainer: pl.Trainer, module: DetectorTraining) -> None:
+        self._refuse_infinite(trainer, module)
+        trainer.save_checkpoint(self._path)
+        self._saved_at, self._saved_step = monotonic(), trainer.global_step
+
+    def _refuse_infinite(self, trainer: pl.Trainer, module: DetectorTraining) -> None:
+        module.watch.poll(wait=True)
+        failure = module.watch.failure
+        message = self.agreement.first(failure and self._describe(failure, trainer.global_step))
+        if message is not None:
+            raise AgreedError(message)

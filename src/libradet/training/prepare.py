@@ -1,0 +1,167 @@
+"""From a configuration to all that a run needs, before anything is written."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from libradet.data.coco import read
+from libradet.data.formats import choose_split, find_layout
+from libradet.data.loader import make_loader
+from libradet.data.records import Dataset
+from libradet.data.report import Report, merge
+from libradet.errors import UserError
+from libradet.evaluation.classes import match_classes
+from libradet.models.config import DetectorConfig
+from libradet.models.detector import Detector
+from libradet.models.zoo import create_model, make_config
+from libradet.training.checkpoint import Circumstances, Standing, circumstances, read_standing
+from libradet.training.config import TrainConfig, check
+from libradet.training.folder import LAST, choose_folder
+from libradet.training.precision import choose_precision
+from libradet.training.recipe import resolve
+from libradet.training.sync_norm import synchronise_norms
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can start.
+
+    Attributes:
+        config: resolved.
+        train_set, val_set: pictures; None where there is nothing to measure on.
+        report: what the check of the data found.
+        batches_per_epoch: of each process.
+        standing: where the run continues.
+        why_precision: in a few words.
+    """
+
+    config: TrainConfig
+    detector: Detector
+    folder: Path
+    train_set: Dataset
+    val_set: Dataset | None
+    report: Report
+    batches_per_epoch: int
+    standing: Standing
+    circumstances: Circumstances
+    on_gpu: bool
+    why_precision: str
+
+    def train_loader(self, rank: int, processes: int) -> DataLoader:
+        """Training batches of one process."""
+        return _loader(self.config, self.detector, self.train_set, rank, processes, training=True)
+
+    def val_loader(self, rank: int, processes: int) -> DataLoader:
+        """One process's share of the validation pictures."""
+        assert self.val_set is not None
+        return _loader(self.config, self.detector, self.val_set, rank, processes, training=False)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all training is done already."""
+        total = self.config.epochs * self.batches_per_epoch
+        return self.standing.batches >= total or self.standing.steps == self.config.max_steps
+
+
+def prepare(
+    config: TrainConfig,
+    detector: DetectorConfig | Detector | None = None,
+    resume: Path | None = None,
+    show: Callable[[Report], None] = lambda report: None,
+) -> Plan:
+    """Read and check the data, build the detector, fill in what the configuration leaves open.
+
+    Args:
+        detector: configuration, or a built detector to train on; that behind ``config.model`` if None.
+        resume: run folder to continue in.
+        show: called with the report on the data as soon as it is known.
+
+    Raises:
+        UserError: anything that keeps the run from starting.
+    """
+    check(config)
+    train_set, val_set, report = _read_data(config)
+    show(report)
+    on_gpu = torch.cuda.is_available()
+    _check_devices(config, on_gpu)
+    model = _build(config, detector, train_set.class_names, resume is not None)
+    folder = resume or choose_folder(config, model.config.backbone.name)
+    now = circumstances(config, len(train_set), train_set.class_names)
+    standing = read_standing(folder / LAST, now) if resume else Standing()
+    if config.world_size > 1:
+        synchronise_norms(model, on_gpu)
+    batches = len(_loader(config, model, train_set, 0, config.world_size, training=True))
+    if batches == 0:
+        raise UserError(
+            f"{config.data}: {len(train_set)} training pictures do not fill one batch of {config.batch_size} for each "
+            f"of {config.world_size} processes; lower --batch_size"
+        )
+    precision, why = choose_precision(config, on_gpu)
+    config = resolve(replace(config, precision=precision), batches)
+    return Plan(config, model, folder, train_set, val_set, report, batches, standing, now, on_gpu, why)
+
+
+def _read_data(config: TrainConfig) -> tuple[Dataset, Dataset | None, Report]:
+    data = Path(config.data)
+    layout = find_layout(data)
+    train_split = choose_split(layout, config.train_split, data)
+    try:
+        val_split = choose_split(layout, config.val_split, data)
+    except UserError:
+        if config.val_split != "val":
+            raise
+        val_split = train_split
+    train_set, report = read(data, train_split, masks=False)
+    # One split for everything serves to measure on only if that is what was asked for.
+    if val_split == train_split and config.val_split != train_split:
+        report.notes.append("no split to measure on: nothing is measured, the latest weights are kept as the best")
+        return train_set, None, report
+    val_set, val_report = read(data, val_split, training=False, masks=False)
+    match_classes(train_set.class_names, val_set.class_names)
+    return train_set, val_set, merge({train_split: report, val_split: val_report})
+
+
+def _check_devices(config: TrainConfig, on_gpu: bool) -> None:
+    present = torch.cuda.device_count()
+    if on_gpu and config.devices > present:
+        raise UserError(f"devices is {config.devices}, but this machine has {present} GPU(s)")
+
+
+def _build(
+    config: TrainConfig, detector: DetectorConfig | Detector | None, class_names: list[str], resumed: bool
+) -> Detector:
+    torch.manual_seed(config.seed)
+    if isinstance(detector, Detector):
+        if detector.class_names != class_names:
+            raise UserError(
+                f"the model knows {', '.join(detector.class_names)}, the data set has {', '.join(class_names)}: "
+                "give the model's file as weights instead, which keeps all but the last layers"
+            )
+        return detector.train()
+    tree = detector or make_config(config.model, len(class_names), config.backbone, config.weights)
+    # A run that continues has its weights already.
+    weights = None if resumed else config.weights
+    return create_model(config.model, weights=weights, class_names=class_names, config=tree).train()
+
+
+def _loader(
+    config: TrainConfig, detector: Detector, dataset: Dataset, rank: int, processes: int, training: bool
+) -> DataLoader:
+    cores = os.cpu_count() or 1
+    workers = min(8, max(1, cores // (2 * config.devices))) if config.workers is None else config.workers
+    return make_loader(
+        dataset,
+        size=detector.config.image.size,
+        batch_size=config.batch_size,
+        training=training,
+        divisor=detector.divisor,
+        workers=workers,
+        seed=config.seed,
+        flip=config.flip,
+        rank=rank,
+        world_size=processes,
+    )
