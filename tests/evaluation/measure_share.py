@@ -2,9 +2,9 @@
 
 import json
 import pickle
+from datetime import timedelta
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
 from libradet.evaluation.coco_evaluator import CocoEvaluator
@@ -12,8 +12,9 @@ from libradet.evaluation.coco_evaluator import CocoEvaluator
 
 def measure_share(rank: int, folder: Path) -> None:
     """Measure the pickled batches of ``rank``, and write down what this process takes for the joint result."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    # If the other process dies, this one does not wait for it for ever.
+    patience = timedelta(minutes=3)
+    dist.init_process_group("gloo", f"file://{folder / 'store'}", patience, rank=rank, world_size=2)
     evaluator = CocoEvaluator(pickle.loads((folder / "dataset").read_bytes()))
     for detections, batch in pickle.loads((folder / f"share{rank}").read_bytes()):
         evaluator.update(detections, batch)

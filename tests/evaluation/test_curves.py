@@ -25,7 +25,8 @@ def metrics(tmp_path):
     ]
     training[7]["train/loss"] = float("nan")
     measured = [{"step": 10 * e + 9, "epoch": e, "val/AP": 0.1 * e, "val/AP50": 0.2 * e} for e in range(4)]
-    return write(tmp_path / "run" / "metrics.csv", training + measured) if (tmp_path / "run").mkdir() is None else None
+    (tmp_path / "run").mkdir()
+    return write(tmp_path / "run" / "metrics.csv", training + measured)
 
 
 def test_reading_skips_blanks_and_what_is_not_finite(metrics):
@@ -50,10 +51,9 @@ def test_smoothing_keeps_lines_and_ignores_single_outliers():
 def test_picture_of_the_curves(metrics, tmp_path):
     out = plot_curves(metrics, tmp_path / "new" / "curves.png")
     with Image.open(out) as picture:
-        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+        drawn = {color for _, color in picture.convert("RGB").getcolors(2**24)}
     assert picture.width > 1000
     assert picture.height > 800
-    drawn = {tuple(p) for p in np.unique(pixels, axis=0)}
     assert {(0x1A, 0x1A, 0x1A), (0x00, 0x72, 0xB2)} <= drawn
 
 
