@@ -1,6 +1,5 @@
 """Reading data sets: any layout in, checked pictures and a report out."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from libradet.data.records import Dataset, Picture
 from libradet.data.report import Report, few, merge
 from libradet.errors import UserError
 
-__all__ = ["Dataset", "Picture", "Report", "align_classes", "check", "read", "splits", "to_coco"]
+__all__ = ["Dataset", "Picture", "Report", "check", "read", "splits", "to_coco"]
 
 
 def splits(data: Path | str) -> list[str]:
@@ -100,32 +99,6 @@ def _compare_splits(datasets: list[Dataset], report: Report) -> None:
             report.warnings.append(
                 f"{len(shared)} pictures are in {first.split} and in {other.split} ({names_shared})."
             )
-
-
-def align_classes(dataset: Dataset, class_names: list[str]) -> Dataset:
-    """The data set with its labels numbered as ``class_names`` says (those of a trained model).
-
-    Classes that the data set does not know get category ids of their own, above its largest.
-
-    Raises:
-        UserError: the data set has boxes of a class that is not among ``class_names``.
-    """
-    if dataset.class_names == list(class_names):
-        return dataset
-    label_of = {name: label for label, name in enumerate(class_names)}
-    used = set(np.concatenate([np.zeros(0, np.int64), *(p.labels for p in dataset.pictures)]).tolist())
-    unknown = [name for i, name in enumerate(dataset.class_names) if name not in label_of and i in used]
-    if unknown:
-        raise UserError(
-            f"{dataset.root}: the model does not know {few(unknown)}; its classes are {few(class_names, 10)}. "
-            "Rename the data set's categories, or train on it."
-        )
-    table = np.array([label_of.get(name, -1) for name in dataset.class_names], np.int64)
-    own = dict(zip(dataset.class_names, dataset.category_ids, strict=True))
-    fresh = iter(range(max(dataset.category_ids) + 1, max(dataset.category_ids) + 1 + len(class_names)))
-    ids = [own[name] if name in own else next(fresh) for name in class_names]
-    pictures = [dataclasses.replace(p, labels=table[p.labels]) for p in dataset.pictures]
-    return dataclasses.replace(dataset, pictures=pictures, category_ids=ids, class_names=list(class_names))
 
 
 def to_coco(dataset: Dataset) -> dict[str, Any]:

@@ -32,10 +32,10 @@ def compact(record: dict[str, Any], width: int, height: int, relative: bool, unf
 
 def _polygons(found: Any) -> list[np.ndarray] | None:
     try:
-        polygons = [np.array(polygon, np.float32) for polygon in found]
+        polygons = [np.asarray(polygon, np.float32) for polygon in found]
     except (TypeError, ValueError):
         return None
-    fit = [p for p in polygons if p.ndim == 1 and len(p) >= 6 and len(p) % 2 == 0 and np.isfinite(p).all()]
+    fit = [p for p in polygons if p.ndim == 1 and len(p) >= 6 and len(p) % 2 == 0 and np.isfinite(p.sum())]
     return fit or None
 
 

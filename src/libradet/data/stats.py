@@ -1,0 +1,235 @@
+"""What a data set asks of a detector: how many of what, how large, how long, how crowded, and do anchors fit."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from torch import from_numpy
+from torchvision.ops import box_iou
+
+from libradet.data.records import Dataset
+from libradet.data.report import few
+from libradet.data.transforms import Size, target_size
+
+SIDES = (8, 16, 32, 64, 96, 128, 256, 512)
+"""Edges of the histogram of √(width · height), pixels of the file."""
+
+ASPECTS = (1 / 5, 1 / 3, 1 / 2, 2 / 3, 3 / 2, 2, 3, 5)
+"""Edges of the histogram of width / height."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Numbers of one split; crowd regions only count as such.
+
+    Attributes:
+        classes: by name: boxes, pictures with at least one, median √area in pixels of the file.
+        picture_sizes: (width, height) → how many, most frequent first, at most ten.
+        boxes_per_picture: mean, median, most.
+        sides, aspects: histograms over SIDES and ASPECTS, with an open class at each end.
+        resized_side: 5th, 50th and 95th percentile of √area after resizing.
+        covered: share of boxes whose shape overlaps that of some anchor by IoU 0.5 or more.
+        overlapping: share of boxes that overlap another of their class by IoU above 0.5.
+        advice: sentences.
+    """
+
+    pictures: int
+    boxes: int
+    crowd: int
+    classes: dict[str, dict[str, float]]
+    picture_sizes: dict[tuple[int, int], int]
+    boxes_per_picture: tuple[float, float, int]
+    sides: list[int]
+    aspects: list[int]
+    resized_side: tuple[float, float, float]
+    covered: float
+    overlapping: float
+    advice: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers with plain keys, and the edges of the histograms."""
+        sizes = {f"{width}x{height}": count for (width, height), count in self.picture_sizes.items()}
+        return asdict(self) | {"picture_sizes": sizes, "side_edges": SIDES, "aspect_edges": ASPECTS}
+
+    def render(self, title: str = "Data set") -> Group:
+        """Tables to print with rich."""
+        mean, median, most = self.boxes_per_picture
+        facts = Table(title=escape(title), title_justify="left", show_header=False, box=None, padding=(0, 1))
+        crowd = f", {self.crowd:,} crowd regions" if self.crowd else ""
+        facts.add_row("pictures", f"{self.pictures:,}")
+        facts.add_row("sizes", few([f"{w}x{h} ({n:,})" for (w, h), n in self.picture_sizes.items()]))
+        facts.add_row("boxes", f"{self.boxes:,}{crowd}")
+        facts.add_row("boxes per picture", f"mean {mean:.1f}, median {median:g}, at most {most}")
+        facts.add_row(
+            "side after resizing",
+            "5 % below {:.0f}, half below {:.0f}, 95 % below {:.0f} px".format(*self.resized_side),
+        )
+        facts.add_row("anchors fit", f"{self.covered:.1%} of boxes (IoU ≥ 0.5 with the best shape)")
+        facts.add_row("same class overlaps", f"{self.overlapping:.1%} of boxes (IoU > 0.5)")
+        sides = _chart("√area, px", _ranges(SIDES, "{:g}"), self.sides)
+        aspects = _chart("width / height", _ranges(ASPECTS, "{:.2f}"), self.aspects)
+        advice = [escape(f"· {text}") for text in self.advice]
+        return Group(facts, _class_table(self.classes), sides, aspects, *advice)
+
+
+def measure(
+    dataset: Dataset,
+    size: Size = (800, 1333),
+    *,
+    scales: Sequence[float] = (8.0,),
+    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    strides: Sequence[int] = (4, 8, 16, 32, 64),
+) -> Stats:
+    """Numbers of a split, for pictures resized to ``size`` and anchors of these scales, ratios (h / w) and strides."""
+    boxes, owner, labels, crowd = _flatten(dataset)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    resized = sides * _factors(dataset, size)[owner]
+    per_picture = np.bincount(owner, minlength=len(dataset))
+    root = np.sqrt(sides.prod(1))
+    resized_root = np.sqrt(resized.prod(1))
+    covered = _covered(resized, scales, ratios, strides)
+    overlapping = _overlapping(dataset)
+    advice = _advise(resized_root, resized, covered, overlapping, per_picture, np.bincount(labels))
+    shapes = Counter((p.width, p.height) for p in dataset.pictures)
+    return Stats(
+        pictures=len(dataset),
+        boxes=len(boxes),
+        crowd=crowd,
+        classes=_by_class(dataset, labels, owner, root),
+        picture_sizes=dict(shapes.most_common(10)),
+        boxes_per_picture=(len(boxes) / max(1, len(dataset)), _median(per_picture), int(per_picture.max(initial=0))),
+        sides=np.bincount(np.digitize(root, SIDES), minlength=len(SIDES) + 1).tolist(),
+        aspects=np.bincount(np.digitize(sides[:, 0] / sides[:, 1], ASPECTS), minlength=len(ASPECTS) + 1).tolist(),
+        resized_side=_percentiles(resized_root),
+        covered=_share(covered),
+        overlapping=overlapping,
+        advice=advice,
+    )
+
+
+def _flatten(dataset: Dataset) -> tuple[ndarray, ndarray, ndarray, int]:
+    """Boxes that are objects, the row of their picture, their labels, and the number of crowd regions."""
+    kept = [~p.crowd for p in dataset.pictures]
+    boxes = np.concatenate([np.zeros((0, 4)), *(p.boxes[k] for p, k in zip(dataset.pictures, kept, strict=True))])
+    none = np.zeros(0, np.int64)
+    labels = np.concatenate([none, *(p.labels[k] for p, k in zip(dataset.pictures, kept, strict=True))])
+    owner = np.repeat(np.arange(len(dataset)), [int(k.sum()) for k in kept])
+    return boxes, owner, labels, sum(int(p.crowd.sum()) for p in dataset.pictures)
+
+
+def _factors(dataset: Dataset, size: Size) -> Float[ndarray, "N 1"]:
+    shapes = [(p.height, target_size(p.height, p.width, size)[0]) for p in dataset.pictures]
+    return np.array([new / old for old, new in shapes]).reshape(-1, 1)
+
+
+def _covered(
+    sides: Float[ndarray, "N 2"], scales: Sequence[float], ratios: Sequence[float], strides: Sequence[int]
+) -> ndarray:
+    """Whether some anchor's shape overlaps each box by IoU 0.5 or more, centres aligned."""
+    best = np.zeros(len(sides))
+    for base in (scale * stride for scale in scales for stride in strides):
+        for ratio in ratios:
+            width, height = base / ratio**0.5, base * ratio**0.5
+            common = np.minimum(sides[:, 0], width) * np.minimum(sides[:, 1], height)
+            best = np.maximum(best, common / (sides.prod(1) + width * height - common))
+    return best >= 0.5
+
+
+def _overlapping(dataset: Dataset) -> float:
+    """Share of objects that overlap another of their class by IoU above 0.5."""
+    hits = total = 0
+    for picture in dataset.pictures:
+        boxes, labels = picture.boxes[~picture.crowd], picture.labels[~picture.crowd]
+        total += len(boxes)
+        if len(boxes) > 1:
+            overlap = box_iou(from_numpy(boxes), from_numpy(boxes)).numpy() > 0.5
+            same = labels[:, None] == labels
+            hits += int((overlap & same & ~np.eye(len(boxes), dtype=bool)).any(1).sum())
+    return hits / total if total else 0.0
+
+
+def _by_class(dataset: Dataset, labels: ndarray, owner: ndarray, root: ndarray) -> dict[str, dict[str, float]]:
+    rows = {}
+    for label, name in enumerate(dataset.class_names):
+        chosen = labels == label
+        pictures = len(np.unique(owner[chosen]))
+        rows[name] = {"boxes": int(chosen.sum()), "pictures": pictures, "median_side": _median(root[chosen])}
+    return rows
+
+
+def _percentiles(values: ndarray) -> tuple[float, float, float]:
+    low, middle, high = np.percentile(values, [5, 50, 95]).tolist() if len(values) else (0.0, 0.0, 0.0)
+    return low, middle, high
+
+
+def _median(values: ndarray) -> float:
+    return float(np.median(values)) if len(values) else 0.0
+
+
+def _share(chosen: ndarray) -> float:
+    return float(chosen.mean()) if len(chosen) else 0.0
+
+
+def _advise(
+    root: ndarray, sides: ndarray, covered: ndarray, overlapping: float, per_picture: ndarray, counts: ndarray
+) -> list[str]:
+    if not len(root):
+        return ["There are no boxes."]
+    advice = []
+    tiny = _share(root < 16)
+    if tiny > 0.1:
+        advice.append(
+            f"{tiny:.0%} of boxes are below 16 px after resizing: train on larger pictures, or cut them into tiles."
+        )
+    if _share(covered) < 0.9:
+        low, high = np.exp(np.percentile(np.log(sides[~covered, 1] / sides[~covered, 0]), [10, 90]))
+        middle = float(np.median(root[~covered]))
+        advice.append(
+            f"Anchors miss {1 - _share(covered):.0%} of boxes: those have height / width from {low:.2g} to {high:.2g} "
+            f"and a typical side of {middle:.0f} px; set anchor ratios or scales for them."
+        )
+    if per_picture.max() > 100:
+        crowded = int((per_picture > 100).sum())
+        advice.append(
+            f"{crowded} pictures hold more than 100 boxes (up to {per_picture.max()}): allow more detections."
+        )
+    if overlapping > 0.02:
+        advice.append(
+            f"{overlapping:.0%} of boxes overlap one of their class by IoU > 0.5: raise the threshold of suppression."
+        )
+    present = counts[counts > 0]
+    if present.max() > 50 * present.min():
+        advice.append(f"Classes are far from balanced: from {present.min()} to {present.max():,} boxes.")
+    return advice
+
+
+def _ranges(edges: Sequence[float], form: str) -> list[str]:
+    texts = [form.format(edge) for edge in edges]
+    return [f"< {texts[0]}", *(f"{a} – {b}" for a, b in pairwise(texts)), f"≥ {texts[-1]}"]
+
+
+def _chart(title: str, names: Sequence[str], counts: Sequence[int]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 1))
+    most = max(*counts, 1)
+    for name, count in zip(names, counts, strict=True):
+        table.add_row(escape(name), f"{count:,}", "█" * round(30 * count / most), style=None if count else "dim")
+    return table
+
+
+def _class_table(classes: dict[str, dict[str, float]]) -> Table:
+    table = Table("class", "boxes", "pictures", "median side, px", box=None, padding=(0, 1), header_style="dim")
+    for name, row in sorted(classes.items(), key=lambda item: -item[1]["boxes"]):
+        if row["boxes"]:
+            table.add_row(escape(name), f"{row['boxes']:,}", f"{row['pictures']:,}", f"{row['median_side']:.0f}")
+    without = [name for name, row in classes.items() if not row["boxes"]]
+    if without:
+        table.caption, table.caption_justify = f"without any box: {escape(few(without, 20))}", "left"
+    return table
