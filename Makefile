@@ -1,0 +1,48 @@
+# Every target sets up what it needs: Python 3.11 or newer, git and make are enough.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: setup demo test test-slow check format bench pins clean
+
+setup: $(READY)
+
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	touch $(READY)
+
+# Draws a data set, trains a small Libra R-CNN on it, measures it and draws what it sees.
+demo: $(READY)
+	$(BIN)/python -c "import shutil; shutil.rmtree('runs/demo', ignore_errors=True)"
+	$(BIN)/libradet data synthesize runs/demo/data --config configs/demo_data.yaml
+	$(BIN)/libradet train --config configs/demo.yaml --data runs/demo/data --out runs/demo/run
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/pyrefly check
+
+format: $(READY)
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+# Side by side with torchvision in one run; see docs/results.
+bench: $(READY)
+	$(BIN)/python benchmarks/against_torchvision.py
+
+# Renews the pins from the ranges in pyproject.toml.
+pins: $(READY)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate \
+		--no-emit-index-url --upgrade pyproject.toml -o requirements.txt
+
+clean:
+	rm -rf .venv runs build dist src/*.egg-info
