@@ -138,3 +138,11 @@ def test_an_interrupt_leaves_what_was_done(folder, detector, tmp_path, monkeypat
 def test_many_files_show_their_progress(folder, detector, tmp_path, capsys):
     predict_files(detector, [folder], tmp_path / "out")
     assert "3/3" in capsys.readouterr().err
+
+
+def test_results_carry_the_category_ids_of_the_training_data(folder, detector, tmp_path):
+    detector.config.category_ids = (17, 3)
+    done = predict_files(detector, [folder / "b.jpg"], tmp_path / "out", threshold=0.0, progress=False)
+    assert [r["category_id"] for r in done.results] == [3, 17]
+    companion = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert companion["categories"] == [{"id": 17, "name": "cat"}, {"id": 3, "name": "dog"}]

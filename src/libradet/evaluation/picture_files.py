@@ -25,7 +25,7 @@ class Predicted:
     """What came of a list of files.
 
     Attributes:
-        results: COCO results: ``image_id``, ``category_id`` (label + 1), ``bbox`` (xywh, pixels of the
+        results: COCO results: ``image_id``, ``category_id``, ``bbox`` (xywh, pixels of the
             upright file), ``score``.
         images: for each picture that was read ``id``, ``file_name``, ``width``, ``height`` and ``drawing``.
         unreadable: why, by file.
@@ -49,8 +49,9 @@ def predict_files(
 
     In ``out``: a picture with boxes for each file; ``predictions.json``, COCO results; ``images.json``, a
     COCO data set without annotations that says which file an ``image_id`` and which class a
-    ``category_id`` (label + 1) is. Ids are the files' own numbers if every name is one, as COCO's are;
-    otherwise 1, 2, … in order. Files that cannot be read are passed over and listed.
+    ``category_id`` is. Category ids are those of the training data. Image ids are the files' own numbers if
+    every name is one, as COCO's are; otherwise 1, 2, … in order. Files that cannot be read are passed over
+    and listed.
 
     Args:
         sources: files, folders and globs, see :func:`find_pictures`.
@@ -75,7 +76,7 @@ def predict_files(
                 found = predict(model, picture, threshold, size)
                 assert isinstance(found, sv.Detections)
                 save(draw(picture, found), out / names[path])
-                _note(done, number, path, picture, names[path], found)
+                _note(done, model, number, path, picture, names[path], found)
     finally:  # after an interrupt, too, there are results of what was seen
         _write(done, model, out)
     if not done.images:
@@ -147,7 +148,9 @@ def _drawing_names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def _note(done: Predicted, number: int, path: Path, picture: RGB, drawing: str, found: sv.Detections) -> None:
+def _note(
+    done: Predicted, model: Detector, number: int, path: Path, picture: RGB, drawing: str, found: sv.Detections
+) -> None:
     height, width = picture.shape[:2]
     entry = {"id": number, "file_name": path.as_posix(), "width": width, "height": height, "drawing": drawing}
     done.images.append(entry)
@@ -156,11 +159,11 @@ def _note(done: Predicted, number: int, path: Path, picture: RGB, drawing: str, 
     corners = found.xyxy.astype(np.float64)
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     for box, label, score in zip(boxes.tolist(), found.class_id.tolist(), found.confidence.tolist(), strict=True):
-        done.results.append({"image_id": number, "category_id": label + 1, "bbox": box, "score": score})
+        done.results.append({"image_id": number, "category_id": model.category_ids[label], "bbox": box, "score": score})
 
 
 def _write(done: Predicted, model: Detector, out: Path) -> None:
-    categories = [{"id": label + 1, "name": name} for label, name in enumerate(model.class_names)]
+    categories = [{"id": i, "name": n} for i, n in zip(model.category_ids, model.class_names, strict=True)]
     companion = {"images": done.images, "categories": categories, "annotations": []}
     (out / "predictions.json").write_text(json.dumps(done.results))
     (out / "images.json").write_text(json.dumps(companion, ensure_ascii=False, indent=1))

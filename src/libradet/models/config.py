@@ -165,11 +165,15 @@ class RoIConfig:
 
 @dataclass
 class DetectorConfig:
-    """Everything needed to build a detector, and all that a saved model has to remember about itself."""
+    """Everything needed to build a detector, and all that a saved model has to remember about itself.
+
+    ``category_ids`` are the ids that the training data set calls its classes by, for writing results.
+    """
 
     model: str = "faster_rcnn"
     num_classes: int = 80
     class_names: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
     image: ImageConfig = field(default_factory=ImageConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)

@@ -50,6 +50,11 @@ class Detector(nn.Module):
         return list(self.config.class_names)
 
     @property
+    def category_ids(self) -> list[int]:
+        """The training data set's own ids of labels 0..C−1; 1..C if it is not known."""
+        return list(self.config.category_ids) or list(range(1, self.config.num_classes + 1))
+
+    @property
     def divisor(self) -> int:
         """Canvas sides must be multiples of this: the coarsest stride, at least that of the backbone."""
         return max(self.strides[-1], 32)

@@ -89,6 +89,7 @@ def prepare(
     on_gpu = torch.cuda.is_available()
     _check_devices(config, on_gpu)
     model = _build(config, detector, train_set.class_names, resume is not None)
+    model.config.category_ids = tuple(train_set.category_ids)
     folder = resume or choose_folder(config, model.config.backbone.name)
     now = circumstances(config, len(train_set), train_set.class_names)
     standing = read_standing(folder / LAST, now) if resume else Standing()
