@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from libradet.errors import UserError
+from libradet.models.config import PyramidConfig
+from libradet.models.pyramids import FeaturePyramid
+
+CHANNELS = (16, 32, 64, 128)
+CASES = {
+    "neck_fpn": PyramidConfig(channels=32),
+    "neck_fpn_retina": PyramidConfig(channels=32, first_stride=8, extra="conv_on_c5"),
+    "neck_pafpn": PyramidConfig(kind="pafpn", channels=32),
+}
+OUR_NAMES = {
+    "lateral_convs": "lateral",
+    "fpn_convs": "output",
+    "downsample_convs": "bottom_up",
+    "pafpn_convs": "bottom_up_output",
+}
+
+
+def our_name(name: str, laterals: int) -> str:
+    part, index, _, kind = name.removeprefix("state.").split(".")
+    if part == "fpn_convs" and int(index) >= laterals:
+        return f"extra_convs.{int(index) - laterals}.{kind}"
+    return f"{OUR_NAMES[part]}.{index}.{kind}"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_levels_are_mmdetections(parity, case):
+    z = parity(case)
+    pyramid = FeaturePyramid(CHANNELS, CASES[case])
+    laterals = len(pyramid.lateral)
+    pyramid.load_state_dict({our_name(k, laterals): v for k, v in z.items() if k.startswith("state.")})
+    levels = pyramid([z[f"in_{i}"] for i in range(4)])
+    assert len(levels) == 5
+    for i, level in enumerate(levels):
+        torch.testing.assert_close(level, z[f"out_{i}"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["fpn", "pafpn"])
+@pytest.mark.parametrize("extra", ["max_pool", "conv_on_c5", "conv_on_p5"])
+@pytest.mark.parametrize(("first", "levels"), [(4, 4), (4, 6), (8, 3), (8, 5), (32, 1)])
+def test_strides_shapes_and_gradients(kind, extra, first, levels):
+    pyramid = FeaturePyramid(CHANNELS, PyramidConfig(kind, 8, levels, first, extra))
+    strides = [first * 2**i for i in range(levels)]
+    assert pyramid.strides == strides
+    features = [torch.randn(1, c, 128 // s, 256 // s) for c, s in zip(CHANNELS, (4, 8, 16, 32), strict=True)]
+    out = pyramid(features)
+    assert [tuple(x.shape) for x in out] == [(1, 8, max(128 // s, 1), 256 // s) for s in strides]
+    sum(x.square().sum() for x in out).backward()
+    for name, p in pyramid.named_parameters():
+        assert p.grad is not None, name
+
+
+def test_too_few_levels_are_refused():
+    with pytest.raises(UserError, match=r"pyramid\.levels is 3"):
+        FeaturePyramid(CHANNELS, PyramidConfig(levels=3))

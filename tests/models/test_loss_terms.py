@@ -1,0 +1,101 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from libradet.balance import balanced_l1_loss
+from libradet.models.config import BoxLossConfig
+from libradet.models.losses import box_loss, class_loss, objectness_loss, shared_count
+
+COUNT = torch.tensor(77.0)
+KINDS = [
+    BoxLossConfig("l1"),
+    BoxLossConfig("smooth_l1"),
+    BoxLossConfig("smooth_l1", beta=1 / 9),
+    BoxLossConfig("balanced_l1", weight=2.0),
+    BoxLossConfig("balanced_l1", beta=0.11, variant="mmdet"),
+]
+
+
+def test_classification_is_mmdetections(parity):
+    z = parity("losses")
+    logits = z["ce_softmax.input"].clone().requires_grad_()
+    valid = z["label_weights"][None] > 0
+    loss = class_loss(logits[None], z["ce_softmax.target"][None], valid, COUNT)
+    loss.backward()
+    torch.testing.assert_close(loss, z["ce_softmax.value_avg77"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits.grad, z["ce_softmax.grad"], rtol=1e-4, atol=1e-6)
+    # There, label 0 is the one class, an object, and 1 the background.
+    logits = z["ce_sigmoid.input"].clone().requires_grad_()
+    loss = objectness_loss(logits.T, z["ce_sigmoid.target"][None] == 0, valid, COUNT)
+    loss.backward()
+    torch.testing.assert_close(loss, z["ce_sigmoid.value_avg77"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits.grad, z["ce_sigmoid.grad"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        (BoxLossConfig("l1"), "l1"),
+        (BoxLossConfig("smooth_l1"), "smooth_l1_b1"),
+        (BoxLossConfig("smooth_l1", beta=1 / 9), "smooth_l1_b011"),
+    ],
+)
+def test_localisation_is_mmdetections(parity, config, key):
+    z = parity("losses")
+    # There, each coordinate has a weight of 0 or 1; here a row counts or not. So each coordinate is a row of its own.
+    keep = z["bbox_weight"].flatten() > 0
+    alone = F.pad((z["pred"] - z["target"]).reshape(1, -1, 1), (0, 3))
+    loss = box_loss(alone, torch.zeros_like(alone), keep[None], COUNT, config)
+    torch.testing.assert_close(loss, z[f"{key}.value_avg77"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", KINDS)
+def test_localisation_sums_coordinates_of_positives(config):
+    deltas, targets = torch.randn(2, 9, 4), torch.randn(2, 9, 4)
+    positive = torch.rand(2, 9) < 0.5
+    error = (deltas - targets)[positive]
+    if config.kind == "balanced_l1":
+        terms = balanced_l1_loss(error, config.alpha, config.gamma, config.beta, config.variant)
+    elif config.kind == "l1":
+        terms = error.abs()
+    else:
+        x = error.abs()
+        terms = torch.where(x < config.beta, x**2 / (2 * config.beta), x - config.beta / 2)
+    loss = box_loss(deltas, targets, positive, COUNT, config)
+    torch.testing.assert_close(loss, config.weight * terms.sum() / 77)
+
+
+@pytest.mark.parametrize("config", KINDS)
+@pytest.mark.parametrize("padding", [float("nan"), float("inf"), 1e30])
+def test_what_padding_holds_reaches_neither_loss_nor_gradient(config, padding):
+    deltas, targets = torch.randn(1, 6, 4), torch.randn(1, 6, 4)
+    positive = torch.tensor([[True, False] * 3])
+    clean = deltas.clone().requires_grad_()
+    dirty = deltas.masked_fill(~positive[..., None], padding).requires_grad_()
+    wild = targets.masked_fill(~positive[..., None], padding)
+    a = box_loss(clean, targets, positive, COUNT, config)
+    b = box_loss(dirty, wild, positive, COUNT, config)
+    a.backward()
+    b.backward()
+    assert torch.equal(a, b)
+    assert torch.equal(clean.grad, dirty.grad)
+    assert (dirty.grad[~positive] == 0).all()
+
+
+def test_invalid_samples_do_not_count():
+    logits, labels = torch.randn(2, 5, 4, requires_grad=True), torch.randint(4, (2, 5))
+    valid = torch.tensor([[True, True, False, False, True], [False] * 5])
+    loss = class_loss(logits, labels, valid, shared_count(valid))
+    torch.testing.assert_close(loss, F.cross_entropy(logits[valid], labels[valid]))
+    loss.backward()
+    assert (logits.grad[~valid] == 0).all()
+    nothing = class_loss(logits, labels, torch.zeros_like(valid), shared_count(torch.zeros_like(valid)))
+    assert nothing == 0
+    score, positive = torch.randn(2, 5), torch.rand(2, 5) < 0.5
+    expected = F.binary_cross_entropy_with_logits(score[valid], positive[valid].float())
+    torch.testing.assert_close(objectness_loss(score, positive, valid, shared_count(valid)), expected)
+
+
+def test_count_is_at_least_one():
+    assert shared_count(torch.zeros(3, 4, dtype=torch.bool)) == 1
+    assert shared_count(torch.ones(3, 4, dtype=torch.bool)) == 12
