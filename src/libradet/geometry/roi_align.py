@@ -1,6 +1,7 @@
 """RoIAlign over a pyramid as one operator: each box reads the level that fits its size (FPN, equation 1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,7 +12,8 @@ from torchvision.ops import roi_align
 def assign_levels(
     boxes: Float[Tensor, "*N 4"], strides: Sequence[int], canonical_size: float = 224.0, canonical_level: int = 4
 ) -> Int[Tensor, "*N"]:
-    """Index into ``strides`` of the level for each box: one of side ``canonical_size`` reads stride 2^``canonical_level``."""
+    """Index into ``strides`` of the level for each box: one of side ``canonical_size`` reads stride
+    2^``canonical_level``."""
     side = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1).sqrt()
     level = torch.floor(canonical_level + torch.log2(side / canonical_size + 1e-6))
     lowest = strides[0].bit_length() - 1
@@ -28,12 +30,17 @@ def _pyramid_roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    rois = _as_rois(boxes)
-    out = pyramid[0].new_zeros((len(rois), pyramid[0].shape[1], size, size), dtype=torch.float32)
-    for level, (features, stride) in enumerate(zip(pyramid, strides, strict=True)):
-        rows = (levels.flatten() == level).nonzero().squeeze(1)
-        out[rows] = roi_align(features.float(), rois[rows], size, 1 / stride, sampling_ratio, aligned)
-    return out.to(pyramid[0].dtype)
+    out = pyramid[0].new_zeros((*boxes.shape[:2], pyramid[0].shape[1], size, size))
+
+    def align(level: int, b: slice) -> None:
+        rows, rois = _rois_of_level(boxes[b], levels[b], level)
+        if len(rois):
+            features = pyramid[level][b].float()
+            pooled = roi_align(features, rois, size, 1 / strides[level], sampling_ratio, aligned)
+            out[b].view(-1, *out.shape[2:])[rows] = pooled.to(out.dtype)
+
+    _for_each(align, len(pyramid), boxes)
+    return out.flatten(0, 1)
 
 
 @_pyramid_roi_align.register_fake
@@ -51,25 +58,52 @@ def _pyramid_roi_align_backward(
     sampling_ratio: int,
     aligned: bool,
 ) -> list[Tensor]:
-    rois, size, grads = _as_rois(boxes), grad.shape[-1], []
-    for level, (features, stride) in enumerate(zip(pyramid, strides, strict=True)):
-        rows = (levels.flatten() == level).nonzero().squeeze(1)
-        g = torch.ops.torchvision._roi_align_backward(
-            grad[rows].float(), rois[rows], 1 / stride, size, size, *features.shape, sampling_ratio, aligned
-        )
-        grads.append(g.to(features.dtype))
+    grads = [torch.zeros_like(features) for features in pyramid]
+    size = grad.shape[-1]
+    grad = grad.unflatten(0, boxes.shape[:2])
+
+    def align(level: int, b: slice) -> None:
+        rows, rois = _rois_of_level(boxes[b], levels[b], level)
+        if len(rois):
+            shape = grads[level][b].shape
+            g = grad[b].flatten(0, 1)[rows].float()
+            scale = 1 / strides[level]
+            grads[level][b] = torch.ops.torchvision._roi_align_backward(
+                g, rois, scale, size, size, *shape, sampling_ratio, aligned
+            )
+
+    _for_each(align, len(pyramid), boxes)
     return grads
 
 
 @_pyramid_roi_align_backward.register_fake
 def _(grad, pyramid, boxes, levels, strides, sampling_ratio, aligned):
-    return [torch.empty_like(features, memory_format=torch.contiguous_format) for features in pyramid]
+    return [torch.empty_like(features) for features in pyramid]
 
 
-def _as_rois(boxes: Tensor) -> Tensor:
-    picture = torch.arange(len(boxes), device=boxes.device, dtype=torch.float32)
-    picture = picture[:, None, None].expand(-1, boxes.shape[1], 1)
-    return torch.cat([picture, boxes.float()], dim=2).flatten(0, 1)
+def _rois_of_level(boxes: Tensor, levels: Tensor, level: int) -> tuple[Tensor, Tensor]:
+    """Rows, pictures flattened, of the boxes that read ``level``; and those boxes with their picture in front."""
+    picture, slot = (levels == level).nonzero(as_tuple=True)
+    rois = torch.cat([picture[:, None].float(), boxes[picture, slot].float()], dim=1)
+    return picture * boxes.shape[1] + slot, rois
+
+
+def _for_each(work: Callable[[int, slice], None], num_levels: int, boxes: Tensor) -> None:
+    """Run ``work`` on every level: of all pictures at once on a GPU, picture by picture on a CPU.
+
+    torchvision's CPU kernel uses one thread, so the pictures are dealt out to threads; each writes to its
+    own part of the result, so the order does not matter.
+    """
+    # New threads would record gradients, and may not write to tensors made in inference mode.
+    work = torch.inference_mode()(work)
+    if boxes.is_cuda or len(boxes) == 1 or torch.get_num_threads() == 1:
+        for level in range(num_levels):
+            work(level, slice(None))
+        return
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        jobs = [pool.submit(work, level, slice(b, b + 1)) for level in range(num_levels) for b in range(len(boxes))]
+    for job in jobs:
+        job.result()
 
 
 def _setup_context(ctx, inputs, output) -> None:
