@@ -38,11 +38,10 @@ class NonLocal2d(nn.Module):
         self.theta = nn.Conv2d(channels, channels, 1)
         self.phi = nn.Conv2d(channels, channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
-        for conv in (self.g, self.theta, self.phi):
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for conv in (self.g, self.theta, self.phi, self.out):
+            nn.init.normal_(conv.weight, std=0.0 if conv is self.out else 0.01)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         query, key, value = (conv(x).flatten(2).transpose(1, 2)[:, None] for conv in (self.theta, self.phi, self.g))

@@ -35,4 +35,5 @@ class Batch(NamedTuple):
 
     def to(self, device, non_blocking: bool = False) -> "Batch":
         """The same batch with every tensor on ``device``."""
-        return Batch(*(t if t is None else t.to(device, non_blocking=non_blocking) for t in self))
+        moved = {k: t.to(device, non_blocking=non_blocking) for k, t in self._asdict().items() if t is not None}
+        return Batch(**moved)

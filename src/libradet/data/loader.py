@@ -30,7 +30,7 @@ class Key(NamedTuple):
     index: int
 
 
-class Samples:
+class Samples(torch.utils.data.Dataset):
     """A data set by :class:`Key`: decoded, resized, flipped with probability ``flip_chance``."""
 
     def __init__(self, dataset: Dataset, size: Size, seed: int, flip_chance: float, masks: bool) -> None:

@@ -189,7 +189,7 @@ def _ground(noise: Noise, width: int, height: int) -> Float32[ndarray, "h w 3"]:
     """Cloudy ground between two dull colours, with a fine pattern on it."""
     base = noise.uniform(70, 190)
     dark, bright = (base + shift + noise.normal(0, 16, 3) for shift in (-25, 25))
-    clouds = sum(_clouds(noise, width, height, cells) / cells for cells in (3, 7, 15, 31))
+    clouds = np.sum([_clouds(noise, width, height, cells) / cells for cells in (3, 7, 15, 31)], axis=0)
     clouds = (clouds - clouds.min()) / np.ptp(clouds)
     pixels = dark + clouds[..., None] * (bright - dark)
     return (pixels + _pattern(noise, width, height)[..., None] * noise.uniform(4, 18)).astype(np.float32)

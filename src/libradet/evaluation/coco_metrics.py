@@ -58,7 +58,7 @@ def coco_metrics(
     limits = _limits(max_detections)
     evaluated = _accumulate(truth, results, iou_type, limits, class_agnostic, wanted) if wanted else None
     counts = _count_truths(ground_truth, set(wanted))
-    metrics = _summary(evaluated, limits) if evaluated else dict.fromkeys([*STANDARD, *_extra(limits)])
+    metrics: Metrics = {**(_summary(evaluated, limits) if evaluated else dict.fromkeys([*STANDARD, *_extra(limits)]))}
     metrics |= {"per_class": {}, "per_class_AP50": {}, "ground_truths_per_class": counts}
     if evaluated and not class_agnostic:
         metrics |= _by_class(evaluated["precision"], limits, list(counts))

@@ -70,7 +70,8 @@ def sheet(
 def save(picture: RGB, path: Path) -> None:
     """Write a picture in the format that the file's name says; JPEG with high quality."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, **({"quality": 92} if path.suffix.lower() in {".jpg", ".jpeg"} else {}))
+    # Formats without loss take no notice of the quality.
+    Image.fromarray(picture).save(path, quality=92)
 
 
 def color_of(label: int) -> str:
@@ -79,9 +80,10 @@ def color_of(label: int) -> str:
 
 
 def _worst_first(detections: sv.Detections) -> sv.Detections:
-    if detections.confidence is None:
-        return detections[np.arange(len(detections))]
-    return detections[np.argsort(detections.confidence, kind="stable")]
+    scores = np.zeros(len(detections)) if detections.confidence is None else detections.confidence
+    ordered = detections[np.argsort(scores, kind="stable")]
+    assert isinstance(ordered, sv.Detections)
+    return ordered
 
 
 def _labels(detections: sv.Detections, class_names: Sequence[str] | None) -> list[str]:

@@ -1,6 +1,7 @@
 """Backbones: any timm model that gives features at strides 4, 8, 16 and 32."""
 
 from itertools import pairwise
+from typing import Any
 
 import timm
 import torch
@@ -37,7 +38,7 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "B Ci Hi Wi"]) -> Float[Tensor, "B Co Ho Wo"]:
         conv, norm = self.conv, self.norm
-        if norm.training:
+        if norm.training or norm.running_var is None or norm.running_mean is None:
             return norm(conv(x))
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         shift = norm.bias - norm.running_mean * scale
@@ -46,14 +47,16 @@ class ConvNorm(nn.Module):
         return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
+def _can_fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
+    plain = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and type(norm) is nn.BatchNorm2d and norm.affine
+    return plain and norm.track_running_stats and conv.out_channels == norm.num_features
+
+
 def pair_convs_with_norms(module: nn.Module) -> None:
     """Replace, in place, every convolution directly followed by its plain batch norm with a :class:`ConvNorm`."""
     children = list(module.named_children())
     for (name, conv), (next_name, norm) in pairwise(children):
-        plain = (
-            type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and type(norm) is nn.BatchNorm2d and norm.affine
-        )
-        if plain and norm.track_running_stats and conv.out_channels == norm.num_features:
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and _can_fold(conv, norm):
             setattr(module, name, ConvNorm(conv, norm))
             setattr(module, next_name, nn.Identity())
     for child in module.children():
@@ -76,7 +79,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.frozen_norm = config.frozen_norm
         self.body, rows = _create_body(config.name, pretrained)
-        info = self.body.feature_info
+        info: Any = self.body.feature_info
         self.channels: list[int] = [info.channels()[row] for row in rows]
         self.rows = rows
         self.gives_nhwc = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
@@ -105,9 +108,10 @@ class Backbone(nn.Module):
 def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
     tag = IMAGENET_TAGS.get(name, name) if pretrained else name
     # Swin transformers are made for one size of picture unless told otherwise.
-    options = {"strict_img_size": False} if name.startswith("swin") else {}
+    options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
     try:
-        reductions = timm.create_model(name, features_only=True, pretrained=False, **options).feature_info.reduction()
+        info: Any = timm.create_model(name, features_only=True, pretrained=False, **options).feature_info
+        reductions = info.reduction()
         rows = [reductions.index(stride) for stride in STRIDES]
     except ValueError as e:
         raise UserError(f"backbone {name!r} has no features at strides {STRIDES}; choose one that has") from e

@@ -79,7 +79,7 @@ def parse_config(values: dict, source: str) -> DetectorConfig:
         parsed = _parser().parse_object({"config": values})
     except Exception as e:  # jsonargparse raises several kinds
         raise UserError(f"{source}: its configuration cannot be used: {e}") from e
-    return _parser().instantiate_classes(Namespace(parsed)).config
+    return _parser().instantiate_classes(Namespace(parsed))["config"]
 
 
 @cache

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from libradet.balance import BalancedFeaturePyramid
 from libradet.data.batch import Batch
+from libradet.errors import UserError
 from libradet.models.backbones import Backbone
 from libradet.models.config import DetectorConfig
 from libradet.models.detections import Detections
@@ -17,6 +18,8 @@ from libradet.models.rpn import RPN, propose, rpn_losses
 
 if TYPE_CHECKING:
     import supervision
+
+    from libradet.data.transforms import Size
 
 
 class Detector(nn.Module):
@@ -32,6 +35,8 @@ class Detector(nn.Module):
 
     def __init__(self, config: DetectorConfig, pretrained: bool = False) -> None:
         super().__init__()
+        if config.rpn is None or config.roi is None:
+            raise UserError(f"{config.model}: a two-stage detector needs both rpn and roi, and one of them is null")
         self.config = config
         self.backbone = Backbone(config.backbone, pretrained)
         self.pyramid = FeaturePyramid(self.backbone.channels, config.pyramid)
@@ -78,6 +83,8 @@ class Detector(nn.Module):
         pyramid = self.extract_features(batch)
         output = self.rpn(pyramid)
         config = self.config
+        assert config.rpn is not None
+        assert config.roi is not None
         suppression = config.rpn.train_proposals if self.training else config.rpn.test_proposals
         proposals = propose(output, batch.sizes, suppression, self.rpn.per_cell)
         if not self.training:
@@ -88,7 +95,7 @@ class Detector(nn.Module):
         }
 
     def predict(
-        self, images, threshold: float = 0.5, size: tuple[int, int] | str | None = None
+        self, images, threshold: float = 0.5, size: "Size | None" = None
     ) -> "supervision.Detections | list[supervision.Detections]":
         """Detections of one picture or of a list of them, in pixels of the original.
 

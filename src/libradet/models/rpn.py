@@ -54,9 +54,11 @@ class RPN(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs))
         self.logits = nn.Conv2d(channels, self.per_cell, 1)
         self.deltas = nn.Conv2d(channels, self.per_cell * 4, 1)
-        for conv in (*self.convs, self.logits, self.deltas):
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                nn.init.normal_(conv.weight, std=0.01)
+                if conv.bias is not None:
+                    nn.init.zeros_(conv.bias)
         a = config.anchors
         for i, stride in enumerate(self.strides):
             anchors = base_anchors(stride, a.scales, a.ratios, a.offset, a.rounded)
@@ -66,8 +68,9 @@ class RPN(nn.Module):
         """Predictions for every anchor of every level."""
         logits, deltas, anchors, shapes = [], [], [], []
         for i, (x, stride) in enumerate(zip(pyramid, self.strides, strict=True)):
-            shapes.append((x.shape[2], x.shape[3]))
-            anchors.append(grid_anchors(self.get_buffer(f"base_anchors_{i}"), *shapes[-1], stride))
+            height, width = x.shape[2:]
+            shapes.append((height, width))
+            anchors.append(grid_anchors(self.get_buffer(f"base_anchors_{i}"), height, width, stride))
             for conv in self.convs:
                 x = F.relu(conv(x))
             logits.append(self.logits(x).permute(0, 2, 3, 1).flatten(1))

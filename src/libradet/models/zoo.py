@@ -15,6 +15,7 @@ from libradet.models.config import (
     BalancedPyramidConfig,
     BoxLossConfig,
     DetectorConfig,
+    PyramidConfig,
     RoIConfig,
     RPNConfig,
     SamplingConfig,
@@ -29,13 +30,17 @@ def faster_rcnn() -> DetectorConfig:
 
 def libra_faster_rcnn() -> DetectorConfig:
     """Libra R-CNN: Faster R-CNN balanced at the sample, feature and objective level."""
-    config = faster_rcnn()
-    config.model = "libra_faster_rcnn"
-    config.pyramid.balanced = BalancedPyramidConfig(level=2, refine="non_local")
-    config.rpn.sampling.negatives_per_positive = 5.0
-    config.roi.sampling = SamplingConfig(positives="instance_balanced", negatives="iou_balanced", num_bins=3)
-    config.roi.box_loss = BoxLossConfig(kind="balanced_l1", alpha=0.5, gamma=1.5, beta=1.0)
-    return config
+    rpn = RPNConfig()
+    rpn.sampling.negatives_per_positive = 5.0
+    return DetectorConfig(
+        "libra_faster_rcnn",
+        pyramid=PyramidConfig(balanced=BalancedPyramidConfig(level=2, refine="non_local")),
+        rpn=rpn,
+        roi=RoIConfig(
+            sampling=SamplingConfig(positives="instance_balanced", negatives="iou_balanced", num_bins=3),
+            box_loss=BoxLossConfig(kind="balanced_l1", alpha=0.5, gamma=1.5, beta=1.0),
+        ),
+    )
 
 
 MODELS: dict[str, Callable[[], DetectorConfig]] = {f.__name__: f for f in (faster_rcnn, libra_faster_rcnn)}
