@@ -1,0 +1,176 @@
+import argparse
+import collections
+import os
+import pickle
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from libradet.errors import UserError
+from libradet.interop.reading import read_tensors
+
+STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.5]), "n": torch.tensor(7)}
+
+
+def same(tensors):
+    return list(tensors) == list(STATE) and all(torch.equal(tensors[n], t) for n, t in STATE.items())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrap", [dict, lambda s: {"state_dict": collections.OrderedDict(s)}, lambda s: {"model": s}])
+def test_pytorch_files(tmp_path, zipped, wrap):
+    state = {f"module.{name}": t for name, t in STATE.items()}
+    torch.save(wrap(state), tmp_path / "any.name", _use_new_zipfile_serialization=zipped)
+    assert same(read_tensors(tmp_path / "any.name")[0])
+
+
+def test_parameters_views_and_types(tmp_path):
+    base = torch.randn(4, 6)
+    state = {"p": torch.nn.Parameter(base), "t": base.t(), "part": base[1:3, ::2], "h": base.half(), "e": base[:0]}
+    torch.save(state, tmp_path / "x.pth")
+    tensors, _ = read_tensors(tmp_path / "x.pth")
+    assert {n: t.dtype for n, t in tensors.items()} == {n: t.dtype for n, t in state.items()}
+    assert all(torch.equal(tensors[n], t) and not tensors[n].requires_grad for n, t in state.items())
+
+
+def test_safetensors(tmp_path):
+    save_file(STATE, tmp_path / "x.bin", {"note": "hello"})
+    tensors, meta = read_tensors(tmp_path / "x.bin")
+    assert set(tensors) == set(STATE)
+    assert meta == {"note": "hello"}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_arrays_in_a_pickle(tmp_path, protocol):
+    model = {name: t.numpy() for name, t in STATE.items()}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"model": model, "__author__": "somebody"}, protocol))
+    assert same(read_tensors(tmp_path / "x.pkl")[0])
+
+
+def test_a_runners_checkpoint(shared_data):
+    path = shared_data.parent / "parity" / "checkpoints" / "runner_epoch.pth"
+    if not path.is_file():
+        pytest.skip(f"{path} is absent")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+    tensors, meta = read_tensors(path)
+    assert len(tensors) == 356
+    assert tensors["backbone.conv1.weight"].shape == (64, 3, 7, 7)
+    assert meta["dataset_meta"]["classes"][:2] == ("person", "bicycle")
+    assert "mmengine" not in sys.modules
+
+
+def test_trainers_own_objects_are_never_imported(tmp_path, monkeypatch):
+    module = types.ModuleType("mmengine.surprise")
+
+    class Surprise(list):
+        def __setstate__(self, state):
+            raise AssertionError("called")
+
+        def method(self):
+            return None
+
+    Surprise.__module__, Surprise.__qualname__ = module.__name__, "Surprise"
+    module.Surprise = Surprise
+    monkeypatch.setitem(sys.modules, "mmengine", types.ModuleType("mmengine"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    thing = Surprise([1, 2])
+    thing.x = 3
+    extra = {"hook": thing, "method": thing.method, "class": Surprise, "args": argparse.Namespace(lr=0.1)}
+    torch.save({"model": STATE, **extra}, tmp_path / "x.pth")
+    monkeypatch.delitem(sys.modules, module.__name__)
+    assert same(read_tensors(tmp_path / "x.pth")[0])
+    assert module.__name__ not in sys.modules
+
+
+class Reduced:
+    """Pickled as a call of ``function`` with ``args``, and an attribute set afterwards if there is ``state``."""
+
+    def __init__(self, function, *args, state=None):
+        self.parts = (function, args) if state is None else (function, args, state)
+
+    def __reduce__(self):
+        return self.parts
+
+
+def by_name(module, name):
+    """A pickle of a global, whatever it is, as text."""
+    return f"c{module}\n{name}\n".encode()
+
+
+HOSTILE = {
+    "posix.system": lambda mark: Reduced(os.system, f"touch {mark}"),
+    "builtins.exec": lambda mark: Reduced(exec, f"open({str(mark)!r}, 'w')"),
+    "builtins.eval": lambda mark: Reduced(eval, f"open({str(mark)!r}, 'w')"),
+    "io.open": lambda mark: Reduced(open, str(mark), "w"),
+    "getattr": lambda mark: Reduced(getattr, torch.Size([1]), "__class__"),
+    "torch.hub.load": lambda mark: Reduced(torch.hub.load, "a/b", "c"),
+    "torch.serialization.load": lambda mark: Reduced(torch.load, str(mark)),
+    "builtins.__import__": lambda mark: Reduced(__import__, "antigravity"),
+    "importlib.import_module": lambda mark: Reduced(__import__("importlib").import_module, "antigravity"),
+    "torch.nn.modules.linear.Linear": lambda mark: torch.nn.Linear(1, 1),
+    "codec": lambda mark: Reduced(__import__("_codecs").encode, "x", "zip"),
+    "functools.partial": lambda mark: __import__("functools").partial(os.system, f"touch {mark}"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle"])
+def test_hostile_files_are_refused_by_name(tmp_path, name, kind):
+    mark, path = tmp_path / "mark", tmp_path / "x.pth"
+    content = {"state_dict": STATE if kind != "pickle" else {}, "meta": HOSTILE[name](mark)}
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
+    with pytest.raises(UserError, match=r"x\.pth") as e:
+        read_tensors(path)
+    assert name in str(e.value)
+    assert not mark.exists()
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        # getattr of what getattr gave; a class and a function altered; an inert class altered.
+        b"c__builtin__\ngetattr\n(" + by_name("torch", "Size") + b"V__call__\ntR.",
+        by_name("numpy", "dtype") + b"(N(dVx\nI1\nstb.",
+        by_name("torch._utils", "_rebuild_tensor_v2") + b"(dV__defaults__\nNsb.",
+        by_name("mmengine.x", "Y") + b"(N(dV__new__\n" + by_name("torch", "Size") + b"stb.",
+        by_name("mmengine.x", "Y.__init__.__globals__") + b"(dVx\nI1\nsb.",
+    ],
+)
+def test_nothing_can_be_altered(tmp_path, code):
+    (tmp_path / "x.pkl").write_bytes(code)
+    before = dict(vars(np.dtype))
+    with pytest.raises(UserError, match=r"x\.pkl"):
+        read_tensors(tmp_path / "x.pkl")
+    assert dict(vars(np.dtype)) == before
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_programs_are_refused(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "x.pt")
+    with pytest.raises(UserError, match="TorchScript"):
+        read_tensors(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 not really", b"\x80\x02.", b"\x80\x04]\x94."])
+def test_what_is_no_checkpoint(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.pth") as e:
+        read_tensors(tmp_path / "x.pth")
+    assert len(str(e.value).splitlines()) <= 2
+
+
+def test_no_file_and_no_tensors(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_tensors(tmp_path / "absent.pth")
+    torch.save({"state_dict": {"a": 1}}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="'a' is not a tensor"):
+        read_tensors(tmp_path / "x.pth")
