@@ -9,7 +9,7 @@ from libradet.data.coco import read
 from libradet.errors import UserError
 from libradet.evaluation.coco_metrics import Metrics
 from libradet.evaluation.evaluate import evaluate as evaluate_dataset
-from libradet.models.checkpoint import load_model
+from libradet.interop.loading import load_any as load_model
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.zoo import create_model

@@ -23,10 +23,17 @@ def base_anchors(
     return (corners + offset * stride).float()
 
 
-def grid_anchors(base: Float[Tensor, "A 4"], height: int, width: int, stride: int) -> Float[Tensor, "N 4"]:
-    """Base anchors repeated over a grid of ``height`` × ``width`` cells: cells row by row, anchors innermost."""
-    x = torch.arange(width, device=base.device, dtype=base.dtype) * stride
-    y = torch.arange(height, device=base.device, dtype=base.dtype) * stride
+def grid_anchors(
+    base: Float[Tensor, "A 4"], height: int, width: int, stride: int, canvas: tuple[int, int] | None = None
+) -> Float[Tensor, "N 4"]:
+    """Base anchors repeated over a grid of ``height`` × ``width`` cells: cells row by row, anchors innermost.
+
+    With ``canvas`` (height, width), cells are as large as whole pixels allow for the grid to fit on it,
+    whatever ``stride`` says.
+    """
+    step_y, step_x = (canvas[0] // height, canvas[1] // width) if canvas else (stride, stride)
+    x = torch.arange(width, device=base.device, dtype=base.dtype) * step_x
+    y = torch.arange(height, device=base.device, dtype=base.dtype) * step_y
     y, x = torch.meshgrid(y, x, indexing="ij")
     shifts = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)
     return (shifts + base).view(-1, 4)

@@ -61,6 +61,7 @@ class _Function:
     """A function that a pickle may call, but not alter."""
 
     __slots__ = ("_function",)
+    _function: Callable
 
     def __init__(self, function: Callable) -> None:
         object.__setattr__(self, "_function", function)

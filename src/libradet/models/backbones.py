@@ -85,6 +85,11 @@ class Backbone(nn.Module):
         self.gives_nhwc = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
         if config.freeze_at and not _freeze(self.body, config.freeze_at - 1, info.module_name()[rows[0]].split(".")):
             raise UserError(f"backbone {config.name!r} has no stem and stages of its own to freeze; set freeze_at to 0")
+        if config.stride_in_1x1:
+            _move_strides(self.body, config.name)
+        for module in self.body.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and config.norm_eps is not None:
+                module.eps = config.norm_eps
         pair_convs_with_norms(self.body)
         self.train()
 
@@ -126,6 +131,14 @@ def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
             "Use --weights none, --weights PATH of a saved model, or fill the hub's cache on a connected machine."
         ) from e
     return body, list(rows)
+
+
+def _move_strides(body: nn.Module, name: str) -> None:
+    blocks = [module for module in body.modules() if isinstance(module, timm.models.resnet.Bottleneck)]
+    if not blocks:
+        raise UserError(f"backbone {name!r} has no bottleneck blocks; set stride_in_1x1 to false")
+    for block in blocks:
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
 
 
 def _freeze(module: nn.Module, stages: int, first_stage: list[str]) -> bool:

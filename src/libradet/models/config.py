@@ -10,12 +10,17 @@ from typing import Literal
 
 @dataclass
 class ImageConfig:
-    """How pictures enter: resized so that the short side is ``size[0]`` unless the long one exceeds ``size[1]``."""
+    """How pictures enter: resized so that the short side is ``size[0]`` unless the long one exceeds ``size[1]``.
+
+    ``divisor``: sides of the canvas are multiples of it; 0 is the coarsest stride. Pictures' borders look
+    different to a detector on another canvas.
+    """
 
     size: tuple[int, int] = (800, 1333)
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     channels: Literal["rgb", "bgr"] = "rgb"
+    divisor: int = 0
 
 
 @dataclass
@@ -23,12 +28,15 @@ class BackboneConfig:
     """A timm feature extractor.
 
     ``freeze_at``: 0 nothing, 1 the stem, 2 stem and first stage. ``frozen_norm``: batch norms use (and
-    keep) their stored statistics.
+    keep) their stored statistics. ``norm_eps``: what their variances are increased by; None as the model has
+    it. ``stride_in_1x1``: blocks of a ResNet subsample in their first convolution (Caffe), not in their second.
     """
 
     name: str = "resnet50"
     freeze_at: int = 0
     frozen_norm: bool = False
+    norm_eps: float | None = None
+    stride_in_1x1: bool = False
 
 
 @dataclass
@@ -53,12 +61,17 @@ class PyramidConfig:
 
 @dataclass
 class AnchorConfig:
-    """Anchors of side ``scale × stride`` at every cell; ``offset`` 0 puts them on cell corners, 0.5 on centres."""
+    """Anchors of side ``scale × stride`` at every cell; ``offset`` 0 puts them on cell corners, 0.5 on centres.
+
+    ``rounded``: corners are whole pixels. ``fitted``: the cells of a level divide the canvas, rounded down to
+    whole pixels, as torchvision's do, where a coarse level does not fit it.
+    """
 
     scales: tuple[float, ...] = (8.0,)
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     offset: float = 0.0
     rounded: bool = False
+    fitted: bool = False
 
 
 @dataclass

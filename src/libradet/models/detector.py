@@ -62,7 +62,7 @@ class Detector(nn.Module):
     @property
     def divisor(self) -> int:
         """Canvas sides must be multiples of this: the coarsest stride, at least that of the backbone."""
-        return max(self.strides[-1], 32)
+        return self.config.image.divisor or max(self.strides[-1], 32)
 
     def normalise(self, batch: Batch) -> Float[Tensor, "B 3 H W"]:
         """Pictures as the backbone wants them, zero in the padding."""

@@ -60,6 +60,7 @@ class RPN(nn.Module):
                 if conv.bias is not None:
                     nn.init.zeros_(conv.bias)
         a = config.anchors
+        self.fitted = a.fitted
         for i, stride in enumerate(self.strides):
             anchors = base_anchors(stride, a.scales, a.ratios, a.offset, a.rounded)
             self.register_buffer(f"base_anchors_{i}", anchors, persistent=False)
@@ -67,10 +68,12 @@ class RPN(nn.Module):
     def forward(self, pyramid: Sequence[Float[Tensor, "B C _ _"]]) -> RPNOutput:
         """Predictions for every anchor of every level."""
         logits, deltas, anchors, shapes = [], [], [], []
+        rows, columns = (side * self.strides[0] for side in pyramid[0].shape[2:])
+        canvas = (rows, columns) if self.fitted else None
         for i, (x, stride) in enumerate(zip(pyramid, self.strides, strict=True)):
             height, width = x.shape[2:]
             shapes.append((height, width))
-            anchors.append(grid_anchors(self.get_buffer(f"base_anchors_{i}"), height, width, stride))
+            anchors.append(grid_anchors(self.get_buffer(f"base_anchors_{i}"), height, width, stride, canvas))
             for conv in self.convs:
                 x = F.relu(conv(x))
             logits.append(self.logits(x).permute(0, 2, 3, 1).flatten(1))

@@ -1,0 +1,43 @@
+"""What is to be known about a toolbox to read and write its checkpoints."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from libradet.interop.resnet import Pairs
+from libradet.models.config import DetectorConfig
+
+Tensors = Mapping[str, Tensor]
+
+
+class Layout(NamedTuple):
+    """How one checkpoint is laid out.
+
+    Attributes:
+        pairs: names of layers, there and here.
+        background_first: class 0 is background, and has deltas (unused) if boxes are class-specific.
+        ignored: names that say nothing about weights; surplus otherwise.
+    """
+
+    pairs: Pairs
+    background_first: bool = False
+    ignored: tuple[str, ...] = ()
+
+
+class Family(NamedTuple):
+    """A toolbox.
+
+    Attributes:
+        name: what people call it.
+        recognises: whether tensors carry its names.
+        normalise: names as its newest version has them.
+        describe: the detector that the (normalised) tensors and notes of a checkpoint belong to.
+        layout: of the checkpoints of such a detector.
+    """
+
+    name: str
+    recognises: Callable[[Tensors], bool]
+    normalise: Callable[[Tensors], dict[str, Tensor]]
+    describe: Callable[[Tensors, Mapping[str, Any]], DetectorConfig]
+    layout: Callable[[Tensors, DetectorConfig], Layout]

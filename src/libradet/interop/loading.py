@@ -1,0 +1,107 @@
+"""Detectors from other toolboxes' checkpoints, recognised by the names of their tensors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from libradet.errors import UserError
+from libradet.interop import detectron2, mmdetection, torchvision_models
+from libradet.interop.family import Family, Tensors
+from libradet.interop.reading import read_tensors
+from libradet.interop.rows import background_to_last
+from libradet.models.checkpoint import FORMAT, load_model
+from libradet.models.detector import Detector
+
+FAMILIES: tuple[Family, ...] = (mmdetection.FAMILY, torchvision_models.FAMILY, detectron2.FAMILY)
+
+
+class Loaded(NamedTuple):
+    """A detector and what did not fit: empty unless a partial load was asked for.
+
+    Attributes:
+        missing: our tensors that the file does not have.
+        surplus: the file's tensors that our detector does not have.
+        misshapen: the file's tensors of another shape than ours.
+    """
+
+    model: Detector
+    family: str
+    missing: list[str]
+    surplus: list[str]
+    misshapen: list[str]
+
+
+def load_any(path: str | Path, device: str | torch.device = "cpu") -> Detector:
+    """A detector from our own file or another toolbox's checkpoint, in evaluation mode.
+
+    Raises:
+        UserError: not a checkpoint, of unknown origin, or its tensors do not fit.
+    """
+    return load_checkpoint(path).model.to(device)
+
+
+def load_checkpoint(path: str | Path, allow_partial: bool = False) -> Loaded:
+    """The same on the CPU, with what is known about it; with ``allow_partial``, what does not fit stays random."""
+    tensors, meta = read_tensors(path)
+    if meta.get("format") == FORMAT:
+        return Loaded(load_model(path), "libradet", [], [], [])
+    family = recognise(tensors, path)
+    try:
+        tensors = family.normalise(tensors)
+        config = family.describe(tensors, meta)
+    except UserError as e:
+        raise UserError(f"{path}: a checkpoint of {family.name}, but {e}") from e
+    except KeyError as e:
+        raise UserError(f"{path}: a checkpoint of {family.name}, but {e} is missing") from e
+    loaded = _fill(Detector(config), tensors, family)
+    if not allow_partial and any(loaded[2:]):
+        raise UserError(f"{path}: a checkpoint of {family.name} that does not fit; {explain(loaded)}")
+    return loaded
+
+
+def recognise(tensors: Tensors, path: str | Path) -> Family:
+    """Whose tensors these are. Raises UserError if nobody's that we know."""
+    for family in FAMILIES:
+        if family.recognises(tensors):
+            return family
+    some = ", ".join(list(tensors)[:3])
+    names = ", ".join(family.name for family in FAMILIES)
+    raise UserError(f"{path}: not a detector of libradet, {names}; its tensors are called {some}, …")
+
+
+def explain(loaded: Loaded) -> str:
+    """One sentence with the names of all that did not fit."""
+    parts = (("missing", loaded.missing), ("surplus", loaded.surplus), ("misshapen", loaded.misshapen))
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts if names)
+
+
+def _fill(model: Detector, tensors: Tensors, family: Family) -> Loaded:
+    layout, own = family.layout(tensors, model.config), model.state_dict()
+    here = dict(layout.pairs)
+    found: dict[str, Tensor] = {}
+    surplus: list[str] = []
+    misshapen: list[str] = []
+    for name, t in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        ours = f"{here.get(layer)}.{kind}"
+        if ours not in own:
+            surplus += [] if name.startswith(layout.ignored) and layout.ignored else [name]
+            continue
+        t = background_to_last(ours, t) if layout.background_first else t
+        if t.shape == own[ours].shape:
+            found[ours] = t
+        else:
+            misshapen.append(f"{name} {_shape(t)} instead of {_shape(own[ours])}")
+    model.load_state_dict(found, strict=False)
+    lost = {name.split(" ")[0] for name in misshapen}
+    there = {ours: theirs for theirs, ours in layout.pairs}
+    missing = [n for n in own if n not in found and not n.endswith("num_batches_tracked")]
+    missing = [n for n in missing if f"{there.get(n.rpartition('.')[0])}.{n.rpartition('.')[2]}" not in lost]
+    return Loaded(model.eval(), family.name, missing, surplus, misshapen)
+
+
+def _shape(t: Tensor) -> Sequence[int]:
+    return list(t.shape)
