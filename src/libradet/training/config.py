@@ -42,7 +42,7 @@ class TrainConfig:
         eval_every: epochs between two measurements; the last epoch is always measured.
         save_minutes: minutes between two writes of last.ckpt inside an epoch.
         save_steps: optimiser steps between two writes of last.ckpt, beside save_minutes.
-        log_every: batches between two rows of metrics.csv.
+        log_every: optimiser steps between two rows of metrics.csv.
         samples: validation pictures to draw after each measurement.
     """
 

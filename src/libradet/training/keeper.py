@@ -30,7 +30,7 @@ class Keeper(pl.Callback):
         self, folder: Path, config: TrainConfig, signals: SignalWatch, describe: Callable[[Measured, int], str]
     ) -> None:
         self.stopping = False
-        self.agreement: Agreement | None = None
+        self._agreement: Agreement | None = None
         self._path = folder / LAST
         self._config = config
         self._signals = signals
@@ -41,7 +41,7 @@ class Keeper(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: DetectorTraining) -> None:
         """Lightning takes the signals when a run starts; they are taken back."""
         self._signals.install()
-        self.agreement = Agreement()
+        self._agreement = Agreement()
         self._saved_at, self._saved_step = monotonic(), trainer.global_step
 
     def on_train_batch_end(
@@ -72,6 +72,12 @@ class Keeper(pl.Callback):
         self.agreement.settle()
 
     @property
+    def agreement(self) -> Agreement:
+        """With the other processes; there from the start of training on."""
+        assert self._agreement is not None
+        return self._agreement
+
+    @property
     def interrupted(self) -> bool:
         """Whether this process was asked to stop."""
         return self._signals.received is not None
@@ -94,6 +100,7 @@ class Keeper(pl.Callback):
     def _refuse_infinite(self, trainer: pl.Trainer, module: DetectorTraining) -> None:
         module.watch.poll(wait=True)
         failure = module.watch.failure
-        message = self.agreement.first(failure and self._describe(failure, trainer.global_step))
+        mine = None if failure is None else self._describe(failure, trainer.global_step)
+        message = self.agreement.first(mine)
         if message is not None:
             raise AgreedError(message)

@@ -78,7 +78,7 @@ class Measurer:
                 save_model(detector, self._folder / BEST)
             return True
         evaluator = self._evaluate(detector, self._dataset, cast, stopped)
-        if any_process(evaluator is None):
+        if any_process(evaluator is None) or evaluator is None:
             return False
         metrics = evaluator.compute()
         if self._record is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from libradet.data.batch import Batch
+from libradet.data.loader import BatchSampler
 from libradet.models.detector import Detector
 from libradet.training.checkpoint import Circumstances
 from libradet.training.config import TrainConfig
@@ -54,21 +55,26 @@ class DetectorTraining(pl.LightningModule):
         self._pictures: list[int] = []
 
     def train_dataloader(self) -> DataLoader:
-        """The loader, at the batch where the run stands; Lightning tells its sampler of new epochs."""
+        """The loader, at the batch where the run stands."""
         loader = self._make_loader(self.trainer.global_rank, self.trainer.world_size)
         epoch, start = divmod(self.batches_done, self.batches_per_epoch)
-        loader.batch_sampler.set_epoch(epoch)
-        loader.batch_sampler.set_start(start)
+        sampler = _sampler_of(loader)
+        sampler.set_epoch(epoch)
+        sampler.set_start(start)
         return loader
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """SGD; its schedule advances with every optimiser step."""
         optimizer, schedule = build_optimizer(self.detector, self.config, self.batches_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_epoch_start(self) -> None:
+        """A new epoch has its own order; an epoch that is continued does not come by here."""
+        _sampler_of(self.trainer.train_dataloader).set_epoch(self.current_epoch)
+
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Note which pictures these are while that costs no waiting for a device."""
-        self._pictures = batch.index.tolist()
+        self._pictures = [] if batch.index is None else batch.index.tolist()
         return batch
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -96,3 +102,9 @@ class DetectorTraining(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stand where the checkpoint was written."""
         self.batches_done = checkpoint["libradet"]["batches_done"]
+
+
+def _sampler_of(loader: DataLoader | None) -> BatchSampler:
+    assert loader is not None
+    assert isinstance(loader.batch_sampler, BatchSampler)
+    return loader.batch_sampler

@@ -16,7 +16,7 @@ class Reporter(pl.Callback):
 
     Args:
         record: None in all processes but the first.
-        every: batches between two rows of the record.
+        every: optimiser steps between two rows of the record.
     """
 
     def __init__(self, record: Record | None, display: ProgressDisplay, every: int) -> None:
@@ -25,11 +25,13 @@ class Reporter(pl.Callback):
         self._every = every
         self._losses: list[Measured] = []
         self._rate = 0.0
+        self._step = 0
         self._batches, self._since = 0, monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, module: DetectorTraining) -> None:
         """From here on it can be seen."""
         self._display.start()
+        self._step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: DetectorTraining) -> None:
         """What happened between epochs was not training."""
@@ -46,7 +48,9 @@ class Reporter(pl.Callback):
         done = trainer.current_epoch * module.batches_per_epoch + batch_idx + 1
         if self._losses:
             self._display.step(done, trainer.current_epoch + 1, self._losses[-1].losses, self._rate or rate)
-        if done % self._every == 0 or batch_idx + 1 == module.batches_per_epoch:
+        stepped = trainer.global_step > self._step
+        self._step = trainer.global_step
+        if stepped and (self._step % self._every == 0 or batch_idx + 1 == module.batches_per_epoch):
             self._rate = rate
             self._write(trainer)
             self._batches, self._since = 0, monotonic()

@@ -111,7 +111,7 @@ def _fit(plan: Plan, record: Record | None, display: ProgressDisplay, measurer: 
     with _quiet(), SignalWatch(display.say) as signals:
         keeper = Keeper(plan.folder, config, signals, lambda failure, step: _describe(plan, failure, step))
         averaging = EMAWeightAveraging(decay=config.ema) if config.ema else None
-        callbacks = [Reporter(record, display, config.log_every), keeper]
+        callbacks: list[pl.Callback] = [Reporter(record, display, config.log_every), keeper]
         callbacks.append(Milestones(config, measurer, keeper, averaging))
         trainer = _trainer(plan, [averaging, *callbacks] if averaging else callbacks)
         try:

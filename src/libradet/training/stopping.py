@@ -78,8 +78,7 @@ class SignalWatch(AbstractContextManager):
             signal.signal(signum, handler)
 
     def __exit__(self, *_: object) -> None:
-        if self.received is None:
-            self._restore()
+        self._restore()
 
 
 class Agreement:
@@ -91,7 +90,7 @@ class Agreement:
 
     def __init__(self) -> None:
         alone = not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
-        self._group = None if alone else dist.new_group(backend="gloo")
+        self._group: Any = None if alone else dist.new_group(backend="gloo")
         self._pending: tuple[torch.Tensor, Any] | None = None
 
     def after_step(self, wish: Wish) -> Wish:

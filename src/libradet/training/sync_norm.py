@@ -31,8 +31,8 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _track(self, mean: Float[Tensor, " C"], variance: Float[Tensor, " C"]) -> None:
-        if self.track_running_stats:
-            self.num_batches_tracked += 1
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
             share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean, share)
             self.running_var.lerp_(variance, share)
@@ -40,6 +40,9 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 class SyncedBatchNormAct2d(SyncedBatchNorm2d):
     """The same with timm's activation behind it."""
+
+    drop: nn.Module
+    act: nn.Module
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Normalised and activated input."""
@@ -53,9 +56,9 @@ def synchronise_norms(model: nn.Module, on_gpu: bool) -> nn.Module:
     for module in model.modules():
         # A change of class keeps parameters, buffers and everybody's references to the module.
         if _trains(module) and isinstance(module, BatchNormAct2d):
-            module.__class__ = SyncedBatchNormAct2d
+            object.__setattr__(module, "__class__", SyncedBatchNormAct2d)
         elif _trains(module) and type(module) is nn.BatchNorm2d:
-            module.__class__ = SyncedBatchNorm2d
+            object.__setattr__(module, "__class__", SyncedBatchNorm2d)
     return model
 
 

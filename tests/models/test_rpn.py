@@ -1,0 +1,105 @@
+import pytest
+import torch
+from tiny_detectors import take_all_samples, tiny_batch, tiny_config
+from torchvision.ops import batched_nms, box_iou
+
+from libradet.geometry.boxes import decode
+from libradet.models.config import AnchorConfig, ProposalConfig, RPNConfig
+from libradet.models.rpn import RPN, RPNOutput, propose, rpn_losses
+
+STRIDES = [4, 8, 16, 32, 64]
+
+
+def outputs(height, width, pictures=2, scale=8.0, seed=0):
+    """What an RPN says on a canvas: values of a cell depend on its place only, not on the canvas."""
+    rpn, maps, logits, deltas, shapes = RPN(4, STRIDES, RPNConfig(AnchorConfig((scale,)))), {}, [], [], []
+    for stride in STRIDES:
+        g = torch.Generator().manual_seed(seed + stride)
+        maps[stride] = torch.randn(pictures, 1024 // stride, 1024 // stride, 15, generator=g)
+        part = maps[stride][:, : -(-height // stride), : -(-width // stride)]
+        shapes.append(tuple(part.shape[1:3]))
+        logits.append(part[..., :3].flatten(1))
+        deltas.append(part[..., 3:].reshape(pictures, -1, 4) * 0.3)
+    empty = [torch.zeros(pictures, 4, *shape) for shape in shapes]
+    return RPNOutput(torch.cat(logits, 1), torch.cat(deltas, 1), rpn(empty).anchors, shapes)
+
+
+def test_proposals_are_the_best_of_each_level_suppressed():
+    output, sizes = outputs(128, 192), torch.tensor([[128, 192], [100, 150]])
+    found = propose(output, sizes, ProposalConfig(per_level=50, total=80, nms=0.6, min_size=2.0), 3)
+    assert found.boxes.shape == (2, 80, 4)
+    for b in range(2):
+        boxes, scores, levels, start = [], [], [], 0
+        for level, (h, w) in enumerate(output.shapes):
+            part = slice(start, start + h * w * 3)
+            best = output.logits[b, part].sort(descending=True).indices[:50]
+            boxes.append(decode(output.anchors[part][best], output.deltas[b, part][best]))
+            scores.append(output.logits[b, part][best].sigmoid())
+            levels.append(torch.full((len(best),), level))
+            start = part.stop
+        boxes, scores, levels = torch.cat(boxes), torch.cat(scores), torch.cat(levels)
+        height, width = sizes[b].tolist()
+        boxes = torch.stack(
+            [
+                boxes[:, 0].clamp(0, width),
+                boxes[:, 1].clamp(0, height),
+                boxes[:, 2].clamp(0, width),
+                boxes[:, 3].clamp(0, height),
+            ],
+            1,
+        )
+        large = (boxes[:, 2] - boxes[:, 0] > 2) & (boxes[:, 3] - boxes[:, 1] > 2)
+        boxes, scores, levels = boxes[large], scores[large], levels[large]
+        kept = batched_nms(boxes, scores, levels, 0.6)[:80]
+        n = int(found.valid[b].sum())
+        assert n == len(kept)
+        torch.testing.assert_close(found.boxes[b, :n], boxes[kept])
+        torch.testing.assert_close(found.scores[b, :n], scores[kept])
+        assert (found.boxes[b, n:] == 0).all()
+        assert (found.scores[b, n:] == 0).all()
+
+
+def test_fewer_anchors_than_asked_for():
+    found = propose(outputs(64, 64), torch.tensor([[64, 64]] * 2), ProposalConfig(5000, 5000), 3)
+    assert found.boxes.shape == (2, 5000, 4)
+    assert not found.valid[:, -1].any()
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+@pytest.mark.parametrize("canvas", [(128, 128), (128, 192), (256, 256)])
+def test_losses_do_not_depend_on_the_padding(canvas, scale):
+    """Objects at the right and lower edge too, where the best of all anchors lies in the padding."""
+    batch = tiny_batch([(90, 10, 96, 60), (10, 50, 70, 64), (93, 40, 96, 43)], [0, 1, 2], size=(64, 96))
+    config = take_all_samples(tiny_config()).rpn
+    config.match.min_positive = 0.05
+    tight, padded = (rpn_losses(outputs(*s, scale=scale), batch, config, STRIDES, 3) for s in ((64, 96), canvas))
+    for key, value in tight.items():
+        torch.testing.assert_close(padded[key], value)
+
+
+def test_an_object_at_the_edge_has_a_positive_anchor_inside():
+    """The anchor around (96, 40), in the padding, would be its best."""
+    batch = tiny_batch([(93, 38, 96, 42)], [0], pictures=1, size=(64, 96))
+    config = take_all_samples(tiny_config()).rpn
+    config.match.min_positive = 0.05
+    assert rpn_losses(outputs(128, 128, 1, scale=1.0), batch, config, STRIDES, 3)["rpn_box"] > 0
+
+
+def test_crowds_and_anchors_outside_are_no_negatives():
+    """Only logits of anchors that are sampled have a gradient."""
+    output, config = outputs(128, 128, 1), take_all_samples(tiny_config()).rpn
+    output = output._replace(logits=output.logits.requires_grad_())
+    batch = tiny_batch([(10, 10, 50, 50), (40, 20, 90, 60)], [1, 0], [False, True], pictures=1)
+    rpn_losses(output, batch, config, STRIDES, 3)["rpn_class"].backward()
+    sampled = output.logits.grad[0] != 0
+    x, y = ((output.anchors[:, i] + output.anchors[:, i + 2]) / 2 for i in (0, 1))
+    inside = (x < 96) & (y < 64)
+    iou = box_iou(output.anchors, batch.boxes[0, :1])[:, 0]
+    iou[~inside] = 0
+    positive = (iou >= 0.7) | ((iou == iou.max()) & (iou > 0.3))
+    left_top = torch.maximum(output.anchors[:, :2], batch.boxes[0, 1, :2])
+    side = (torch.minimum(output.anchors[:, 2:], batch.boxes[0, 1, 2:]) - left_top).clamp(min=0)
+    covered = side.prod(1) / (output.anchors[:, 2:] - output.anchors[:, :2]).prod(1) > 0.5
+    expected = inside & (positive | ((iou < 0.3) & ~covered))
+    assert (covered & inside).any()
+    assert torch.equal(sampled, expected)

@@ -1,0 +1,91 @@
+"""A run that is killed, interrupted and resumed ends as one that was left alone."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from libradet.cli import main
+from libradet.training.checkpoint import read_checkpoint
+
+# Six batches per epoch; averaged weights and accumulated gradients have state of their own.
+SETTINGS = ("--ema", "0.9", "--accumulate", "2", "--save_steps", "1", "--eval_every", "2", "--epochs", "3")
+
+
+def rows(folder):
+    """Steps in metrics.csv."""
+    path = folder / "metrics.csv"
+    return [line.split(",")[0] for line in path.read_text().splitlines()[1:]] if path.exists() else []
+
+
+def wait_for(happened, process=None, seconds=600):
+    """Until something is true; fails when the process ends before."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "waited in vain"
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def weights(folder):
+    """Everything that training changes: weights, averaged weights, statistics, momentum."""
+    checkpoint = read_checkpoint(folder / "last.ckpt")
+    momentum = [state["momentum_buffer"] for state in checkpoint["optimizer_states"][0]["state"].values()]
+    return [*checkpoint["state_dict"].values(), *checkpoint["current_model_state"].values(), *momentum]
+
+
+def assert_same(one, other):
+    assert len(one) == len(other)
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.fixture(scope="module")
+def untouched(tiny_data, tiny, tmp_path_factory):
+    """A run that nothing happened to."""
+    out = tmp_path_factory.mktemp("untouched") / "run"
+    assert main(tiny(tiny_data, out, *SETTINGS)) == 0
+    return out
+
+
+def test_killed_in_the_middle_of_an_epoch(untouched, tiny_data, tiny, tmp_path, start):
+    out = tmp_path / "run"
+    process = start(tiny(tiny_data, out, *SETTINGS))
+    wait_for(lambda: len(rows(out)) >= 5, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = read_checkpoint(out / "last.ckpt")["libradet"]["batches_done"]
+    assert done % 6 != 0, "this test is about a kill in the middle of an epoch"
+    assert done < 18
+    assert main(["train", "--resume", str(out)]) == 0
+    assert_same(weights(out), weights(untouched))
+    assert rows(out) == rows(untouched)
+    best, expected = load_file(out / "best.safetensors"), load_file(untouched / "best.safetensors")
+    assert all(torch.equal(best[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_by_a_signal(untouched, tiny_data, tiny, tmp_path, capfd, signum, code):
+    out = tmp_path / "run"
+    before = signal.getsignal(signum)
+
+    def stop():
+        wait_for(lambda: len(rows(out)) >= 2)
+        os.kill(os.getpid(), signum)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert main(tiny(tiny_data, out, *SETTINGS)) == code
+    thread.join()
+    assert signal.getsignal(signum) == before
+    said = capfd.readouterr().err
+    assert f"--resume {out}" in said
+    assert "Traceback" not in said
+    done = read_checkpoint(out / "last.ckpt")["libradet"]["batches_done"]
+    assert 4 <= done < 18
+    assert main(["train", "--resume", str(out)]) == 0
+    assert_same(weights(out), weights(untouched))
+    assert rows(out) == rows(untouched)
