@@ -92,7 +92,7 @@ def _forbidden_nulls(kind: type, values: dict, path: str = "") -> list[str]:
     found, hints = [], get_type_hints(kind)
     for name, value in values.items():
         options = get_args(hints.get(name)) or (hints.get(name),)
-        nested = [option for option in options if is_dataclass(option)]
+        nested = [option for option in options if isinstance(option, type) and is_dataclass(option)]
         if value is None and name in hints and type(None) not in options:
             found.append(path + name)
         elif isinstance(value, dict) and nested:
