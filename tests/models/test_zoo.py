@@ -1,122 +1,124 @@
-"""Every entry of the zoo trains, detects, takes pictures without objects, survives saving and is one graph."""
-
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
-from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
+from tiny_detectors import tiny_batch, tiny_config, tiny_detector
 
 from libradet.errors import UserError
-from libradet.models.checkpoint import load_model, save_model
-from libradet.models.config import CascadeConfig, MaskConfig, RoIConfig
-from libradet.models.detector import Detector
-from libradet.models.zoo import MODELS
-
-HERE = Path(__file__).parent
-LOSSES = {
-    "rpn": {"rpn_class", "rpn_box"},
-    "fast_rcnn": {"class", "box"},
-    "faster_rcnn": {"rpn_class", "rpn_box", "class", "box"},
-    "retinanet": {"class", "box"},
-    "cascade_rcnn": {"rpn_class", "rpn_box", *(f"{part}_{k}" for part in ("class", "box") for k in (1, 2, 3))},
-    "mask_rcnn": {"rpn_class", "rpn_box", "class", "box", "mask"},
-}
+from libradet.models.checkpoint import save_model
+from libradet.models.config import BackboneConfig
+from libradet.models.zoo import MODELS, create_model, make_config
 
 
-def batch_for(model, boxes=((5, 6, 50, 40), (30, 20, 90, 60)), labels=(0, 2)):
-    batch = tiny_batch(boxes, labels, size=(64, 128), masks=model.config.mask is not None)
-    return batch._replace(proposals=tiny_batch(proposals=20).proposals)
-
-
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("objects", [True, False])
-def test_losses_are_finite_and_reach_every_parameter(name, objects):
-    model = tiny_detector(tiny_zoo_config(name))
-    losses = model(batch_for(model) if objects else batch_for(model, (), ()))
-    assert losses.keys() == LOSSES[name.removeprefix("libra_")]
-    torch.stack(list(losses.values())).sum().backward()
-    for part, loss in losses.items():
-        assert loss.isfinite(), part
-        assert (loss > 0) == (objects or "class" in part), part
-    for part, p in model.named_parameters():
-        assert p.grad is not None, part
-        assert p.grad.isfinite().all(), part
+def test_libra_is_faster_rcnn_and_the_papers_three_components():
+    plain, libra = make_config("faster_rcnn"), make_config("libra_faster_rcnn")
+    assert plain.pyramid.balanced is None
+    assert (libra.pyramid.balanced.level, libra.pyramid.balanced.refine) == (2, "non_local")
+    sampling, loss = libra.roi.sampling, libra.roi.box_loss
+    assert (sampling.positives, sampling.negatives, sampling.num_bins) == ("instance_balanced", "iou_balanced", 3)
+    assert (sampling.bins, loss.variant) == ("paper", "paper")
+    assert (loss.kind, loss.alpha, loss.gamma, loss.beta) == ("balanced_l1", 0.5, 1.5, 1.0)
+    # Switched off again, nothing else is left of it.
+    libra.model, libra.pyramid.balanced = plain.model, None
+    libra.roi.sampling, libra.roi.box_loss = plain.roi.sampling, plain.roi.box_loss
+    libra.rpn.sampling.negatives_per_positive = None
+    assert libra == plain
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_detections_are_well_formed(name):
-    model = tiny_detector(tiny_zoo_config(name)).eval()
-    batch = batch_for(model)
-    batch = batch._replace(sizes=torch.tensor([[64, 128], [50, 90]]))
-    with torch.no_grad():
-        found = model(batch)
-    assert found.valid.any(1).all()
-    for b, (height, width) in enumerate(batch.sizes.tolist()):
-        boxes, scores = found.boxes[b][found.valid[b]], found.scores[b][found.valid[b]]
-        assert (boxes >= 0).all()
-        assert (boxes <= torch.tensor([width, height, width, height])).all()
-        assert (boxes[:, 2:] > boxes[:, :2]).all()
-        assert (scores.diff() <= 0).all()
-        assert ((scores > 0) & (scores <= 1)).all()
-        assert not found.boxes[b][~found.valid[b]].any()
-    assert (found.labels < model.config.num_classes).all()
-    assert not (model.config.proposes and found.labels.any())
-    assert (found.masks is not None) == (model.config.mask is not None)
-    if found.masks is not None:
-        assert found.masks.shape == (*found.valid.shape, 28, 28)
-        assert ((found.masks >= 0) & (found.masks <= 1)).all()
+def test_settings_are_those_of_the_authors(name):
+    config = make_config(name)
+    assert config.model == name
+    assert (config.pyramid.channels, config.pyramid.levels) == (256, 5)
+    assert (config.rpn.anchors.scales, config.rpn.anchors.ratios) == ((8.0,), (0.5, 1.0, 2.0))
+    rpn, roi = config.rpn.match, config.roi.match
+    assert (rpn.positive, rpn.negative, rpn.min_positive, rpn.low_quality) == (0.7, 0.3, 0.3, True)
+    assert (roi.positive, roi.negative, roi.low_quality) == (0.5, 0.5, False)
+    assert (config.rpn.sampling.size, config.rpn.sampling.positive_fraction) == (256, 0.5)
+    assert (config.roi.sampling.size, config.roi.sampling.positive_fraction) == (512, 0.25)
+    assert config.rpn.box_loss.beta == pytest.approx(1 / 9)
+    for suppression, number in ((config.rpn.train_proposals, 2000), (config.rpn.test_proposals, 1000)):
+        assert (suppression.per_level, suppression.total, suppression.nms) == (number, number, 0.7)
+    found = config.detections
+    assert (found.score, found.nms, found.total) == (0.05, 0.5, 100)
+    assert config.roi.box_std == (0.1, 0.1, 0.2, 0.2)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_saved_model_says_the_same(name, tmp_path):
-    model = tiny_detector(tiny_zoo_config(name)).eval()
-    save_model(model, tmp_path / "model.safetensors")
-    again = load_model(tmp_path / "model.safetensors")
-    assert again.config == model.config
-    batch = batch_for(model)
-    with torch.no_grad():
-        for a, b in zip(model(batch), again(batch), strict=True):
-            assert (a is None and b is None) or torch.equal(a, b)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-def test_a_step_and_a_detection_are_one_graph(name):
-    subprocess.run([sys.executable, "compile_detectors.py", name], cwd=HERE, check=True)
-
-
-@pytest.mark.parametrize("name", ["retinanet", "libra_rpn", "libra_cascade_rcnn"])
-@pytest.mark.parametrize("balanced", [True, False])
-def test_bottom_up_paths_fit_every_detector(name, balanced):
-    config = tiny_zoo_config(name)
-    config.pyramid.kind = "pafpn"
-    if not balanced:
-        config.pyramid.balanced = None
-    model = tiny_detector(config)
-    torch.stack(list(model(batch_for(model)).values())).sum().backward()
-    assert all(p.grad is not None for p in model.parameters())
+def test_configurations_are_not_shared():
+    a, b = make_config("libra_faster_rcnn"), make_config("libra_faster_rcnn")
+    a.roi.sampling.size = 7
+    a.rpn.anchors.scales = (1.0,)
+    a.pyramid.balanced.level = 0
+    assert b == make_config("libra_faster_rcnn")
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "words"),
-    [
-        ("retinanet", {"roi": RoIConfig()}, "set roi to null"),
-        ("faster_rcnn", {"rpn": None, "roi": None}, "has no head"),
-        ("rpn", {"mask": MaskConfig()}, "need roi"),
-        ("cascade_rcnn", {"cascade": CascadeConfig(ious=(0.5, 0.6))}, "one entry for each stage"),
-    ],
+    ("name", "words"), [("libra_faster_rcn", "did you mean 'libra_faster_rcnn'"), ("yolo", "choose from faster_rcnn")]
 )
-def test_heads_that_do_not_fit_together_are_refused(name, changes, words):
-    config = tiny_zoo_config(name)
-    for field, value in changes.items():
-        setattr(config, field, value)
+def test_unknown_names(name, words):
     with pytest.raises(UserError, match=words):
-        Detector(config)
+        create_model(name)
 
 
-def test_missing_proposals_are_named():
-    model = tiny_detector(tiny_zoo_config("fast_rcnn"))
-    with pytest.raises(UserError, match=r"Batch\.proposals"):
-        model(tiny_batch())
+def test_random_weights_freeze_nothing():
+    config = make_config("faster_rcnn", 3, "resnet18")
+    assert config.backbone == BackboneConfig("resnet18", freeze_at=0, frozen_norm=False)
+
+
+def test_imagenet_weights_freeze_stem_first_stage_and_norms():
+    config = make_config("faster_rcnn", 3, "resnet18", "imagenet")
+    assert config.backbone == BackboneConfig("resnet18", freeze_at=2, frozen_norm=True)
+
+
+def test_class_names_decide_the_number_of_classes():
+    model = create_model("faster_rcnn", backbone="resnet18", class_names=["cat", "dog"], config=tiny_config())
+    assert model.class_names == ["cat", "dog"]
+    assert model.config.num_classes == 2
+    assert model.roi.logits.out_features == 3
+    assert create_model(config=replace(tiny_config(num_classes=2), class_names=())).class_names == [
+        "class_0",
+        "class_1",
+    ]
+
+
+def test_weights_of_other_classes_keep_all_but_the_last_layers(tmp_path):
+    saved = tiny_detector(tiny_config(num_classes=3))
+    save_model(saved, tmp_path / "three.safetensors")
+    model = create_model(config=tiny_config(num_classes=5), weights=tmp_path / "three.safetensors")
+    before, after = saved.state_dict(), model.state_dict()
+    assert before.keys() == after.keys()
+    last = ("roi.logits.", "roi.deltas.")
+    for name, tensor in after.items():
+        if name.startswith(last):
+            assert tensor.shape != before[name].shape
+        else:
+            assert torch.equal(tensor, before[name]), name
+    assert sum(model.train()(tiny_batch()).values()).isfinite()
+
+
+def test_weights_of_the_same_classes_are_all_kept(tmp_path):
+    saved = tiny_detector()
+    save_model(saved, tmp_path / "model.safetensors")
+    model = create_model(config=tiny_config(), weights=str(tmp_path / "model.safetensors"))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, saved.state_dict()[name]), name
+
+
+def test_weights_take_their_frozen_parts_and_backbone_along(tmp_path):
+    config = tiny_config()
+    config.backbone = BackboneConfig("resnet18", freeze_at=2, frozen_norm=True)
+    save_model(tiny_detector(config), tmp_path / "model.safetensors")
+    assert make_config("faster_rcnn", 3, None, tmp_path / "model.safetensors").backbone == config.backbone
+    other = make_config("faster_rcnn", 3, "resnet34", tmp_path / "model.safetensors").backbone
+    assert other == BackboneConfig("resnet34")
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path):
+    save_model(tiny_detector(), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="another backbone than resnet34"):
+        create_model(config=tiny_config(backbone="resnet34"), weights=tmp_path / "model.safetensors")
+
+
+def test_weights_that_are_not_there():
+    with pytest.raises(UserError, match="no such file"):
+        create_model("faster_rcnn", weights="imagenett")
