@@ -60,7 +60,7 @@ def test_predict_needs_only_the_file(weights, data, tmp_path, monkeypatch):
         (["predict", "absent.safetensors", "x.jpg", "--out", "o"], "absent.safetensors"),
         (["data", "check", "nowhere"], "nowhere"),
         (["train", "--data", "nowhere", "--backbone", "test_resnet"], "nowhere"),
-        (["train", "--model", "libra_fast_rcn", "--data", "."], "libra_faster_rcnn"),
+        (["train", "--model", "libra_faster_rcn", "--data", "."], "libra_faster_rcnn"),
         (["train", "--data", ".", "--lrr", "1"], "--lr"),
         (["train", "--data", ".", "--detector.roi.sampling.sise", "1"], "--detector.roi.sampling.size"),
         (["unheard"], "unheard"),
