@@ -17,7 +17,7 @@ $(READY): requirements.txt pyproject.toml
 # Draws a data set, trains a small Libra R-CNN on it, measures it and draws what it sees.
 demo: $(READY)
 	$(BIN)/python -c "import shutil; shutil.rmtree('runs/demo', ignore_errors=True)"
-	$(BIN)/libradet data synthesize runs/demo/data --config configs/demo_data.yaml
+	$(BIN)/libradet data synthesize runs/demo/data --size 256 192 --train 320 --val 60
 	$(BIN)/libradet train --config configs/demo.yaml --data runs/demo/data --out runs/demo/run
 
 test: $(READY)

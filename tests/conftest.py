@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Before anything of the package is imported, so that every annotated function is checked.
@@ -14,6 +15,10 @@ install_import_hook("libradet", "beartype.beartype")
 
 # Tests are many small tensors: more threads only wait for each other, above all beside other processes.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+# The same examples on every run, and no time limit on a machine that others use, too.
+settings.register_profile("libradet", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("libradet")
 
 
 @pytest.fixture(autouse=True)

@@ -104,6 +104,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         command.add_argument("--skip_broken", action="store_true", help="leave out missing and damaged pictures")
         command.add_argument("--json", type=Path, metavar="FILE", help="write it for machines")
         command.set_defaults(run=_check if name == "check" else _stats)
+        if name == "stats":
+            text = "as training would resize the pictures (default: 800 1333)"
+            command.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("SHORT", "LONG"), help=text)
     draw = commands.add_parser("synthesize", help="draw a data set with real difficulty")
     draw.add_argument("out", type=Path, metavar="DIR", help="where to write train.json, val.json and images/")
     draw.add_argument("--train", type=int, default=240, help="pictures to train on (default: 240)")
@@ -171,12 +174,15 @@ def _stats(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from libradet.data.coco import read, splits
+    from libradet.data.stats import measure
 
+    size = tuple(args.size)
     found = {}
     for split in [args.split] if args.split else splits(args.data):
-        _, report = read(args.data, split, training=False, skip_broken=args.skip_broken, masks=False)
-        Console().print(report.render(f"{args.data}, {split}"))
-        found[split] = report.to_json() | {"sizes": report.sizes}
+        dataset, _ = read(args.data, split, training=False, skip_broken=args.skip_broken, masks=False)
+        stats = measure(dataset, size)
+        Console().print(stats.render(f"{args.data}, {split}"))
+        found[split] = stats.to_json()
     if args.json:
         _write_json(args.json, found)
     return 0

@@ -143,7 +143,7 @@ def test_detections_keep_their_promises():
     assert found.boxes.shape == (3, 100, 4)
     assert found.valid.any(1).all()
     assert not found.valid.all(1).all()
-    for boxes, scores, labels, valid, (height, width) in zip(*found, batch.sizes.tolist(), strict=True):
+    for boxes, scores, labels, valid, (height, width) in zip(*found[:4], batch.sizes.tolist(), strict=True):
         assert valid.long().diff().le(0).all()
         assert scores[valid].diff().le(0).all()
         assert ((scores[valid] > 0.05) & (scores[valid] <= 1)).all()
@@ -185,15 +185,13 @@ def test_what_the_padding_holds_changes_nothing():
     noisy[:, :, 50:] = 255
     noisy[:, :, :, 80:] = 77
     with torch.no_grad():
-        for a, b in zip(model(batch), model(batch._replace(images=noisy)), strict=True):
-            assert torch.equal(a, b)
+        torch.testing.assert_close(model(batch), model(batch._replace(images=noisy)), rtol=0, atol=0)
 
 
 def test_integers_and_floats_are_the_same_picture():
     model, batch = tiny_detector().eval(), tiny_batch()
     with torch.no_grad():
-        for a, b in zip(model(batch), model(batch._replace(images=batch.images.float())), strict=True):
-            assert torch.equal(a, b)
+        torch.testing.assert_close(model(batch), model(batch._replace(images=batch.images.float())), rtol=0, atol=0)
 
 
 def test_features_are_the_levels():

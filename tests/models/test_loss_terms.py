@@ -1,10 +1,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.ops import box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
 
 from libradet.balance import balanced_l1_loss
-from libradet.models.config import BoxLossConfig
-from libradet.models.losses import box_loss, class_loss, objectness_loss, shared_count
+from libradet.geometry.boxes import decode
+from libradet.models.config import BoxLossConfig, FocalConfig
+from libradet.models.losses import box_loss, class_loss, focal_loss, localisation_loss, objectness_loss, shared_count
 
 COUNT = torch.tensor(77.0)
 KINDS = [
@@ -99,3 +101,33 @@ def test_invalid_samples_do_not_count():
 def test_count_is_at_least_one():
     assert shared_count(torch.zeros(3, 4, dtype=torch.bool)) == 1
     assert shared_count(torch.ones(3, 4, dtype=torch.bool)) == 12
+
+
+@pytest.mark.parametrize(
+    ("kind", "oracle"),
+    [("giou", generalized_box_iou), ("diou", distance_box_iou), ("ciou", complete_box_iou), ("iou", box_iou)],
+)
+def test_losses_of_boxes_are_one_minus_torchvisions_pairs(kind, oracle):
+    corner = torch.rand(1, 9, 2) * 20
+    boxes = torch.cat([corner, corner + 10 + torch.rand(1, 9, 2) * 20], dim=2)
+    gt_boxes = boxes + torch.rand(1, 9, 4) * 4
+    deltas = (torch.randn(1, 9, 4) * 0.2).requires_grad_()
+    std, positive = (0.1, 0.1, 0.2, 0.2), torch.rand(1, 9) < 0.6
+    config = BoxLossConfig(kind, weight=3.0)
+    loss = localisation_loss(deltas, boxes, gt_boxes.masked_fill(~positive[..., None], 0), positive, COUNT, config, std)
+    decoded = decode(boxes, deltas, std)[0]
+    expected = 3 * (1 - oracle(decoded, gt_boxes[0]).diag())[positive[0]].sum() / 77
+    torch.testing.assert_close(loss, expected)
+    (gradient,) = torch.autograd.grad(loss, deltas)
+    assert gradient.isfinite().all()
+    assert torch.equal(gradient.any(-1), positive)
+
+
+def test_focal_loss_is_mmdetections(parity):
+    z = parity("losses")
+    logits = z["focal.input"].clone().requires_grad_()
+    valid = z["label_weights"][None] > 0
+    loss = focal_loss(logits[None], z["focal.target"][None], valid, COUNT, FocalConfig())
+    loss.backward()
+    torch.testing.assert_close(loss, z["focal.value_avg77"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits.grad, z["focal.grad"], rtol=1e-4, atol=1e-6)

@@ -17,6 +17,22 @@ def tiny_config(name: str = "libra_faster_rcnn", num_classes: int = 3, backbone:
     return config
 
 
+def tiny_zoo_config(name: str, num_classes: int = 3) -> DetectorConfig:
+    """Any entry of the zoo on ResNet-18 with narrow heads and few samples."""
+    config = make_config(name, num_classes, "resnet18")
+    config.class_names = tuple(f"class_{i}" for i in range(num_classes))
+    config.pyramid.channels = 16
+    if config.rpn is not None:
+        config.rpn.train_proposals.total = config.rpn.test_proposals.total = 60
+    if config.roi is not None:
+        config.roi.width, config.roi.sampling.size = 32, 64
+    if config.mask is not None:
+        config.mask.channels = 8
+    if config.dense is not None:
+        config.dense.convs, config.dense.prior = 2, 0.3
+    return config
+
+
 def take_all_samples(config: DetectorConfig) -> DetectorConfig:
     """Sampling without chance: there is room for every candidate."""
     for sampling in (config.rpn.sampling, config.roi.sampling):
@@ -29,28 +45,52 @@ def tiny_detector(config: DetectorConfig | None = None, seed: int = 0) -> Detect
     """Scores and boxes of a fresh detector hardly differ; this one's do."""
     torch.manual_seed(seed)
     model = Detector(config or tiny_config())
-    for layer, std in (
-        (model.rpn.logits, 0.3),
-        (model.rpn.deltas, 0.05),
-        (model.roi.logits, 1.0),
-        (model.roi.deltas, 0.2),
-    ):
-        torch.nn.init.normal_(layer.weight, std=std)
+    heads = {"rpn": (0.3, 0.05), "dense": (0.3, 0.05), "roi": (1.0, 0.2)}
+    for name, layer in model.named_modules():
+        part, kind = name.split(".")[0], name.split(".")[-1]
+        if part in heads and kind in ("logits", "deltas"):
+            torch.nn.init.normal_(layer.weight, std=heads[part][kind == "deltas"])
     return model
 
 
 def tiny_batch(
-    boxes=((5, 6, 50, 40), (30, 20, 90, 60)), labels=(0, 2), crowd=None, pictures=2, size=(64, 96), seed=1
+    boxes=((5, 6, 50, 40), (30, 20, 90, 60)),
+    labels=(0, 2),
+    crowd=None,
+    pictures=2,
+    size=(64, 96),
+    seed=1,
+    proposals=0,
+    masks=False,
 ) -> Batch:
-    """``pictures`` random pictures that all have the given ground truths; none stands for a picture without objects."""
+    """``pictures`` random pictures that all have the given ground truths; none stands for a picture without objects.
+
+    ``proposals``: how many come with it, the ground truths moved about. ``masks``: ellipses in the boxes.
+    """
     g = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (pictures, 3, *size), dtype=torch.uint8, generator=g)
     boxes, labels = (boxes, labels) if len(boxes) else (((0, 0, 0, 0),), (-1,))
     crowd = [False] * len(boxes) if crowd is None else crowd
-    return Batch(
+    corners = torch.tensor(boxes, dtype=torch.float32)
+    moved = corners.repeat(-(-proposals // len(corners)) or 1, 1)[:proposals]
+    moved = moved + torch.randn(moved.shape, generator=g) * 4 * (moved > 0)
+    batch = Batch(
         images,
         torch.tensor([size] * pictures),
         torch.tensor(boxes, dtype=torch.float32).expand(pictures, -1, -1).clone(),
         torch.tensor(labels).expand(pictures, -1).clone(),
         torch.tensor(crowd).expand(pictures, -1).clone(),
     )
+    return batch._replace(
+        proposals=moved.expand(pictures, -1, -1).clone() if proposals else None,
+        masks=ellipses(batch.boxes, *size) if masks else None,
+    )
+
+
+def ellipses(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Masks [B, G, H, W] of the ellipses that fill the boxes."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    centre, half = (boxes[..., :2] + boxes[..., 2:]) / 2, ((boxes[..., 2:] - boxes[..., :2]) / 2).clamp(min=1e-3)
+    across = (x - centre[..., None, None, 0]) / half[..., None, None, 0]
+    down = (y - centre[..., None, None, 1]) / half[..., None, None, 1]
+    return (across**2 + down**2 <= 1).to(torch.uint8)

@@ -85,8 +85,8 @@ def check_boxes(
     _refuse_unknown_categories(columns, name, report)
     leave_out("box of an unknown category", columns.label < 0)
     leave_out("box is not four numbers", ~columns.formed)
-    leave_out("box with a NaN or infinite coordinate", ~np.isfinite(columns.boxes).all(1))
-    leave_out("box without area", (columns.boxes[:, 2:] <= 0).any(1))
+    leave_out("box with a NaN or infinite coordinate", np.logical_not(np.all(np.isfinite(columns.boxes), axis=1)))
+    leave_out("box without area", np.any(columns.boxes[:, 2:] <= 0, axis=1))
     scale = np.tile(sizes, 2)[columns.row]
     _suspect_other_formats(columns.boxes, scale, relative, report)
     columns = replace(columns, boxes=_corners(columns.boxes * scale if relative else columns.boxes))
@@ -95,7 +95,7 @@ def check_boxes(
     _note_clipped(columns, clipped, name, report)
     area = _areas(columns, sides, relative)
     columns = replace(columns, boxes=clipped, area=area)
-    outside = (sides < MIN_SIDE).any(1)
+    outside = np.any(sides < MIN_SIDE, axis=1)
     leave_out("box outside its picture", outside)
     leave_out("box listed twice", _repeated(columns))
     return replace(columns, id=_unique_ids(columns, report))
@@ -129,7 +129,7 @@ def _read_box(record: dict) -> list[float] | None:
     if not isinstance(box, list | tuple) or len(box) != 4 or any(isinstance(v, bool) for v in box):
         return None
     try:
-        return [float(value) for value in box]
+        return [float("nan") if value is None else float(value) for value in box]
     except (TypeError, ValueError):
         return None
 
@@ -158,7 +158,8 @@ def _corners(boxes: Float64[ndarray, "N 4"]) -> Float64[ndarray, "N 4"]:
 def _refuse_unknown_categories(columns: Columns, name: Callable[[int], str], report: Report) -> None:
     bad = np.flatnonzero(columns.label < 0)
     if len(bad):
-        ids = sorted({str(columns.records[i].get("category_id")) for i in bad})
+        written = (columns.records[i].get("category_id") for i in bad)
+        ids = sorted({str(value if plain_id(value) is None else plain_id(value)) for value in written})
         report.errors.append(
             f"{len(bad)} annotations have category ids that 'categories' does not list ({few(ids)}): "
             f"{few([name(int(i)) for i in bad])}. Add the category or remove them."
@@ -227,7 +228,7 @@ def _unique_ids(columns: Columns, report: Report) -> Int64[ndarray, " N"]:
     untold, doubled = ids < 0, _not_first(ids) & (ids >= 0)
     if doubled.any():
         report.warnings.append(
-            f"{doubled.sum()} annotation ids are used again ({few(np.unique(ids[doubled]))}): renumbered."
+            f"{doubled.sum()} annotation ids are used again ({few(np.unique(ids[doubled]).tolist())}): renumbered."
         )
     if untold.any():
         report.notes.append(f"{untold.sum()} annotations have no id that is a number: numbered")

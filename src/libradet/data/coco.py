@@ -7,6 +7,7 @@ import numpy as np
 
 from libradet.data.checks import check as check_split
 from libradet.data.formats import choose_split, find_layout
+from libradet.data.masks import points
 from libradet.data.records import Dataset, Picture
 from libradet.data.report import Report, few, merge
 from libradet.errors import UserError
@@ -130,6 +131,6 @@ def to_coco(dataset: Dataset) -> dict[str, Any]:
 
 def _plain(segmentation: Any) -> Any:
     if isinstance(segmentation, list):
-        return [polygon.tolist() for polygon in segmentation]
+        return [points(polygon).tolist() for polygon in segmentation]
     counts = segmentation["counts"]
     return segmentation | {"counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}

@@ -12,6 +12,7 @@ def locate(names: Sequence[str], folders: Sequence[Path]) -> tuple[list[Path], l
     A name that does not exist as it stands is looked for by its last parts, in other Unicode forms and
     ignoring case; one that is nowhere stays a path in the first folder.
     """
+    folders = [folder for folder in folders if folder.is_dir()]
     present = _listing(folders)
     paths, bent = [], []
     index: dict[str, Path] | None = None

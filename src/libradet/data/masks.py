@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 from hotcoco import mask as rle
-from jaxtyping import UInt8
+from jaxtyping import Float32, Float64, UInt8
+from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,7 +31,7 @@ def compact(record: dict[str, Any], width: int, height: int, relative: bool, unf
     return kept
 
 
-def _polygons(found: Any) -> list[np.ndarray] | None:
+def _polygons(found: Any) -> list[ndarray] | None:
     try:
         polygons = [np.asarray(polygon, np.float32) for polygon in found]
     except (TypeError, ValueError):
@@ -54,6 +55,11 @@ def _run_lengths(found: dict[str, Any], width: int, height: int) -> dict[str, An
     return {"size": [height, width], "counts": counts}
 
 
+def points(polygon: Float32[ndarray, " P"]) -> Float64[ndarray, " P"]:
+    """A polygon's numbers as they were written: COCO's have two decimals, and rasterising rounds halves."""
+    return np.round(polygon.astype(np.float64), 3)
+
+
 def enclosing_box(segmentation: Any) -> list[float] | None:
     """xywh around a segmentation, for records that have no box."""
     if isinstance(segmentation, dict):
@@ -63,8 +69,8 @@ def enclosing_box(segmentation: Any) -> list[float] | None:
     polygons = _polygons(segmentation) if isinstance(segmentation, list) else None
     if polygons is None:
         return None
-    points = np.concatenate(polygons).reshape(-1, 2).astype(np.float64)
-    low, high = points.min(0), points.max(0)
+    corners = points(np.concatenate(polygons)).reshape(-1, 2)
+    low, high = corners.min(0), corners.max(0)
     return [*low.tolist(), *(high - low).tolist()]
 
 
@@ -94,8 +100,8 @@ def decode_masks(picture: Picture, height: int, width: int) -> UInt8[Tensor, "G 
     return masks
 
 
-def _fill(polygons: list[np.ndarray], scale: np.ndarray, height: int, width: int) -> Tensor:
-    scaled = [(p.reshape(-1, 2) * scale).ravel().tolist() for p in polygons]
+def _fill(polygons: list[ndarray], scale: ndarray, height: int, width: int) -> Tensor:
+    scaled = [(points(p).reshape(-1, 2) * scale).ravel().tolist() for p in polygons]
     parts = rle.frPyObjects(scaled, height, width)
     return torch.from_numpy(np.ascontiguousarray(rle.decode(rle.merge(parts))))
 

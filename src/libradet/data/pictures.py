@@ -67,6 +67,8 @@ def read_headers(paths: Sequence[Path | str], decode: bool = False) -> list[Head
 
 def orientation(image: Image.Image) -> int:
     """EXIF orientation, 1–8; has to be asked for before the pixels are loaded."""
+    if image.format == "TIFF":  # PIL turns these by itself
+        return 1
     # A PNG without early EXIF would be decoded as a whole just to look for a late one.
     if image.format == "PNG" and "exif" not in image.info and "Raw profile type exif" not in image.info:
         return 1

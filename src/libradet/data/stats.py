@@ -44,7 +44,7 @@ class Stats:
     pictures: int
     boxes: int
     crowd: int
-    classes: dict[str, dict[str, float]]
+    classes: dict[str, dict[str, int | float]]
     picture_sizes: dict[tuple[int, int], int]
     boxes_per_picture: tuple[float, float, int]
     sides: list[int]
@@ -84,8 +84,8 @@ def measure(
     dataset: Dataset,
     size: Size = (800, 1333),
     *,
-    scales: Sequence[float] = (8.0,),
-    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    scales: Sequence[int | float] = (8.0,),
+    ratios: Sequence[int | float] = (0.5, 1.0, 2.0),
     strides: Sequence[int] = (4, 8, 16, 32, 64),
 ) -> Stats:
     """Numbers of a split, for pictures resized to ``size`` and anchors of these scales, ratios (h / w) and strides."""
@@ -131,7 +131,7 @@ def _factors(dataset: Dataset, size: Size) -> Float[ndarray, "N 1"]:
 
 
 def _covered(
-    sides: Float[ndarray, "N 2"], scales: Sequence[float], ratios: Sequence[float], strides: Sequence[int]
+    sides: Float[ndarray, "N 2"], scales: Sequence[int | float], ratios: Sequence[int | float], strides: Sequence[int]
 ) -> ndarray:
     """Whether some anchor's shape overlaps each box by IoU 0.5 or more, centres aligned."""
     best = np.zeros(len(sides))
@@ -156,7 +156,7 @@ def _overlapping(dataset: Dataset) -> float:
     return hits / total if total else 0.0
 
 
-def _by_class(dataset: Dataset, labels: ndarray, owner: ndarray, root: ndarray) -> dict[str, dict[str, float]]:
+def _by_class(dataset: Dataset, labels: ndarray, owner: ndarray, root: ndarray) -> dict[str, dict[str, int | float]]:
     rows = {}
     for label, name in enumerate(dataset.class_names):
         chosen = labels == label
@@ -211,7 +211,7 @@ def _advise(
     return advice
 
 
-def _ranges(edges: Sequence[float], form: str) -> list[str]:
+def _ranges(edges: Sequence[int | float], form: str) -> list[str]:
     texts = [form.format(edge) for edge in edges]
     return [f"< {texts[0]}", *(f"{a} – {b}" for a, b in pairwise(texts)), f"≥ {texts[-1]}"]
 
@@ -224,7 +224,7 @@ def _chart(title: str, names: Sequence[str], counts: Sequence[int]) -> Table:
     return table
 
 
-def _class_table(classes: dict[str, dict[str, float]]) -> Table:
+def _class_table(classes: dict[str, dict[str, int | float]]) -> Table:
     table = Table("class", "boxes", "pictures", "median side, px", box=None, padding=(0, 1), header_style="dim")
     for name, row in sorted(classes.items(), key=lambda item: -item[1]["boxes"]):
         if row["boxes"]:

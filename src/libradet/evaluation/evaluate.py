@@ -53,7 +53,7 @@ def evaluate(
     Raises:
         UserError: model and data set have no class in common, or a picture cannot be read.
     """
-    proposals = model.config.roi is None
+    proposals = model.config.proposes
     classes = None if proposals else match_classes(model.class_names, dataset.class_names)
     evaluator = CocoEvaluator(dataset, class_map=[0] if classes is None else classes.labels, class_agnostic=proposals)
     loader = make_loader(

@@ -59,5 +59,7 @@ def ground_truth(picture: Picture, class_names: Sequence[str]) -> sv.Detections:
 
 def _labels_on_sheet(model: Detector, dataset: Dataset) -> ndarray:
     """The detector's classes take the data set's colours; those it does not have come after them."""
+    if model.config.proposes:
+        return np.array([len(dataset.class_names)])
     labels = np.array(match_classes(model.class_names, dataset.class_names).labels)
     return np.where(labels >= 0, labels, len(dataset.class_names) + np.arange(len(labels)))

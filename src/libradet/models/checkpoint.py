@@ -2,12 +2,13 @@
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -73,13 +74,30 @@ def read_config(path: str | Path) -> DetectorConfig:
     return parse_config(values, str(path))
 
 
-def parse_config(values: dict, source: str) -> DetectorConfig:
+def parse_config(values: Any, source: str) -> DetectorConfig:
     """A configuration from plain values, every field checked. Raises UserError that names what is wrong."""
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: its configuration is not a tree of fields but {str(values)[:40]!r}")
+    if nulls := _forbidden_nulls(DetectorConfig, values):
+        raise UserError(f"{source}: its configuration has null where a value is needed: {_some(nulls)}")
     try:
-        parsed = _parser().parse_object({"config": values})
+        parser = _parser()
+        return parser.instantiate(parser.parse_object({"config": values}))["config"]
     except Exception as e:  # jsonargparse raises several kinds
         raise UserError(f"{source}: its configuration cannot be used: {e}") from e
-    return _parser().instantiate_classes(Namespace(parsed))["config"]
+
+
+def _forbidden_nulls(kind: type, values: dict, path: str = "") -> list[str]:
+    """Fields that are None although their type does not say so, which the parser takes for "not given"."""
+    found, hints = [], get_type_hints(kind)
+    for name, value in values.items():
+        options = get_args(hints.get(name)) or (hints.get(name),)
+        nested = [option for option in options if isinstance(option, type) and is_dataclass(option)]
+        if value is None and name in hints and type(None) not in options:
+            found.append(path + name)
+        elif isinstance(value, dict) and nested:
+            found += _forbidden_nulls(nested[0], value, f"{path}{name}.")
+    return found
 
 
 @cache

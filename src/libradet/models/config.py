@@ -1,7 +1,12 @@
 """The one schema of a detector: a tree of dataclasses.
 
 A zoo name is a function that returns such a tree; YAML and the command line override its fields. Which
-heads a detector has is which of ``rpn``, ``roi``, ``dense`` and ``mask`` are not None.
+heads a detector has is which of ``rpn``, ``roi``, ``cascade``, ``mask`` and ``dense`` are not None:
+
+- ``rpn`` alone: its proposals are the detections;
+- ``roi`` alone: the second stage on precomputed proposals (Fast R-CNN);
+- ``rpn`` and ``roi``: both stages; with ``cascade`` several second stages, with ``mask`` masks too;
+- ``dense``: one stage.
 """
 
 from dataclasses import dataclass, field
@@ -49,13 +54,17 @@ class BalancedPyramidConfig:
 
 @dataclass
 class PyramidConfig:
-    """Feature pyramid: ``levels`` outputs from stride ``first_stride`` on; ``extra`` makes those above C5."""
+    """Feature pyramid: ``levels`` outputs from stride ``first_stride`` on; ``extra`` makes those above C5.
+
+    ``extra_relu``: a ReLU before the second and further extra convolutions.
+    """
 
     kind: Literal["fpn", "pafpn"] = "fpn"
     channels: int = 256
     levels: int = 5
     first_stride: int = 4
     extra: Literal["max_pool", "conv_on_c5", "conv_on_p5"] = "max_pool"
+    extra_relu: bool = False
     balanced: BalancedPyramidConfig | None = None
 
 
@@ -104,9 +113,13 @@ class SamplingConfig:
 
 @dataclass
 class BoxLossConfig:
-    """Localisation loss (paper 3.3); ``beta`` is where the linear part starts."""
+    """Localisation loss (paper 3.3); ``beta`` is where the linear part starts.
 
-    kind: Literal["l1", "smooth_l1", "balanced_l1"] = "smooth_l1"
+    ``iou``, ``giou``, ``diou`` and ``ciou`` compare decoded boxes instead of deltas: one number per box, not
+    four, so they want a larger ``weight``.
+    """
+
+    kind: Literal["l1", "smooth_l1", "balanced_l1", "iou", "giou", "diou", "ciou"] = "smooth_l1"
     weight: float = 1.0
     beta: float = 1.0
     alpha: float = 0.5
@@ -162,8 +175,16 @@ class DetectionConfig:
 
 
 @dataclass
+class FocalConfig:
+    """Focal loss (Lin et al., ICCV 2017)."""
+
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+
+@dataclass
 class RoIConfig:
-    """Second stage."""
+    """Second stage; ``focal`` makes its classification loss a focal one."""
 
     align: RoIAlignConfig = field(default_factory=RoIAlignConfig)
     width: int = 1024
@@ -173,7 +194,55 @@ class RoIConfig:
     box_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
     class_agnostic: bool = False
     class_weight: float = 1.0
+    focal: FocalConfig | None = None
     box_loss: BoxLossConfig = field(default_factory=BoxLossConfig)
+
+
+@dataclass
+class CascadeConfig:
+    """Second stages one after the other (Cai and Vasconcelos, CVPR 2018): each refines the boxes of the one before.
+
+    ``ious``: from which a stage's candidates are positive. ``box_stds``: of its deltas. ``weights``: of its
+    losses. ``average``: what of the stages' classifiers is averaged, logits (mmdetection) or softmax scores
+    (detectron2).
+    """
+
+    ious: tuple[float, ...] = (0.5, 0.6, 0.7)
+    box_stds: tuple[tuple[float, float, float, float], ...] = (
+        (0.1, 0.1, 0.2, 0.2),
+        (0.05, 0.05, 0.1, 0.1),
+        (0.033, 0.033, 0.067, 0.067),
+    )
+    weights: tuple[float, ...] = (1.0, 0.5, 0.25)
+    average: Literal["logits", "scores"] = "logits"
+
+
+@dataclass
+class MaskConfig:
+    """A mask for each detection, of twice ``align.size`` on a side (He et al., ICCV 2017)."""
+
+    align: RoIAlignConfig = field(default_factory=lambda: RoIAlignConfig(size=14))
+    convs: int = 4
+    channels: int = 256
+    weight: float = 1.0
+
+
+@dataclass
+class DenseConfig:
+    """One stage: classes and boxes at every anchor. ``prior``: what a fresh head scores everything with."""
+
+    anchors: AnchorConfig = field(
+        default_factory=lambda: AnchorConfig(scales=tuple(4 * 2 ** (i / 3) for i in range(3)))
+    )
+    convs: int = 4
+    match: MatchConfig = field(
+        default_factory=lambda: MatchConfig(positive=0.5, negative=0.4, low_quality=True, min_positive=0.0)
+    )
+    focal: FocalConfig = field(default_factory=FocalConfig)
+    prior: float = 0.01
+    class_weight: float = 1.0
+    box_loss: BoxLossConfig = field(default_factory=lambda: BoxLossConfig(kind="l1"))
+    per_level: int = 1000
 
 
 @dataclass
@@ -192,4 +261,12 @@ class DetectorConfig:
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)
     rpn: RPNConfig | None = None
     roi: RoIConfig | None = None
+    cascade: CascadeConfig | None = None
+    mask: MaskConfig | None = None
+    dense: DenseConfig | None = None
     detections: DetectionConfig = field(default_factory=DetectionConfig)
+
+    @property
+    def proposes(self) -> bool:
+        """Whether its detections are proposals: objects without a class."""
+        return self.roi is None and self.dense is None

@@ -11,10 +11,14 @@ from libradet.data.batch import Batch
 from libradet.errors import UserError
 from libradet.models.backbones import Backbone
 from libradet.models.config import DetectorConfig
+from libradet.models.dense_head import DenseHead, dense_detect, dense_losses
 from libradet.models.detections import Detections
+from libradet.models.mask_head import MaskHead, add_masks, mask_loss
 from libradet.models.pyramids import FeaturePyramid
-from libradet.models.roi_head import BoxHead, detect, roi_losses
-from libradet.models.rpn import RPN, propose, rpn_losses
+from libradet.models.roi_head import given_proposals
+from libradet.models.rpn import RPN, as_detections, propose, rpn_losses
+from libradet.models.sampling import num_positive_slots
+from libradet.models.second_stage import box_heads, second_stage_detect, second_stage_losses
 
 if TYPE_CHECKING:
     import supervision
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Detector(nn.Module):
-    """Backbone → pyramid → balanced pyramid → RPN → second stage.
+    """Backbone → pyramid → balanced pyramid → heads: which ones, ``config`` says.
 
     Called with a batch, gives a dictionary of losses in training mode and :class:`Detections` in
     evaluation mode; boxes are in pixels of the batch's (resized) pictures.
@@ -31,32 +35,38 @@ class Detector(nn.Module):
     Args:
         config: what to build.
         pretrained: start the backbone from ImageNet weights.
+
+    Raises:
+        UserError: heads that do not fit together.
     """
 
     def __init__(self, config: DetectorConfig, pretrained: bool = False) -> None:
         super().__init__()
-        if config.rpn is None or config.roi is None:
-            raise UserError(f"{config.model}: a two-stage detector needs both rpn and roi, and one of them is null")
+        _check(config)
         self.config = config
         self.backbone = Backbone(config.backbone, pretrained)
         self.pyramid = FeaturePyramid(self.backbone.channels, config.pyramid)
         self.strides = self.pyramid.strides
-        balanced, channels = config.pyramid.balanced, config.pyramid.channels
+        balanced, channels, classes = config.pyramid.balanced, config.pyramid.channels, config.num_classes
         self.balance = BalancedFeaturePyramid(channels, balanced.level, balanced.refine) if balanced else None
-        self.rpn = RPN(channels, self.strides, config.rpn)
-        self.roi = BoxHead(channels, config.num_classes, config.roi)
+        self.rpn = RPN(channels, self.strides, config.rpn) if config.rpn else None
+        self.roi = box_heads(channels, config)
+        self.mask = MaskHead(channels, classes, config.mask) if config.mask else None
+        self.dense = DenseHead(channels, classes, self.strides, config.dense) if config.dense else None
         self.register_buffer("mean", torch.tensor(config.image.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.image.std).view(3, 1, 1), persistent=False)
         self.to(memory_format=torch.channels_last)
 
     @property
     def class_names(self) -> list[str]:
-        """Names of labels 0..C−1."""
-        return list(self.config.class_names)
+        """Names of labels 0..C−1; proposals are all objects."""
+        return ["object"] if self.config.proposes else list(self.config.class_names)
 
     @property
     def category_ids(self) -> list[int]:
-        """The training data set's own ids of labels 0..C−1; 1..C if it is not known."""
+        """The training data set's own ids of labels 0..C−1; 1..C if they are not known."""
+        if self.config.proposes:
+            return [1]
         return list(self.config.category_ids) or list(range(1, self.config.num_classes + 1))
 
     @property
@@ -81,18 +91,42 @@ class Detector(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]] | Detections:
         """Losses by name (training mode) or detections (evaluation mode)."""
         pyramid = self.extract_features(batch)
-        output = self.rpn(pyramid)
-        config = self.config
-        assert config.rpn is not None
-        assert config.roi is not None
-        suppression = config.rpn.train_proposals if self.training else config.rpn.test_proposals
-        proposals = propose(output, batch.sizes, suppression, self.rpn.per_cell)
-        if not self.training:
-            return detect(self.roi, pyramid, self.strides, proposals, batch.sizes, config.roi, config.detections)
-        return {
-            **rpn_losses(output, batch, config.rpn, self.strides, self.rpn.per_cell),
-            **roi_losses(self.roi, pyramid, self.strides, proposals, batch, config.roi),
-        }
+        return self._losses(pyramid, batch) if self.training else self._detections(pyramid, batch)
+
+    def _losses(self, pyramid: list[Tensor], batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        config, strides = self.config, self.strides
+        if self.dense is not None and config.dense is not None:
+            return dense_losses(self.dense, self.dense(pyramid), batch, config.dense)
+        losses: dict[str, Tensor] = {}
+        proposals = None
+        if self.rpn is not None and config.rpn is not None:
+            output = self.rpn(pyramid)
+            losses |= rpn_losses(output, batch, config.rpn, strides, self.rpn.per_cell)
+            if self.roi is not None:
+                proposals = propose(output, batch.sizes, config.rpn.train_proposals, self.rpn.per_cell)
+        if self.roi is None or config.roi is None:
+            return losses
+        proposals = given_proposals(batch) if proposals is None else proposals
+        own, samples = second_stage_losses(self.roi, pyramid, strides, proposals, batch, config)
+        if self.mask is not None and config.mask is not None:
+            slots = num_positive_slots(config.roi.sampling)
+            own["mask"] = mask_loss(self.mask, pyramid, strides, samples, slots, batch, config.mask)
+        return losses | own
+
+    def _detections(self, pyramid: list[Tensor], batch: Batch) -> Detections:
+        config, strides = self.config, self.strides
+        if self.dense is not None and config.dense is not None:
+            return dense_detect(self.dense, self.dense(pyramid), batch.sizes, config.dense, config.detections)
+        if self.rpn is not None and config.rpn is not None:
+            proposals = propose(self.rpn(pyramid), batch.sizes, config.rpn.test_proposals, self.rpn.per_cell)
+        else:
+            proposals = given_proposals(batch)
+        if self.roi is None:
+            return as_detections(proposals, config.detections)
+        found = second_stage_detect(self.roi, pyramid, strides, proposals, batch.sizes, config)
+        if self.mask is not None and config.mask is not None:
+            return add_masks(self.mask, pyramid, strides, found, config.mask)
+        return found
 
     def predict(
         self, images, threshold: float = 0.5, size: "Size | None" = None
@@ -107,3 +141,17 @@ class Detector(nn.Module):
         from libradet.models.prediction import predict
 
         return predict(self, images, threshold, size)
+
+
+def _check(config: DetectorConfig) -> None:
+    if config.dense is not None:
+        others = [name for name in ("rpn", "roi", "cascade", "mask") if getattr(config, name) is not None]
+        if others:
+            raise UserError(f"{config.model}: dense is a detector of its own; set {' and '.join(others)} to null")
+    elif config.rpn is None and config.roi is None:
+        raise UserError(f"{config.model}: has no head; give it rpn, roi or dense")
+    if config.roi is None and (config.cascade or config.mask):
+        raise UserError(f"{config.model}: cascade and mask need roi, which is null")
+    cascade = config.cascade
+    if cascade is not None and not (0 < len(cascade.ious) == len(cascade.box_stds) == len(cascade.weights)):
+        raise UserError(f"{config.model}: cascade.ious, box_stds and weights must have one entry for each stage")

@@ -1,13 +1,17 @@
 """Losses of detectors: sums over valid entries, divided by a count that processes share."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss, sigmoid_focal_loss
 
 from libradet.balance import balanced_l1_loss
-from libradet.models.config import BoxLossConfig
+from libradet.geometry.boxes import area, decode, encode
+from libradet.models.config import BoxLossConfig, FocalConfig
 
 
 def shared_count(valid: Bool[Tensor, "*N"]) -> Float[Tensor, ""]:
@@ -23,10 +27,20 @@ def shared_count(valid: Bool[Tensor, "*N"]) -> Float[Tensor, ""]:
 
 
 def class_loss(
-    logits: Float[Tensor, "B S C1"], labels: Int[Tensor, "B S"], valid: Bool[Tensor, "B S"], count: Float[Tensor, ""]
+    logits: Float[Tensor, "B S C1"],
+    labels: Int[Tensor, "B S"],
+    valid: Bool[Tensor, "B S"],
+    count: Float[Tensor, ""],
+    focal: FocalConfig | None = None,
 ) -> Float[Tensor, ""]:
-    """Softmax cross entropy of the valid samples over ``count``."""
+    """Softmax cross entropy of the valid samples over ``count``.
+
+    With ``focal``, samples of probability p in their class weigh (1 − p)^γ, times α (background: 1 − α).
+    """
     loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+    if focal is not None:
+        balance = torch.where(labels < logits.shape[2] - 1, focal.alpha, 1 - focal.alpha)
+        loss = balance * (1 - (-loss).exp()).pow(focal.gamma) * loss
     return loss.where(valid, 0).sum() / count
 
 
@@ -54,3 +68,57 @@ def box_loss(
         beta = config.beta if config.kind == "smooth_l1" else 0.0
         loss = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=beta)
     return config.weight * loss.where(positive[..., None], 0).sum() / count
+
+
+def localisation_loss(
+    deltas: Float[Tensor, "B S 4"],
+    boxes: Float[Tensor, "B S 4"],
+    gt_boxes: Float[Tensor, "B S 4"],
+    positive: Bool[Tensor, "B S"],
+    count: Float[Tensor, ""],
+    config: BoxLossConfig,
+    std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+) -> Float[Tensor, ""]:
+    """Loss of the positives, over ``count``: ``deltas`` should turn ``boxes`` into ``gt_boxes``.
+
+    Args:
+        std: what deltas are divided by.
+    """
+    if config.kind in IOU_LOSSES:
+        # Neither the loss of padding nor its gradient may be NaN.
+        unit = torch.cat([torch.zeros_like(boxes[..., :2]), torch.ones_like(boxes[..., :2])], dim=-1)
+        predicted = decode(boxes, deltas.float(), std).where(positive[..., None], unit)
+        loss = IOU_LOSSES[config.kind](predicted, gt_boxes.where(positive[..., None], unit))
+        return config.weight * loss.where(positive, 0).sum() / count
+    with torch.no_grad():
+        targets = encode(boxes, gt_boxes, std)
+    return box_loss(deltas, targets, positive, count, config)
+
+
+def iou_loss(a: Float[Tensor, "*N 4"], b: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
+    """1 − IoU of each pair of boxes."""
+    left_top, right_bottom = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    shared = area(torch.cat([left_top, right_bottom], dim=-1))
+    return 1 - shared / (area(a) + area(b) - shared).clamp(min=1e-7)
+
+
+IOU_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "iou": iou_loss,
+    "giou": generalized_box_iou_loss,
+    "diou": distance_box_iou_loss,
+    "ciou": complete_box_iou_loss,
+}
+
+
+def focal_loss(
+    logits: Float[Tensor, "B N C"],
+    labels: Int[Tensor, "B N"],
+    valid: Bool[Tensor, "B N"],
+    count: Float[Tensor, ""],
+    config: FocalConfig,
+) -> Float[Tensor, ""]:
+    """Focal loss of the valid candidates over ``count``; label C (or any above) is background."""
+    classes = torch.arange(logits.shape[2], device=logits.device)
+    targets = (labels[..., None] == classes).float()
+    loss = sigmoid_focal_loss(logits.float(), targets, config.alpha, config.gamma)
+    return loss.where(valid[..., None], 0).sum() / count

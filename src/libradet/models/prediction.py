@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from libradet.data.batch import Batch
 from libradet.data.transforms import Size, prepare
 from libradet.errors import UserError
+from libradet.geometry.masks import paste_mask
 from libradet.models.detections import Detections
 from libradet.models.detector import Detector
 from libradet.quiet import supervision as sv
@@ -41,7 +43,7 @@ def predict(
     Returns:
         For one picture, one ``supervision.Detections``; for a list, a list. Best first; ``xyxy`` in pixels
         of the original upright picture and inside it; ``confidence``; ``class_id`` 0..C−1;
-        ``data["class_name"]``.
+        ``data["class_name"]``; ``mask`` [D, H, W] if the detector gives masks.
 
     Raises:
         UserError: a picture cannot be read, or an argument is out of range.
@@ -74,15 +76,28 @@ def to_supervision(
     for i in range(len(boxes)):
         keep = valid[i] & (scores[i] >= threshold)
         corners = boxes[i, keep].reshape(-1, 2, 2) / scales[i]
+        masks = None
+        if detections.masks is not None:
+            width, height = originals[i].astype(int).tolist()
+            masks = _paste(detections.masks[i].cpu()[torch.from_numpy(keep)], corners.reshape(-1, 4), height, width)
         found.append(
             sv.Detections(
                 xyxy=corners.clip(0, originals[i]).reshape(-1, 4).astype(np.float32),
                 confidence=scores[i, keep],
+                mask=masks,
                 class_id=labels[i, keep].astype(int),
                 data={"class_name": names[labels[i, keep]]},
             )
         )
     return found
+
+
+def _paste(masks: Float[Tensor, "D M M"], boxes: ndarray, height: int, width: int) -> ndarray:
+    """Masks [D, height, width] of the original picture, from those of the boxes in it."""
+    whole = np.zeros((len(masks), height, width), dtype=bool)
+    for i, box in enumerate(torch.from_numpy(boxes).float()):
+        whole[i] = paste_mask(masks[i], box, height, width)
+    return whole
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class FeaturePyramid(nn.Module):
     def __init__(self, in_channels: Sequence[int], config: PyramidConfig) -> None:
         super().__init__()
         self.start = BACKBONE_STRIDES.index(config.first_stride)
-        self.extra = config.extra
+        self.extra, self.extra_relu = config.extra, config.extra_relu
         used, width = list(in_channels)[self.start :], config.channels
         self.num_extra = config.levels - len(used)
         if self.num_extra < 0:
@@ -69,6 +69,9 @@ class FeaturePyramid(nn.Module):
     def _extra_levels(self, x: Tensor) -> list[Tensor]:
         extra = []
         for i in range(self.num_extra):
-            x = F.max_pool2d(x, 1, stride=2) if self.extra == "max_pool" else self.extra_convs[i](x)
+            if self.extra == "max_pool":
+                x = F.max_pool2d(x, 1, stride=2)
+            else:
+                x = self.extra_convs[i](F.relu(x) if i and self.extra_relu else x)
             extra.append(x)
         return extra

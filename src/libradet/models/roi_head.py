@@ -1,6 +1,7 @@
 """Second stage: classify and refine proposals (Fast R-CNN on a pyramid)."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,15 +9,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from libradet.data.batch import Batch
-from libradet.geometry.boxes import clip, decode, encode, is_larger
-from libradet.geometry.matching import Matches, ignore_in_crowd, match
+from libradet.errors import UserError
+from libradet.geometry.boxes import area, clip, decode, is_larger
+from libradet.geometry.matching import IGNORED, Matches, ignore_in_crowd, match
 from libradet.geometry.roi_align import pyramid_roi_align
 from libradet.geometry.suppression import suppress
 from libradet.models.config import DetectionConfig, RoIAlignConfig, RoIConfig
 from libradet.models.detections import Detections
-from libradet.models.losses import box_loss, class_loss, shared_count
+from libradet.models.losses import class_loss, localisation_loss, shared_count
 from libradet.models.rpn import Proposals
-from libradet.models.sampling import Samples, num_positive_slots, sample, take
+from libradet.models.sampling import num_positive_slots, sample, take
 
 
 class BoxHead(nn.Module):
@@ -42,6 +44,36 @@ class BoxHead(nn.Module):
         return self.logits(x).float(), self.deltas(x).float().unflatten(1, (-1, 4))
 
 
+class RegionSamples(NamedTuple):
+    """The proposals that a loss sees, positives in the first slots.
+
+    Attributes:
+        boxes: xyxy in pixels of the resized picture.
+        gt: row of the ground truth that each stands for, negative where none.
+        labels: 0..C−1, background C.
+        valid: whether the slot is filled.
+        positive: whether it holds a positive.
+        added: whether it is a ground truth that was added to the proposals.
+    """
+
+    boxes: Float[Tensor, "B S 4"]
+    gt: Int[Tensor, "B S"]
+    labels: Int[Tensor, "B S"]
+    valid: Bool[Tensor, "B S"]
+    positive: Bool[Tensor, "B S"]
+    added: Bool[Tensor, "B S"]
+
+
+def given_proposals(batch: Batch) -> Proposals:
+    """Those that came with the batch. Raises UserError if none did."""
+    if batch.proposals is None:
+        raise UserError(
+            "a second stage without rpn needs precomputed proposals in Batch.proposals, and the batch has none"
+        )
+    valid = area(batch.proposals) > 0
+    return Proposals(batch.proposals, valid.float(), valid)
+
+
 def pool(
     pyramid: Sequence[Tensor], boxes: Tensor, valid: Tensor, strides: Sequence[int], config: RoIAlignConfig
 ) -> Float[Tensor, "R C size size"]:
@@ -59,34 +91,59 @@ def pool(
     )
 
 
-def roi_losses(
+@torch.no_grad()
+def sample_regions(
     head: BoxHead,
     pyramid: Sequence[Tensor],
     strides: Sequence[int],
     proposals: Proposals,
     batch: Batch,
     config: RoIConfig,
-) -> dict[str, Float[Tensor, ""]]:
-    """``class`` and ``box``: match proposals to ground truths, sample, pool, compare."""
-    with torch.no_grad():
-        boxes, valid = _candidates(proposals, batch, config)
-        matches = match_proposals(boxes, valid, batch, config)
-        samples = _sample(head, pyramid, strides, boxes, matches, batch, config)
-        index = samples.index
-        boxes = take(boxes, index)
-        gt = take(matches.gt, index)
-        labels = _labels(gt, batch, head.logits.out_features - 1)
-    logits, deltas = head(pool(pyramid, boxes, samples.valid, strides, config.align))
+) -> RegionSamples:
+    """Match proposals to ground truths and choose those that the losses see."""
+    boxes, valid = _candidates(proposals, batch, config)
+    matches = match_proposals(boxes, valid, batch, config)
+    background, hardness = head.logits.out_features - 1, None
+    if "hardest" in (config.sampling.positives, config.sampling.negatives):
+        # Online hard example mining looks at the loss of every proposal before it chooses.
+        logits, _ = head(pool(pyramid, boxes, matches.gt >= -1, strides, config.align))
+        labels = _labels(matches.gt, batch, background)
+        hardness = F.cross_entropy(logits, labels.flatten(), reduction="none").view(labels.shape)
+    samples = sample(matches, batch.boxes.shape[1], config.sampling, config.match.negative, hardness)
+    gt = take(matches.gt, samples.index)
+    added = samples.index >= proposals.boxes.shape[1]
+    return RegionSamples(
+        take(boxes, samples.index), gt, _labels(gt, batch, background), samples.valid, samples.positive, added
+    )
+
+
+def region_losses(
+    head: BoxHead,
+    pyramid: Sequence[Tensor],
+    strides: Sequence[int],
+    samples: RegionSamples,
+    batch: Batch,
+    config: RoIConfig,
+) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "B S C4 4"]]:
+    """``class`` and ``box``, and the deltas behind them."""
+    logits, deltas = head(pool(pyramid, samples.boxes, samples.valid, strides, config.align))
+    logits, deltas = (t.unflatten(0, samples.valid.shape) for t in (logits, deltas))
     count = shared_count(samples.valid)
     slots = num_positive_slots(config.sampling)
-    targets = encode(boxes[:, :slots], take(batch.boxes, gt[:, :slots]), config.box_std)
-    deltas = deltas.view(*index.shape, -1, 4)[:, :slots]
-    return {
-        "class": config.class_weight * class_loss(logits.view(*index.shape, -1), labels, samples.valid, count),
-        "box": box_loss(
-            of_class(deltas, labels[:, :slots]), targets, samples.positive[:, :slots], count, config.box_loss
+    boxes, gt, labels, positive = (t[:, :slots] for t in (samples.boxes, samples.gt, samples.labels, samples.positive))
+    losses = {
+        "class": config.class_weight * class_loss(logits, samples.labels, samples.valid, count, config.focal),
+        "box": localisation_loss(
+            of_class(deltas[:, :slots], labels),
+            boxes,
+            take(batch.boxes, gt),
+            positive,
+            count,
+            config.box_loss,
+            config.box_std,
         ),
     }
+    return losses, deltas
 
 
 def match_proposals(
@@ -105,7 +162,7 @@ def match_proposals(
         min_positive=m.min_positive,
     )
     matches = ignore_in_crowd(matches, boxes, batch.boxes, batch.crowd, m.crowd)
-    return matches._replace(gt=matches.gt.masked_fill(~valid, -2))
+    return matches._replace(gt=matches.gt.masked_fill(~valid, IGNORED))
 
 
 def _candidates(proposals: Proposals, batch: Batch, config: RoIConfig) -> tuple[Tensor, Tensor]:
@@ -117,16 +174,6 @@ def _candidates(proposals: Proposals, batch: Batch, config: RoIConfig) -> tuple[
 
 def _labels(gt: Int[Tensor, "B N"], batch: Batch, background: int) -> Int[Tensor, "B N"]:
     return torch.where(gt >= 0, take(batch.labels, gt), background)
-
-
-def _sample(head, pyramid, strides, boxes, matches, batch, config: RoIConfig) -> Samples:
-    hardness = None
-    if "hardest" in (config.sampling.positives, config.sampling.negatives):
-        # Online hard example mining looks at the loss of every proposal before it chooses.
-        logits, _ = head(pool(pyramid, boxes, matches.gt >= -1, strides, config.align))
-        labels = _labels(matches.gt, batch, head.logits.out_features - 1)
-        hardness = F.cross_entropy(logits, labels.flatten(), reduction="none").view(labels.shape)
-    return sample(matches, batch.boxes.shape[1], config.sampling, config.match.negative, hardness)
 
 
 def of_class(deltas: Float[Tensor, "B S C4 4"], labels: Int[Tensor, "B S"]) -> Float[Tensor, "B S 4"]:
@@ -146,11 +193,24 @@ def detect(
 ) -> Detections:
     """Score and refine every proposal for every class, suppress within classes, keep the best."""
     logits, deltas = head(pool(pyramid, proposals.boxes, proposals.valid, strides, config.align))
-    scores = logits.softmax(-1)[:, :-1].unflatten(0, proposals.valid.shape)
+    logits, deltas = (t.unflatten(0, proposals.valid.shape) for t in (logits, deltas))
+    return keep_best(logits.softmax(-1), deltas, proposals, sizes, config.box_std, detections)
+
+
+def keep_best(
+    scores: Float[Tensor, "B P C1"],
+    deltas: Float[Tensor, "B P C4 4"],
+    proposals: Proposals,
+    sizes: Int[Tensor, "B 2"],
+    box_std: Sequence[float],
+    config: DetectionConfig,
+) -> Detections:
+    """Detections from class scores (background last) and deltas of proposals."""
+    scores = scores[..., :-1]
     boxes = proposals.boxes[:, :, None].expand(-1, -1, scores.shape[2], -1)
-    boxes = clip(decode(boxes, deltas.unflatten(0, proposals.valid.shape).expand_as(boxes), config.box_std), sizes)
-    valid = (scores > detections.score) & proposals.valid[..., None] & is_larger(boxes, detections.min_size)
+    boxes = clip(decode(boxes, deltas.expand_as(boxes), box_std), sizes)
+    valid = (scores > config.score) & proposals.valid[..., None] & is_larger(boxes, config.min_size)
     labels = torch.arange(scores.shape[2], device=scores.device).expand_as(scores).flatten(1)
     boxes, scores = boxes.flatten(1, 2), scores.flatten(1)
-    rows, kept = suppress(boxes, scores, labels, valid.flatten(1), threshold=detections.nms, size=detections.total)
+    rows, kept = suppress(boxes, scores, labels, valid.flatten(1), threshold=config.nms, size=config.total)
     return Detections(take(boxes, rows) * kept[..., None], take(scores, rows) * kept, take(labels, rows) * kept, kept)

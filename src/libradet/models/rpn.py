@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from libradet.data.batch import Batch
 from libradet.geometry.anchors import base_anchors, grid_anchors, inside_picture
-from libradet.geometry.boxes import clip, decode, encode, is_larger
+from libradet.geometry.boxes import clip, decode, is_larger
 from libradet.geometry.matching import IGNORED, ignore_in_crowd, match
 from libradet.geometry.suppression import suppress
-from libradet.models.config import ProposalConfig, RPNConfig
-from libradet.models.losses import box_loss, objectness_loss, shared_count
+from libradet.models.config import DetectionConfig, ProposalConfig, RPNConfig
+from libradet.models.detections import Detections
+from libradet.models.losses import localisation_loss, objectness_loss, shared_count
 from libradet.models.sampling import num_positive_slots, sample, take
 
 
@@ -101,6 +102,14 @@ def propose(output: RPNOutput, sizes: Int[Tensor, "B 2"], config: ProposalConfig
     return Proposals(take(boxes, rows) * valid[..., None], take(scores, rows).sigmoid() * valid, valid)
 
 
+def as_detections(proposals: Proposals, config: DetectionConfig) -> Detections:
+    """The best proposals as what leaves a detector: objects without a class, so all labels are 0."""
+    boxes, scores, valid = (t[:, : config.total] for t in proposals)
+    valid = valid & (scores > config.score)
+    labels = torch.zeros_like(scores, dtype=torch.int64)
+    return Detections(boxes * valid[..., None], scores * valid, labels, valid)
+
+
 def rpn_losses(output: RPNOutput, batch: Batch, config: RPNConfig, strides: Sequence[int], per_cell: int):
     """``rpn_class`` and ``rpn_box``: match anchors to ground truths, sample, compare."""
     with torch.no_grad():
@@ -126,9 +135,11 @@ def rpn_losses(output: RPNOutput, batch: Batch, config: RPNConfig, strides: Sequ
         samples = sample(matches, batch.boxes.shape[1], config.sampling, m.negative, hardness)
         slots = num_positive_slots(config.sampling)
         index, positive = samples.index[:, :slots], samples.positive[:, :slots]
-        targets = encode(take(anchors, index), take(batch.boxes, take(matches.gt, index)))
+        gt_boxes = take(batch.boxes, take(matches.gt, index))
     count = shared_count(samples.valid)
     return {
         "rpn_class": objectness_loss(take(output.logits, samples.index), samples.positive, samples.valid, count),
-        "rpn_box": box_loss(take(output.deltas, index), targets, positive, count, config.box_loss),
+        "rpn_box": localisation_loss(
+            take(output.deltas, index), take(anchors, index), gt_boxes, positive, count, config.box_loss
+        ),
     }

@@ -15,15 +15,22 @@ from libradet.training.config import TrainConfig
 CONFIG, LAST, BEST = "config.yaml", "last.ckpt", "best.safetensors"
 
 
+def is_first_process() -> bool:
+    """Whether this process, of all that train together, is the one that speaks and writes."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
 def choose_folder(config: TrainConfig, backbone: str) -> Path:
     """Where the run goes: ``out``, or the next free runs/MODEL-BACKBONE.
+
+    The first process decides; the others write nothing, and find the folder in use already.
 
     Raises:
         UserError: ``out`` holds a run already.
     """
     if config.out is not None:
         folder = Path(config.out)
-        if (folder / CONFIG).exists():
+        if is_first_process() and (folder / CONFIG).exists():
             raise UserError(
                 f"{folder} holds a run already: continue it with --resume {folder}, choose another --out, or delete it"
             )

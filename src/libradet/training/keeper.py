@@ -100,6 +100,7 @@ class Keeper(pl.Callback):
     def _refuse_infinite(self, trainer: pl.Trainer, module: DetectorTraining) -> None:
         module.watch.poll(wait=True)
         failure = module.watch.failure
-        message = self.agreement.first(failure and self._describe(failure, trainer.global_step))
+        mine = None if failure is None else self._describe(failure, trainer.global_step)
+        message = self.agreement.first(mine)
         if message is not None:
             raise AgreedError(message)

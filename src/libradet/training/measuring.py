@@ -92,7 +92,7 @@ class Measurer:
     def _evaluate(
         self, detector: Detector, dataset: Dataset, cast: AbstractContextManager, stopped: Callable[[], bool]
     ) -> CocoEvaluator | None:
-        proposals = detector.config.roi is None
+        proposals = detector.config.proposes
         labels = [0] if proposals else match_classes(detector.class_names, dataset.class_names).labels
         evaluator = CocoEvaluator(dataset, class_map=labels, class_agnostic=proposals)
         loader = self._make_loader()

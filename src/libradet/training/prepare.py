@@ -84,7 +84,7 @@ def prepare(
         UserError: anything that keeps the run from starting.
     """
     check(config)
-    train_set, val_set, report = _read_data(config)
+    train_set, val_set, report = _read_data(config, _wants_masks(config, detector))
     show(report)
     on_gpu = torch.cuda.is_available()
     _check_devices(config, on_gpu)
@@ -106,7 +106,12 @@ def prepare(
     return Plan(config, model, folder, train_set, val_set, report, batches, standing, now, on_gpu, why)
 
 
-def _read_data(config: TrainConfig) -> tuple[Dataset, Dataset | None, Report]:
+def _wants_masks(config: TrainConfig, detector: DetectorConfig | Detector | None) -> bool:
+    tree = detector.config if isinstance(detector, Detector) else detector or make_config(config.model)
+    return tree.mask is not None
+
+
+def _read_data(config: TrainConfig, masks: bool) -> tuple[Dataset, Dataset | None, Report]:
     data = Path(config.data)
     layout = find_layout(data)
     train_split = choose_split(layout, config.train_split, data)
@@ -116,7 +121,7 @@ def _read_data(config: TrainConfig) -> tuple[Dataset, Dataset | None, Report]:
         if config.val_split != "val":
             raise
         val_split = train_split
-    train_set, report = read(data, train_split, masks=False)
+    train_set, report = read(data, train_split, masks=masks)
     # One split for everything serves to measure on only if that is what was asked for.
     if val_split == train_split and config.val_split != train_split:
         report.notes.append("no split to measure on: nothing is measured, the latest weights are kept as the best")
@@ -163,6 +168,7 @@ def _loader(
         workers=workers,
         seed=config.seed,
         flip=config.flip,
+        masks=training and detector.config.mask is not None,
         rank=rank,
         world_size=processes,
     )

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import signal
 import warnings
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from libradet.training.config import TrainConfig
-from libradet.training.folder import BEST, write_config
+from libradet.training.folder import BEST, is_first_process, write_config
 from libradet.training.keeper import Keeper
 from libradet.training.measuring import METRICS, SHEET, Measurer
 from libradet.training.milestones import Milestones
@@ -92,11 +91,6 @@ def train(
         if record is not None:
             record.close()
     return _finish(plan, console, first)
-
-
-def is_first_process() -> bool:
-    """Whether this process, of all that train together, is the one that speaks and writes."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def _place() -> tuple[int, int]:

@@ -1,0 +1,76 @@
+"""A saved model is used from anywhere with nothing but its file; mistakes end in one line and exit code 2."""
+
+import json
+
+import pytest
+
+from libradet.cli import main
+from libradet.data.synthetic import synthesize
+from libradet.models.checkpoint import save_model
+from libradet.models.zoo import create_model, make_config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    synthesize(folder, train=1, val=3, size=(96, 80), classes=2)
+    return folder
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A model that nobody trained, alone in a folder."""
+    config = make_config("libra_faster_rcnn", backbone="test_resnet")
+    config.image.size = (80, 96)
+    config.pyramid.channels, config.roi.width = 16, 32
+    config.rpn.test_proposals.per_level = config.rpn.test_proposals.total = 40
+    config.category_ids = (7, 3)
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "elsewhere" / "model.safetensors"
+    save_model(create_model(config=config, class_names=("ball", "star")), path)
+    return path
+
+
+def test_evaluate_needs_only_the_file(weights, data, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    names = [c["name"] for c in json.loads((data / "val.json").read_text())["categories"]]
+    assert set(names) & {"ball", "star"}, "classes are matched by name"
+    out = tmp_path / "numbers.json"
+    assert main(["evaluate", str(weights), "--data", str(data), "--json", str(out), "--device", "cpu"]) == 0
+    numbers = json.loads(out.read_text())
+    assert numbers["images"] == 3
+    assert 0 <= numbers["AP"] <= 1
+    assert "AP50" in capfd.readouterr().out
+
+
+def test_predict_needs_only_the_file(weights, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures = str(data / "images" / "val_*.jpg")
+    assert main(["predict", str(weights), pictures, "--out", "found", "--threshold", "0", "--device", "cpu"]) == 0
+    results = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    assert results
+    assert {r["category_id"] for r in results} <= {7, 3}
+    assert len(list((tmp_path / "found").glob("*.jpg"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["evaluate", "absent.safetensors", "--data", "."], "absent.safetensors"),
+        (["predict", "absent.safetensors", "x.jpg", "--out", "o"], "absent.safetensors"),
+        (["data", "check", "nowhere"], "nowhere"),
+        (["train", "--data", "nowhere", "--backbone", "test_resnet"], "nowhere"),
+        (["train", "--model", "libra_faster_rcn", "--data", "."], "libra_faster_rcnn"),
+        (["train", "--data", ".", "--lrr", "1"], "--lr"),
+        (["train", "--data", ".", "--detector.roi.sampling.sise", "1"], "--detector.roi.sampling.size"),
+        (["unheard"], "unheard"),
+    ],
+)
+def test_mistakes_end_in_one_line(argv, named, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    said = capfd.readouterr()
+    assert named in said.out + said.err
+    assert len(said.err.strip().splitlines()) <= 2
+    assert "Traceback" not in said.err
+    assert not list(tmp_path.iterdir()), "nothing is left behind"

@@ -1,0 +1,195 @@
+"""Batches: the same ones whatever was interrupted, and however many processes share the work."""
+
+import numpy as np
+import pytest
+import torch
+from data_building import damaged, records, write
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libradet.data.coco import read
+from libradet.data.loader import BatchSampler, make_loader
+from libradet.data.masks import decode_masks
+from libradet.data.synthetic import synthesize
+from libradet.data.transforms import prepare
+from libradet.errors import UserError
+
+SIZE = (72, 120)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("synthetic")
+    synthesize(root, train=11, val=1, size=(96, 72), classes=3)
+    return read(root, "train")[0]
+
+
+def loader(dataset, **changes):
+    options = {"size": SIZE, "batch_size": 2, "training": True, "divisor": 32, "seed": 5}
+    return make_loader(dataset, **(options | changes))
+
+
+def same(a, b) -> bool:
+    return all((x is None and y is None) or x.equal(y) for x, y in zip(a, b, strict=True))
+
+
+canvas_lists = st.lists(st.integers(0, 2), min_size=1, max_size=40).map(lambda c: np.unique(c, return_inverse=True)[1])
+
+
+@given(canvas_lists, st.integers(1, 4), st.integers(1, 3), st.integers(0, 5))
+def test_training_order(canvas_of, batch_size, world_size, epoch):
+    ranks = [BatchSampler(canvas_of, batch_size, True, 3, rank, world_size) for rank in range(world_size)]
+    for sampler in ranks:
+        sampler.set_epoch(epoch)
+    plans = [list(sampler) for sampler in ranks]
+    assert {len(plan) for plan in plans} == {len(ranks[0])}
+    seen = [key.index for plan in plans for batch in plan for key in batch]
+    assert set(seen) == set(range(len(canvas_of)))
+    for step in zip(*plans, strict=True):
+        assert {len(batch) for batch in step} == {batch_size}
+        assert len({canvas_of[key.index] for batch in step for key in batch}) == 1
+    whole = BatchSampler(canvas_of, batch_size * world_size, True, 3, 0, 1)
+    whole.set_epoch(epoch)
+    assert list(whole) == [[key for batch in step for key in batch] for step in zip(*plans, strict=True)]
+
+
+@given(canvas_lists, st.integers(1, 4), st.integers(1, 3))
+def test_evaluation_order(canvas_of, batch_size, world_size):
+    plans = [list(BatchSampler(canvas_of, batch_size, False, 3, rank, world_size)) for rank in range(world_size)]
+    assert len({len(plan) for plan in plans}) == 1
+    seen = [key.index for plan in plans for batch in plan for key in batch]
+    assert set(seen) == set(range(len(canvas_of)))
+    if world_size == 1:
+        assert len(seen) == len(canvas_of)
+
+
+def test_epochs_and_seeds_differ():
+    def order(seed, epoch):
+        sampler = BatchSampler(np.zeros(30, np.int64), 3, True, seed, 0, 1)
+        sampler.set_epoch(epoch)
+        return [key.index for batch in sampler for key in batch]
+
+    orders = [order(0, 0), order(0, 1), order(1, 0)]
+    assert orders[0] == order(0, 0)
+    assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
+
+
+def test_start_skips_batches_of_this_epoch_only():
+    sampler = BatchSampler(np.zeros(30, np.int64), 3, True, 0, 0, 1)
+    sampler.set_epoch(4)
+    full = list(sampler)
+    sampler.set_start(7)
+    sampler.set_epoch(4)
+    assert list(sampler) == full[7:]
+    assert len(sampler) == 10
+    sampler.set_epoch(5)
+    assert len(list(sampler)) == 10
+
+
+def test_resumed_run_sees_the_same_batches(dataset):
+    whole = loader(dataset)
+    whole.batch_sampler.set_epoch(3)
+    rest = loader(dataset)
+    rest.batch_sampler.set_epoch(3)
+    rest.batch_sampler.set_start(2)
+    for a, b in zip(list(whole)[2:], rest, strict=True):
+        assert same(a, b)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_workers_change_nothing(dataset, training):
+    alone, helped = loader(dataset, training=training), loader(dataset, training=training, workers=2)
+    for epoch in range(2):
+        for each in (alone, helped):
+            each.batch_sampler.set_epoch(epoch)
+        for a, b in zip(alone, helped, strict=True):
+            assert same(a, b)
+
+
+def test_two_processes_see_the_joint_batch(dataset):
+    whole = loader(dataset, batch_size=4)
+    parts = [loader(dataset, batch_size=2, rank=rank, world_size=2) for rank in range(2)]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        # The number of padded rows may differ between the processes.
+        images, sizes, index, scales = (
+            torch.cat([getattr(s, n) for s in shares]) for n in ("images", "sizes", "index", "scales")
+        )
+        assert images.equal(batch.images)
+        assert (sizes.equal(batch.sizes), index.equal(batch.index), scales.equal(batch.scales)) == (True, True, True)
+        boxes = [b[label >= 0] for s in shares for b, label in zip(s.boxes, s.labels, strict=True)]
+        for own, joint, label in zip(boxes, batch.boxes, batch.labels, strict=True):
+            assert own.equal(joint[label >= 0])
+
+
+def test_augmentation_depends_on_the_epoch_and_not_on_the_company(dataset):
+    def flipped(epoch, **changes):
+        each = loader(dataset, **changes)
+        each.batch_sampler.set_epoch(epoch)
+        plain = {int(b.index[0]): b.images[0] for b in loader(dataset, training=False, batch_size=1)}
+        return {
+            int(i): not image.equal(plain[int(i)])
+            for batch in each
+            for i, image in zip(batch.index, batch.images, strict=True)
+        }
+
+    first = flipped(0)
+    assert first == flipped(0, batch_size=5)
+    assert first != flipped(1)
+    assert 0 < sum(first.values()) < len(first)
+    assert set(flipped(0, flip=0.0).values()) == {False}
+    assert set(flipped(0, flip=1.0).values()) == {True}
+
+
+def test_small_set_still_fills_a_batch(tmp_path):
+    dataset, _ = read(write(tmp_path))
+    batches = list(loader(dataset, batch_size=16))
+    assert len(batches) == 1
+    assert batches[0].images.shape[0] == 16
+    assert set(batches[0].index.tolist()) == {0, 1, 2, 3}
+
+
+def test_prediction_is_prepared_like_evaluation(dataset):
+    batch = next(iter(loader(dataset, training=False, batch_size=3)))
+    paths = [dataset.pictures[i].path for i in batch.index.tolist()]
+    prepared = prepare(paths, SIZE, 32)
+    assert prepared.images.equal(batch.images)
+    assert prepared.sizes.equal(batch.sizes)
+    assert prepared.scales.equal(batch.scales)
+
+
+def test_boxes_lie_on_their_objects_after_resizing_and_flipping(dataset):
+    """The masks go through the same steps, so each box must enclose its mask."""
+    for batch in loader(dataset, masks=True, size=(50, 200)):
+        for row in range(len(batch.labels)):
+            for box, label, mask in zip(batch.boxes[row], batch.labels[row], batch.masks[row], strict=True):
+                if label < 0:
+                    assert not mask.any()
+                    continue
+                ys, xs = torch.nonzero(mask, as_tuple=True)
+                extent = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).float()
+                # Inside its box, and filling it but for tips that are thinner than a pixel.
+                assert ((extent - box) * torch.tensor([1, 1, -1, -1])).min() > -1
+                assert (extent[2:] - extent[:2]).prod() > 0.6 * (box[2:] - box[:2]).prod()
+
+
+def test_ground_truths_come_in_few_numbers_of_rows(dataset):
+    for batch in loader(dataset):
+        assert batch.labels.shape[1] in (8, 16)
+        assert batch.boxes.shape == (*batch.labels.shape, 4)
+
+
+def test_masks_are_refused_where_there_are_none(tmp_path):
+    dataset, _ = read(write(tmp_path))
+    with pytest.raises(UserError, match="4 objects have no segmentation"):
+        loader(dataset, masks=True)
+    with pytest.raises(UserError, match="annotation 100 has no segmentation"):
+        decode_masks(dataset.pictures[0], 48, 64)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_picture_that_breaks_later_is_named(tmp_path, workers):
+    dataset, _ = read(damaged(tmp_path, lambda content: content["images"].reverse()))
+    dataset.pictures[0].path.unlink()
+    with pytest.raises(UserError, match=r"p3\.png: the picture is missing"):
+        list(loader(dataset, workers=workers))
+    assert len(records()["images"]) == len(dataset)

@@ -1,0 +1,143 @@
+"""Picture files of every kind, against what PIL itself shows."""
+
+import numpy as np
+import pytest
+import torch
+from data_building import picture
+from PIL import Image, ImageOps
+
+from libradet.data.pictures import Header, load_picture, read_header, read_headers, to_tensor
+from libradet.errors import UserError
+
+
+def pixels(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_exif_orientation(tmp_path, turn, suffix):
+    path = tmp_path / f"x.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    picture(40, 28).save(path, exif=exif)
+    with Image.open(path) as image:
+        shown = ImageOps.exif_transpose(image)
+    assert read_header(path).upright_size == shown.size
+    assert load_picture(path).equal(pixels(shown))
+    with Image.open(path) as image:
+        assert to_tensor(image).equal(pixels(shown))
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_exif_orientation_can_be_left_out(tmp_path, turn):
+    path = tmp_path / "x.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    picture(40, 28).save(path, exif=exif)
+    assert read_header(path) == Header(40, 28, turn)
+    with Image.open(path) as image:
+        assert load_picture(path, upright=False).equal(pixels(image))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_colour_modes(tmp_path, mode):
+    image = picture(40, 28).convert(mode)
+    path = tmp_path / "x.tif"
+    if mode == "HSV":
+        assert to_tensor(image).equal(pixels(image))
+        return
+    image.save(path)
+    with Image.open(path) as stored:
+        assert load_picture(path).equal(pixels(stored))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparency_shows_white_paper(mode):
+    image = picture(40, 28).convert("RGBA")
+    image.putalpha(Image.fromarray(np.repeat(np.array([[255] * 20 + [0] * 20], np.uint8), 28, 0)))
+    image = image if mode == "RGBA" else image.convert("LA") if mode == "LA" else image.quantize(64).convert("PA")
+    shown = to_tensor(image)
+    assert (shown[:, :, 20:] == 255).all()
+    assert (shown[:, :, :20] == pixels(image)[:, :, :20]).all()
+
+
+def test_transparent_colour_of_a_palette(tmp_path):
+    image = Image.new("P", (10, 8), 1)
+    image.putpalette([0, 0, 0, 200, 10, 10])
+    image.putpixel((3, 3), 0)
+    image.save(tmp_path / "x.png", transparency=0)
+    shown = load_picture(tmp_path / "x.png")
+    assert shown[:, 3, 3].tolist() == [255, 255, 255]
+    assert shown[:, 0, 0].tolist() == [200, 10, 10]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits(tmp_path, suffix):
+    values = np.linspace(0, 65535, 40 * 28).reshape(28, 40).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / f"x.{suffix}")
+    shown = load_picture(tmp_path / f"x.{suffix}")
+    np.testing.assert_array_equal(shown[0], values >> 8)
+    assert shown[0].equal(shown[1])
+    assert shown[1].equal(shown[2])
+
+
+def test_floats_are_fractions_or_levels(tmp_path):
+    fractions = np.linspace(0, 1, 20, dtype=np.float32).reshape(4, 5)
+    Image.fromarray(fractions).save(tmp_path / "x.tif")
+    np.testing.assert_array_equal(load_picture(tmp_path / "x.tif")[0], np.rint(fractions * 255))
+    np.testing.assert_array_equal(to_tensor(Image.fromarray(fractions * 200))[0], np.rint(fractions * 200))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif", "tif"])
+def test_cut_off_files_are_found_without_decoding_sound_ones(tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"x.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    assert read_header(path).problem is None
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * 0.7)])
+    assert read_header(path).problem is not None
+    with pytest.raises(UserError, match=f"x.{suffix}"):
+        load_picture(path)
+
+
+def test_sound_jpeg_is_not_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "x.jpg"
+    picture(40, 28).save(path)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    assert read_header(path) == Header(40, 28)
+    assert read_headers([path, path]) == [Header(40, 28)] * 2
+
+
+def test_data_behind_the_end_is_no_damage(tmp_path):
+    path = tmp_path / "x.jpg"
+    picture(40, 28).save(path)
+    path.write_bytes(path.read_bytes() + b"maker's notes")
+    assert read_header(path).problem is None
+
+
+def test_damage_in_the_middle_is_found_when_decoding_all(tmp_path):
+    path = tmp_path / "x.png"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    assert read_header(path).problem is None
+    assert read_header(path, decode=True).problem is not None
+
+
+def test_missing_and_folders(tmp_path):
+    assert read_header(tmp_path / "gone.jpg").problem == "is missing"
+    (tmp_path / "folder.jpg").mkdir()
+    assert read_header(tmp_path / "folder.jpg").problem is not None
+    with pytest.raises(UserError, match=r"gone\.jpg: the picture is missing"):
+        load_picture(tmp_path / "gone.jpg")
+
+
+def test_damaged_exif_is_ignored_as_viewers_do(tmp_path):
+    path = tmp_path / "x.jpg"
+    picture(40, 28).save(path, exif=b"Exif\0\0garbage that is no TIFF header")
+    assert read_header(path) == Header(40, 28)
+    assert load_picture(path).shape == (3, 28, 40)

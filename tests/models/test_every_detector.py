@@ -1,0 +1,122 @@
+"""Every entry of the zoo trains, detects, takes pictures without objects, survives saving and is one graph."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
+
+from libradet.errors import UserError
+from libradet.models.checkpoint import load_model, save_model
+from libradet.models.config import CascadeConfig, MaskConfig, RoIConfig
+from libradet.models.detector import Detector
+from libradet.models.zoo import MODELS
+
+HERE = Path(__file__).parent
+LOSSES = {
+    "rpn": {"rpn_class", "rpn_box"},
+    "fast_rcnn": {"class", "box"},
+    "faster_rcnn": {"rpn_class", "rpn_box", "class", "box"},
+    "retinanet": {"class", "box"},
+    "cascade_rcnn": {"rpn_class", "rpn_box", *(f"{part}_{k}" for part in ("class", "box") for k in (1, 2, 3))},
+    "mask_rcnn": {"rpn_class", "rpn_box", "class", "box", "mask"},
+}
+
+
+def batch_for(model, boxes=((5, 6, 50, 40), (30, 20, 90, 60)), labels=(0, 2)):
+    batch = tiny_batch(boxes, labels, size=(64, 128), masks=model.config.mask is not None)
+    return batch._replace(proposals=tiny_batch(proposals=20).proposals)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("objects", [True, False])
+def test_losses_are_finite_and_reach_every_parameter(name, objects):
+    model = tiny_detector(tiny_zoo_config(name))
+    losses = model(batch_for(model) if objects else batch_for(model, (), ()))
+    assert losses.keys() == LOSSES[name.removeprefix("libra_")]
+    torch.stack(list(losses.values())).sum().backward()
+    for part, loss in losses.items():
+        assert loss.isfinite(), part
+        assert (loss > 0) == (objects or "class" in part), part
+    for part, p in model.named_parameters():
+        assert p.grad is not None, part
+        assert p.grad.isfinite().all(), part
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_detections_are_well_formed(name):
+    model = tiny_detector(tiny_zoo_config(name)).eval()
+    batch = batch_for(model)
+    batch = batch._replace(sizes=torch.tensor([[64, 128], [50, 90]]))
+    with torch.no_grad():
+        found = model(batch)
+    assert found.valid.any(1).all()
+    for b, (height, width) in enumerate(batch.sizes.tolist()):
+        boxes, scores = found.boxes[b][found.valid[b]], found.scores[b][found.valid[b]]
+        assert (boxes >= 0).all()
+        assert (boxes <= torch.tensor([width, height, width, height])).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+        assert (scores.diff() <= 0).all()
+        assert ((scores > 0) & (scores <= 1)).all()
+        assert not found.boxes[b][~found.valid[b]].any()
+    assert (found.labels < model.config.num_classes).all()
+    assert not (model.config.proposes and found.labels.any())
+    assert (found.masks is not None) == (model.config.mask is not None)
+    if found.masks is not None:
+        assert found.masks.shape == (*found.valid.shape, 28, 28)
+        assert ((found.masks >= 0) & (found.masks <= 1)).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_saved_model_says_the_same(name, tmp_path):
+    model = tiny_detector(tiny_zoo_config(name)).eval()
+    save_model(model, tmp_path / "model.safetensors")
+    again = load_model(tmp_path / "model.safetensors")
+    assert again.config == model.config
+    batch = batch_for(model)
+    with torch.no_grad():
+        for a, b in zip(model(batch), again(batch), strict=True):
+            assert (a is None and b is None) or torch.equal(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_and_a_detection_are_one_graph(name):
+    subprocess.run([sys.executable, "compile_detectors.py", name], cwd=HERE, check=True)
+
+
+@pytest.mark.parametrize("name", ["retinanet", "libra_rpn", "libra_cascade_rcnn"])
+@pytest.mark.parametrize("balanced", [True, False])
+def test_bottom_up_paths_fit_every_detector(name, balanced):
+    config = tiny_zoo_config(name)
+    config.pyramid.kind = "pafpn"
+    if not balanced:
+        config.pyramid.balanced = None
+    model = tiny_detector(config)
+    torch.stack(list(model(batch_for(model)).values())).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("retinanet", {"roi": RoIConfig()}, "set roi to null"),
+        ("faster_rcnn", {"rpn": None, "roi": None}, "has no head"),
+        ("rpn", {"mask": MaskConfig()}, "need roi"),
+        ("cascade_rcnn", {"cascade": CascadeConfig(ious=(0.5, 0.6))}, "one entry for each stage"),
+    ],
+)
+def test_heads_that_do_not_fit_together_are_refused(name, changes, words):
+    config = tiny_zoo_config(name)
+    for field, value in changes.items():
+        setattr(config, field, value)
+    with pytest.raises(UserError, match=words):
+        Detector(config)
+
+
+def test_missing_proposals_are_named():
+    model = tiny_detector(tiny_zoo_config("fast_rcnn"))
+    with pytest.raises(UserError, match=r"Batch\.proposals"):
+        model(tiny_batch())

@@ -1,0 +1,124 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_detectors import tiny_batch, tiny_config, tiny_detector
+
+from libradet.errors import UserError
+from libradet.models.checkpoint import save_model
+from libradet.models.config import BackboneConfig
+from libradet.models.zoo import create_model, make_config
+
+
+def test_libra_is_faster_rcnn_and_the_papers_three_components():
+    plain, libra = make_config("faster_rcnn"), make_config("libra_faster_rcnn")
+    assert plain.pyramid.balanced is None
+    assert (libra.pyramid.balanced.level, libra.pyramid.balanced.refine) == (2, "non_local")
+    sampling, loss = libra.roi.sampling, libra.roi.box_loss
+    assert (sampling.positives, sampling.negatives, sampling.num_bins) == ("instance_balanced", "iou_balanced", 3)
+    assert (sampling.bins, loss.variant) == ("paper", "paper")
+    assert (loss.kind, loss.alpha, loss.gamma, loss.beta) == ("balanced_l1", 0.5, 1.5, 1.0)
+    # Switched off again, nothing else is left of it.
+    libra.model, libra.pyramid.balanced = plain.model, None
+    libra.roi.sampling, libra.roi.box_loss = plain.roi.sampling, plain.roi.box_loss
+    libra.rpn.sampling.negatives_per_positive = None
+    assert libra == plain
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "libra_faster_rcnn"])
+def test_settings_are_those_of_the_authors(name):
+    config = make_config(name)
+    assert config.model == name
+    assert (config.pyramid.channels, config.pyramid.levels) == (256, 5)
+    assert (config.rpn.anchors.scales, config.rpn.anchors.ratios) == ((8.0,), (0.5, 1.0, 2.0))
+    rpn, roi = config.rpn.match, config.roi.match
+    assert (rpn.positive, rpn.negative, rpn.min_positive, rpn.low_quality) == (0.7, 0.3, 0.3, True)
+    assert (roi.positive, roi.negative, roi.low_quality) == (0.5, 0.5, False)
+    assert (config.rpn.sampling.size, config.rpn.sampling.positive_fraction) == (256, 0.5)
+    assert (config.roi.sampling.size, config.roi.sampling.positive_fraction) == (512, 0.25)
+    assert config.rpn.box_loss.beta == pytest.approx(1 / 9)
+    for suppression, number in ((config.rpn.train_proposals, 2000), (config.rpn.test_proposals, 1000)):
+        assert (suppression.per_level, suppression.total, suppression.nms) == (number, number, 0.7)
+    found = config.detections
+    assert (found.score, found.nms, found.total) == (0.05, 0.5, 100)
+    assert config.roi.box_std == (0.1, 0.1, 0.2, 0.2)
+
+
+def test_configurations_are_not_shared():
+    a, b = make_config("libra_faster_rcnn"), make_config("libra_faster_rcnn")
+    a.roi.sampling.size = 7
+    a.rpn.anchors.scales = (1.0,)
+    a.pyramid.balanced.level = 0
+    assert b == make_config("libra_faster_rcnn")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("libra_faster_rcn", "did you mean 'libra_faster_rcnn'"), ("yolo", "choose from faster_rcnn")]
+)
+def test_unknown_names(name, words):
+    with pytest.raises(UserError, match=words):
+        create_model(name)
+
+
+def test_random_weights_freeze_nothing():
+    config = make_config("faster_rcnn", 3, "resnet18")
+    assert config.backbone == BackboneConfig("resnet18", freeze_at=0, frozen_norm=False)
+
+
+def test_imagenet_weights_freeze_stem_first_stage_and_norms():
+    config = make_config("faster_rcnn", 3, "resnet18", "imagenet")
+    assert config.backbone == BackboneConfig("resnet18", freeze_at=2, frozen_norm=True)
+
+
+def test_class_names_decide_the_number_of_classes():
+    model = create_model("faster_rcnn", backbone="resnet18", class_names=["cat", "dog"], config=tiny_config())
+    assert model.class_names == ["cat", "dog"]
+    assert model.config.num_classes == 2
+    assert model.roi.logits.out_features == 3
+    assert create_model(config=replace(tiny_config(num_classes=2), class_names=())).class_names == [
+        "class_0",
+        "class_1",
+    ]
+
+
+def test_weights_of_other_classes_keep_all_but_the_last_layers(tmp_path):
+    saved = tiny_detector(tiny_config(num_classes=3))
+    save_model(saved, tmp_path / "three.safetensors")
+    model = create_model(config=tiny_config(num_classes=5), weights=tmp_path / "three.safetensors")
+    before, after = saved.state_dict(), model.state_dict()
+    assert before.keys() == after.keys()
+    last = ("roi.logits.", "roi.deltas.")
+    for name, tensor in after.items():
+        if name.startswith(last):
+            assert tensor.shape != before[name].shape
+        else:
+            assert torch.equal(tensor, before[name]), name
+    assert sum(model.train()(tiny_batch()).values()).isfinite()
+
+
+def test_weights_of_the_same_classes_are_all_kept(tmp_path):
+    saved = tiny_detector()
+    save_model(saved, tmp_path / "model.safetensors")
+    model = create_model(config=tiny_config(), weights=str(tmp_path / "model.safetensors"))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, saved.state_dict()[name]), name
+
+
+def test_weights_take_their_frozen_parts_and_backbone_along(tmp_path):
+    config = tiny_config()
+    config.backbone = BackboneConfig("resnet18", freeze_at=2, frozen_norm=True)
+    save_model(tiny_detector(config), tmp_path / "model.safetensors")
+    assert make_config("faster_rcnn", 3, None, tmp_path / "model.safetensors").backbone == config.backbone
+    other = make_config("faster_rcnn", 3, "resnet34", tmp_path / "model.safetensors").backbone
+    assert other == BackboneConfig("resnet34")
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path):
+    save_model(tiny_detector(), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="another backbone than resnet34"):
+        create_model(config=tiny_config(backbone="resnet34"), weights=tmp_path / "model.safetensors")
+
+
+def test_weights_that_are_not_there():
+    with pytest.raises(UserError, match="no such file"):
+        create_model("faster_rcnn", weights="imagenett")
