@@ -59,6 +59,7 @@ def _parser() -> Parser:
     commands.add_parser("train", help="train a detector on your data (libradet train --help)", add_help=False)
     _add_evaluate(commands.add_parser("evaluate", help="measure a trained detector with COCO's numbers"))
     _add_predict(commands.add_parser("predict", help="draw what a trained detector finds in pictures"))
+    _add_convert(commands.add_parser("convert", help="take over a checkpoint of another toolbox, or write one"))
     _add_data(commands.add_parser("data", help="check, count or draw up data sets"))
     models = commands.add_parser("models", help="what --model and --backbone can be")
     models.add_argument(
@@ -93,6 +94,14 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", help="cpu, cuda, …; a GPU if there is one")
     parser.set_defaults(run=_predict)
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="FOREIGN", help="checkpoint of mmdetection, torchvision or detectron2")
+    parser.add_argument("out", type=Path, metavar="OUT", help="file to write (.safetensors; with --to, .pth)")
+    parser.add_argument("--to", choices=("mmdet", "torchvision"), help="write what that toolbox loads")
+    parser.add_argument("--allow-partial", action="store_true", help="what does not fit keeps random values")
+    parser.set_defaults(run=_convert)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -155,6 +164,24 @@ def _predict(args: argparse.Namespace) -> int:
     model = load_model(args.model, _device(args.device))
     done = predict_files(model, args.pictures, args.out, threshold=args.threshold, size=size)
     print(describe(done, args.out))
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from libradet.interop.loading import explain, load_checkpoint
+    from libradet.interop.saving import save_as
+    from libradet.models.checkpoint import save_model
+
+    loaded = load_checkpoint(args.source, args.allow_partial)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    if args.to:
+        save_as(loaded.model, args.to, args.out)
+    else:
+        save_model(loaded.model, args.out)
+    config = loaded.model.config
+    print(f"{args.out}: {config.model}, {config.backbone.name}, {config.num_classes} classes, from {loaded.family}")
+    if left := explain(loaded):
+        print(f"left as it was made, at random: {left}")
     return 0
 
 

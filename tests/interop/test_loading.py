@@ -8,9 +8,11 @@ import torchvision
 from torch import Tensor
 
 import libradet
+from libradet.cli import main
 from libradet.data.transforms import prepare
 from libradet.errors import UserError
 from libradet.interop.loading import load_checkpoint
+from libradet.interop.saving import save_as
 from libradet.models.zoo import MODELS
 
 MMDET = {
@@ -166,18 +168,28 @@ def test_strangers_are_refused(tmp_path):
 def shake(model: torch.nn.Module) -> None:
     """Scores and boxes of a fresh detector hardly differ; this one's do."""
     for name, t in model.state_dict().items():
-        if name.endswith(("running_mean", "running_var")):
-            t.copy_(torch.rand_like(t) * 0.5 + 0.75 * name.endswith("var"))
-    torch.nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.05)
+        if name.endswith("running_mean"):
+            t.copy_(torch.randn_like(t) * 0.1)
+        elif name.endswith("running_var"):
+            t.copy_(torch.rand_like(t) + 1.5)
+    if not hasattr(model, "rpn"):
+        for conv in model.head.modules():
+            if isinstance(conv, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(conv.weight)
+        torch.nn.init.constant_(model.head.classification_head.cls_logits.bias, -2)
+        model.head.regression_head.bbox_reg.weight.data /= 4
+        return
+    torch.nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.3)
     torch.nn.init.normal_(model.rpn.head.bbox_pred.weight, std=0.01)
-    torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.1)
-    torch.nn.init.normal_(model.roi_heads.box_predictor.bbox_pred.weight, std=0.02)
+    torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.5)
+    torch.nn.init.normal_(model.roi_heads.box_predictor.bbox_pred.weight, std=0.1)
 
 
 # The second does not fill its canvas, whose sides are not multiples of the coarsest stride.
 @pytest.mark.parametrize("size", [(128, 192), (90, 150)])
-def test_torchvisions_detections(tmp_path, size):
-    there = torchvision.models.detection.fasterrcnn_resnet50_fpn(
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn"])
+def test_torchvisions_detections(tmp_path, name, size):
+    there = getattr(torchvision.models.detection, name)(
         weights=None, weights_backbone=None, num_classes=6, min_size=min(size), max_size=max(size)
     ).eval()
     shake(there)
@@ -189,10 +201,12 @@ def test_torchvisions_detections(tmp_path, size):
         features = there.backbone(there.transform([torch.from_numpy(picture).permute(2, 0, 1) / 255])[0].tensors)
         ours = model.extract_features(prepare([picture], "original", model.divisor))
     for level, other in zip(ours, features.values(), strict=True):
+        assert other.std() > 0.05
         torch.testing.assert_close(level, other, atol=1e-3, rtol=1e-3)
     found = model.predict(picture, threshold=0.0, size="original")
     assert len(found) > 10
-    assert found.class_id.tolist() == (expected["labels"] - 1).tolist()
+    assert found.confidence.std() > 0.02
+    assert found.class_id.tolist() == (expected["labels"] - int("rcnn" in name)).tolist()
     np.testing.assert_allclose(found.confidence, expected["scores"], atol=1e-4)
     np.testing.assert_allclose(found.xyxy, expected["boxes"], atol=1e-3)
 
@@ -260,3 +274,68 @@ def test_detectron2(tmp_path):
     assert (block.conv1.conv.stride, block.conv2.conv.stride) == ((2, 2), (1, 1))
     assert (model.config.image.channels, model.config.image.mean) == ("bgr", (103.53, 116.28, 123.675))
     assert len(model.predict(np.zeros((64, 64, 3), np.uint8), size="original")) >= 0
+
+
+def test_detectron2_sorts_anchors_by_size(tmp_path):
+    state = {n: t for n, t in detectron2_state().items() if not n.startswith(("roi_heads.", "proposal_generator."))}
+    state = {n: t for n, t in state.items() if not n.startswith(("backbone.fpn_lateral2", "backbone.fpn_output2"))}
+    for part, last, rows in (("cls_subnet", "cls_score", 9 * 5), ("bbox_subnet", "bbox_pred", 9 * 4)):
+        names = [f"head.{part}.{i}" for i in (0, 2, 4, 6)] + [f"head.{last}"]
+        for name, out in zip(names, [256] * 4 + [rows], strict=True):
+            state[f"{name}.weight"], state[f"{name}.bias"] = torch.randn(out, 256, 3, 3) * 0.02, torch.randn(out)
+    for i, width in ((6, 2048), (7, 256)):
+        state[f"backbone.top_block.p{i}.weight"] = torch.randn(256, width, 3, 3) * 0.01
+        state[f"backbone.top_block.p{i}.bias"] = torch.randn(256)
+    torch.save({"model": state}, tmp_path / "x.pth")
+    model = libradet.load_model(tmp_path / "x.pth")
+    assert model.config.num_classes == 5
+    assert model.config.pyramid.extra_relu
+    theirs, ours = state["head.cls_score.bias"].view(3, 3, 5), model.dense.logits.bias.view(3, 3, 5)
+    assert all(torch.equal(ours[ratio, size], theirs[size, ratio]) for ratio in range(3) for size in range(3))
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn"])
+def test_the_way_back_to_torchvision(tmp_path, name):
+    make = getattr(torchvision.models.detection, name)
+    there, again = (make(weights=None, weights_backbone=None, num_classes=4) for _ in range(2))
+    torch.save(there.state_dict(), tmp_path / "x.pth")
+    assert main(["convert", str(tmp_path / "x.pth"), str(tmp_path / "y.pth"), "--to", "torchvision"]) == 0
+    again.load_state_dict(torch.load(tmp_path / "y.pth", weights_only=True), strict=True)
+    unused = ("bbox_pred.", "mask_fcn_logits.")
+    for n, t in there.state_dict().items():
+        rows = 0 if not n.startswith("roi_heads.") or not any(u in n for u in unused) else len(t) // 4
+        assert torch.equal(again.state_dict()[n][rows:], t[rows:]) if t.dim() else True, n
+
+
+@pytest.mark.parametrize("name", MMDET)
+def test_the_way_back_to_mmdetection(shared_data, tmp_path, name):
+    state = mmdet_file(shared_data, name, tmp_path / "x")
+    save_as(libradet.load_model(tmp_path / "x"), "mmdet", tmp_path / "y")
+    back = torch.load(tmp_path / "y", weights_only=True)["state_dict"]
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[n], t) for n, t in state.items())
+
+
+def test_convert(tmp_path, capsys, shared_data):
+    state = mmdet_file(shared_data, "faster_rcnn_r50_fpn", tmp_path / "x")
+    assert main(["convert", str(tmp_path / "x"), str(tmp_path / "y.safetensors")]) == 0
+    a, b = (libradet.load_model(tmp_path / name) for name in ("x", "y.safetensors"))
+    assert a.config == b.config
+    assert all(torch.equal(t, b.state_dict()[n]) for n, t in a.state_dict().items())
+    assert "faster_rcnn, resnet50, 80 classes, from mmdetection" in capsys.readouterr().out
+    del state["rpn_head.rpn_cls.bias"]
+    torch.save({"state_dict": state}, tmp_path / "x")
+    assert main(["convert", str(tmp_path / "x"), str(tmp_path / "z.safetensors")]) == 2
+    assert not (tmp_path / "z.safetensors").exists()
+    assert main(["convert", str(tmp_path / "x"), str(tmp_path / "z.safetensors"), "--allow-partial"]) == 0
+    assert "missing: rpn.logits.bias" in capsys.readouterr().out
+
+
+def test_a_hostile_file_ends_in_one_line(tmp_path, capsys):
+    (tmp_path / "x.pth").write_bytes(b"cos\nsystem\n(Vtouch " + bytes(tmp_path / "mark") + b"\ntR.")
+    assert main(["convert", str(tmp_path / "x.pth"), str(tmp_path / "y.safetensors")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("libradet: error: ")
+    assert "os.system" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "mark").exists()

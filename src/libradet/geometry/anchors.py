@@ -8,16 +8,22 @@ from torch import Tensor
 
 
 def base_anchors(
-    stride: int, scales: Sequence[float], ratios: Sequence[float], offset: float = 0.0, rounded: bool = False
+    stride: int,
+    scales: Sequence[float],
+    ratios: Sequence[float],
+    offset: float = 0.0,
+    rounded: bool = False,
+    truncated: bool = False,
 ) -> Float[Tensor, "A 4"]:
     """Anchors of one cell, ratios (height over width) outermost, of area (scale × stride)².
 
     ``offset`` moves the centre by that part of a stride: 0 is the cell's corner, 0.5 its centre.
-    ``rounded`` rounds the corners to whole pixels, as torchvision does.
+    ``truncated`` cuts scale × stride, and ``rounded`` rounds the corners, to whole pixels, as torchvision does.
     """
     scale, ratio = torch.tensor(scales, dtype=torch.float64), torch.tensor(ratios, dtype=torch.float64)
-    width = (stride * scale[None, :] / ratio[:, None].sqrt()).flatten()
-    height = (stride * scale[None, :] * ratio[:, None].sqrt()).flatten()
+    side = (stride * scale).floor() if truncated else stride * scale
+    width = (side[None, :] / ratio[:, None].sqrt()).flatten()
+    height = (side[None, :] * ratio[:, None].sqrt()).flatten()
     corners = torch.stack([-width, -height, width, height], dim=1) / 2
     corners = corners.round() if rounded else corners
     return (corners + offset * stride).float()

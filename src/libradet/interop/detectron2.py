@@ -1,4 +1,4 @@
-"""detectron2's Faster R-CNN, Mask R-CNN and RPN with FPN (.pkl of its model zoo, .pth of its trainer)."""
+"""detectron2's Faster R-CNN, Mask R-CNN, RPN and RetinaNet with FPN (.pkl of its model zoo, .pth of its trainer)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -41,11 +41,9 @@ def normalise(tensors: Tensors) -> dict[str, Tensor]:
 
 def describe(tensors: Tensors, meta: Mapping[str, Any]) -> DetectorConfig:
     """What the tensors' names and shapes say, and the settings of detectron2's model zoo. Raises UserError."""
-    if "head.cls_score.weight" in tensors:
-        raise UserError("a RetinaNet, which libradet cannot take over from there yet")
     if any(n.startswith("roi_heads.box_head.0.") for n in tensors):
         raise UserError("a Cascade R-CNN, which libradet cannot take over from there yet")
-    config = _describe_stages(tensors)
+    config = _describe_dense(tensors) if "head.cls_score.weight" in tensors else _describe_stages(tensors)
     config.pyramid.channels = tensors["backbone.fpn_lateral5.weight"].shape[0]
     name = name_backbone(tensors, NAMING)
     config.image = _image(tensors, grouped="x" in name)
@@ -56,22 +54,36 @@ def describe(tensors: Tensors, meta: Mapping[str, Any]) -> DetectorConfig:
     return config
 
 
-def layout(tensors: Tensors, config: DetectorConfig) -> Layout:
+def layout(tensors: Tensors | None, config: DetectorConfig) -> Layout:
     """Background is last, as it is here."""
-    return Layout([*resnet_pairs(NAMING), *_pyramid_pairs(), *_head_pairs()], ignored=BUFFERS)
+    pairs = [*resnet_pairs(NAMING), *_pyramid_pairs(config), *_head_pairs()]
+    return Layout(pairs, sizes_first=config.dense is not None, ignored=BUFFERS)
 
 
 def _describe_stages(tensors: Tensors) -> DetectorConfig:
     second = "roi_heads.box_predictor.cls_score.weight" in tensors
     masks = "roi_heads.mask_head.predictor.weight" in tensors
     config = make_config("mask_rcnn" if masks else "faster_rcnn" if second else "rpn")
+    if config.proposes and config.rpn is not None:
+        config.rpn.test_proposals.total = config.detections.total = 2000
+    for stage in (config.roi, config.mask):
+        if stage is not None:
+            stage.align.sampling_ratio, stage.align.aligned = 0, True
     if config.roi is not None:
         config.num_classes = tensors["roi_heads.box_predictor.cls_score.weight"].shape[0] - 1
         config.roi.width = tensors["roi_heads.box_head.fc1.weight"].shape[0]
-        config.roi.align.sampling_ratio, config.roi.align.aligned = 0, True
         config.roi.class_agnostic = tensors["roi_heads.box_predictor.bbox_pred.weight"].shape[0] == 4
         # The second stage keeps boxes without area.
         config.detections.min_size = -1.0
+    return config
+
+
+def _describe_dense(tensors: Tensors) -> DetectorConfig:
+    config = make_config("retinanet")
+    config.num_classes = tensors["head.cls_score.weight"].shape[0] * 4 // tensors["head.bbox_pred.weight"].shape[0]
+    wide = tensors["backbone.top_block.p6.weight"].shape[1] != tensors["backbone.fpn_lateral5.weight"].shape[0]
+    config.pyramid.extra, config.pyramid.extra_relu = "conv_on_c5" if wide else "conv_on_p5", True
+    config.detections.min_size = -1.0
     return config
 
 
@@ -85,11 +97,13 @@ def _image(tensors: Tensors, grouped: bool) -> ImageConfig:
     return ImageConfig(mean=mean, std=std, channels="rgb" if mean[0] > mean[2] else "bgr", divisor=32)
 
 
-def _pyramid_pairs() -> Pairs:
+def _pyramid_pairs(config: DetectorConfig) -> Pairs:
     pairs: Pairs = []
+    first = 2 if config.pyramid.first_stride == 4 else 3
     for i in range(4):
-        pairs.append((f"backbone.fpn_lateral{i + 2}", f"pyramid.lateral.{i}"))
-        pairs.append((f"backbone.fpn_output{i + 2}", f"pyramid.output.{i}"))
+        pairs.append((f"backbone.fpn_lateral{i + first}", f"pyramid.lateral.{i}"))
+        pairs.append((f"backbone.fpn_output{i + first}", f"pyramid.output.{i}"))
+        pairs.append((f"backbone.top_block.p{i + 6}", f"pyramid.extra_convs.{i}"))
     return pairs
 
 
@@ -103,6 +117,10 @@ def _head_pairs() -> Pairs:
         ("roi_heads.box_predictor.cls_score", "roi.logits"),
         ("roi_heads.box_predictor.bbox_pred", "roi.deltas"),
         *((f"roi_heads.mask_head.mask_fcn{i + 1}", f"mask.convs.{i}") for i in range(4)),
+        *((f"head.cls_subnet.{2 * i}", f"dense.class_convs.{i}") for i in range(4)),
+        *((f"head.bbox_subnet.{2 * i}", f"dense.box_convs.{i}") for i in range(4)),
+        ("head.cls_score", "dense.logits"),
+        ("head.bbox_pred", "dense.deltas"),
         ("roi_heads.mask_head.deconv", "mask.deconv"),
         ("roi_heads.mask_head.predictor", "mask.logits"),
     ]

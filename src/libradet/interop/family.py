@@ -17,11 +17,13 @@ class Layout(NamedTuple):
     Attributes:
         pairs: names of layers, there and here.
         background_first: class 0 is background, and has deltas (unused) if boxes are class-specific.
+        sizes_first: anchors of one cell are sorted by size, then by ratio, not by ratio first.
         ignored: names that say nothing about weights; surplus otherwise.
     """
 
     pairs: Pairs
     background_first: bool = False
+    sizes_first: bool = False
     ignored: tuple[str, ...] = ()
 
 
@@ -33,11 +35,11 @@ class Family(NamedTuple):
         recognises: whether tensors carry its names.
         normalise: names as its newest version has them.
         describe: the detector that the (normalised) tensors and notes of a checkpoint belong to.
-        layout: of the checkpoints of such a detector.
+        layout: of such a detector's checkpoint: of given tensors, or (None) of what the newest version writes.
     """
 
     name: str
     recognises: Callable[[Tensors], bool]
     normalise: Callable[[Tensors], dict[str, Tensor]]
     describe: Callable[[Tensors, Mapping[str, Any]], DetectorConfig]
-    layout: Callable[[Tensors, DetectorConfig], Layout]
+    layout: Callable[[Tensors | None, DetectorConfig], Layout]

@@ -11,7 +11,7 @@ from libradet.errors import UserError
 from libradet.interop import detectron2, mmdetection, torchvision_models
 from libradet.interop.family import Family, Tensors
 from libradet.interop.reading import read_tensors
-from libradet.interop.rows import background_to_last
+from libradet.interop.rows import background_to_last, sizes_to_last
 from libradet.models.checkpoint import FORMAT, load_model
 from libradet.models.detector import Detector
 
@@ -91,6 +91,9 @@ def _fill(model: Detector, tensors: Tensors, family: Family) -> Loaded:
             surplus += [] if name.startswith(layout.ignored) and layout.ignored else [name]
             continue
         t = background_to_last(ours, t) if layout.background_first else t
+        if layout.sizes_first and model.config.dense is not None:
+            a = model.config.dense.anchors
+            t = sizes_to_last(ours, t, len(a.scales), len(a.ratios))
         if t.shape == own[ours].shape:
             found[ours] = t
         else:

@@ -1,8 +1,10 @@
 """mmdetection 1, 2 and 3, and the repository of Libra R-CNN's authors (a version 0.6)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from libradet.errors import UserError
@@ -10,10 +12,12 @@ from libradet.interop import mmdetection_settings
 from libradet.interop.coco_classes import names_and_ids
 from libradet.interop.family import Family, Layout, Tensors
 from libradet.interop.resnet import Naming, Pairs, name_backbone, resnet_pairs
-from libradet.models.config import AnchorConfig, BackboneConfig, BalancedPyramidConfig, DetectorConfig
+from libradet.models.config import BackboneConfig, BalancedPyramidConfig, DetectorConfig
 from libradet.models.zoo import make_config
 
 NAMING = Naming("backbone.")
+# A mark among the normalised tensors that the second stage was not under "roi_head".
+VERSION_1 = "version_1"
 
 
 def recognises(tensors: Tensors) -> bool:
@@ -32,6 +36,7 @@ def normalise(tensors: Tensors) -> dict[str, Tensor]:
             name = name.replace("bbox_head.", "rpn_head.", 1)
         elif first in ("bbox_head", "mask_head") and not _is_dense(tensors):
             name = f"roi_head.{name}"
+            renamed[VERSION_1] = torch.empty(0)
         renamed[name] = t
     return renamed
 
@@ -43,14 +48,7 @@ def describe(tensors: Tensors, meta: Mapping[str, Any]) -> DetectorConfig:
     _describe_pyramid(config, tensors, neck)
     config.backbone = BackboneConfig(name_backbone(tensors, NAMING), freeze_at=2, frozen_norm=True)
     config.image.divisor = 32
-    # Boxes without area are kept by the second stage, and only there.
-    config.detections.min_size = -1.0
-    if config.roi is not None:
-        config.num_classes = tensors[f"{_first_head(tensors)}fc_cls.weight"].shape[0] - 1
-        config.roi.width = tensors[f"{_first_head(tensors)}shared_fcs.0.weight"].shape[0]
-        config.roi.align.sampling_ratio, config.roi.align.aligned = 0, True
-    if config.rpn is not None:
-        config.rpn.train_proposals.total = 1000
+    _describe_heads(config, tensors)
     if _is_version_1(tensors, meta):
         _describe_version_1(config)
     names = _class_names(meta)
@@ -61,13 +59,13 @@ def describe(tensors: Tensors, meta: Mapping[str, Any]) -> DetectorConfig:
     return config
 
 
-def layout(tensors: Tensors, config: DetectorConfig) -> Layout:
+def layout(tensors: Tensors | None, config: DetectorConfig) -> Layout:
     """Names of version 3."""
     neck = "neck.0." if config.pyramid.balanced else "neck."
-    return Layout(
-        [*resnet_pairs(NAMING), *_pyramid_pairs(config, neck), *_head_pairs()],
-        background_first=config.roi is not None and _deltas_of_background(tensors),
-    )
+    pairs = [*resnet_pairs(NAMING), *_pyramid_pairs(config, neck), *_head_pairs()]
+    if tensors is None and config.proposes:
+        pairs = [(there.replace("rpn_head.", "bbox_head."), here) for there, here in pairs]
+    return Layout(pairs, ignored=(VERSION_1,), background_first=tensors is not None and _background_first(tensors))
 
 
 def _pyramid_pairs(config: DetectorConfig, neck: str) -> Pairs:
@@ -134,13 +132,34 @@ def _describe_pyramid(config: DetectorConfig, tensors: Tensors, neck: str) -> No
         pyramid.balanced = None
 
 
+def _describe_heads(config: DetectorConfig, tensors: Tensors) -> None:
+    if config.roi is not None:
+        head = _first_head(tensors)
+        config.num_classes = tensors[f"{head}fc_cls.weight"].shape[0] - 1
+        config.roi.width = tensors[f"{head}shared_fcs.0.weight"].shape[0]
+        config.roi.class_agnostic = tensors[f"{head}fc_reg.weight"].shape[0] == 4
+        # The second stage, and it alone, keeps boxes without area.
+        config.detections.min_size = -1.0
+    if config.dense is not None:
+        per_cell = tensors["bbox_head.retina_reg.weight"].shape[0] // 4
+        config.num_classes = tensors["bbox_head.retina_cls.weight"].shape[0] // per_cell
+    if config.rpn is not None:
+        config.rpn.train_proposals.total = 1000
+        config.rpn.test_proposals.per_level = 2000 if config.proposes else 1000
+    for stage in (config.roi, config.mask):
+        if stage is not None:
+            stage.align.sampling_ratio, stage.align.aligned = 0, True
+
+
 def _describe_version_1(config: DetectorConfig) -> None:
     # There, x2 and y2 were the last pixel of a box; here they are the end of it. In these terms its anchors
     # lie on cell centres and have whole corners, and all else is as it is here.
-    if config.rpn is not None:
-        config.rpn.anchors = AnchorConfig(offset=0.5, rounded=True)
-    if config.roi is not None:
-        config.roi.align.sampling_ratio, config.roi.align.aligned = 2, False
+    for head in (config.rpn, config.dense):
+        if head is not None:
+            head.anchors = replace(head.anchors, offset=0.5, rounded=True)
+    for stage in (config.roi, config.mask):
+        if stage is not None:
+            stage.align.sampling_ratio, stage.align.aligned = 2, False
 
 
 def _model(tensors: Tensors) -> str:
@@ -167,17 +186,18 @@ def _first_head(tensors: Tensors) -> str:
     return "roi_head.bbox_head.0." if "roi_head.bbox_head.0.fc_cls.weight" in tensors else "roi_head.bbox_head."
 
 
-def _deltas_of_background(tensors: Tensors) -> bool:
+def _background_first(tensors: Tensors) -> bool:
+    # Version 1 has deltas or masks for background too. Where there are neither, only its names tell.
     head = _first_head(tensors)
-    rows, classes = tensors[f"{head}fc_reg.weight"].shape[0], tensors[f"{head}fc_cls.weight"].shape[0]
-    return rows == 4 * classes
+    if f"{head}fc_cls.weight" not in tensors:
+        return False
+    classes, deltas = tensors[f"{head}fc_cls.weight"].shape[0], tensors[f"{head}fc_reg.weight"].shape[0]
+    return deltas == 4 * classes or (deltas == 4 and VERSION_1 in tensors)
 
 
 def _is_version_1(tensors: Tensors, meta: Mapping[str, Any]) -> bool:
     version = str(meta.get("mmdet_version", ""))
-    return version.startswith(("0.", "1.")) or (
-        f"{_first_head(tensors)}fc_reg.weight" in tensors and _deltas_of_background(tensors)
-    )
+    return version.startswith(("0.", "1.")) or _background_first(tensors)
 
 
 def _class_names(meta: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from libradet.errors import UserError
-from libradet.models.config import DetectorConfig, ProposalConfig
+from libradet.models.config import AnchorConfig, DetectorConfig, ProposalConfig, RoIAlignConfig
 
 
 def apply(config: DetectorConfig, meta: Mapping[str, Any]) -> None:
@@ -80,17 +80,29 @@ def _apply_image(config: DetectorConfig, found: Mapping[str, Any]) -> None:
 
 
 def _apply_heads(config: DetectorConfig, model: Mapping[str, Any]) -> None:
-    rpn, roi = _first(model, "rpn_head"), _first(model, "bbox_roi_extractor")
-    anchors = rpn.get("anchor_generator") or {}
-    if config.rpn is not None and anchors:
-        config.rpn.anchors.scales = tuple(float(s) for s in anchors.get("scales", config.rpn.anchors.scales))
-        config.rpn.anchors.ratios = tuple(float(r) for r in anchors.get("ratios", config.rpn.anchors.ratios))
-    layer = roi.get("roi_layer") or {}
-    if config.roi is not None and layer:
-        ratio = layer.get("sampling_ratio", layer.get("sample_num", config.roi.align.sampling_ratio))
-        config.roi.align.sampling_ratio = int(ratio)
-        config.roi.align.size = int(layer.get("output_size", layer.get("out_size", config.roi.align.size)))
-        config.roi.align.aligned = bool(layer.get("aligned", config.roi.align.aligned))
+    for head in (config.rpn, config.dense):
+        if head is not None:
+            _apply_anchors(head.anchors, _first(model, "anchor_generator") or _first(model, "rpn_head"))
+    if config.roi is not None:
+        _apply_align(config.roi.align, _first(_first(model, "bbox_roi_extractor"), "roi_layer"))
+    if config.mask is not None:
+        _apply_align(config.mask.align, _first(_first(model, "mask_roi_extractor"), "roi_layer"))
+
+
+def _apply_anchors(anchors: AnchorConfig, found: Mapping[str, Any]) -> None:
+    if isinstance(octaves := found.get("scales_per_octave"), int):
+        base = found.get("octave_base_scale", 4)
+        anchors.scales = tuple(base * 2 ** (i / octaves) for i in range(octaves))
+    if isinstance(scales := found.get("scales", found.get("anchor_scales")), list):
+        anchors.scales = tuple(float(s) for s in scales)
+    if isinstance(ratios := found.get("ratios", found.get("anchor_ratios")), list):
+        anchors.ratios = tuple(float(r) for r in ratios)
+
+
+def _apply_align(align: RoIAlignConfig, found: Mapping[str, Any]) -> None:
+    align.sampling_ratio = int(found.get("sampling_ratio", found.get("sample_num", align.sampling_ratio)))
+    align.size = int(found.get("output_size", found.get("out_size", align.size)))
+    align.aligned = bool(found.get("aligned", align.aligned))
 
 
 def _apply_test(config: DetectorConfig, test: Mapping[str, Any]) -> None:
@@ -104,6 +116,8 @@ def _apply_test(config: DetectorConfig, test: Mapping[str, Any]) -> None:
         config.detections.score = float(last["score_thr"])
         config.detections.nms = float(_iou(last, config.detections.nms))
         config.detections.total = int(last.get("max_per_img", config.detections.total))
+        if config.dense is not None:
+            config.dense.per_level = int(last.get("nms_pre", config.dense.per_level))
 
 
 def _apply_proposals(proposals: ProposalConfig, found: Mapping[str, Any]) -> None:

@@ -24,3 +24,15 @@ def background_to_first(name: str, rows: Tensor) -> Tensor:
     if name.startswith(BOX_LAYERS) and len(rows) > 4:
         return torch.cat([torch.zeros_like(rows[:4]), rows])
     return torch.cat([torch.zeros_like(rows[:1]), rows]) if name.startswith(MASK_LAYERS) else rows
+
+
+def sizes_to_last(name: str, rows: Tensor, sizes: int, ratios: int) -> Tensor:
+    """A one-stage head's last layer whose anchors are sorted by size, then by ratio, as we have it: ratio first."""
+    if not name.startswith(("dense.logits.", "dense.deltas.")):
+        return rows
+    return rows.unflatten(0, (sizes, ratios, -1)).transpose(0, 1).flatten(0, 2)
+
+
+def sizes_to_first(name: str, rows: Tensor, sizes: int, ratios: int) -> Tensor:
+    """The reverse."""
+    return sizes_to_last(name, rows, ratios, sizes)

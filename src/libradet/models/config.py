@@ -72,13 +72,15 @@ class PyramidConfig:
 class AnchorConfig:
     """Anchors of side ``scale × stride`` at every cell; ``offset`` 0 puts them on cell corners, 0.5 on centres.
 
-    ``rounded``: corners are whole pixels. ``fitted``: the cells of a level divide the canvas, rounded down to
-    whole pixels, as torchvision's do, where a coarse level does not fit it.
+    ``truncated``: that side is cut to whole pixels. ``rounded``: corners are whole pixels. ``fitted``: the
+    cells of a level divide the canvas, rounded down to whole pixels, where a coarse level does not fit it.
+    torchvision's are all that.
     """
 
     scales: tuple[float, ...] = (8.0,)
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     offset: float = 0.0
+    truncated: bool = False
     rounded: bool = False
     fitted: bool = False
 

@@ -40,6 +40,7 @@ class DenseHead(nn.Module):
     def __init__(self, channels: int, num_classes: int, strides: Sequence[int], config: DenseConfig) -> None:
         super().__init__()
         a = config.anchors
+        self.fitted = a.fitted
         self.strides, self.num_classes = list(strides), num_classes
         self.per_cell = len(a.scales) * len(a.ratios)
         self.class_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs))
@@ -52,16 +53,18 @@ class DenseHead(nn.Module):
                 # Every class starts at its prior: else the many negatives would drown the first steps.
                 nn.init.constant_(conv.bias, -math.log(1 / config.prior - 1) if conv is self.logits else 0.0)
         for i, stride in enumerate(self.strides):
-            anchors = base_anchors(stride, a.scales, a.ratios, a.offset, a.rounded)
+            anchors = base_anchors(stride, a.scales, a.ratios, a.offset, a.rounded, a.truncated)
             self.register_buffer(f"base_anchors_{i}", anchors, persistent=False)
 
     def forward(self, pyramid: Sequence[Float[Tensor, "B C _ _"]]) -> DenseOutput:
         """Predictions for every anchor of every level."""
         logits, deltas, anchors, shapes = [], [], [], []
+        rows, columns = (side * self.strides[0] for side in pyramid[0].shape[2:])
+        canvas = (rows, columns) if self.fitted else None
         for i, (x, stride) in enumerate(zip(pyramid, self.strides, strict=True)):
             height, width = x.shape[2:]
             shapes.append((height, width))
-            anchors.append(grid_anchors(self.get_buffer(f"base_anchors_{i}"), height, width, stride))
+            anchors.append(grid_anchors(self.get_buffer(f"base_anchors_{i}"), height, width, stride, canvas))
             for_class, for_box = x, x
             for class_conv, box_conv in zip(self.class_convs, self.box_convs, strict=True):
                 for_class, for_box = F.relu(class_conv(for_class)), F.relu(box_conv(for_box))

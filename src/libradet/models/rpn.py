@@ -63,7 +63,7 @@ class RPN(nn.Module):
         a = config.anchors
         self.fitted = a.fitted
         for i, stride in enumerate(self.strides):
-            anchors = base_anchors(stride, a.scales, a.ratios, a.offset, a.rounded)
+            anchors = base_anchors(stride, a.scales, a.ratios, a.offset, a.rounded, a.truncated)
             self.register_buffer(f"base_anchors_{i}", anchors, persistent=False)
 
     def forward(self, pyramid: Sequence[Float[Tensor, "B C _ _"]]) -> RPNOutput:
