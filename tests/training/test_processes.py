@@ -1,9 +1,9 @@
 """Several processes are one with the joint batch."""
 
 import json
+import signal
 import subprocess
 import sys
-import signal
 
 import pytest
 import torch
