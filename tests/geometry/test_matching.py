@@ -129,3 +129,10 @@ def test_only_negatives_are_ignored_in_a_crowd_and_only_beyond_the_threshold():
     crowd = torch.tensor([[True, False]])
     # Covered by 1, 0.5 and 0.6 of their areas.
     assert ignore_in_crowd(matches, candidates, crowd_box, crowd).gt.tolist() == [[IGNORED, NEGATIVE, IGNORED, 1]]
+
+
+def test_an_iou_at_a_threshold_is_not_below_it():
+    gt = torch.tensor([[0.0, 0, 4, 4]])
+    candidates = torch.tensor([[0.0, 0, 2, 4], [0, 0, 1, 4], [0, 0, 1, 3.9]])  # IoU 1/2, 1/4 and less
+    matches = one(candidates, gt, positive=0.5, negative=0.25)
+    assert matches.gt.tolist() == [0, IGNORED, NEGATIVE]

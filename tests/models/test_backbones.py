@@ -1,4 +1,5 @@
 import copy
+import re
 
 import huggingface_hub.constants
 import pytest
@@ -188,6 +189,13 @@ def test_backbones_that_cannot_be_had(name, words):
 def test_a_backbone_without_stages_of_its_own_says_so():
     with pytest.raises(UserError, match="freeze_at"):
         Backbone(BackboneConfig("hrnet_w18_small", freeze_at=2))
+
+
+@pytest.mark.parametrize("name", ["resnet18.nope_in1k", "lcnet_035", "darknet17"])
+def test_weights_that_do_not_exist(name):
+    """timm would go on with random ones."""
+    with pytest.raises(UserError, match=re.escape(name)):
+        Backbone(BackboneConfig(name), pretrained=True)
 
 
 def test_weights_that_cannot_be_fetched(monkeypatch, tmp_path):

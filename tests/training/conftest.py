@@ -1,11 +1,9 @@
 """Tiny data and tiny runs."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from launching import Launched
 
 from libradet.data.synthetic import synthesize
 
@@ -27,18 +25,14 @@ def tiny():
 
 
 @pytest.fixture
-def start(request):
-    """Start the command line in a process of its own, which does not outlive the test."""
+def start(tmp_path):
+    """Start the command line in one or several processes, which do not outlive the test."""
     running = []
 
-    def launch(args):
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "libradet", *map(str, args)]
-        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        running.append(process)
-        return process
+    def launch(args, processes=1):
+        running.append(Launched(args, tmp_path, processes))
+        return running[-1]
 
     yield launch
-    for process in running:
-        process.kill()
-        process.communicate()
+    for launched in running:
+        launched.end()

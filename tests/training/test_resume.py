@@ -3,10 +3,10 @@
 import os
 import signal
 import threading
-import time
 
 import pytest
 import torch
+from launching import wait_for
 from safetensors.torch import load_file
 
 from libradet.cli import main
@@ -20,15 +20,6 @@ def rows(folder):
     """Steps in metrics.csv."""
     path = folder / "metrics.csv"
     return [line.split(",")[0] for line in path.read_text().splitlines()[1:]] if path.exists() else []
-
-
-def wait_for(happened, process=None, seconds=600):
-    """Until something is true; fails when the process ends before."""
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "waited in vain"
-        assert process is None or process.poll() is None, process.communicate()
-        time.sleep(0.005)
 
 
 def weights(folder):
@@ -53,10 +44,10 @@ def untouched(tiny_data, tiny, tmp_path_factory):
 
 def test_killed_in_the_middle_of_an_epoch(untouched, tiny_data, tiny, tmp_path, start):
     out = tmp_path / "run"
-    process = start(tiny(tiny_data, out, *SETTINGS))
-    wait_for(lambda: len(rows(out)) >= 5, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    run = start(tiny(tiny_data, out, *SETTINGS))
+    wait_for(lambda: len(rows(out)) >= 5, run)
+    run.send(signal.SIGKILL)
+    assert run.wait() == [-signal.SIGKILL]
     done = read_checkpoint(out / "last.ckpt")["libradet"]["batches_done"]
     assert done % 6 != 0, "this test is about a kill in the middle of an epoch"
     assert done < 18

@@ -7,6 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from timm.models import is_model_pretrained
 from torch import Tensor, nn
 
 from libradet.errors import UserError
@@ -115,22 +116,25 @@ def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
     # Swin transformers are made for one size of picture unless told otherwise.
     options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
     try:
-        info: Any = timm.create_model(name, features_only=True, pretrained=False, **options).feature_info
-        reductions = info.reduction()
+        body: Any = timm.create_model(name, features_only=True, pretrained=False, **options)
+        reductions = body.feature_info.reduction()
         rows = [reductions.index(stride) for stride in STRIDES]
     except ValueError as e:
         raise UserError(f"backbone {name!r} has no features at strides {STRIDES}; choose one that has") from e
     except (RuntimeError, AttributeError, TypeError) as e:
         near = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]) or "resnet50"
         raise UserError(f"backbone {name!r} is not a timm model with features; near it: {near}") from e
+    if not pretrained:
+        return body, rows
+    if not is_model_pretrained(tag):
+        raise UserError(f"timm has no ImageNet weights of {tag!r}; use --weights none, or another backbone")
     try:
-        body = timm.create_model(tag, features_only=True, pretrained=pretrained, **options)
+        return timm.create_model(tag, features_only=True, pretrained=True, **options), rows
     except (OSError, RuntimeError) as e:
         raise UserError(
             f"ImageNet weights of {tag!r} could not be fetched ({type(e).__name__}): no model hub can be reached. "
             "Use --weights none, --weights PATH of a saved model, or fill the hub's cache on a connected machine."
         ) from e
-    return body, list(rows)
 
 
 def _move_strides(body: nn.Module, name: str) -> None:

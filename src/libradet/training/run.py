@@ -183,7 +183,8 @@ def _catch_up(plan: Plan, measurer: Measurer, first: bool) -> None:
 
 def _finish(plan: Plan, console: Console, first: bool) -> TrainResult:
     folder = plan.folder
-    metrics = json.loads((folder / METRICS).read_text()) if plan.val_set is not None and first else None
+    measured = first and plan.val_set is not None and (folder / METRICS).exists()
+    metrics = json.loads((folder / METRICS).read_text()) if measured else None
     if first:
         plot_curves(folder / "metrics.csv", folder / CURVES)
         if metrics is not None:

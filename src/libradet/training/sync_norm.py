@@ -15,8 +15,8 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         """Normalised input; running statistics move by those of the joint batch."""
         if not self.training:
             return super().forward(input)
-        x = input.float()
-        count = torch.tensor(float(x.numel() / x.shape[1]))
+        x = input if input.dtype == torch.float64 else input.float()
+        count = torch.tensor(x.numel() / x.shape[1], dtype=torch.float64)
         dist.all_reduce(count)
         mean = all_reduce(x.sum((0, 2, 3))) / count
         # A second round for the variance: sum of squares minus square of sums would lose half of the digits.
