@@ -80,3 +80,15 @@ def test_stopped_by_a_signal(untouched, tiny_data, tiny, tmp_path, capfd, signum
     assert main(["train", "--resume", str(out)]) == 0
     assert_same(weights(out), weights(untouched))
     assert rows(out) == rows(untouched)
+
+
+@pytest.mark.parametrize("limit", ["--epochs", "--max_steps"])
+def test_stopped_between_two_epochs(tiny_data, tiny, tmp_path, limit):
+    """The end of a shortened run is the end of an epoch in a longer one."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    first, second = ("1", "2") if limit == "--epochs" else ("6", "8")
+    fixed = ("--steps", "[]", "--warmup", "0", "--ema", "0.9")
+    assert main(tiny(tiny_data, whole, *fixed, limit, second)) == 0
+    assert main(tiny(tiny_data, parts, *fixed, limit, first)) == 0
+    assert main(["train", "--resume", str(parts), limit, second]) == 0
+    assert_same(weights(parts), weights(whole))

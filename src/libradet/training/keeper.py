@@ -41,6 +41,8 @@ class Keeper(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: DetectorTraining) -> None:
         """Lightning takes the signals when a run starts; they are taken back."""
         self._signals.install()
+        # In its place Lightning would ask all processes about SIGTERM in every step, and wait for the answer.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         self._agreement = Agreement()
         self._saved_at, self._saved_step = monotonic(), trainer.global_step
 
@@ -56,8 +58,10 @@ class Keeper(pl.Callback):
         last = module.batches_done % module.batches_per_epoch == 0
         if (batch_idx + 1) % self._config.accumulate and not last:
             return
-        self.stopping = trainer.should_stop = self._granted is Wish.STOP
-        finished = trainer.global_step == self._config.max_steps
+        # Lightning's own limit of steps makes it repeat a batch when a run is resumed between two epochs.
+        finished = self._config.max_steps is not None and trainer.global_step >= self._config.max_steps
+        self.stopping = self._granted is Wish.STOP
+        trainer.should_stop = self.stopping or finished
         if (self._granted or finished) and not last:
             self._save(trainer, module)
         self._granted = Wish.NOTHING

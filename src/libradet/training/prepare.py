@@ -22,6 +22,7 @@ from libradet.training.checkpoint import Circumstances, Standing, circumstances,
 from libradet.training.config import TrainConfig, check
 from libradet.training.folder import LAST, choose_folder
 from libradet.training.precision import choose_precision
+from libradet.training.quietly import quietly
 from libradet.training.recipe import resolve
 from libradet.training.sync_norm import synchronise_norms
 
@@ -63,8 +64,8 @@ class Plan:
     @property
     def finished(self) -> bool:
         """Whether all training is done already."""
-        total = self.config.epochs * self.batches_per_epoch
-        return self.standing.batches >= total or self.standing.steps == self.config.max_steps
+        most, total = self.config.max_steps, self.config.epochs * self.batches_per_epoch
+        return self.standing.batches >= total or (most is not None and self.standing.steps >= most)
 
 
 def prepare(
@@ -151,7 +152,8 @@ def _build(
     tree = detector or make_config(config.model, len(class_names), config.backbone, config.weights)
     # A run that continues has its weights already.
     weights = None if resumed else config.weights
-    return create_model(config.model, weights=weights, class_names=class_names, config=tree).train()
+    with quietly("huggingface_hub"):
+        return create_model(config.model, weights=weights, class_names=class_names, config=tree).train()
 
 
 def _loader(

@@ -1,11 +1,23 @@
 """What a run shows while it runs: a live bar on a terminal, now and then a line in a log."""
 
+from collections.abc import Iterable
 from time import monotonic
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 LINE_SECONDS = 30.0
+
+
+class _Bar(Progress):
+    """A progress bar with a line below, which on a narrow terminal has no room beside it."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.below, "dim")
 
 
 class ProgressDisplay:
@@ -25,9 +37,9 @@ class ProgressDisplay:
         self._lines = visible and not console.is_terminal
         self._last_line = monotonic()
         self._started, self._at_start = monotonic(), done
-        self._bar = Progress(
+        self._bar = _Bar(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=20),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TextColumn("{task.fields[text]}"),
             TimeRemainingColumn(),
@@ -47,13 +59,13 @@ class ProgressDisplay:
     def step(self, done: int, epoch: int, losses: dict[str, float], rate: float) -> None:
         """After a batch: ``done`` batches of the run, in ``epoch`` (from 1), the last known losses."""
         terms = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        text = f"loss {sum(losses.values()):.3f} ({terms}) · {rate:.1f} images/s"
-        self._bar.update(self._run, completed=done, description=f"epoch {epoch}/{self._epochs}", text=text)
+        loss, speed = f"loss {sum(losses.values()):.3f} ({terms})", f"{rate:.1f} images/s"
+        self._bar.below = loss
+        self._bar.update(self._run, completed=done, description=f"epoch {epoch}/{self._epochs}", text=speed)
         if self._lines and (monotonic() - self._last_line > LINE_SECONDS or done == self._total):
             self._last_line = monotonic()
-            self.say(
-                f"epoch {epoch}/{self._epochs} · batch {done:,}/{self._total:,} · {text} · {self._left(done)} left"
-            )
+            batch = f"epoch {epoch}/{self._epochs} · batch {done:,}/{self._total:,}"
+            self.say(f"{batch} · {loss} · {speed} · {self._left(done)} left")
 
     def measuring(self, done: int, total: int) -> None:
         """How many of the batches to measure on are done."""

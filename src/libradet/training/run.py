@@ -1,11 +1,8 @@
 """A training run from its configuration to its results."""
 
 import json
-import logging
 import signal
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +27,7 @@ from libradet.training.milestones import Milestones
 from libradet.training.module import DetectorTraining
 from libradet.training.prepare import Plan, prepare
 from libradet.training.progress import ProgressDisplay
+from libradet.training.quietly import quietly
 from libradet.training.record import Record
 from libradet.training.reporter import Reporter
 from libradet.training.stopping import Interrupted, SignalWatch
@@ -102,7 +100,7 @@ def _place() -> tuple[int, int]:
 def _fit(plan: Plan, record: Record | None, display: ProgressDisplay, measurer: Measurer) -> None:
     config = plan.config
     module = DetectorTraining(plan.detector, config, plan.train_loader, plan.batches_per_epoch, plan.circumstances)
-    with _quiet(), SignalWatch(display.say) as signals:
+    with quietly("lightning.pytorch", "lightning.fabric"), SignalWatch(display.say) as signals:
         keeper = Keeper(plan.folder, config, signals, lambda failure, step: _describe(plan, failure, step))
         averaging = EMAWeightAveraging(decay=config.ema) if config.ema else None
         callbacks: list[pl.Callback] = [Reporter(record, display, config.log_every), keeper]
@@ -127,7 +125,6 @@ def _trainer(plan: Plan, callbacks: list[pl.Callback]) -> pl.Trainer:
         strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if distributed else "auto",
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         max_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.clip,
         benchmark=plan.on_gpu,
@@ -142,22 +139,6 @@ def _trainer(plan: Plan, callbacks: list[pl.Callback]) -> pl.Trainer:
         limit_val_batches=0,
         num_sanity_val_steps=0,
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's advice does not concern users of this package."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\..*")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def _describe(plan: Plan, failure: Measured, step: int) -> str:
