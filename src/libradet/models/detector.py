@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from libradet.balance import BalancedFeaturePyramid
 from libradet.data.batch import Batch
-from libradet.errors import UserError
 from libradet.models.backbones import Backbone
 from libradet.models.config import DetectorConfig
+from libradet.models.config_checks import check_config
 from libradet.models.dense_head import DenseHead, dense_detect, dense_losses
 from libradet.models.detections import Detections
 from libradet.models.mask_head import MaskHead, add_masks, mask_loss
@@ -37,12 +37,12 @@ class Detector(nn.Module):
         pretrained: start the backbone from ImageNet weights.
 
     Raises:
-        UserError: heads that do not fit together.
+        UserError: heads that do not fit together, or values out of their ranges.
     """
 
     def __init__(self, config: DetectorConfig, pretrained: bool = False) -> None:
         super().__init__()
-        _check(config)
+        check_config(config)
         self.config = config
         self.backbone = Backbone(config.backbone, pretrained)
         self.pyramid = FeaturePyramid(self.backbone.channels, config.pyramid)
@@ -141,17 +141,3 @@ class Detector(nn.Module):
         from libradet.models.prediction import predict
 
         return predict(self, images, threshold, size)
-
-
-def _check(config: DetectorConfig) -> None:
-    if config.dense is not None:
-        others = [name for name in ("rpn", "roi", "cascade", "mask") if getattr(config, name) is not None]
-        if others:
-            raise UserError(f"{config.model}: dense is a detector of its own; set {' and '.join(others)} to null")
-    elif config.rpn is None and config.roi is None:
-        raise UserError(f"{config.model}: has no head; give it rpn, roi or dense")
-    if config.roi is None and (config.cascade or config.mask):
-        raise UserError(f"{config.model}: cascade and mask need roi, which is null")
-    cascade = config.cascade
-    if cascade is not None and not (0 < len(cascade.ious) == len(cascade.box_stds) == len(cascade.weights)):
-        raise UserError(f"{config.model}: cascade.ious, box_stds and weights must have one entry for each stage")

@@ -15,14 +15,14 @@ from libradet.models.config import BoxLossConfig, FocalConfig
 
 
 def shared_count(valid: Bool[Tensor, "*N"]) -> Float[Tensor, ""]:
-    """How many are valid, averaged over all processes, at least 1.
+    """How many are valid in all processes together, at least 1, over the number of processes.
 
     Gradients are averaged over processes as well, so sum / shared_count is the loss of the joint batch.
     """
     count = valid.sum().float()
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(count)
-        count = count / dist.get_world_size()
+        return count.clamp(min=1) / dist.get_world_size()
     return count.clamp(min=1)
 
 

@@ -1,0 +1,119 @@
+"""Whether a configuration makes sense, before anything is built from it."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from libradet.errors import UserError
+from libradet.models.config import BoxLossConfig, DetectorConfig, MatchConfig
+
+# Ranges by the name of a field, or by its name and that of the part it is in.
+COUNTS = {"size", "num_bins", "per_level", "total", "levels", "channels", "width", "num_classes"}
+SHARES = {"positive_fraction", "positive", "negative", "min_positive", "crowd", "nms", "score", "focal.alpha"}
+ABOVE_ZERO = {
+    *("negatives_per_positive", "canonical_size", "prior", "std", "scales", "ratios"),
+    *("box_std", "box_stds", "ious", "box_loss.alpha", "box_loss.gamma"),
+}
+NOT_BELOW_ZERO = {
+    *("weight", "weights", "class_weight", "sampling_ratio", "convs", "divisor", "freeze_at", "norm_eps"),
+    *("focal.gamma", "box_loss.beta"),
+}
+
+
+def check_config(config: DetectorConfig) -> None:
+    """Refuse heads that do not fit together and values out of their ranges.
+
+    Raises:
+        UserError: names the field, its value and what it may be.
+    """
+    _check_heads(config)
+    for name, value in _leaves(config):
+        _check_range(name, value)
+    for name, part in _parts(config):
+        if isinstance(part, MatchConfig) and part.negative > part.positive:
+            raise UserError(f"{name}.negative is {part.negative}: at most {name}.positive, which is {part.positive}")
+        if isinstance(part, BoxLossConfig) and part.kind == "balanced_l1":
+            _check_balanced_l1(name, part)
+    _check_sizes(config)
+    _check_classes(config)
+
+
+def _check_heads(config: DetectorConfig) -> None:
+    if config.dense is not None:
+        others = [name for name in ("rpn", "roi", "cascade", "mask") if getattr(config, name) is not None]
+        if others:
+            raise UserError(f"{config.model}: dense is a detector of its own; set {' and '.join(others)} to null")
+    elif config.rpn is None and config.roi is None:
+        raise UserError(f"{config.model}: has no head; give it rpn, roi or dense")
+    if config.roi is None and (config.cascade or config.mask):
+        raise UserError(f"{config.model}: cascade and mask need roi, which is null")
+    cascade = config.cascade
+    if cascade is not None and not (0 < len(cascade.ious) == len(cascade.box_stds) == len(cascade.weights)):
+        raise UserError(f"{config.model}: cascade.ious, box_stds and weights must have one entry for each stage")
+
+
+def _check_range(path: str, value: Any) -> None:
+    names = {path.rpartition(".")[2], ".".join(path.split(".")[-2:])}
+    for number in _numbers(value):
+        if not math.isfinite(number):
+            raise UserError(f"{path} is {number}: a finite number is needed")
+        if names & COUNTS and number < 1:
+            raise UserError(f"{path} is {number}: at least 1 is needed")
+        if names & SHARES and not 0 <= number <= 1:
+            raise UserError(f"{path} is {number}: it must be between 0 and 1")
+        if names & ABOVE_ZERO and number <= 0:
+            raise UserError(f"{path} is {number}: it must be above 0")
+        if names & NOT_BELOW_ZERO and number < 0:
+            raise UserError(f"{path} is {number}: it must not be below 0")
+
+
+def _check_balanced_l1(path: str, loss: BoxLossConfig) -> None:
+    if loss.beta == 0:
+        raise UserError(f"{path}.beta is 0: balanced L1 needs one above 0; for L1 itself set {path}.kind to l1")
+    # b = exp(γ/α) − 1 is multiplied with errors: it must stay far from what a float holds.
+    if loss.gamma > 50 * loss.alpha:
+        raise UserError(f"{path}.gamma is {loss.gamma}: at most 50 times alpha, which is {loss.alpha}")
+
+
+def _check_sizes(config: DetectorConfig) -> None:
+    short, long = config.image.size
+    if short > long:
+        raise UserError(f"image.size is {[short, long]}: the short side first, then the long one")
+    balanced, levels = config.pyramid.balanced, config.pyramid.levels
+    if balanced is not None and not 0 <= balanced.level < levels:
+        raise UserError(f"pyramid.balanced.level is {balanced.level}: 0 to {levels - 1}, as there are {levels} levels")
+    for name, head in (("roi", config.roi), ("mask", config.mask)):
+        if head is not None and head.align.levels > levels:
+            raise UserError(f"{name}.align.levels is {head.align.levels}: the pyramid has {levels} levels")
+
+
+def _check_classes(config: DetectorConfig) -> None:
+    for name in ("class_names", "category_ids"):
+        given = len(getattr(config, name))
+        if given not in (0, config.num_classes):
+            raise UserError(f"{name} has {given} entries: one for each of the {config.num_classes} classes, or none")
+
+
+def _parts(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for field in fields(config):
+        value, name = getattr(config, field.name), f"{path}.{field.name}".lstrip(".")
+        if is_dataclass(value):
+            yield name, value
+            yield from _parts(value, name)
+
+
+def _leaves(config: DetectorConfig) -> Iterator[tuple[str, Any]]:
+    for path, part in [("", config), *_parts(config)]:
+        for field in fields(part):
+            value = getattr(part, field.name)
+            if not is_dataclass(value):
+                yield f"{path}.{field.name}".lstrip("."), value
+
+
+def _numbers(value: Any) -> list[int | float]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [value]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [number for entry in value for number in _numbers(entry)]
+    return []

@@ -1,0 +1,65 @@
+"""Configurations that make no sense are refused with the field's name."""
+
+from dataclasses import replace
+
+import pytest
+
+from libradet.errors import UserError
+from libradet.models.config import BoxLossConfig, FocalConfig, MatchConfig
+from libradet.models.config_checks import check_config
+from libradet.models.zoo import MODELS, faster_rcnn, libra_faster_rcnn
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_entry_of_the_zoo_makes_sense(name):
+    check_config(MODELS[name]())
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("num_classes", 0),
+        ("class_names", ("only one",)),
+        ("category_ids", (1, 2)),
+        ("image.size", (800, 600)),
+        ("image.size", (0, 600)),
+        ("image.std", (1.0, 0.0, 1.0)),
+        ("image.mean", (float("nan"), 0.0, 0.0)),
+        ("pyramid.channels", 0),
+        ("pyramid.balanced.level", 5),
+        ("pyramid.balanced.level", -1),
+        ("rpn.anchors.scales", (8.0, -1.0)),
+        ("rpn.sampling.size", 0),
+        ("rpn.train_proposals.nms", 1.5),
+        ("roi.align.levels", 6),
+        ("roi.sampling.positive_fraction", -0.1),
+        ("roi.sampling.num_bins", 0),
+        ("roi.match", MatchConfig(positive=0.4, negative=0.5)),
+        ("roi.box_loss", BoxLossConfig(kind="balanced_l1", beta=0.0)),
+        ("roi.box_loss", BoxLossConfig(kind="smooth_l1", beta=-1.0)),
+        ("roi.box_loss", BoxLossConfig(kind="balanced_l1", alpha=0.0)),
+        ("roi.box_loss", BoxLossConfig(kind="balanced_l1", alpha=0.01, gamma=1.5)),
+        ("roi.focal", FocalConfig(alpha=2.0)),
+        ("detections.score", 1.01),
+        ("detections.total", 0),
+    ],
+)
+def test_what_is_out_of_range_is_refused_by_name(path, value):
+    config = libra_faster_rcnn()
+    *parents, field = path.split(".")
+    part = config
+    for parent in parents:
+        part = getattr(part, parent)
+    setattr(part, field, value)
+    with pytest.raises(UserError, match=path):
+        check_config(config)
+
+
+def test_limits_themselves_are_allowed():
+    config = faster_rcnn()
+    config.detections = replace(config.detections, score=0.0, nms=1.0, total=1, min_size=-1.0)
+    assert config.roi is not None
+    config.roi.focal = FocalConfig(gamma=0.0)
+    config.roi.box_loss = BoxLossConfig(kind="smooth_l1", beta=0.0)
+    config.category_ids = tuple(range(80))
+    check_config(config)
