@@ -18,9 +18,11 @@ def area(boxes: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
 
 def intersection(a: Float[Tensor, "B N 4"], b: Float[Tensor, "B G 4"]) -> Float[Tensor, "B N G"]:
     """Area in square pixels that each pair shares."""
-    left_top = torch.maximum(a[:, :, None, :2], b[:, None, :, :2])
-    right_bottom = torch.minimum(a[:, :, None, 2:], b[:, None, :, 2:])
-    width, height = (right_bottom - left_top).clamp(min=0).unbind(-1)
+    # Coordinate by coordinate: half the memory of working on corners, which matters for all anchors of a pyramid.
+    a_left, a_top, a_right, a_bottom = a[:, :, None].unbind(-1)
+    b_left, b_top, b_right, b_bottom = b[:, None].unbind(-1)
+    width = (torch.minimum(a_right, b_right) - torch.maximum(a_left, b_left)).clamp(min=0)
+    height = (torch.minimum(a_bottom, b_bottom) - torch.maximum(a_top, b_top)).clamp(min=0)
     return width * height
 
 
