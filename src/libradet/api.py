@@ -51,6 +51,7 @@ def train(
             raise UserError(
                 f"there is no setting {name!r}; {f'did you mean {near[0]!r}?' if near else 'see TrainConfig'}"
             )
+    settings |= {name: str(settings[name]) for name in ("proposals", "val_proposals") if settings.get(name)}
     if resume is not None:
         return _resume(Path(resume), settings)
     name = model if isinstance(model, str) else model.config.model

@@ -174,6 +174,8 @@ def _predict(args: argparse.Namespace) -> int:
 
     if bool(args.data) == bool(args.pictures):
         raise UserError("name either pictures or a data set with --data; see libradet predict --help")
+    if args.split and not args.data:
+        raise UserError("--split is one of --data, which is missing")
     size = tuple(args.size) if args.size else None
     model = load_model(args.model, _device(args.device))
     if args.data:
@@ -186,8 +188,10 @@ def _predict(args: argparse.Namespace) -> int:
 def _propose(args: argparse.Namespace, model: "Detector", size: tuple[int, int] | None) -> int:
     from libradet.data.coco import read, splits
     from libradet.evaluation.proposing import check_proposing, propose
+    from libradet.models.given import check_proposals
 
     check_proposing(model)
+    check_proposals(model.config, args.proposals)
     for split in [args.split] if args.split else splits(args.data):
         dataset, _ = read(args.data, split, training=False, masks=False)
         path = args.out / f"{dataset.split}.safetensors"

@@ -139,7 +139,7 @@ def _find(file: ProposalFile, paths: Sequence[Path], what: str, ids: Sequence[in
     missing = [path.name for path, row in zip(paths, rows, strict=True) if row is None]
     if len(missing) == len(paths):
         raise UserError(
-            f"{file.path}: is of another data set: it has proposals for {few(file.names, 2)}, and {what} are "
+            f"{file.path}: is of another data set or split: it has proposals for {few(file.names, 2)}, and {what} are "
             f"{few(missing, 2)}"
         )
     if missing:
@@ -169,9 +169,9 @@ def _check_sizes(file: ProposalFile, rows: ndarray, dataset: Dataset, what: str)
     if file.sizes is not None:
         wrong = np.flatnonzero((file.sizes[rows] != sizes).any(1))
         if len(wrong):
-            first = wrong[0]
-            made, own = tuple(file.sizes[rows[first]].tolist()), tuple(sizes[first].tolist())
-            raise UserError(f"{_other_size(file, rows[first], made, own)} ({len(wrong)} of {len(rows)} are)")
+            row, own = int(rows[wrong[0]]), tuple(sizes[wrong[0]].tolist())
+            other = _other_size(file, row, tuple(file.sizes[row].tolist()), own)
+            raise UserError(f"{other} ({len(wrong)} of {len(rows)} are)")
         return
     # A list in another order would go unnoticed, were it not for boxes beyond the border.
     filled = np.flatnonzero(np.diff(file.offsets)[rows] > 0)

@@ -21,7 +21,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -140,7 +140,7 @@ def _read_own(path: Path) -> ProposalFile:
     return ProposalFile(path, tensors["boxes"], tensors["scores"], offsets, ids, names, sizes)
 
 
-def _consistent(tensors: dict[str, Tensor], names: list[str]) -> bool:
+def _consistent(tensors: dict[str, Tensor], names: Any) -> bool:
     offsets, pictures, rows = tensors["offsets"], len(tensors["ids"]), len(tensors["scores"])
     shapes = {"ids": (pictures,), "sizes": (pictures, 2), "offsets": (pictures + 1,), "boxes": (rows, 4)}
     return (

@@ -2,10 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,9 @@ from libradet.models.detections import Detections
 from libradet.models.detector import Detector
 from libradet.models.given import give
 from libradet.models.prediction import device_of, evaluating
+
+Take = Callable[[Detections, Batch], None]
+"""Takes in the detections of one batch, whose ``index`` and ``scales`` say what they were found in."""
 
 
 def evaluate(
@@ -64,7 +67,7 @@ def evaluate(
     evaluator = CocoEvaluator(dataset, class_map=[0] if classes is None else classes.labels, class_agnostic=agnostic)
     given = give(model.config, proposals, dataset, training=False)
     options = {"size": size, "batch_size": batch_size, "workers": workers, "device": device, "precision": precision}
-    look_through(model, dataset, evaluator, given, **options, progress=progress)
+    look_through(model, dataset, evaluator.update, given, **options, progress=progress)
     metrics = evaluator.compute()
     metrics["notes"] = [*(classes.notes if classes else []), *metrics["notes"]]
     if results is not None and not (_in_a_job() and dist.get_rank()):
@@ -73,17 +76,10 @@ def evaluate(
     return metrics
 
 
-class Collector(Protocol):
-    """Takes in what a detector finds, batch by batch."""
-
-    def update(self, detections: Detections, batch: Batch) -> None:
-        """Take in the detections of one batch, whose ``index`` and ``scales`` say what they were found in."""
-
-
 def look_through(
     model: Detector,
     dataset: Dataset,
-    collector: Collector,
+    take: Take,
     proposals: GivenProposals | None = None,
     *,
     size: Size | None = None,
@@ -93,7 +89,7 @@ def look_through(
     precision: Literal["32", "bf16"] = "32",
     progress: bool = True,
 ) -> None:
-    """Show ``model`` every picture of ``dataset``, and ``collector`` what it finds; see :func:`evaluate`."""
+    """Show ``model`` every picture of ``dataset``, and ``take`` what it finds; see :func:`evaluate`."""
     loader = make_loader(
         dataset,
         size=size or model.config.image.size,
@@ -109,18 +105,18 @@ def look_through(
     home = device_of(model)
     model.to(device or home)
     try:
-        _run(model, loader, collector, precision, progress and not (_in_a_job() and dist.get_rank()))
+        _run(model, loader, take, precision, progress and not (_in_a_job() and dist.get_rank()))
     finally:
         model.to(home)
 
 
-def _run(model: Detector, loader: Iterable[Batch], collector: Collector, precision: str, progress: bool) -> None:
+def _run(model: Detector, loader: Iterable[Batch], take: Take, precision: str, progress: bool) -> None:
     device = device_of(model)
     cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     with evaluating(model), cast, progress_bar(progress) as bar:
         for batch in bar.track(loader, description="measuring"):
             batch = batch.to(device, non_blocking=True)
-            collector.update(model(batch), batch)
+            take(model(batch), batch)
 
 
 def progress_bar(shown: bool) -> Progress:

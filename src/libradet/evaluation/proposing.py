@@ -47,8 +47,12 @@ def propose(model: Detector, dataset: Dataset, path: Path, **settings: Any) -> i
         how many proposals there are. Raises UserError if the model does not propose, or the file cannot be written.
     """
     check_proposing(model)
+    try:  # before an hour's work, not after it
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot be a folder for proposals ({error.strerror})") from error
     collector = ProposalCollector(dataset)
-    look_through(model, dataset, collector, **settings)
+    look_through(model, dataset, collector.update, **settings)
     found = [collector.found[index] for index in range(len(dataset))]
     write_proposals(path, found, model.config.model)
     return sum(len(picture.scores) for picture in found)
