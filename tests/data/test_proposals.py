@@ -121,6 +121,13 @@ def set_and_truth(tmp_path_factory):
     return dataset, root / "x.safetensors"
 
 
+def test_workers_give_the_same(set_and_truth):
+    dataset, path = set_and_truth
+    given_ = give_to_dataset(path, dataset, 7)
+    alone, helped = (list(loader(dataset, given_, (60, 90), workers=workers)) for workers in (0, 2))
+    assert all(torch.equal(a.proposals, b.proposals) for a, b in zip(alone, helped, strict=True))
+
+
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_proposals_lie_on_what_they_were_made_for(dataset, tmp_path, flip):
     """White rectangles on black pictures are still inside their proposals, and fill them."""
