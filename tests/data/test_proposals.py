@@ -59,7 +59,9 @@ def test_what_is_written_is_read(dataset, tmp_path, shuffled):
     given_ = give_to_dataset(path, dataset, 1000)
     assert given_.count == 5
     assert same(taken(given_, dataset), found)
-    assert sorted(p.name for p in path.parent.iterdir()) == ["x.safetensors"]
+    assert [p.name for p in path.parent.iterdir()] == ["x.safetensors"]
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_the_best_are_taken_whatever_their_order(dataset, tmp_path):
@@ -170,7 +172,7 @@ def test_pictures_of_one_name_are_told_apart(tmp_path):
     write_proposals(tmp_path / "x.safetensors", found, "rpn")
     given_ = give_to_files(tmp_path / "x.safetensors", paths[::-1], 9)
     assert given_.rows.tolist() == [1, 0]
-    with pytest.raises(UserError, match="1 of 2 pictures"):
+    with pytest.raises(UserError, match="1 of 2 named pictures"):
         give_to_files(tmp_path / "x.safetensors", [paths[0], tmp_path / "three" / "a.png"], 9)
 
 
@@ -255,7 +257,7 @@ def test_lists_in_the_order_of_the_annotation_file(dataset, tmp_path, protocol, 
 
 def test_lists_of_another_data_set(dataset, tmp_path):
     found = [rows(p) for p in proposed(dataset, (4, 4, 4, 4))]
-    refused(dump(tmp_path / "x.pkl", found[:3]), dataset, "3 pictures in the order.* has 4 pictures")
+    refused(dump(tmp_path / "x.pkl", found[:3]), dataset, "3 pictures in the order.* there are 4 pictures")
     found[0][0, :4], found[1][0, :4] = (0, 0, 64, 48), (0, 0, 48, 64)
     give_to_dataset(dump(tmp_path / "x.pkl", found), dataset, 9)
     swapped = [found[1], found[0], *found[2:]]

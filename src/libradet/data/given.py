@@ -96,11 +96,11 @@ def give_to_dataset(path: str | Path, dataset: Dataset, limit: int) -> GivenProp
         UserError: the file cannot be read, or is of another data set, or pictures lack proposals.
     """
     file = read_proposals(find_file(path, dataset.split))
-    what = f"{dataset.split} of {dataset.root}"
+    what = f"pictures of {dataset.split} of {dataset.root}"
     if file.names is None and len(file) != len(dataset):
         raise UserError(
-            f"{file.path}: has proposals for {len(file)} pictures in the order of an annotation file, and {what} has "
-            f"{len(dataset)} pictures: it belongs to another split or data set"
+            f"{file.path}: has proposals for {len(file)} pictures in the order of an annotation file, and there are "
+            f"{len(dataset)} {what}: it belongs to another split or data set"
         )
     rows = np.arange(len(dataset))
     if file.names is not None:
@@ -119,7 +119,7 @@ def give_to_files(path: str | Path, pictures: Sequence[Path], limit: int) -> Giv
             f"{path}: names no pictures, its proposals are in the order of an annotation file: it can be used with a "
             "data set only (libradet evaluate --data)"
         )
-    return GivenProposals(file, _find(file, pictures, "these"), max(1, min(limit, file.most)))
+    return GivenProposals(file, _find(file, pictures, "named pictures"), max(1, min(limit, file.most)))
 
 
 def _find(file: ProposalFile, paths: Sequence[Path], what: str, ids: Sequence[int] | None = None) -> ndarray:
@@ -139,12 +139,12 @@ def _find(file: ProposalFile, paths: Sequence[Path], what: str, ids: Sequence[in
     missing = [path.name for path, row in zip(paths, rows, strict=True) if row is None]
     if len(missing) == len(paths):
         raise UserError(
-            f"{file.path}: is of another data set or split: it has proposals for {few(file.names, 2)}, and {what} are "
-            f"{few(missing, 2)}"
+            f"{file.path}: is of another data set or split: it has proposals for {few(file.names, 2)}, and the "
+            f"{what} are {few(missing, 2)}"
         )
     if missing:
         raise UserError(
-            f"{file.path}: {len(missing)} of {len(paths)} pictures of {what} have no proposals in it ({few(missing)}); "
+            f"{file.path}: {len(missing)} of {len(paths)} {what} have no proposals in it ({few(missing)}); "
             "let the model that proposes look at all of them"
         )
     return np.array(rows, np.int64)
@@ -184,7 +184,7 @@ def _check_sizes(file: ProposalFile, rows: ndarray, dataset: Dataset, what: str)
     if len(wrong):
         names = few([dataset.pictures[i].path.name for i in wrong])
         raise UserError(
-            f"{file.path}: proposals of {len(wrong)} of {len(rows)} pictures of {what} lie beyond the picture "
+            f"{file.path}: proposals of {len(wrong)} of {len(rows)} {what} lie beyond the picture "
             f"({names}): it belongs to another data set, or lists the pictures in another order"
         )
 

@@ -98,8 +98,11 @@ def write_proposals(path: Path, pictures: Sequence[Proposed], made_by: str) -> N
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         save_file(tensors, partial, {"format": FORMAT, "model": made_by})
+        partial.chmod(mode)  # safetensors lets nobody but the owner read
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be written ({error})") from error

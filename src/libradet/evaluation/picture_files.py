@@ -18,7 +18,7 @@ from libradet.evaluation.drawing import RGB, draw, save
 from libradet.evaluation.evaluate import progress_bar
 from libradet.models.detector import Detector
 from libradet.models.given import give_files
-from libradet.models.prediction import predict
+from libradet.models.prediction import check_threshold, predict
 from libradet.quiet import supervision as sv
 
 PROPOSALS = "proposals.safetensors"
@@ -70,6 +70,7 @@ def predict_files(
         UserError: nothing matches, no file can be read, drawings would overwrite the pictures, or proposals are
             missing or of no use.
     """
+    check_threshold(threshold)
     paths = find_pictures(sources)
     given = give_files(model.config, proposals, paths)
     _prepare_folder(out, paths)
@@ -88,8 +89,7 @@ def predict_files(
                 found = predict(model, picture, 0.0 if model.config.proposes else threshold, size, proposals=here)
                 assert isinstance(found, sv.Detections)
                 if model.config.proposes:
-                    done.proposals.append(_propose(numbers[row], path, picture, found))
-                    found = _above(found, threshold)
+                    found = _propose(done, numbers[row], path, picture, found, threshold)
                 save(draw(picture, found), out / names[path])
                 _note(done, model, numbers[row], path, picture, names[path], found)
     finally:  # after an interrupt, too, there are results of what was seen
@@ -166,13 +166,13 @@ def _drawing_names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def _propose(number: int, path: Path, picture: RGB, found: sv.Detections) -> Proposed:
+def _propose(
+    done: Predicted, number: int, path: Path, picture: RGB, found: sv.Detections, threshold: float
+) -> sv.Detections:
+    """Keep all proposals; those worth showing."""
     assert found.confidence is not None
-    return Proposed(number, path.as_posix(), picture.shape[1], picture.shape[0], found.xyxy, found.confidence)
-
-
-def _above(found: sv.Detections, threshold: float) -> sv.Detections:
-    assert found.confidence is not None
+    height, width = picture.shape[:2]
+    done.proposals.append(Proposed(number, path.as_posix(), width, height, found.xyxy, found.confidence))
     shown = found[found.confidence >= threshold]
     assert isinstance(shown, sv.Detections)
     return shown

@@ -55,8 +55,7 @@ def predict(
     Raises:
         UserError: a picture cannot be read, or an argument is out of range.
     """
-    if not 0 <= threshold <= 1:
-        raise UserError(f"threshold is {threshold}: a score lies between 0 and 1")
+    check_threshold(threshold)
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: at least one picture goes through the model at a time")
     single = not isinstance(images, list | tuple)
@@ -71,6 +70,12 @@ def predict(
             batch = prepare(pictures[part], size or model.config.image.size, model.divisor, given and given[part])
             found += to_supervision(model(batch.to(device_of(model))), batch, model.class_names, threshold)
     return found[0] if single else found
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises UserError if no score can be compared with it."""
+    if not 0 <= threshold <= 1:
+        raise UserError(f"threshold is {threshold}: a score lies between 0 and 1")
 
 
 def to_supervision(
