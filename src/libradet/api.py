@@ -12,6 +12,7 @@ from libradet.evaluation.evaluate import evaluate as evaluate_dataset
 from libradet.interop.loading import load_any as load_model
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
+from libradet.models.given import check_proposals
 from libradet.models.zoo import create_model
 from libradet.training.config import TrainConfig
 from libradet.training.run import TrainResult
@@ -50,6 +51,7 @@ def train(
             raise UserError(
                 f"there is no setting {name!r}; {f'did you mean {near[0]!r}?' if near else 'see TrainConfig'}"
             )
+    settings |= {name: str(settings[name]) for name in ("proposals", "val_proposals") if settings.get(name)}
     if resume is not None:
         return _resume(Path(resume), settings)
     name = model if isinstance(model, str) else model.config.model
@@ -65,7 +67,13 @@ def _resume(folder: Path, settings: dict[str, Any]) -> TrainResult:
 
 
 def evaluate(
-    model: str | Path | Detector, data: str | Path, split: str = "val", *, skip_broken: bool = False, **settings: Any
+    model: str | Path | Detector,
+    data: str | Path,
+    split: str = "val",
+    *,
+    skip_broken: bool = False,
+    proposals: str | Path | None = None,
+    **settings: Any,
 ) -> Metrics:
     """Measure a detector on one split of a data set.
 
@@ -74,14 +82,16 @@ def evaluate(
         data: folder with pictures and annotations, in any layout that is recognised.
         split: "train", "val", … or the layout's own name.
         skip_broken: leave out pictures that are missing or damaged, instead of refusing the split.
+        proposals: file of proposals, or folder with one for each split, for a model without rpn.
         settings: keywords of :func:`libradet.evaluation.evaluate.evaluate`, such as ``size`` or ``device``.
 
     Returns:
         COCO's numbers, see :func:`libradet.evaluation.coco_metrics.coco_metrics`.
     """
     detector = model if isinstance(model, Detector) else load_model(model)
+    check_proposals(detector.config, proposals)
     dataset, report = read(data, split, training=False, skip_broken=skip_broken, masks=False)
-    metrics = evaluate_dataset(detector, dataset, **settings)
+    metrics = evaluate_dataset(detector, dataset, proposals=proposals, **settings)
     skipped = [f"{s['count']} × {s['what']} left out" for s in report.skipped]
     metrics["notes"] = [*skipped, *report.warnings, *metrics["notes"]]
     return metrics

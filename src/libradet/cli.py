@@ -5,9 +5,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from libradet.errors import UserError
+
+if TYPE_CHECKING:
+    from libradet.models.detector import Detector
 
 INTERRUPTED = 130
 
@@ -79,6 +82,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=4, help="pictures at a time (default: 4)")
     parser.add_argument("--device", help="cpu, cuda, …; a GPU if there is one")
     parser.add_argument("--skip_broken", action="store_true", help="leave out missing and damaged pictures")
+    parser.add_argument("--proposals", metavar="FILE|DIR", help="of the pictures, for a model without rpn")
     parser.add_argument("--results", type=Path, metavar="FILE", help="write detections as COCO results")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     parser.set_defaults(run=_evaluate)
@@ -86,8 +90,15 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="file of a trained model (.safetensors)")
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE|DIR|GLOB", help="what to look at")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for drawings and predictions.json")
+    parser.add_argument("pictures", nargs="*", metavar="PICTURE|DIR|GLOB", help="what to look at")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="for drawings, predictions.json and proposals"
+    )
+    text = "data set instead of pictures: write SPLIT.safetensors with the proposals of an rpn"
+    parser.add_argument("--data", metavar="DIR", help=text)
+    parser.add_argument("--split", help="only this one (default: all of --data)")
+    parser.add_argument("--batch_size", type=int, default=4, help="pictures of --data at a time (default: 4)")
+    parser.add_argument("--proposals", metavar="FILE", help="of the pictures, for a model without rpn")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score (default: 0.5)")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("SHORT", "LONG"), help="resize to; as trained if not given"
@@ -149,6 +160,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         size=size,
         batch_size=args.batch_size,
         results=args.results,
+        proposals=args.proposals,
     )
     show(metrics, f"{args.model} on {args.split} of {args.data}")
     if args.json:
@@ -160,10 +172,31 @@ def _predict(args: argparse.Namespace) -> int:
     from libradet.api import load_model
     from libradet.evaluation.picture_files import describe, predict_files
 
+    if bool(args.data) == bool(args.pictures):
+        raise UserError("name either pictures or a data set with --data; see libradet predict --help")
+    if args.split and not args.data:
+        raise UserError("--split is one of --data, which is missing")
     size = tuple(args.size) if args.size else None
     model = load_model(args.model, _device(args.device))
-    done = predict_files(model, args.pictures, args.out, threshold=args.threshold, size=size)
+    if args.data:
+        return _propose(args, model, size)
+    done = predict_files(model, args.pictures, args.out, threshold=args.threshold, size=size, proposals=args.proposals)
     print(describe(done, args.out))
+    return 0
+
+
+def _propose(args: argparse.Namespace, model: "Detector", size: tuple[int, int] | None) -> int:
+    from libradet.data.coco import read, splits
+    from libradet.evaluation.proposing import check_proposing, propose
+    from libradet.models.given import check_proposals
+
+    check_proposing(model)
+    check_proposals(model.config, args.proposals)
+    for split in [args.split] if args.split else splits(args.data):
+        dataset, _ = read(args.data, split, training=False, masks=False)
+        path = args.out / f"{dataset.split}.safetensors"
+        count = propose(model, dataset, path, size=size, batch_size=args.batch_size)
+        print(f"{path}: {count} proposals in {len(dataset)} pictures")
     return 0
 
 

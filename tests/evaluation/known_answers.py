@@ -9,7 +9,7 @@ from torch import nn
 
 from libradet.data.batch import Batch
 from libradet.data.records import Dataset, Picture
-from libradet.models.config import DetectorConfig, ImageConfig, RoIConfig
+from libradet.models.config import DetectorConfig, ImageConfig, RoIConfig, RPNConfig
 from libradet.models.detections import Detections
 from libradet.models.detector import Detector
 
@@ -23,7 +23,7 @@ class FixedDetector(Detector):
     def __init__(self, boxes=(), scores=(), labels=(), names=("cat", "dog"), size=(64, 96), slots=6):
         nn.Module.__init__(self)
         self.config = DetectorConfig(
-            num_classes=len(names), class_names=tuple(names), image=ImageConfig(size), roi=RoIConfig()
+            num_classes=len(names), class_names=tuple(names), image=ImageConfig(size), rpn=RPNConfig(), roi=RoIConfig()
         )
         self.weight = nn.Parameter(torch.zeros(1))
         self.norm = nn.BatchNorm2d(1)

@@ -113,6 +113,7 @@ HOSTILE = {
     "builtins.__import__": lambda mark: Reduced(__import__, "antigravity"),
     "importlib.import_module": lambda mark: Reduced(__import__("importlib").import_module, "antigravity"),
     "torch.nn.modules.linear.Linear": lambda mark: torch.nn.Linear(1, 1),
+    "builtins.bytes": lambda mark: Reduced(bytes, 10**12),
     "codec": lambda mark: Reduced(__import__("_codecs").encode, "x", "zip"),
     "functools.partial": lambda mark: __import__("functools").partial(os.system, f"touch {mark}"),
 }

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from libradet.data.batch import Batch
 from libradet.data.canvases import assign_canvases, choose_canvases
+from libradet.data.given import GivenProposals
 from libradet.data.masks import decode_masks
 from libradet.data.records import Dataset
 from libradet.data.transforms import Sample, Size, collate, flip, load_picture, resize, target_size
@@ -33,8 +34,17 @@ class Key(NamedTuple):
 class Samples(torch.utils.data.Dataset):
     """A data set by :class:`Key`: decoded, resized, flipped with probability ``flip_chance``."""
 
-    def __init__(self, dataset: Dataset, size: Size, seed: int, flip_chance: float, masks: bool) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        size: Size,
+        seed: int,
+        flip_chance: float,
+        masks: bool,
+        proposals: GivenProposals | None,
+    ) -> None:
         self.dataset, self.size, self.seed, self.flip_chance, self.masks = dataset, size, seed, flip_chance, masks
+        self.proposals = proposals
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -42,10 +52,13 @@ class Samples(torch.utils.data.Dataset):
     def __getitem__(self, key: Key) -> Sample:
         picture = self.dataset.pictures[key.index]
         image, scale_x, scale_y = resize(load_picture(picture.path, picture.upright), self.size)
-        boxes = torch.from_numpy(picture.boxes) * torch.tensor([scale_x, scale_y, scale_x, scale_y])
+        scales = torch.tensor([scale_x, scale_y, scale_x, scale_y])
+        boxes, given = torch.from_numpy(picture.boxes) * scales, None
+        if self.proposals is not None:
+            given = self.proposals.of(key.index, picture.width, picture.height) * scales
         masks = decode_masks(picture, *image.shape[1:]) if self.masks else None
         labels, crowd = torch.from_numpy(picture.labels), torch.from_numpy(picture.crowd)
-        sample = Sample(image, boxes, labels, crowd, (scale_x, scale_y), key.index, masks)
+        sample = Sample(image, boxes, labels, crowd, (scale_x, scale_y), key.index, masks, given)
         chance = np.random.default_rng([self.seed, key.epoch, key.index, 1]).random()
         return flip(sample) if chance < self.flip_chance else sample
 
@@ -118,6 +131,7 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     masks: bool = False,
+    proposals: GivenProposals | None = None,
 ) -> DataLoader:
     """Batches of a data set; ``loader.batch_sampler`` has ``set_epoch`` and ``set_start``.
 
@@ -129,6 +143,7 @@ def make_loader(
         divisor: canvas sides are multiples of it.
         flip: probability of mirroring a picture in training.
         masks: fill ``Batch.masks``.
+        proposals: what to fill ``Batch.proposals`` from.
 
     Raises:
         UserError: masks are asked for and an object has no segmentation.
@@ -140,9 +155,10 @@ def make_loader(
     canvas_of = assign_canvases(shapes, canvases)
     sampler = BatchSampler(canvas_of, batch_size, training, seed, rank, world_size)
     sampler.set_epoch(epoch)
-    gather = partial(_gather, canvases=canvases, canvas_of=canvas_of, most=_most_rows(dataset))
+    given = proposals.count if proposals else None
+    gather = partial(_gather, canvases=canvases, canvas_of=canvas_of, most=_most_rows(dataset), proposals=given)
     return DataLoader(
-        Samples(dataset, size, seed, flip if training else 0.0, masks),
+        Samples(dataset, size, seed, flip if training else 0.0, masks, proposals),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=gather,
@@ -153,12 +169,16 @@ def make_loader(
 
 
 def _gather(
-    samples: list[Sample], canvases: list[tuple[int, int]], canvas_of: Int64[ndarray, " N"], most: int
+    samples: list[Sample],
+    canvases: list[tuple[int, int]],
+    canvas_of: Int64[ndarray, " N"],
+    most: int,
+    proposals: int | None,
 ) -> Batch:
     """Few distinct numbers of ground truths, too: powers of two from 8, up to the data set's most."""
     held = max(len(sample.labels) for sample in samples)
     rows = min(most, max(8, 1 << (held - 1).bit_length()))
-    return collate(samples, canvas=canvases[canvas_of[samples[0].index]], rows=rows)
+    return collate(samples, canvas=canvases[canvas_of[samples[0].index]], rows=rows, proposals=proposals)
 
 
 def _most_rows(dataset: Dataset) -> int:

@@ -33,6 +33,7 @@ class Sample(NamedTuple):
     scale: tuple[float, float]
     index: int
     masks: UInt8[Tensor, "G H W"] | None = None
+    proposals: Float[Tensor, "P 4"] | None = None
 
 
 def target_size(height: int, width: int, size: Size) -> tuple[int, int]:
@@ -55,14 +56,26 @@ def resize(picture: UInt8[Tensor, "3 H W"], size: Size) -> tuple[UInt8[Tensor, "
 
 def flip(sample: Sample) -> Sample:
     """The sample mirrored left to right."""
-    boxes = sample.boxes.clone()
-    boxes[:, [0, 2]] = sample.image.shape[2] - sample.boxes[:, [2, 0]]
+    width = sample.image.shape[2]
     masks = None if sample.masks is None else sample.masks.flip(2)
-    return sample._replace(image=sample.image.flip(2), boxes=boxes, masks=masks)
+    proposals = None if sample.proposals is None else _mirror(sample.proposals, width)
+    return sample._replace(
+        image=sample.image.flip(2), boxes=_mirror(sample.boxes, width), masks=masks, proposals=proposals
+    )
+
+
+def _mirror(boxes: Float[Tensor, "N 4"], width: int) -> Float[Tensor, "N 4"]:
+    mirrored = boxes.clone()
+    mirrored[:, [0, 2]] = width - boxes[:, [2, 0]]
+    return mirrored
 
 
 def collate(
-    samples: Sequence[Sample], divisor: int = 1, canvas: tuple[int, int] | None = None, rows: int | None = None
+    samples: Sequence[Sample],
+    divisor: int = 1,
+    canvas: tuple[int, int] | None = None,
+    rows: int | None = None,
+    proposals: int | None = None,
 ) -> Batch:
     """Samples on a common canvas.
 
@@ -70,6 +83,7 @@ def collate(
         divisor: canvas sides are multiples of it, if ``canvas`` is None.
         canvas: height and width that hold every sample.
         rows: ground truths per picture (padded); by default the fewest that hold all, at least 1.
+        proposals: per picture (padded), if they come with the samples; by default as ``rows``.
     """
     shapes = [sample.image.shape[1:] for sample in samples]
     height, width = canvas or (_round_up(max(side), divisor) for side in zip(*shapes, strict=True))
@@ -89,14 +103,27 @@ def collate(
             masks[i, :g, :h, :w] = sample.masks
     index = torch.tensor([sample.index for sample in samples])
     scales = torch.tensor([sample.scale for sample in samples])
-    return Batch(images, torch.tensor(shapes), boxes, labels, crowd, masks, index, scales)
+    given = _pad([s.proposals for s in samples if s.proposals is not None], proposals)
+    return Batch(images, torch.tensor(shapes), boxes, labels, crowd, masks, index, scales, given)
 
 
-def prepare(images: Sequence[Any], size: Size, divisor: int) -> Batch:
+def _pad(proposals: list[Float[Tensor, "_ 4"]], count: int | None) -> Float[Tensor, "B P 4"] | None:
+    if not proposals:
+        return None
+    padded = torch.zeros(len(proposals), count or max(1, *map(len, proposals)), 4)
+    for i, boxes in enumerate(proposals):
+        padded[i, : len(boxes)] = boxes
+    return padded
+
+
+def prepare(
+    images: Sequence[Any], size: Size, divisor: int, proposals: Sequence[Float[Tensor, "_ 4"]] | None = None
+) -> Batch:
     """Pictures without ground truth as one batch, treated like those of an evaluation.
 
     Args:
         images: paths, PIL images, or uint8 arrays (RGB [H, W, 3], RGBA [H, W, 4] or grey [H, W]).
+        proposals: for each picture, xyxy in its pixels.
 
     Raises:
         UserError: something else, or a file that cannot be decoded.
@@ -105,7 +132,8 @@ def prepare(images: Sequence[Any], size: Size, divisor: int) -> Batch:
     samples = []
     for index, image in enumerate(images):
         picture, scale_x, scale_y = resize(_pixels(image), size)
-        samples.append(Sample(picture, *empty, (scale_x, scale_y), index))
+        given = None if proposals is None else proposals[index] * torch.tensor([scale_x, scale_y] * 2)
+        samples.append(Sample(picture, *empty, (scale_x, scale_y), index, proposals=given))
     return collate(samples, divisor)
 
 

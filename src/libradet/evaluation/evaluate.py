@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
@@ -13,14 +13,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from libradet.data.batch import Batch
+from libradet.data.given import GivenProposals
 from libradet.data.loader import make_loader
 from libradet.data.records import Dataset
 from libradet.data.transforms import Size
 from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco_evaluator import CocoEvaluator
 from libradet.evaluation.coco_metrics import Metrics
+from libradet.models.detections import Detections
 from libradet.models.detector import Detector
+from libradet.models.given import give
 from libradet.models.prediction import device_of, evaluating
+
+Take = Callable[[Detections, Batch], None]
+"""Takes in the detections of one batch, whose ``index`` and ``scales`` say what they were found in."""
 
 
 def evaluate(
@@ -33,6 +39,7 @@ def evaluate(
     device: str | torch.device | None = None,
     precision: Literal["32", "bf16"] = "32",
     results: Path | None = None,
+    proposals: str | Path | None = None,
     progress: bool = True,
 ) -> Metrics:
     """Measure ``model`` on every picture of ``dataset``; its mode and device are left as they were.
@@ -45,17 +52,44 @@ def evaluate(
         workers: processes that load pictures; half the cores, at most four, if None.
         device: where to compute; where the model is, if None.
         results: write the detections there, as COCO results with the data set's own ids.
+        proposals: file or folder with those of the pictures, for a detector without rpn.
         progress: show a bar on stderr.
 
     Returns:
         see :func:`libradet.evaluation.coco_metrics.coco_metrics`.
 
     Raises:
-        UserError: model and data set have no class in common, or a picture cannot be read.
+        UserError: model and data set have no class in common, a picture cannot be read, or proposals are
+            missing or of no use.
     """
-    proposals = model.config.proposes
-    classes = None if proposals else match_classes(model.class_names, dataset.class_names)
-    evaluator = CocoEvaluator(dataset, class_map=[0] if classes is None else classes.labels, class_agnostic=proposals)
+    agnostic = model.config.proposes
+    classes = None if agnostic else match_classes(model.class_names, dataset.class_names)
+    evaluator = CocoEvaluator(dataset, class_map=[0] if classes is None else classes.labels, class_agnostic=agnostic)
+    given = give(model.config, proposals, dataset, training=False)
+    options = {"size": size, "batch_size": batch_size, "workers": workers, "device": device, "precision": precision}
+    look_through(model, dataset, evaluator.update, given, **options, progress=progress)
+    metrics = evaluator.compute()
+    metrics["notes"] = [*(classes.notes if classes else []), *metrics["notes"]]
+    if results is not None and not (_in_a_job() and dist.get_rank()):
+        results.parent.mkdir(parents=True, exist_ok=True)
+        results.write_text(json.dumps(evaluator.results()))
+    return metrics
+
+
+def look_through(
+    model: Detector,
+    dataset: Dataset,
+    take: Take,
+    proposals: GivenProposals | None = None,
+    *,
+    size: Size | None = None,
+    batch_size: int = 4,
+    workers: int | None = None,
+    device: str | torch.device | None = None,
+    precision: Literal["32", "bf16"] = "32",
+    progress: bool = True,
+) -> None:
+    """Show ``model`` every picture of ``dataset``, and ``take`` what it finds; see :func:`evaluate`."""
     loader = make_loader(
         dataset,
         size=size or model.config.image.size,
@@ -66,28 +100,23 @@ def evaluate(
         seed=0,
         rank=dist.get_rank() if _in_a_job() else 0,
         world_size=dist.get_world_size() if _in_a_job() else 1,
+        proposals=proposals,
     )
     home = device_of(model)
     model.to(device or home)
     try:
-        _run(model, loader, evaluator, precision, progress and not (_in_a_job() and dist.get_rank()))
+        _run(model, loader, take, precision, progress and not (_in_a_job() and dist.get_rank()))
     finally:
         model.to(home)
-    metrics = evaluator.compute()
-    metrics["notes"] = [*(classes.notes if classes else []), *metrics["notes"]]
-    if results is not None and not (_in_a_job() and dist.get_rank()):
-        results.parent.mkdir(parents=True, exist_ok=True)
-        results.write_text(json.dumps(evaluator.results()))
-    return metrics
 
 
-def _run(model: Detector, loader: Iterable[Batch], evaluator: CocoEvaluator, precision: str, progress: bool) -> None:
+def _run(model: Detector, loader: Iterable[Batch], take: Take, precision: str, progress: bool) -> None:
     device = device_of(model)
     cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     with evaluating(model), cast, progress_bar(progress) as bar:
         for batch in bar.track(loader, description="measuring"):
             batch = batch.to(device, non_blocking=True)
-            evaluator.update(model(batch), batch)
+            take(model(batch), batch)
 
 
 def progress_bar(shown: bool) -> Progress:

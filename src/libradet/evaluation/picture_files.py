@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 
 from libradet.data.pictures import SUFFIXES, load_picture
+from libradet.data.proposals import Proposed, write_proposals
 from libradet.data.transforms import Size
 from libradet.errors import UserError
 from libradet.evaluation.drawing import RGB, draw, save
 from libradet.evaluation.evaluate import progress_bar
 from libradet.models.detector import Detector
-from libradet.models.prediction import predict
+from libradet.models.given import give_files
+from libradet.models.prediction import check_threshold, predict
 from libradet.quiet import supervision as sv
+
+PROPOSALS = "proposals.safetensors"
 
 
 @dataclass
@@ -28,11 +32,13 @@ class Predicted:
         results: COCO results: ``image_id``, ``category_id``, ``bbox`` (xywh, pixels of the
             upright file), ``score``.
         images: for each picture that was read ``id``, ``file_name``, ``width``, ``height`` and ``drawing``.
+        proposals: for each picture that was read, if the model proposes; whatever they score.
         unreadable: why, by file.
     """
 
     results: list[dict[str, Any]] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)
+    proposals: list[Proposed] = field(default_factory=list)
     unreadable: dict[Path, str] = field(default_factory=dict)
 
 
@@ -43,40 +49,49 @@ def predict_files(
     *,
     threshold: float = 0.5,
     size: Size | None = None,
+    proposals: str | Path | None = None,
     progress: bool = True,
 ) -> Predicted:
     """Draw what is found in many files, and write it down.
 
     In ``out``: a picture with boxes for each file; ``predictions.json``, COCO results; ``images.json``, a
     COCO data set without annotations that says which file an ``image_id`` and which class a
-    ``category_id`` is. Category ids are those of the training data. Image ids are the files' own numbers if
-    every name is one, as COCO's are; otherwise 1, 2, … in order. Files that cannot be read are passed over
-    and listed.
+    ``category_id`` is; ``proposals.safetensors``, if the model proposes. Category ids are those of the
+    training data. Image ids are the files' own numbers if every name is one, as COCO's are; otherwise 1, 2, …
+    in order. Files that cannot be read are passed over and listed.
 
     Args:
         sources: files, folders and globs, see :func:`find_pictures`.
         threshold, size: as in :func:`libradet.models.prediction.predict`.
+        proposals: file of proposals, for a detector without rpn.
         progress: show a bar on stderr.
 
     Raises:
-        UserError: nothing matches, no file can be read, or drawings would overwrite the pictures.
+        UserError: nothing matches, no file can be read, drawings would overwrite the pictures, or proposals are
+            missing or of no use.
     """
+    check_threshold(threshold)
     paths = find_pictures(sources)
+    given = give_files(model.config, proposals, paths)
     _prepare_folder(out, paths)
     done = Predicted()
     names = _drawing_names(paths)
     try:
         with progress_bar(progress and len(paths) > 1) as bar:
-            for number, path in bar.track(list(zip(number_pictures(paths), paths, strict=True)), description="looking"):
+            numbers = number_pictures(paths)
+            for row, path in bar.track(list(enumerate(paths)), description="looking"):
                 try:
                     picture = load_picture(path).permute(1, 2, 0).numpy()
                 except UserError as error:
                     done.unreadable[path] = str(error)
                     continue
-                found = predict(model, picture, threshold, size)
+                here = given.of(row, picture.shape[1], picture.shape[0]) if given else None
+                found = predict(model, picture, 0.0 if model.config.proposes else threshold, size, proposals=here)
                 assert isinstance(found, sv.Detections)
+                if model.config.proposes:
+                    found = _propose(done, numbers[row], path, picture, found, threshold)
                 save(draw(picture, found), out / names[path])
-                _note(done, model, number, path, picture, names[path], found)
+                _note(done, model, numbers[row], path, picture, names[path], found)
     finally:  # after an interrupt, too, there are results of what was seen
         _write(done, model, out)
     if not done.images:
@@ -87,6 +102,9 @@ def predict_files(
 def describe(done: Predicted, out: Path) -> str:
     """What was done, and which files could not be read, in sentences."""
     lines = [f"{len(done.results)} objects in {len(done.images)} pictures: see {out}"]
+    if done.proposals:
+        count = sum(len(picture.scores) for picture in done.proposals)
+        lines.append(f"{count} proposals, whatever their score: {out / PROPOSALS}")
     if done.unreadable:
         what = "1 file" if len(done.unreadable) == 1 else f"{len(done.unreadable)} files"
         lines += [f"{what} could not be read:", *(f"  {why}" for why in done.unreadable.values())]
@@ -148,6 +166,18 @@ def _drawing_names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
+def _propose(
+    done: Predicted, number: int, path: Path, picture: RGB, found: sv.Detections, threshold: float
+) -> sv.Detections:
+    """Keep all proposals; those worth showing."""
+    assert found.confidence is not None
+    height, width = picture.shape[:2]
+    done.proposals.append(Proposed(number, path.as_posix(), width, height, found.xyxy, found.confidence))
+    shown = found[found.confidence >= threshold]
+    assert isinstance(shown, sv.Detections)
+    return shown
+
+
 def _note(
     done: Predicted, model: Detector, number: int, path: Path, picture: RGB, drawing: str, found: sv.Detections
 ) -> None:
@@ -167,3 +197,5 @@ def _write(done: Predicted, model: Detector, out: Path) -> None:
     companion = {"images": done.images, "categories": categories, "annotations": []}
     (out / "predictions.json").write_text(json.dumps(done.results))
     (out / "images.json").write_text(json.dumps(companion, ensure_ascii=False, indent=1))
+    if model.config.proposes:
+        write_proposals(out / PROPOSALS, done.proposals, model.config.model)

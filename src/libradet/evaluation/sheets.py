@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from libradet.data.given import GivenProposals
 from libradet.data.pictures import load_picture
 from libradet.data.records import Dataset, Picture
 from libradet.data.transforms import Size
@@ -17,7 +18,13 @@ from libradet.quiet import supervision as sv
 
 
 def picture_sheet(
-    model: Detector, dataset: Dataset, *, count: int = 6, threshold: float = 0.5, size: Size | None = None
+    model: Detector,
+    dataset: Dataset,
+    *,
+    count: int = 6,
+    threshold: float = 0.5,
+    size: Size | None = None,
+    proposals: GivenProposals | None = None,
 ) -> UInt8[ndarray, "H W 3"]:
     """Pictures spread evenly over the data set (those with objects first), with what is there and what was found.
 
@@ -25,10 +32,14 @@ def picture_sheet(
         count: rows, fewer if there are fewer pictures.
         threshold: least score of the detections shown, 0..1.
         size: as in :func:`libradet.models.prediction.predict`.
+        proposals: of the data set, for a detector without rpn.
     """
     pictures = pick(dataset, count)
     pixels = [load_picture(p.path, p.upright).permute(1, 2, 0).numpy() for p in pictures]
-    found = predict(model, pixels, threshold, size)
+    given = None
+    if proposals is not None:
+        given = [proposals.of(dataset.pictures.index(p), p.width, p.height) for p in pictures]
+    found = predict(model, pixels, threshold, size, proposals=given)
     assert isinstance(found, list)
     names = [*dataset.class_names, *model.class_names]
     labels = _labels_on_sheet(model, dataset)

@@ -1,6 +1,5 @@
 """Tensors and notes of a checkpoint in any of the formats that detectors come in, without executing anything."""
 
-import pickle
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -10,27 +9,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from libradet import unpickling
 from libradet.errors import UserError
-from libradet.interop import unpickling
 
 STATE_KEYS = ("state_dict", "model", "model_state_dict")
 """Where trainers keep the weights."""
-DAMAGED = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    IndexError,
-    OverflowError,
-    AssertionError,
-    ImportError,
-    MemoryError,
-    RecursionError,
-)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -54,7 +37,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         content = _read_zip(path) if start[:2] == b"PK" else _read_pickle(path)
     except UserError as e:
         raise UserError(f"{path}: {e}") from e
-    except DAMAGED as e:
+    except unpickling.DAMAGED as e:
         raise UserError(f"{path}: not a checkpoint that can be read ({type(e).__name__}: {_first_line(e)})") from e
     return _split(content, path)
 

@@ -186,7 +186,10 @@ class FocalConfig:
 
 @dataclass
 class RoIConfig:
-    """Second stage; ``focal`` makes its classification loss a focal one."""
+    """Second stage; ``focal`` makes its classification loss a focal one.
+
+    ``train_proposals``, ``test_proposals``: the most that it is given of a picture where there is no ``rpn``.
+    """
 
     align: RoIAlignConfig = field(default_factory=RoIAlignConfig)
     width: int = 1024
@@ -198,6 +201,8 @@ class RoIConfig:
     class_weight: float = 1.0
     focal: FocalConfig | None = None
     box_loss: BoxLossConfig = field(default_factory=BoxLossConfig)
+    train_proposals: int = 2000
+    test_proposals: int = 1000
 
 
 @dataclass
@@ -272,3 +277,8 @@ class DetectorConfig:
     def proposes(self) -> bool:
         """Whether its detections are proposals: objects without a class."""
         return self.roi is None and self.dense is None
+
+    @property
+    def takes_proposals(self) -> bool:
+        """Whether it has to be given proposals, because it does not look for any."""
+        return self.roi is not None and self.rpn is None

@@ -129,7 +129,7 @@ class Detector(nn.Module):
         return found
 
     def predict(
-        self, images, threshold: float = 0.5, size: "Size | None" = None
+        self, images, threshold: float = 0.5, size: "Size | None" = None, proposals=None
     ) -> "supervision.Detections | list[supervision.Detections]":
         """Detections of one picture or of a list of them, in pixels of the original.
 
@@ -137,7 +137,8 @@ class Detector(nn.Module):
             images: path, PIL image or uint8 RGB array [H, W, 3], or a list of them.
             threshold: least score.
             size: (short, long) side to resize to, None for that of training, "original" for no resizing.
+            proposals: boxes [P, 4] to look at, or a list of them, for a detector without rpn.
         """
         from libradet.models.prediction import predict
 
-        return predict(self, images, threshold, size)
+        return predict(self, images, threshold, size, proposals=proposals)

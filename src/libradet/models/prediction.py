@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from libradet.quiet import supervision as sv
 Picture = str | Path | Image.Image | ndarray
 """What can be looked at: a file, a Pillow image, or a uint8 RGB array [H, W, 3]."""
 
+Boxes = ndarray | Tensor
+"""Corners [P, 4], xyxy in pixels."""
+
 
 def predict(
     model: Detector,
@@ -29,6 +33,7 @@ def predict(
     threshold: float = 0.5,
     size: Size | None = None,
     batch_size: int = 1,
+    proposals: Boxes | Sequence[Boxes] | None = None,
 ) -> sv.Detections | list[sv.Detections]:
     """What the model finds, on the model's device; its mode (training or evaluation) is left as it was.
 
@@ -39,6 +44,8 @@ def predict(
         size: (short, long) side to resize to; None as trained; "original" for no resizing.
         batch_size: pictures that go through the model together. More than one is faster on a GPU;
             pictures of different shapes are then padded to a common one, which moves scores slightly.
+        proposals: for a detector without rpn, where to look for objects: boxes [P, 4], best first, xyxy in
+            pixels of the upright picture; a list of them for a list of pictures.
 
     Returns:
         For one picture, one ``supervision.Detections``; for a list, a list. Best first; ``xyxy`` in pixels
@@ -48,18 +55,27 @@ def predict(
     Raises:
         UserError: a picture cannot be read, or an argument is out of range.
     """
-    if not 0 <= threshold <= 1:
-        raise UserError(f"threshold is {threshold}: a score lies between 0 and 1")
+    check_threshold(threshold)
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: at least one picture goes through the model at a time")
     single = not isinstance(images, list | tuple)
     pictures = [images] if single else list(images)
+    given = None
+    if proposals is not None:
+        given = _given(model, [proposals] if single else list(proposals), len(pictures))
     found: list[sv.Detections] = []
     with evaluating(model):
         for start in range(0, len(pictures), batch_size):
-            batch = prepare(pictures[start : start + batch_size], size or model.config.image.size, model.divisor)
+            part = slice(start, start + batch_size)
+            batch = prepare(pictures[part], size or model.config.image.size, model.divisor, given and given[part])
             found += to_supervision(model(batch.to(device_of(model))), batch, model.class_names, threshold)
     return found[0] if single else found
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises UserError if no score can be compared with it."""
+    if not 0 <= threshold <= 1:
+        raise UserError(f"threshold is {threshold}: a score lies between 0 and 1")
 
 
 def to_supervision(
@@ -90,6 +106,19 @@ def to_supervision(
             )
         )
     return found
+
+
+def _given(model: Detector, proposals: Sequence[Any], pictures: int) -> list[Float[Tensor, "_ 4"]]:
+    """Boxes of every picture as tensors, no more than the detector wants."""
+    roi = model.config.roi
+    if not model.config.takes_proposals or roi is None:
+        raise UserError(f"{model.config.model} needs no proposals: leave them out")
+    if len(proposals) != pictures:
+        raise UserError(f"proposals are given for {len(proposals)} pictures, of which there are {pictures}")
+    tensors = [torch.as_tensor(boxes, dtype=torch.float32) for boxes in proposals]
+    if any(boxes.ndim != 2 or boxes.shape[1] != 4 for boxes in tensors):
+        raise UserError("proposals of a picture are an array [P, 4] of corners x0, y0, x1, y1")
+    return [boxes[: roi.test_proposals] for boxes in tensors]
 
 
 def _paste(masks: Float[Tensor, "D M M"], boxes: ndarray, height: int, width: int) -> ndarray:

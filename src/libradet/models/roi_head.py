@@ -68,7 +68,8 @@ def given_proposals(batch: Batch) -> Proposals:
     """Those that came with the batch. Raises UserError if none did."""
     if batch.proposals is None:
         raise UserError(
-            "a second stage without rpn needs precomputed proposals in Batch.proposals, and the batch has none"
+            "a detector without rpn looks for objects in proposals that it is given, and it was given none; "
+            "libradet predict writes them with a model that proposes, such as rpn"
         )
     valid = area(batch.proposals) > 0
     return Proposals(batch.proposals, valid.float(), valid)

@@ -18,6 +18,8 @@ class TrainConfig:
         out: run folder; runs/MODEL-BACKBONE, numbered, if null.
         train_split: split to train on.
         val_split: split to measure on, if the data has it.
+        proposals: for a model without rpn, file of proposals, or folder with one for each split.
+        val_proposals: file of those to measure on, if it is another.
         epochs: passes over the training pictures.
         max_steps: stop after this many optimiser steps.
         batch_size: pictures per process and step.
@@ -53,6 +55,8 @@ class TrainConfig:
     out: str | None = None
     train_split: str = "train"
     val_split: str = "val"
+    proposals: str | None = None
+    val_proposals: str | None = None
     epochs: int = 12
     max_steps: int | None = None
     batch_size: int = 4

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
+from libradet.data.given import GivenProposals
 from libradet.data.records import Dataset
 from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco_evaluator import CocoEvaluator
@@ -34,6 +35,7 @@ class Measurer:
         make_loader: builds this process's share of them.
         samples: how many of the pictures to draw.
         record: None in all processes but the first, which is the one that writes.
+        proposals: of the validation pictures, for a detector without rpn.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class Measurer:
         samples: int,
         record: Record | None,
         display: ProgressDisplay,
+        proposals: GivenProposals | None = None,
     ) -> None:
         self._folder = folder
+        self._proposals = proposals
         self._dataset = dataset
         self._make_loader = make_loader
         self._samples = samples
@@ -118,7 +122,8 @@ class Measurer:
             with replacing(self._folder / METRICS) as partial:
                 partial.write_text(json.dumps({"step": step, "epoch": epoch + 1} | metrics, indent=1))
         if self._samples:
-            page = picture_sheet(detector, self._dataset, count=self._samples, threshold=SHOWN_FROM)
+            options = {"count": self._samples, "threshold": SHOWN_FROM, "proposals": self._proposals}
+            page = picture_sheet(detector, self._dataset, **options)
             save(page, self._folder / SAMPLES / f"epoch_{epoch + 1:03}.png")
             self._record.picture("val/samples", page, step)
             if best:

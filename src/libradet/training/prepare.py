@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from libradet.data.coco import read
 from libradet.data.formats import choose_split, find_layout
+from libradet.data.given import GivenProposals
 from libradet.data.loader import make_loader
 from libradet.data.records import Dataset
 from libradet.data.report import Report, merge
@@ -17,6 +18,7 @@ from libradet.errors import UserError
 from libradet.evaluation.classes import match_classes
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
+from libradet.models.given import check_proposals, give
 from libradet.models.zoo import create_model, make_config
 from libradet.training.checkpoint import Circumstances, Standing, circumstances, read_standing
 from libradet.training.config import TrainConfig, check
@@ -34,6 +36,7 @@ class Plan:
     Attributes:
         config: resolved.
         train_set, val_set: pictures; None where there is nothing to measure on.
+        train_proposals, val_proposals: of these pictures; None unless the model is given proposals.
         report: what the check of the data found.
         batches_per_epoch: of each process.
         standing: where the run continues.
@@ -45,6 +48,8 @@ class Plan:
     folder: Path
     train_set: Dataset
     val_set: Dataset | None
+    train_proposals: GivenProposals | None
+    val_proposals: GivenProposals | None
     report: Report
     batches_per_epoch: int
     standing: Standing
@@ -54,12 +59,12 @@ class Plan:
 
     def train_loader(self, rank: int, processes: int) -> DataLoader:
         """Training batches of one process."""
-        return _loader(self.config, self.detector, self.train_set, rank, processes, training=True)
+        return _loader(self.config, self.detector, self.train_set, self.train_proposals, rank, processes, training=True)
 
     def val_loader(self, rank: int, processes: int) -> DataLoader:
         """One process's share of the validation pictures."""
         assert self.val_set is not None
-        return _loader(self.config, self.detector, self.val_set, rank, processes, training=False)
+        return _loader(self.config, self.detector, self.val_set, self.val_proposals, rank, processes, training=False)
 
     @property
     def finished(self) -> bool:
@@ -85,10 +90,15 @@ def prepare(
         UserError: anything that keeps the run from starting.
     """
     check(config)
-    train_set, val_set, report = _read_data(config, _wants_masks(config, detector))
+    tree = detector.config if isinstance(detector, Detector) else detector or make_config(config.model)
+    check_proposals(tree, config.proposals)
+    if config.val_proposals is not None:
+        check_proposals(tree, config.val_proposals)
+    train_set, val_set, report = _read_data(config, tree.mask is not None)
     show(report)
     on_gpu = torch.cuda.is_available()
     _check_devices(config, on_gpu)
+    given, val_given = _give(config, tree, train_set, val_set)
     model = _build(config, detector, train_set.class_names, resume is not None)
     model.config.category_ids = tuple(train_set.category_ids)
     folder = resume or choose_folder(config, model.config.backbone.name)
@@ -96,7 +106,7 @@ def prepare(
     standing = read_standing(folder / LAST, now) if resume else Standing()
     if config.world_size > 1:
         synchronise_norms(model, on_gpu)
-    batches = len(_loader(config, model, train_set, 0, config.world_size, training=True))
+    batches = len(_loader(config, model, train_set, given, 0, config.world_size, training=True))
     if batches == 0:
         raise UserError(
             f"{config.data}: {len(train_set)} training pictures do not fill one batch of {config.batch_size} for each "
@@ -104,12 +114,18 @@ def prepare(
         )
     precision, why = choose_precision(config, on_gpu)
     config = resolve(replace(config, precision=precision), batches)
-    return Plan(config, model, folder, train_set, val_set, report, batches, standing, now, on_gpu, why)
+    sets = (train_set, val_set, given, val_given)
+    return Plan(config, model, folder, *sets, report, batches, standing, now, on_gpu, why)
 
 
-def _wants_masks(config: TrainConfig, detector: DetectorConfig | Detector | None) -> bool:
-    tree = detector.config if isinstance(detector, Detector) else detector or make_config(config.model)
-    return tree.mask is not None
+def _give(
+    config: TrainConfig, tree: DetectorConfig, train_set: Dataset, val_set: Dataset | None
+) -> tuple[GivenProposals | None, GivenProposals | None]:
+    """Proposals to train on and to measure with."""
+    given = give(tree, config.proposals, train_set, training=True)
+    if val_set is None:
+        return given, None
+    return given, give(tree, config.val_proposals or config.proposals, val_set, training=False)
 
 
 def _read_data(config: TrainConfig, masks: bool) -> tuple[Dataset, Dataset | None, Report]:
@@ -157,7 +173,13 @@ def _build(
 
 
 def _loader(
-    config: TrainConfig, detector: Detector, dataset: Dataset, rank: int, processes: int, training: bool
+    config: TrainConfig,
+    detector: Detector,
+    dataset: Dataset,
+    proposals: GivenProposals | None,
+    rank: int,
+    processes: int,
+    training: bool,
 ) -> DataLoader:
     cores = os.cpu_count() or 1
     workers = min(8, max(1, cores // (2 * config.devices))) if config.workers is None else config.workers
@@ -171,6 +193,7 @@ def _loader(
         seed=config.seed,
         flip=config.flip,
         masks=training and detector.config.mask is not None,
+        proposals=proposals,
         rank=rank,
         world_size=processes,
     )

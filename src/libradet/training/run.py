@@ -77,7 +77,13 @@ def train(
     total = plan.config.epochs * plan.batches_per_epoch
     display = ProgressDisplay(console, plan.config.epochs, total, plan.standing.batches, visible=first)
     measurer = Measurer(
-        plan.folder, plan.val_set, lambda: plan.val_loader(*_place()), plan.config.samples, record, display
+        plan.folder,
+        plan.val_set,
+        lambda: plan.val_loader(*_place()),
+        plan.config.samples,
+        record,
+        display,
+        plan.val_proposals,
     )
     try:
         if plan.finished:

@@ -12,6 +12,7 @@ def summarise(plan: Plan, console: Console) -> None:
     lines = {
         "model": _model(plan),
         "pictures": _pictures(plan),
+        **_proposals(plan),
         "precision": f"{plan.config.precision} ({plan.why_precision})",
         "schedule": _schedule(plan),
         "folder": str(plan.folder),
@@ -40,6 +41,12 @@ def _pictures(plan: Plan) -> str:
     short, long = plan.detector.config.image.size
     where = f"{config.world_size} {'GPU' if plan.on_gpu else 'CPU'} process{'es' if config.world_size > 1 else ''}"
     return f"short side {short}, long side at most {long}; {config.pictures_per_step} per step on {where}"
+
+
+def _proposals(plan: Plan) -> dict[str, str]:
+    given = [g for g in (plan.train_proposals, plan.val_proposals) if g is not None]
+    files = dict.fromkeys(f"{g.file.path} (the best {g.count} of a picture)" for g in given)
+    return {"proposals": ", ".join(files)} if files else {}
 
 
 def _schedule(plan: Plan) -> str:

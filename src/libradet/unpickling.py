@@ -26,6 +26,25 @@ INERT_PACKAGES = (
 )
 
 
+DAMAGED = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    AssertionError,
+    ImportError,
+    MemoryError,
+    RecursionError,
+)
+"""What reading a damaged file can end in."""
+
+
 class _Sealed(type):
     def __setattr__(cls, name: str, value: Any) -> NoReturn:
         raise pickle.UnpicklingError(f"{cls.__name__} cannot be changed")
@@ -88,15 +107,22 @@ def _rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     # How protocol 2 writes bytes. Other codecs could unpack a small file into a huge one.
     if encoding not in ("latin1", "latin-1"):
-        raise UserError(f"a checkpoint may not use the codec {encoding!r}; it was not loaded")
+        raise UserError(f"the file asks for the codec {encoding!r}, which is more than data; it was not loaded")
     return text.encode("latin1")
+
+
+def _no_bytes(*args: Any) -> bytes:
+    # How protocol 2 writes the content of an empty array.
+    if args:
+        raise UserError("the file asks for builtins.bytes(…), which is more than data; it was not loaded")
+    return b""
 
 
 def _getattr(owner: Any, name: str) -> Inert:
     # Methods of inert objects are pickled as getattr(class, name); of anything else, it is a way to a function.
     if isinstance(owner, Inert) or (isinstance(owner, type) and issubclass(owner, Inert)):
         return Inert()
-    raise UserError(f"the file asks for getattr(…, {name!r}), which a checkpoint has no use for; it was not loaded")
+    raise UserError(f"the file asks for getattr(…, {name!r}), which is more than data; it was not loaded")
 
 
 _NUMPY = {
@@ -117,6 +143,7 @@ ALLOWED: dict[str, Any] = {
     "collections defaultdict": _Function(lambda *_: {}),
     "collections deque": _Function(lambda *_: []),
     "_codecs encode": _Function(_encode),
+    "builtins bytes": _Function(_no_bytes),
     "builtins set": _Function(lambda items=(): list(items)),
     "builtins frozenset": _Function(lambda items=(): list(items)),
     "builtins dict": _Function(dict),
@@ -142,7 +169,7 @@ class Unpickler(pickle.Unpickler):
             return value
         if module.split(".")[0] in INERT_PACKAGES:
             return Inert
-        raise UserError(f"the file asks for {module}.{name}, which a checkpoint has no use for; it was not loaded")
+        raise UserError(f"the file asks for {module}.{name}, which is more than data; it was not loaded")
 
 
 def load(file: Any, **options: Any) -> Any:

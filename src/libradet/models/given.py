@@ -1,0 +1,44 @@
+"""Which detectors are given proposals, and how they get them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from libradet.data.given import GivenProposals, give_to_dataset, give_to_files
+from libradet.data.records import Dataset
+from libradet.errors import UserError
+from libradet.models.config import DetectorConfig
+
+
+def check_proposals(config: DetectorConfig, path: str | Path | None) -> None:
+    """Refuse a detector that lacks proposals, one that has no use for them, and a path where nothing is.
+
+    Cheap, so that it comes before all that takes time. Raises UserError.
+    """
+    if config.takes_proposals and path is None:
+        raise UserError(
+            f"{config.model} looks for objects in proposals that it is given: name their file with --proposals "
+            "(libradet predict writes one with a model that proposes, such as rpn)"
+        )
+    if path is None:
+        return
+    if not config.takes_proposals:
+        raise UserError(f"{config.model} needs no proposals: leave --proposals {path} out, or take fast_rcnn")
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file of proposals")
+
+
+def give(config: DetectorConfig, path: str | Path | None, dataset: Dataset, training: bool) -> GivenProposals | None:
+    """The proposals of a data set for a detector that takes them, None for any other. Raises UserError."""
+    check_proposals(config, path)
+    return None if path is None else give_to_dataset(path, dataset, _limit(config, training))
+
+
+def give_files(config: DetectorConfig, path: str | Path | None, pictures: Sequence[Path]) -> GivenProposals | None:
+    """The proposals of picture files for a detector that takes them, None for any other. Raises UserError."""
+    check_proposals(config, path)
+    return None if path is None else give_to_files(path, pictures, _limit(config, training=False))
+
+
+def _limit(config: DetectorConfig, training: bool) -> int:
+    assert config.roi is not None
+    return config.roi.train_proposals if training else config.roi.test_proposals
