@@ -80,7 +80,7 @@ def evaluate(
         COCO's numbers, see :func:`libradet.evaluation.coco_metrics.coco_metrics`.
     """
     detector = model if isinstance(model, Detector) else load_model(model)
-    dataset, report = read(data, split, training=False, skip_broken=skip_broken, masks=False)
+    dataset, report = read(data, split, training=False, skip_broken=skip_broken, masks=detector.config.mask is not None)
     metrics = evaluate_dataset(detector, dataset, **settings)
     skipped = [f"{s['count']} × {s['what']} left out" for s in report.skipped]
     metrics["notes"] = [*skipped, *report.warnings, *metrics["notes"]]

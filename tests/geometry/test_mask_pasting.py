@@ -2,7 +2,14 @@ import numpy as np
 import torch
 from torchvision.ops import roi_align
 
-from libradet.geometry.masks import crop_masks, paste_mask
+from libradet.geometry.masks import crop_masks, pack_masks, paste_masks, unpack_masks
+
+
+def paste_mask(mask, box, height, width, threshold=0.5):
+    (window,) = paste_masks(mask.numpy()[None], box.double().numpy()[None], height, width, threshold)
+    whole = np.zeros((height, width), bool)
+    whole[window[0], window[1]] = window[2]
+    return whole
 
 
 def test_crops_are_torchvisions_and_zero_where_not_valid():
@@ -10,7 +17,7 @@ def test_crops_are_torchvisions_and_zero_where_not_valid():
     corner = torch.rand(2, 6, 2) * 20
     boxes = torch.cat([corner, corner + 3 + torch.rand(2, 6, 2) * 25], dim=2)
     gt, valid = torch.randint(0, 3, (2, 6)), torch.rand(2, 6) < 0.6
-    crops = crop_masks(masks, boxes, gt, valid, 14)
+    crops = crop_masks(masks, boxes, gt, valid, 14, 50)
     for b in range(2):
         rois = torch.cat([gt[b, :, None].float(), boxes[b]], dim=1)
         expected = roi_align(masks[b, :, None].float(), rois, 14, aligned=True)[:, 0]
@@ -28,7 +35,7 @@ def test_a_shape_comes_back_where_it_was():
     y, x = torch.meshgrid(torch.arange(60) + 0.5, torch.arange(80) + 0.5, indexing="ij")
     shape = ((x - 40) / 25) ** 2 + ((y - 30) / 15) ** 2 <= 1
     box = torch.tensor([14.3, 14.6, 66.2, 45.7])
-    crop = crop_masks(shape[None, None].float(), box[None, None], torch.zeros(1, 1).long(), torch.ones(1, 1).bool(), 28)
+    crop = crop_masks(shape[None, None].float(), box[None, None], torch.zeros(1, 1).long(), torch.ones(1, 1).bool(), 28, 80)
     pasted = torch.from_numpy(paste_mask(crop[0, 0], box, 60, 80))
     assert (pasted & shape).sum() / (pasted | shape).sum() > 0.97
 

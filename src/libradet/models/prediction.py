@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from libradet.data.batch import Batch
 from libradet.data.transforms import Size, prepare
 from libradet.errors import UserError
-from libradet.geometry.masks import paste_mask
+from libradet.geometry.masks import paste_masks
 from libradet.models.detections import Detections
 from libradet.models.detector import Detector
 from libradet.quiet import supervision as sv
@@ -92,11 +92,11 @@ def to_supervision(
     return found
 
 
-def _paste(masks: Float[Tensor, "D M M"], boxes: ndarray, height: int, width: int) -> ndarray:
+def _paste(masks: Float[Tensor, "D M M"], boxes: Float64[ndarray, "D 4"], height: int, width: int) -> ndarray:
     """Masks [D, height, width] of the original picture, from those of the boxes in it."""
     whole = np.zeros((len(masks), height, width), dtype=bool)
-    for i, box in enumerate(torch.from_numpy(boxes).float()):
-        whole[i] = paste_mask(masks[i], box, height, width)
+    for i, (rows, columns, pixels) in enumerate(paste_masks(masks.float().numpy(), boxes, height, width)):
+        whole[i, rows, columns] = pixels
     return whole
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from libradet.data.coco import read
 from libradet.data.formats import choose_split, find_layout
 from libradet.data.loader import make_loader
+from libradet.data.masks import require_masks
 from libradet.data.records import Dataset
 from libradet.data.report import Report, merge
 from libradet.errors import UserError
@@ -85,8 +86,12 @@ def prepare(
         UserError: anything that keeps the run from starting.
     """
     check(config)
-    train_set, val_set, report = _read_data(config, _wants_masks(config, detector))
+    masks = _wants_masks(config, detector)
+    train_set, val_set, report = _read_data(config, masks)
     show(report)
+    for dataset in (train_set, val_set) if masks else ():
+        if dataset is not None:
+            require_masks(dataset)
     on_gpu = torch.cuda.is_available()
     _check_devices(config, on_gpu)
     model = _build(config, detector, train_set.class_names, resume is not None)
@@ -127,7 +132,7 @@ def _read_data(config: TrainConfig, masks: bool) -> tuple[Dataset, Dataset | Non
     if val_split == train_split and config.val_split != train_split:
         report.notes.append("no split to measure on: nothing is measured, the latest weights are kept as the best")
         return train_set, None, report
-    val_set, val_report = read(data, val_split, training=False, masks=False)
+    val_set, val_report = read(data, val_split, training=False, masks=masks)
     match_classes(train_set.class_names, val_set.class_names)
     return train_set, val_set, merge({train_split: report, val_split: val_report})
 
