@@ -149,7 +149,7 @@ def _is_bare_crowd(annotation: dict) -> bool:
 
 
 def _box_polygon(annotation: dict) -> list[list[float]]:
-    x, y, w, h = annotation["bbox"]
+    x, y, w, h = map(float, annotation["bbox"])
     return [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
 

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from libradet.quiet import supervision as sv
 
@@ -49,7 +49,7 @@ def draw(picture: RGB, detections: sv.Detections, class_names: Sequence[str] | N
     factor = max(1, -(-_LEAST_SIDE // max(picture.shape[:2])))
     size = picture.shape[1] * factor, picture.shape[0] * factor
     canvas = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
-    shown = _scaled(_worst_first(detections), factor, size)
+    shown = _scaled(_worst_first(detections), float(factor), size)
     return np.asarray(_annotate(canvas, shown, _labels(shown, class_names)))
 
 
@@ -112,7 +112,9 @@ def _annotate(canvas: Image.Image, detections: sv.Detections, labels: list[str])
     box_colors = sv.ColorPalette.from_hex(list(COLORS))
     text_colors = sv.ColorPalette.from_hex([_readable_on(c) for c in COLORS])
     font = str(_font_path("DejaVuSans.ttf"))
-    canvas = sv.MaskAnnotator(box_colors, opacity=0.45).annotate(canvas, detections)
+    if detections.mask is not None:
+        canvas = sv.MaskAnnotator(box_colors, opacity=0.45).annotate(canvas, detections)
+        canvas = _outline(canvas, detections, max(1, line // 2))
     # A dark rim keeps every colour visible on every background.
     canvas = sv.BoxAnnotator(sv.Color.from_hex(_INK), thickness=line + 2).annotate(canvas, detections)
     canvas = sv.BoxAnnotator(box_colors, thickness=line).annotate(canvas, detections)
@@ -125,6 +127,22 @@ def _annotate(canvas: Image.Image, detections: sv.Detections, labels: list[str])
         smart_position=len(detections) <= _MOST_MOVED,
     )
     return annotator.annotate(canvas, detections, labels=labels)
+
+
+def _outline(canvas: Image.Image, detections: sv.Detections, thickness: int) -> Image.Image:
+    """The masks' edges, by which neighbours of one class are told apart."""
+    pixels = np.array(canvas)
+    assert detections.class_id is not None
+    windows = detections.xyxy.round().astype(int) + np.array([-2, -2, 2, 2])
+    for mask, window, label in zip(detections.mask, windows, detections.class_id.tolist(), strict=True):
+        x0, y0, x1, y1 = window.clip(0).tolist()
+        seen = np.pad(mask[y0:y1, x0:x1], 1)
+        inner = seen
+        for _ in range(thickness):
+            inner = inner & np.roll(inner, 1, 0) & np.roll(inner, -1, 0) & np.roll(inner, 1, 1) & np.roll(inner, -1, 1)
+        edge = (seen & ~inner)[1:-1, 1:-1]
+        pixels[y0:y1, x0:x1][edge] = ImageColor.getrgb(color_of(label))
+    return Image.fromarray(pixels)
 
 
 def _readable_on(color: str) -> str:

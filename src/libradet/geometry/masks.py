@@ -2,7 +2,8 @@
 
 Cutting out and putting back have the sub-pixel conventions of aligned RoIAlign and of ``grid_sample`` without
 aligned corners: those of mmdetection and detectron2. torchvision rounds boxes to whole pixels before it puts a
-mask back, and does not shift by half a pixel when it cuts one out.
+mask back, so that its masks differ by up to a pixel along their edges, and lacks the half-pixel shift when it
+cuts one out.
 """
 
 from collections.abc import Iterator
