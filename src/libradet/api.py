@@ -90,7 +90,7 @@ def evaluate(
     """
     detector = model if isinstance(model, Detector) else load_model(model)
     check_proposals(detector.config, proposals)
-    dataset, report = read(data, split, training=False, skip_broken=skip_broken, masks=False)
+    dataset, report = read(data, split, training=False, skip_broken=skip_broken, masks=detector.config.mask is not None)
     metrics = evaluate_dataset(detector, dataset, proposals=proposals, **settings)
     skipped = [f"{s['count']} × {s['what']} left out" for s in report.skipped]
     metrics["notes"] = [*skipped, *report.warnings, *metrics["notes"]]

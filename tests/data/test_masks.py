@@ -9,7 +9,9 @@ from pycocotools import mask as reference
 from pycocotools.coco import COCO
 
 from libradet.data.coco import read
+from libradet.data.loader import make_loader
 from libradet.data.masks import compact, decode_masks, enclosing_box
+from libradet.geometry.masks import unpack_masks
 
 
 def test_masks_of_real_pictures_equal_pycocotools(shared_data):
@@ -37,6 +39,31 @@ def test_masks_of_resized_pictures(shared_data):
     large = full.sum((1, 2)) > 2000
     overlap = (half * expected).sum((1, 2)) / (half + expected).clamp(max=1).sum((1, 2))
     assert (overlap[large] > 0.9).all()
+
+
+def test_masks_of_training_batches_lie_on_the_objects(shared_data):
+    """Polygons and crowd run lengths after resizing, mirroring, padding and packing, against pycocotools."""
+    dataset, _ = read(shared_data / "coco_cc", "train")
+    crowded = [p for p in dataset.pictures if p.crowd.any()]
+    dataset.pictures[:] = [*crowded[:2], *[p for p in dataset.pictures if len(p.labels) > 3][:4]]
+    coco = COCO(shared_data / "coco_cc" / "train.json")
+    seen = 0
+    for batch in make_loader(dataset, size=(300, 400), batch_size=2, training=True, flip=1.0, masks=True):
+        masks = unpack_masks(batch.masks, batch.images.shape[3])
+        assert batch.masks.shape == (*batch.labels.shape, batch.images.shape[2], batch.images.shape[3] // 8)
+        for row, index in enumerate(batch.index.tolist()):
+            height, width = batch.sizes[row].tolist()
+            numbers = dataset.pictures[index].annotation_ids.tolist()
+            drawn = [coco.annToMask(a)[:, ::-1].copy() for a in coco.loadAnns(numbers)]
+            expected = torch.from_numpy(np.stack(drawn)).float()
+            expected = torch.nn.functional.interpolate(expected[None], (height, width), mode="area")[0] >= 0.5
+            ours = masks[row, : len(numbers), :height, :width].bool()
+            assert masks[row].sum() == ours.sum(), "padding is empty"
+            large = expected.sum((1, 2)) > 1000
+            overlap = (ours & expected).sum((1, 2)) / (ours | expected).sum((1, 2))
+            assert (overlap[large] > 0.9).all()
+            seen += int(large.sum())
+    assert seen > 20
 
 
 def test_both_kinds_of_run_lengths():

@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from libradet.data.transforms import Sample, collate, flip, prepare, resize, target_size
 from libradet.errors import UserError
+from libradet.geometry.masks import unpack_masks
 
 
 def sample(width: int, height: int, count: int, index: int = 0, masks: bool = False) -> Sample:
@@ -84,6 +85,7 @@ def test_collate_pads_and_loses_nothing(shapes):
     assert height % 32 == width % 32 == 0
     assert height - max(h for _, h, _ in shapes) < 32
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    masks = unpack_masks(batch.masks, width)
     for i, (w, h, g) in enumerate(shapes):
         assert batch.sizes[i].tolist() == [h, w]
         assert batch.images[i, :, :h, :w].equal(samples[i].image)
@@ -91,8 +93,8 @@ def test_collate_pads_and_loses_nothing(shapes):
         assert batch.boxes[i, :g].equal(samples[i].boxes)
         assert batch.labels[i, :g].equal(samples[i].labels)
         assert batch.crowd[i, :g].equal(samples[i].crowd)
-        assert batch.masks[i, :g, :h, :w].equal(samples[i].masks)
-        assert batch.masks[i].sum() == samples[i].masks.sum()
+        assert masks[i, :g, :h, :w].equal(samples[i].masks)
+        assert masks[i].sum() == samples[i].masks.sum()
         assert (batch.labels[i, g:] == -1).all()
         assert not batch.boxes[i, g:].any()
     assert batch.index.tolist() == [7 + i for i in range(len(shapes))]

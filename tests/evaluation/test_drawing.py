@@ -81,6 +81,26 @@ def test_better_detections_lie_on_top():
         assert not near(drawn, 300, 400, color_of(1 - on_top), 3)
 
 
+@pytest.mark.parametrize("width", [160, 1000])
+def test_masks_are_tinted_in_the_colour_of_their_class_and_let_the_picture_through(width):
+    """Also where the picture is enlarged; what was passed in stays as it was."""
+    height = width * 3 // 4
+    picture = np.full((height, width, 3), 128, np.uint8)
+    picture[:, : width // 2] = 40
+    masked = detections([(width // 5, height // 5, width * 4 // 5, height * 4 // 5)], [2], [0.9])
+    masked.mask = np.zeros((1, height, width), dtype=bool)
+    masked.mask[0, height // 3 : height * 2 // 3, width // 4 : width * 3 // 4] = True
+    before = masked.mask.copy()
+    drawn = draw(picture, masked)
+    np.testing.assert_array_equal(masked.mask, before)
+    factor = drawn.shape[1] // width
+    for x, below in ((width * 3 // 8, 40), (width * 5 // 8, 128)):
+        pixel = drawn[height // 2 * factor, x * factor]
+        np.testing.assert_allclose(pixel, 0.45 * np.array(rgb(color_of(2))) + 0.55 * below, atol=3)
+        edge = drawn[height // 4 * factor, x * factor]
+        assert (edge == below).all()
+
+
 def test_colours_repeat():
     assert color_of(len(COLORS) + 2) == color_of(2)
     assert len(set(COLORS)) == len(COLORS)

@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hotcoco import COCO
+from hotcoco.mask import decode
 from known_answers import FixedDetector
 from PIL import Image
 
@@ -88,6 +90,28 @@ def test_what_is_written(folder, detector, tmp_path):
     assert (done.results, done.images) == (results, companion["images"])
     with Image.open(out / "b.jpg") as drawing:
         assert drawing.size == (60 * 11, 40 * 11)
+
+
+def test_masks_are_drawn_and_written(folder, tmp_path):
+    grid = torch.zeros(2, 28, 28)
+    grid[:, :, :14] = 1
+    detector = FixedDetector([(0.25, 0.5, 0.75, 1.0), (0.0, 0.0, 0.5, 0.5)], [0.9, 0.8], [1, 0])
+    plain = predict_files(detector, [folder / "b.jpg"], tmp_path / "plain", progress=False)
+    assert "segmentation" not in plain.results[0]
+    look = detector.forward
+    detector.forward = lambda batch: look(batch)._replace(
+        masks=torch.cat([grid, torch.zeros(detector.slots - 2, 28, 28)]).expand(len(batch.sizes), -1, -1, -1)
+    )
+    predict_files(detector, [folder / "b.jpg"], tmp_path / "out", progress=False)
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    masks = [decode(r["segmentation"]) for r in results]
+    expected = np.zeros((2, 40, 60), np.uint8)
+    expected[0, 20:40, 15:30] = expected[1, 0:20, 0:15] = 1
+    np.testing.assert_array_equal(masks, expected)
+    with Image.open(tmp_path / "plain" / "b.jpg") as without, Image.open(tmp_path / "out" / "b.jpg") as drawn:
+        change = np.abs(np.asarray(drawn, int) - np.asarray(without, int)).mean(2)
+    tinted, free = change[22 * 11 : 38 * 11, 17 * 11 : 28 * 11], change[22 * 11 : 38 * 11, 32 * 11 : 43 * 11]
+    assert tinted.mean() > 15 > 3 > free.mean()
 
 
 def test_results_are_coco_results(folder, detector, tmp_path):

@@ -10,11 +10,15 @@ import sys
 import torch
 from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
+from libradet.geometry.masks import pack_masks
+
 
 def check(name: str) -> None:
     """A training step and a detection, each without a graph break."""
     model = tiny_detector(tiny_zoo_config(name))
     batch = tiny_batch(size=(64, 128), proposals=20, masks=model.config.mask is not None)
+    if batch.masks is not None:
+        batch = batch._replace(masks=pack_masks(batch.masks))
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     losses = {}
     for kind, call in (("plain", model), ("compiled", compiled)):

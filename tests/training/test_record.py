@@ -66,6 +66,14 @@ def test_the_best_is_what_was_measured_best(tmp_path):
     assert not record.has_measured(5)
 
 
+def test_what_decides_can_be_another_number(tmp_path):
+    record = Record(tmp_path, ("AP", "mask_AP"))
+    record.measurement(1, 0, {"AP": 0.5, "mask_AP": 0.2})
+    assert record.is_best(0.3, "mask_AP")
+    assert not record.is_best(0.3, "AP")
+    assert not record.is_best(0.2, "mask_AP")
+
+
 def test_losses_come_out_once_and_failures_are_noticed():
     watch = LossWatch()
     watch.put({"class": torch.tensor(1.0, requires_grad=True), "box": torch.tensor(2.0)}, [3, 4])

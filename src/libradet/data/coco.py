@@ -7,7 +7,7 @@ import numpy as np
 
 from libradet.data.checks import check as check_split
 from libradet.data.formats import choose_split, find_layout
-from libradet.data.masks import points
+from libradet.data.masks import plain_rle, points
 from libradet.data.records import Dataset, Picture
 from libradet.data.report import Report, few, merge
 from libradet.errors import UserError
@@ -132,5 +132,4 @@ def to_coco(dataset: Dataset) -> dict[str, Any]:
 def _plain(segmentation: Any) -> Any:
     if isinstance(segmentation, list):
         return [points(polygon).tolist() for polygon in segmentation]
-    counts = segmentation["counts"]
-    return segmentation | {"counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+    return plain_rle(segmentation)

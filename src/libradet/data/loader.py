@@ -18,10 +18,9 @@ from torch.utils.data import DataLoader
 from libradet.data.batch import Batch
 from libradet.data.canvases import assign_canvases, choose_canvases
 from libradet.data.given import GivenProposals
-from libradet.data.masks import decode_masks
+from libradet.data.masks import decode_masks, require_masks
 from libradet.data.records import Dataset
 from libradet.data.transforms import Sample, Size, collate, flip, load_picture, resize, target_size
-from libradet.errors import UserError
 
 
 class Key(NamedTuple):
@@ -142,14 +141,14 @@ def make_loader(
         training: shuffled, augmented, full batches; otherwise in order, as they are, each once.
         divisor: canvas sides are multiples of it.
         flip: probability of mirroring a picture in training.
-        masks: fill ``Batch.masks``.
+        masks: fill ``Batch.masks`` (packed).
         proposals: what to fill ``Batch.proposals`` from.
 
     Raises:
         UserError: masks are asked for and an object has no segmentation.
     """
     if masks:
-        _require_masks(dataset)
+        require_masks(dataset)
     shapes = np.array([target_size(p.height, p.width, size) for p in dataset.pictures], np.int64).reshape(-1, 2)
     canvases = choose_canvases(shapes, divisor)
     canvas_of = assign_canvases(shapes, canvases)
@@ -184,21 +183,6 @@ def _gather(
 def _most_rows(dataset: Dataset) -> int:
     most = max((len(picture.labels) for picture in dataset.pictures), default=0)
     return max(8, -(-most // 8) * 8)
-
-
-def _require_masks(dataset: Dataset) -> None:
-    bare = [
-        (picture.path.name, int(picture.annotation_ids[i]))
-        for picture in dataset.pictures
-        for i in np.flatnonzero(~picture.crowd)
-        if picture.segmentations is None or picture.segmentations[i] is None
-    ]
-    if bare:
-        name, number = bare[0]
-        raise UserError(
-            f"{dataset.root}: {len(bare)} objects have no segmentation (annotation {number} of {name} is one): "
-            "a model with masks needs one for every object."
-        )
 
 
 def _leave_process_group(worker: int) -> None:

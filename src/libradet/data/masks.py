@@ -1,16 +1,17 @@
 """Segmentations: polygons and run lengths, kept small, and drawn as masks."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from hotcoco import mask as rle
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional as F
 
-from libradet.data.records import Picture
+from libradet.data.records import Dataset, Picture
 from libradet.errors import UserError
 
 
@@ -74,6 +75,30 @@ def enclosing_box(segmentation: Any) -> list[float] | None:
     return [*low.tolist(), *(high - low).tolist()]
 
 
+def describe_missing(dataset: Dataset) -> str:
+    """How many objects (crowd regions aside) have no segmentation, and which is one; empty if all have."""
+    bare = [
+        (picture.path.name, int(picture.annotation_ids[i]))
+        for picture in dataset.pictures
+        for i in np.flatnonzero(~picture.crowd)
+        if picture.segmentations is None or picture.segmentations[i] is None
+    ]
+    if not bare:
+        return ""
+    objects = sum(int((~picture.crowd).sum()) for picture in dataset.pictures)
+    name, number = bare[0]
+    return f"{len(bare)} of {objects} objects have no segmentation (annotation {number} of {name} is one)"
+
+
+def require_masks(dataset: Dataset) -> None:
+    """Raises UserError if an object has no segmentation."""
+    if missing := describe_missing(dataset):
+        raise UserError(
+            f"{dataset.root}, {dataset.split}: {missing}: a model with masks needs one for every object. "
+            "Add them, or take a model without masks."
+        )
+
+
 def decode_masks(picture: Picture, height: int, width: int) -> UInt8[Tensor, "G {height} {width}"]:
     """Masks of a picture's objects, 0 or 1, with the picture resized to ``height`` and ``width``.
 
@@ -111,3 +136,26 @@ def _decode(found: dict[str, Any], height: int, width: int) -> Tensor:
     if mask.shape == (height, width):
         return mask
     return F.interpolate(mask[None, None].float(), (height, width), mode="area")[0, 0].ge(0.5).to(torch.uint8)
+
+
+def encode_masks(
+    windows: Iterable[tuple[slice, slice, Bool[ndarray, "_ _"]]], height: int, width: int
+) -> list[dict[str, Any]]:
+    """Masks in pictures of ``height`` × ``width`` pixels as RLE dictionaries (``counts`` in bytes).
+
+    Args:
+        windows: rows, columns, and the pixels there, as :func:`libradet.geometry.masks.paste_masks` yields them;
+            outside there is nothing.
+    """
+    encoded = []
+    for rows, columns, pixels in windows:
+        whole = np.zeros((height, width), dtype=bool, order="F")
+        whole[rows, columns] = pixels
+        encoded.append(rle.encode(whole))
+    return encoded
+
+
+def plain_rle(encoded: dict[str, Any]) -> dict[str, Any]:
+    """An RLE dictionary that JSON can hold."""
+    counts = encoded["counts"]
+    return encoded | {"counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}

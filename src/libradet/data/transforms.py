@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from libradet.data.batch import Batch
 from libradet.data.pictures import load_picture, to_tensor
 from libradet.errors import UserError
+from libradet.geometry.masks import pack_masks
 
 __all__ = ["Sample", "Size", "collate", "flip", "load_picture", "prepare", "resize", "target_size"]
 
@@ -77,7 +78,7 @@ def collate(
     rows: int | None = None,
     proposals: int | None = None,
 ) -> Batch:
-    """Samples on a common canvas.
+    """Samples on a common canvas; their masks packed.
 
     Args:
         divisor: canvas sides are multiples of it, if ``canvas`` is None.
@@ -94,13 +95,13 @@ def collate(
     boxes, labels = torch.zeros(count, rows, 4), torch.full((count, rows), -1)
     crowd = torch.zeros(count, rows, dtype=torch.bool)
     with_masks = samples[0].masks is not None
-    masks = torch.zeros(count, rows, height, width, dtype=torch.uint8) if with_masks else None
+    masks = torch.zeros(count, rows, height, -(-width // 8), dtype=torch.uint8) if with_masks else None
     for i, sample in enumerate(samples):
         (h, w), g = sample.image.shape[1:], len(sample.labels)
         images[i, :, :h, :w] = sample.image
         boxes[i, :g], labels[i, :g], crowd[i, :g] = sample.boxes, sample.labels, sample.crowd
         if masks is not None and sample.masks is not None:
-            masks[i, :g, :h, :w] = sample.masks
+            masks[i, :g, :h, : -(-w // 8)] = pack_masks(sample.masks)
     index = torch.tensor([sample.index for sample in samples])
     scales = torch.tensor([sample.scale for sample in samples])
     given = _pad([s.proposals for s in samples if s.proposals is not None], proposals)

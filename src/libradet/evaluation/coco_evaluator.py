@@ -1,17 +1,20 @@
 """Collects a detector's output, batch by batch and process by process, and measures it."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch.distributed as dist
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 
 from libradet.data.batch import Batch
 from libradet.data.coco import to_coco
+from libradet.data.masks import encode_masks, plain_rle
 from libradet.data.records import Dataset
-from libradet.evaluation.coco_metrics import Metrics, ResultRows, coco_metrics, to_results
+from libradet.evaluation.coco_metrics import Metrics, ResultRows, coco_metrics, mask_metrics, to_results
+from libradet.geometry.masks import paste_masks
 from libradet.models.detections import Detections
 
 
@@ -26,14 +29,25 @@ class CocoEvaluator:
         class_map: the data set's label for each label of the detector, −1 for a class to leave out; None
             if both have the same classes.
         class_agnostic: the detector finds objects without naming them (proposals).
+        masks: measure masks, too; every object of ``dataset`` has a segmentation, every detection a mask.
+            They are kept as run lengths, some hundred bytes each.
     """
 
-    def __init__(self, dataset: Dataset, *, class_map: Sequence[int] | None = None, class_agnostic: bool = False):
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        class_map: Sequence[int] | None = None,
+        class_agnostic: bool = False,
+        masks: bool = False,
+    ) -> None:
         self.dataset = dataset
         self.class_agnostic = class_agnostic
+        self.masks = masks
         self._class_map = None if class_map is None else np.asarray(class_map, dtype=np.int64)
         self._category_ids = np.asarray(dataset.category_ids, dtype=np.int64)
         self._rows: dict[int, ResultRows] = {}
+        self._segmentations: dict[int, list[dict[str, Any]]] = {}
         self._max_detections = 100
 
     def update(self, detections: Detections, batch: Batch) -> None:
@@ -47,29 +61,38 @@ class CocoEvaluator:
             labels = self._class_map[labels]
             valid = valid & (labels >= 0)
         self._max_detections = max(self._max_detections, valid.shape[1])
+        masks = detections.masks.cpu().float().numpy() if self.masks and detections.masks is not None else None
         for i, index in enumerate(indices.tolist()):
+            if index in self._rows:
+                continue
             keep = valid[i]
             original = boxes[i, keep] / np.tile(scales[i], 2)
-            self._rows.setdefault(index, self._to_rows(index, original, scores[i, keep], labels[i, keep]))
+            self._rows[index] = self._to_rows(index, original, scores[i, keep], labels[i, keep])
+            if masks is not None:
+                self._segmentations[index] = self._to_segmentations(index, original, masks[i, keep])
 
     def gather(self) -> None:
         """Share what every process found; afterwards all know the same. All processes have to call it."""
-        parts = gather_objects((self._max_detections, self._rows))
-        self._max_detections = max(limit for limit, _ in parts)
-        merged: dict[int, ResultRows] = {}
-        for _, rows in parts:
-            merged = rows | merged
-        self._rows = dict(sorted(merged.items()))
+        parts = gather_objects((self._max_detections, self._rows, self._segmentations))
+        self._max_detections = max(limit for limit, _, _ in parts)
+        self._rows = _merge([rows for _, rows, _ in parts])
+        self._segmentations = _merge([segmentations for _, _, segmentations in parts])
 
     def compute(self) -> Metrics:
-        """The numbers (see :func:`coco_metrics`), the same on every process. All processes have to call it."""
+        """The numbers (see :func:`coco_metrics`), the same on every process. All processes have to call it.
+
+        Those of masks are added with ``mask_`` before their names.
+        """
         self.gather()
-        return coco_metrics(
-            to_coco(self.dataset),
-            self.rows(),
-            max_detections=self._max_detections,
-            class_agnostic=self.class_agnostic,
-            image_ids=[self.dataset.pictures[index].id for index in self._rows],
+        truth, seen = to_coco(self.dataset), [self.dataset.pictures[index].id for index in self._rows]
+        limit, agnostic = self._max_detections, self.class_agnostic
+        metrics = coco_metrics(truth, self.rows(), max_detections=limit, class_agnostic=agnostic, image_ids=seen)
+        if not self.masks:
+            return metrics
+        # Without their boxes, since COCO's tools would take an object to be as large as its box.
+        found = [{k: v for k, v in result.items() if k != "bbox"} for result in self.results()]
+        return metrics | mask_metrics(
+            coco_metrics(truth, found, iou_type="segm", max_detections=limit, class_agnostic=agnostic, image_ids=seen)
         )
 
     def rows(self) -> ResultRows:
@@ -77,8 +100,14 @@ class CocoEvaluator:
         return np.concatenate([np.zeros((0, 7)), *self._rows.values()])
 
     def results(self) -> list[dict[str, Any]]:
-        """What was found so far, as COCO results; over all processes after :meth:`compute` or :meth:`gather`."""
-        return to_results(self.rows())
+        """What was found so far, as COCO results; over all processes after :meth:`compute` or :meth:`gather`.
+
+        With masks, each has a ``segmentation`` (RLE) beside its ``bbox``.
+        """
+        results = to_results(self.rows())
+        for result, segmentation in zip(results, chain.from_iterable(self._segmentations.values()), strict=self.masks):
+            result["segmentation"] = plain_rle(segmentation)
+        return results
 
     def _to_rows(
         self, index: int, boxes: Float64[ndarray, "D 4"], scores: Float64[ndarray, " D"], labels: Int64[ndarray, " D"]
@@ -88,6 +117,20 @@ class CocoEvaluator:
         corner, side = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
         images = np.full((len(boxes), 1), picture.id, dtype=np.float64)
         return np.concatenate([images, corner, side, scores[:, None], self._category_ids[labels][:, None]], axis=1)
+
+    def _to_segmentations(
+        self, index: int, boxes: Float64[ndarray, "D 4"], masks: Float32[ndarray, "D M M"]
+    ) -> list[dict[str, Any]]:
+        size = self.dataset.pictures[index].height, self.dataset.pictures[index].width
+        return encode_masks(paste_masks(masks, boxes, *size), *size)
+
+
+def _merge(parts: list[dict[int, Any]]) -> dict[int, Any]:
+    """All pictures in the order of the data set; the first process that saw one is believed."""
+    merged: dict[int, Any] = {}
+    for part in parts:
+        merged = part | merged
+    return dict(sorted(merged.items()))
 
 
 def gather_objects(mine: Any) -> list[Any]:

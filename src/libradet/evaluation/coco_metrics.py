@@ -19,6 +19,9 @@ ResultRows = Float64[ndarray, "D 7"]
 STANDARD = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """COCO's twelve numbers in their official order."""
 
+MASK_STANDARD = tuple(f"mask_{name}" for name in STANDARD)
+"""The same of masks, where a detector's boxes and masks are both measured."""
+
 _AREAS = {"": 0, "s": 1, "m": 2, "l": 3}
 
 
@@ -37,7 +40,8 @@ def coco_metrics(
         ground_truth: a COCO data set: ``images``, ``categories`` and ``annotations`` with ``area`` and
             ``iscrowd``.
         results: rows (boxes only), or COCO results: dicts with ``image_id``, ``category_id``, ``score``
-            and ``bbox`` (xywh, pixels) or ``segmentation`` (RLE, for ``iou_type="segm"``).
+            and ``bbox`` (xywh, pixels) or ``segmentation`` (RLE, for ``iou_type="segm"``). Where masks have
+            a ``bbox``, too, COCO's tools judge by it whether they are small, medium or large.
         max_detections: how many detections of a picture the detector may return. More than 100 adds
             ``AR300``, more than 300 also ``AR1000``.
         class_agnostic: classes do not matter (proposals).
@@ -70,6 +74,17 @@ def coco_metrics(
 def scalars(metrics: Metrics) -> dict[str, float]:
     """The measured AP and AR numbers alone, for loggers: what has no ground truth is left out."""
     return {k: v for k, v in metrics.items() if isinstance(v, float)}
+
+
+def mask_metrics(metrics: Metrics) -> Metrics:
+    """What :func:`coco_metrics` says of masks, named so that it fits beside what it says of boxes."""
+    numbers = [name for name in metrics if name.startswith(("AP", "AR"))]
+    return {f"mask_{name}": metrics[name] for name in [*numbers, "per_class", "per_class_AP50"]}
+
+
+def deciding(metrics: Metrics) -> str:
+    """The number by which models are compared: AP of masks for detectors that give masks, else of boxes."""
+    return "mask_AP" if "mask_AP" in metrics else "AP"
 
 
 def to_results(rows: ResultRows) -> list[dict[str, Any]]:
@@ -112,18 +127,30 @@ def _refuse_unknown(found: ndarray, known: list[int], field: str, fix: str) -> N
 
 
 def _prepared(ground_truth: dict, iou_type: str) -> dict:
-    """The data set with annotations numbered from 1: COCO's tools take a match with number 0 for none."""
-    if iou_type == "segm" and (bare := [a["id"] for a in ground_truth["annotations"] if not a.get("segmentation")]):
+    """The data set with annotations numbered from 1: COCO's tools take a match with number 0 for none.
+
+    A crowd region without segmentation is its box.
+    """
+    given = ground_truth["annotations"]
+    if iou_type == "segm":
+        given = [a | {"segmentation": _box_polygon(a)} if _is_bare_crowd(a) else a for a in given]
+    if iou_type == "segm" and (bare := [a["id"] for a in given if not a.get("segmentation")]):
         raise UserError(
             f"{len(bare)} annotations have no segmentation (ids {', '.join(map(str, bare[:5]))}…): "
             "masks cannot be measured on this data set, only boxes."
         )
     kept = ["image_id", "category_id", "bbox", "area", "iscrowd", *(["segmentation"] if iou_type == "segm" else [])]
-    annotations = [
-        {"id": number, **{k: a[k] for k in kept if k in a}}
-        for number, a in enumerate(ground_truth["annotations"], start=1)
-    ]
+    annotations = [{"id": number, **{k: a[k] for k in kept if k in a}} for number, a in enumerate(given, start=1)]
     return ground_truth | {"annotations": annotations}
+
+
+def _is_bare_crowd(annotation: dict) -> bool:
+    return bool(annotation.get("iscrowd")) and not annotation.get("segmentation")
+
+
+def _box_polygon(annotation: dict) -> list[list[float]]:
+    x, y, w, h = map(float, annotation["bbox"])
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
 
 def _accumulate(

@@ -18,7 +18,7 @@ from libradet.errors import UserError
 _INK, _GRID = "#1A1A1A", "#E3E3E3"
 # Okabe and Ito's, without the yellow that a white page swallows.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_PRECISIONS = {"AP": 2.4, "AP50": 1.6, "AP75": 1.6}
+_PRECISIONS = {"AP": 2.4, "AP50": 1.6, "AP75": 1.6, "mask_AP": 2.4, "mask_AP50": 1.6}
 
 
 class Series(NamedTuple):
@@ -117,7 +117,7 @@ def _losses(axis: Axes, losses: dict[str, Series]) -> None:
 def _scores(axis: Axes, scores: dict[str, Series]) -> None:
     for color, (name, (steps, values)) in zip((_INK, *_COLORS), scores.items(), strict=False):
         best = int(values.argmax())
-        label = f"{name}, best {values[best]:.3f} at step {steps[best]:.0f}"
+        label = f"{name.replace('_', ' ')}, best {values[best]:.3f} at step {steps[best]:.0f}"
         axis.plot(steps, values, color=color, linewidth=_PRECISIONS[name], marker="o", markersize=4, label=label)
     axis.set_ylim(0, 1.05)
     axis.set_ylabel("validation precision")

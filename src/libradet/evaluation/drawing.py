@@ -1,4 +1,4 @@
-"""Pictures with boxes, for people."""
+"""Pictures with boxes and masks, for people."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from libradet.quiet import supervision as sv
 
@@ -36,21 +36,20 @@ class SheetRow:
 
 
 def draw(picture: RGB, detections: sv.Detections, class_names: Sequence[str] | None = None) -> RGB:
-    """The picture with boxes, names and scores; lines and letters grow with it.
+    """The picture with boxes, names, scores, and masks if there are any; lines and letters grow with it.
 
     A picture whose long side is less than 640 pixels is enlarged by a whole factor, so that labels can be
     read. The colour of a box is that of its class; better detections lie on top.
 
     Args:
-        detections: ``xyxy`` in pixels of ``picture``; without ``confidence`` (ground truth) only names show.
+        detections: ``xyxy`` and ``mask`` in pixels of ``picture``; without ``confidence`` (ground truth) only
+            names show.
         class_names: names of labels 0..C−1; by default those in ``detections.data["class_name"]``.
     """
     factor = max(1, -(-_LEAST_SIDE // max(picture.shape[:2])))
-    canvas = Image.fromarray(picture).resize(
-        (picture.shape[1] * factor, picture.shape[0] * factor), Image.Resampling.LANCZOS
-    )
-    shown = _worst_first(detections)
-    shown.xyxy = shown.xyxy * factor
+    size = picture.shape[1] * factor, picture.shape[0] * factor
+    canvas = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
+    shown = _scaled(_worst_first(detections), float(factor), size)
     return np.asarray(_annotate(canvas, shown, _labels(shown, class_names)))
 
 
@@ -86,6 +85,15 @@ def _worst_first(detections: sv.Detections) -> sv.Detections:
     return ordered
 
 
+def _scaled(detections: sv.Detections, scale: float, size: tuple[int, int]) -> sv.Detections:
+    """Detections, not shared with anybody, for the picture at ``size`` (width, height)."""
+    detections.xyxy = detections.xyxy * scale
+    if detections.mask is not None and detections.mask.shape[2:0:-1] != size:
+        resized = [Image.fromarray(m.astype(np.uint8) * 255).resize(size) for m in np.asarray(detections.mask)]
+        detections.mask = np.array([np.asarray(m) >= 128 for m in resized]).reshape(-1, *size[::-1])
+    return detections
+
+
 def _labels(detections: sv.Detections, class_names: Sequence[str] | None) -> list[str]:
     names = detections.data.get("class_name")
     if class_names is not None and detections.class_id is not None:
@@ -104,6 +112,9 @@ def _annotate(canvas: Image.Image, detections: sv.Detections, labels: list[str])
     box_colors = sv.ColorPalette.from_hex(list(COLORS))
     text_colors = sv.ColorPalette.from_hex([_readable_on(c) for c in COLORS])
     font = str(_font_path("DejaVuSans.ttf"))
+    if detections.mask is not None:
+        canvas = sv.MaskAnnotator(box_colors, opacity=0.45).annotate(canvas, detections)
+        canvas = _outline(canvas, detections, max(1, line // 2))
     # A dark rim keeps every colour visible on every background.
     canvas = sv.BoxAnnotator(sv.Color.from_hex(_INK), thickness=line + 2).annotate(canvas, detections)
     canvas = sv.BoxAnnotator(box_colors, thickness=line).annotate(canvas, detections)
@@ -116,6 +127,22 @@ def _annotate(canvas: Image.Image, detections: sv.Detections, labels: list[str])
         smart_position=len(detections) <= _MOST_MOVED,
     )
     return annotator.annotate(canvas, detections, labels=labels)
+
+
+def _outline(canvas: Image.Image, detections: sv.Detections, thickness: int) -> Image.Image:
+    """The masks' edges, by which neighbours of one class are told apart."""
+    pixels = np.array(canvas)
+    assert detections.class_id is not None and isinstance(detections.mask, np.ndarray)
+    windows = detections.xyxy.round().astype(int) + np.array([-2, -2, 2, 2])
+    for mask, window, label in zip(detections.mask, windows, detections.class_id.tolist(), strict=True):
+        x0, y0, x1, y1 = window.clip(0).tolist()
+        seen = np.pad(mask[y0:y1, x0:x1], 1)
+        inner = seen
+        for _ in range(thickness):
+            inner = inner & np.roll(inner, 1, 0) & np.roll(inner, -1, 0) & np.roll(inner, 1, 1) & np.roll(inner, -1, 1)
+        edge = (seen & ~inner)[1:-1, 1:-1]
+        pixels[y0:y1, x0:x1][edge] = ImageColor.getrgb(color_of(label))
+    return Image.fromarray(pixels)
 
 
 def _readable_on(color: str) -> str:
@@ -164,8 +191,7 @@ def _cell(picture: RGB, detections: sv.Detections) -> Image.Image:
     scale = _CELL / max(picture.shape[:2])
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
     canvas = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
-    shown = _worst_first(detections)
-    shown.xyxy = shown.xyxy * scale
+    shown = _scaled(_worst_first(detections), scale, size)
     return _annotate(canvas, shown, _labels(shown, None))
 
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from libradet.data.batch import Batch
 from libradet.data.given import GivenProposals
 from libradet.data.loader import make_loader
+from libradet.data.masks import describe_missing
 from libradet.data.records import Dataset
 from libradet.data.transforms import Size
 from libradet.evaluation.classes import match_classes
@@ -56,7 +57,9 @@ def evaluate(
         progress: show a bar on stderr.
 
     Returns:
-        see :func:`libradet.evaluation.coco_metrics.coco_metrics`.
+        see :func:`libradet.evaluation.coco_metrics.coco_metrics`; of a detector with masks also ``mask_AP``,
+        ``mask_AP50``, …, ``mask_per_class``. A data set in which objects lack segmentations is measured by
+        boxes alone, and ``notes`` says so.
 
     Raises:
         UserError: model and data set have no class in common, a picture cannot be read, or proposals are
@@ -64,12 +67,19 @@ def evaluate(
     """
     agnostic = model.config.proposes
     classes = None if agnostic else match_classes(model.class_names, dataset.class_names)
-    evaluator = CocoEvaluator(dataset, class_map=[0] if classes is None else classes.labels, class_agnostic=agnostic)
+    no_masks = describe_missing(dataset) if model.config.mask else ""
+    evaluator = CocoEvaluator(
+        dataset,
+        class_map=[0] if classes is None else classes.labels,
+        class_agnostic=agnostic,
+        masks=bool(model.config.mask) and not no_masks,
+    )
     given = give(model.config, proposals, dataset, training=False)
     options = {"size": size, "batch_size": batch_size, "workers": workers, "device": device, "precision": precision}
     look_through(model, dataset, evaluator.update, given, **options, progress=progress)
     metrics = evaluator.compute()
-    metrics["notes"] = [*(classes.notes if classes else []), *metrics["notes"]]
+    unmeasured = [f"Masks are not measured: {no_masks}."] if no_masks else []
+    metrics["notes"] = [*(classes.notes if classes else []), *unmeasured, *metrics["notes"]]
     if results is not None and not (_in_a_job() and dist.get_rank()):
         results.parent.mkdir(parents=True, exist_ok=True)
         results.write_text(json.dumps(evaluator.results()))

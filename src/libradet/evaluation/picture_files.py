@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hotcoco.mask import encode
 
+from libradet.data.masks import plain_rle
 from libradet.data.pictures import SUFFIXES, load_picture
 from libradet.data.proposals import Proposed, write_proposals
 from libradet.data.transforms import Size
@@ -30,7 +32,7 @@ class Predicted:
 
     Attributes:
         results: COCO results: ``image_id``, ``category_id``, ``bbox`` (xywh, pixels of the
-            upright file), ``score``.
+            upright file), ``score``; ``segmentation`` (RLE) if the detector gives masks.
         images: for each picture that was read ``id``, ``file_name``, ``width``, ``height`` and ``drawing``.
         proposals: for each picture that was read, if the model proposes; whatever they score.
         unreadable: why, by file.
@@ -54,7 +56,7 @@ def predict_files(
 ) -> Predicted:
     """Draw what is found in many files, and write it down.
 
-    In ``out``: a picture with boxes for each file; ``predictions.json``, COCO results; ``images.json``, a
+    In ``out``: a picture with boxes and masks for each file; ``predictions.json``, COCO results; ``images.json``, a
     COCO data set without annotations that says which file an ``image_id`` and which class a
     ``category_id`` is; ``proposals.safetensors``, if the model proposes. Category ids are those of the
     training data. Image ids are the files' own numbers if every name is one, as COCO's are; otherwise 1, 2, …
@@ -188,8 +190,13 @@ def _note(
     assert found.confidence is not None
     corners = found.xyxy.astype(np.float64)
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-    for box, label, score in zip(boxes.tolist(), found.class_id.tolist(), found.confidence.tolist(), strict=True):
-        done.results.append({"image_id": number, "category_id": model.category_ids[label], "bbox": box, "score": score})
+    segmentations = [{}] * len(found)
+    if found.mask is not None:
+        segmentations = [{"segmentation": plain_rle(encode(np.asfortranarray(mask)))} for mask in found.mask]
+    columns = boxes.tolist(), found.class_id.tolist(), found.confidence.tolist(), segmentations
+    for box, label, score, segmentation in zip(*columns, strict=True):
+        result = {"image_id": number, "category_id": model.category_ids[label], "bbox": box, "score": score}
+        done.results.append(result | segmentation)
 
 
 def _write(done: Predicted, model: Detector, out: Path) -> None:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
 from libradet.data.given import GivenProposals
+from libradet.data.masks import decode_masks
 from libradet.data.pictures import load_picture
 from libradet.data.records import Dataset, Picture
 from libradet.data.transforms import Size
@@ -46,7 +47,8 @@ def picture_sheet(
     rows = []
     for picture, image, detections in zip(pictures, pixels, found, strict=True):
         detections.class_id = labels[detections.class_id]
-        rows.append(SheetRow(image, ground_truth(picture, dataset.class_names), detections, picture.path.name))
+        truth = ground_truth(picture, dataset.class_names, masks=detections.mask is not None)
+        rows.append(SheetRow(image, truth, detections, picture.path.name))
     return sheet(rows, names, ("Ground truth", f"Detections (score ≥ {threshold:g})"))
 
 
@@ -57,15 +59,27 @@ def pick(dataset: Dataset, count: int) -> list[Picture]:
     return [candidates[row] for row in rows]
 
 
-def ground_truth(picture: Picture, class_names: Sequence[str]) -> sv.Detections:
-    """The annotated objects of a picture; crowd regions are called so."""
+def ground_truth(picture: Picture, class_names: Sequence[str], masks: bool = False) -> sv.Detections:
+    """The annotated objects of a picture; crowd regions are called so.
+
+    Args:
+        masks: with their masks, where every object of the picture has a segmentation.
+    """
     marks = (" (crowd)" if crowd else "" for crowd in picture.crowd)
     names = [class_names[label] + mark for label, mark in zip(picture.labels, marks, strict=True)]
     return sv.Detections(
         xyxy=picture.boxes.astype(np.float32),
+        mask=_masks(picture) if masks else None,
         class_id=picture.labels.astype(int),
         data={"class_name": np.array(names, dtype=np.str_)},
     )
+
+
+def _masks(picture: Picture) -> Bool[ndarray, "G H W"] | None:
+    segmented = [s is not None for s in picture.segmentations or [None] * len(picture.labels)]
+    if not all(segmented | picture.crowd):
+        return None
+    return decode_masks(picture, picture.height, picture.width).bool().numpy()
 
 
 def _labels_on_sheet(model: Detector, dataset: Dataset) -> ndarray:

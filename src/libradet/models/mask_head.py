@@ -56,7 +56,8 @@ def mask_loss(
         raise UserError("a model with masks is trained on masks, and the batch has none")
     boxes, gt, labels, positive = (t[:, :slots] for t in (samples.boxes, samples.gt, samples.labels, samples.positive))
     logits = _of_class(head(pool(pyramid, boxes, positive, strides, config.align)), labels)
-    targets = crop_masks(batch.masks, boxes, gt.clamp(min=0), positive, logits.shape[-1]) >= 0.5
+    cells, width = logits.shape[-1], batch.images.shape[-1]
+    targets = crop_masks(batch.masks, boxes, gt, positive, cells, width) >= 0.5
     loss = F.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none").mean((2, 3))
     return config.weight * loss.where(positive, 0).sum() / shared_count(positive)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from libradet.data.batch import Batch
 from libradet.data.transforms import Size, prepare
 from libradet.errors import UserError
-from libradet.geometry.masks import paste_mask
+from libradet.geometry.masks import paste_masks
 from libradet.models.detections import Detections
 from libradet.models.detector import Detector
 from libradet.quiet import supervision as sv
@@ -121,11 +121,11 @@ def _given(model: Detector, proposals: Sequence[Any], pictures: int) -> list[Flo
     return [boxes[: roi.test_proposals] for boxes in tensors]
 
 
-def _paste(masks: Float[Tensor, "D M M"], boxes: ndarray, height: int, width: int) -> ndarray:
+def _paste(masks: Float[Tensor, "D M M"], boxes: Float64[ndarray, "D 4"], height: int, width: int) -> ndarray:
     """Masks [D, height, width] of the original picture, from those of the boxes in it."""
     whole = np.zeros((len(masks), height, width), dtype=bool)
-    for i, box in enumerate(torch.from_numpy(boxes).float()):
-        whole[i] = paste_mask(masks[i], box, height, width)
+    for i, (rows, columns, pixels) in enumerate(paste_masks(masks.float().numpy(), boxes, height, width)):
+        whole[i, rows, columns] = pixels
     return whole
 
 

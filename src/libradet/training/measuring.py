@@ -11,7 +11,7 @@ from libradet.data.given import GivenProposals
 from libradet.data.records import Dataset
 from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco_evaluator import CocoEvaluator
-from libradet.evaluation.coco_metrics import Metrics, scalars
+from libradet.evaluation.coco_metrics import Metrics, deciding, scalars
 from libradet.evaluation.drawing import save
 from libradet.evaluation.sheets import picture_sheet
 from libradet.models.checkpoint import save_model
@@ -28,7 +28,8 @@ SHOWN_FROM = 0.3
 class Measurer:
     """Writes best.safetensors, metrics.json, sample pictures, and the measured rows of metrics.csv.
 
-    Without validation pictures the latest weights are the best.
+    The best weights have the highest AP: of masks if the detector gives masks, else of boxes. Without
+    validation pictures the latest are the best.
 
     Args:
         dataset: validation pictures; None if there are none.
@@ -98,7 +99,9 @@ class Measurer:
     ) -> CocoEvaluator | None:
         proposals = detector.config.proposes
         labels = [0] if proposals else match_classes(detector.class_names, dataset.class_names).labels
-        evaluator = CocoEvaluator(dataset, class_map=labels, class_agnostic=proposals)
+        evaluator = CocoEvaluator(
+            dataset, class_map=labels, class_agnostic=proposals, masks=detector.config.mask is not None
+        )
         loader = self._make_loader()
         try:
             with evaluating(detector), cast:
@@ -116,7 +119,8 @@ class Measurer:
         """The row in metrics.csv comes last: where it is, everything else is."""
         assert self._record is not None
         assert self._dataset is not None
-        best = self._record.is_best(metrics["AP"])
+        decides = deciding(metrics)
+        best = self._record.is_best(metrics[decides], decides)
         if best:
             save_model(detector, self._folder / BEST)
             with replacing(self._folder / METRICS) as partial:
@@ -133,5 +137,6 @@ class Measurer:
 
 
 def _sentence(metrics: Metrics) -> str:
-    shown = {name: metrics[name] for name in ("AP", "AP50", "AP75")}
+    names = [name for name in ("AP", "AP50", "AP75", "mask_AP", "mask_AP50", "mask_AP75") if name in metrics]
+    shown = {name.replace("_", " "): metrics[name] for name in names}
     return " · ".join(f"{name} {'–' if value is None else f'{value:.3f}'}" for name, value in shown.items())

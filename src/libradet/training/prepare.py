@@ -12,6 +12,7 @@ from libradet.data.coco import read
 from libradet.data.formats import choose_split, find_layout
 from libradet.data.given import GivenProposals
 from libradet.data.loader import make_loader
+from libradet.data.masks import require_masks
 from libradet.data.records import Dataset
 from libradet.data.report import Report, merge
 from libradet.errors import UserError
@@ -91,11 +92,14 @@ def prepare(
     """
     check(config)
     tree = detector.config if isinstance(detector, Detector) else detector or make_config(config.model)
-    check_proposals(tree, config.proposals)
-    if config.val_proposals is not None:
-        check_proposals(tree, config.val_proposals)
-    train_set, val_set, report = _read_data(config, tree.mask is not None)
+    masks = tree.mask is not None
+    for given in (config.proposals, config.val_proposals or config.proposals):
+        check_proposals(tree, given)
+    train_set, val_set, report = _read_data(config, masks)
     show(report)
+    for dataset in (train_set, val_set) if masks else ():
+        if dataset is not None:
+            require_masks(dataset)
     on_gpu = torch.cuda.is_available()
     _check_devices(config, on_gpu)
     given, val_given = _give(config, tree, train_set, val_set)
@@ -143,7 +147,7 @@ def _read_data(config: TrainConfig, masks: bool) -> tuple[Dataset, Dataset | Non
     if val_split == train_split and config.val_split != train_split:
         report.notes.append("no split to measure on: nothing is measured, the latest weights are kept as the best")
         return train_set, None, report
-    val_set, val_report = read(data, val_split, training=False, masks=False)
+    val_set, val_report = read(data, val_split, training=False, masks=masks)
     match_classes(train_set.class_names, val_set.class_names)
     return train_set, val_set, merge({train_split: report, val_split: val_report})
 

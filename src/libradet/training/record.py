@@ -46,9 +46,9 @@ class Record:
             self._writer.add_scalar(f"val/{name}", value, step)
         self._writer.flush()
 
-    def is_best(self, ap: float | None) -> bool:
-        """Whether ``ap`` is above everything measured so far; where there is nothing to find, the latest is best."""
-        measured = [float(row["AP"]) for row in self._read()[1] if row.get("AP")]
+    def is_best(self, ap: float | None, name: str = "AP") -> bool:
+        """Whether ``ap`` is above all values of ``name`` so far; where there is nothing to find, the latest is best."""
+        measured = [float(row[name]) for row in self._read()[1] if row.get(name)]
         return ap is None or not measured or float(_shown(ap)) > max(measured)
 
     def has_measured(self, step: int) -> bool:

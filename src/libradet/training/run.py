@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
-from libradet.evaluation.coco_metrics import STANDARD, Metrics
+from libradet.evaluation.coco_metrics import MASK_STANDARD, STANDARD, Metrics
 from libradet.evaluation.curves import plot_curves
 from libradet.evaluation.tables import show
 from libradet.models.config import DetectorConfig
@@ -73,7 +73,8 @@ def train(
     summarise(plan, console)
     if first:
         write_config(plan.folder, plan.config, plan.detector.config)
-    record = Record(plan.folder, STANDARD, plan.standing.steps) if first else None
+    names = (*STANDARD, *MASK_STANDARD) if plan.detector.config.mask else STANDARD
+    record = Record(plan.folder, names, plan.standing.steps) if first else None
     total = plan.config.epochs * plan.batches_per_epoch
     display = ProgressDisplay(console, plan.config.epochs, total, plan.standing.batches, visible=first)
     measurer = Measurer(
