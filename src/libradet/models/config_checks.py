@@ -9,7 +9,18 @@ from libradet.errors import UserError
 from libradet.models.config import BoxLossConfig, DetectorConfig, MatchConfig
 
 # Ranges by the name of a field, or by its name and that of the part it is in.
-COUNTS = {"size", "num_bins", "per_level", "total", "levels", "channels", "width", "num_classes"}
+COUNTS = {
+    "size",
+    "train_proposals",
+    "test_proposals",
+    "num_bins",
+    "per_level",
+    "total",
+    "levels",
+    "channels",
+    "width",
+    "num_classes",
+}
 SHARES = {"positive_fraction", "positive", "negative", "min_positive", "crowd", "nms", "score", "focal.alpha"}
 ABOVE_ZERO = {
     *("negatives_per_positive", "canonical_size", "prior", "std", "scales", "ratios"),
