@@ -43,8 +43,14 @@ def load_any(path: str | Path, device: str | torch.device = "cpu") -> Detector:
     return load_checkpoint(path).model.to(device)
 
 
-def load_checkpoint(path: str | Path, allow_partial: bool = False) -> Loaded:
-    """The same on the CPU, with what is known about it; with ``allow_partial``, what does not fit stays random."""
+def load_checkpoint(path: str | Path, allow_partial: bool = False, norm_eps: float | None = None) -> Loaded:
+    """The same on the CPU, with what is known about it.
+
+    Args:
+        allow_partial: what does not fit stays random, and is named.
+        norm_eps: what the backbone's batch norms add to their variances, where the file does not say and the
+            toolbox's rule (see :mod:`libradet.interop.torchvision_models`) is not what the model was trained with.
+    """
     tensors, meta = read_tensors(path)
     if meta.get("format") == FORMAT:
         return Loaded(load_model(path), "libradet", [], [], [])
@@ -52,6 +58,7 @@ def load_checkpoint(path: str | Path, allow_partial: bool = False) -> Loaded:
     try:
         tensors = family.normalise(tensors)
         config = family.describe(tensors, meta)
+        config.backbone.norm_eps = config.backbone.norm_eps if norm_eps is None else norm_eps
     except UserError as e:
         raise UserError(f"{path}: a checkpoint of {family.name}, but {e}") from e
     except KeyError as e:

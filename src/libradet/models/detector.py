@@ -152,6 +152,8 @@ def _check(config: DetectorConfig) -> None:
         raise UserError(f"{config.model}: has no head; give it rpn, roi or dense")
     if config.roi is None and (config.cascade or config.mask):
         raise UserError(f"{config.model}: cascade and mask need roi, which is null")
+    if config.roi is not None and config.roi.fcs < 1:
+        raise UserError(f"{config.model}: roi.fcs is {config.roi.fcs}: at least one layer turns a region into a vector")
     cascade = config.cascade
     if cascade is not None and not (0 < len(cascade.ious) == len(cascade.box_stds) == len(cascade.weights)):
         raise UserError(f"{config.model}: cascade.ious, box_stds and weights must have one entry for each stage")
