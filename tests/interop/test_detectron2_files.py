@@ -1,6 +1,9 @@
 """detectron2's checkpoints."""
 
+import pickle
+
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -10,7 +13,20 @@ import libradet
 def fill_one(name: str, shape) -> Tensor:
     if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
         return torch.rand(shape) + 0.5
-    return torch.randn(shape) * (2 / max(1, int(np.prod(shape[1:])))) ** 0.5
+    # Rows of one value keep files small.
+    rows = torch.randn(shape[0], *[1] * (len(shape) - 1))
+    return (rows / max(1, int(np.prod(shape[1:]))) ** 0.5).expand(*shape)
+
+
+def fingerprint(t: Tensor) -> float:
+    """A number that knows every row."""
+    rows = t.double().reshape(len(t), -1)[:, 0]
+    return float(rows @ torch.arange(1, len(rows) + 1, dtype=torch.float64))
+
+
+def all_used(model, state) -> bool:
+    ours = sorted(fingerprint(t) for n, t in model.state_dict().items() if "num_batches" not in n)
+    return ours == sorted(fingerprint(t) for t in state.values())
 
 
 def detectron2_state() -> dict[str, Tensor]:
@@ -53,8 +69,7 @@ def test_detectron2(tmp_path):
     buffers = {"proposal_generator.anchor_generator.cell_anchors.0": torch.zeros(3, 4)}
     torch.save({"model": state | buffers, "iteration": 5}, tmp_path / "x.pth")
     model = libradet.load_model(tmp_path / "x.pth")
-    ours = sorted(t.flatten().double().sum().item() for n, t in model.state_dict().items() if "num_batches" not in n)
-    assert ours == sorted(t.flatten().double().sum().item() for t in state.values())
+    assert all_used(model, state)
     own = model.state_dict()
     shortcut = "backbone.body.layer2.0.downsample.0"
     assert torch.equal(own[f"{shortcut}.conv.weight"], state["backbone.bottom_up.res3.0.shortcut.weight"])
@@ -63,7 +78,56 @@ def test_detectron2(tmp_path):
     block = model.backbone.body.layer2[0]
     assert (block.conv1.conv.stride, block.conv2.conv.stride) == ((2, 2), (1, 1))
     assert (model.config.image.channels, model.config.image.mean) == ("bgr", (103.53, 116.28, 123.675))
-    assert len(model.predict(np.zeros((64, 64, 3), np.uint8), size="original")) >= 0
+    assert not model.config.roi.convs
+
+
+@pytest.mark.parametrize("kind", ["pth", "pkl"])
+def test_cascade_with_masks(tmp_path, kind):
+    state = detectron2_state()
+    for name in [n for n in state if n.startswith("roi_heads.")]:
+        t = state.pop(name)
+        t = t[:4] if "bbox_pred" in name else t
+        for stage in range(3):
+            state[name.replace("box_head.", f"box_head.{stage}.").replace("predictor.", f"predictor.{stage}.")] = (
+                t + stage
+            )
+    for i in range(4):
+        name = f"roi_heads.mask_head.mask_fcn{i + 1}"
+        state[f"{name}.weight"], state[f"{name}.bias"] = fill_one("", (256, 256, 3, 3)), torch.randn(256)
+    for name, shape in (("deconv", (256, 256, 2, 2)), ("predictor", (3, 256, 1, 1))):
+        state[f"roi_heads.mask_head.{name}.weight"] = fill_one("", shape)
+        state[f"roi_heads.mask_head.{name}.bias"] = torch.randn(shape[0])
+    if kind == "pth":
+        torch.save({"model": state, "scheduler": {}}, tmp_path / "x")
+    else:
+        arrays = {n: t.numpy() for n, t in state.items() if not n.startswith("backbone.bottom_up.res5")}
+        whole = {n: t.contiguous().numpy() for n, t in state.items() if n.startswith("backbone.bottom_up.res5")}
+        (tmp_path / "x").write_bytes(pickle.dumps({"model": arrays | whole, "__author__": "Detectron2 Model Zoo"}))
+    model = libradet.load_model(tmp_path / "x")
+    assert all_used(model, state)
+    config = model.config
+    assert (config.model, config.cascade.average, config.roi.class_agnostic) == ("cascade_rcnn", "scores", True)
+    assert config.cascade.box_stds[2] == pytest.approx((1 / 30, 1 / 30, 1 / 15, 1 / 15))
+    assert torch.equal(model.roi[2].logits.weight, state["roi_heads.box_predictor.2.cls_score.weight"])
+
+
+def test_a_head_of_convolutions_and_norms(tmp_path):
+    state = detectron2_state()
+    for name in list(state):
+        if name.startswith("backbone.fpn_") and name.endswith(".bias"):
+            del state[name]
+            for part in ("weight", "bias"):
+                state[name.replace(".bias", f".norm.{part}")] = torch.randn(256)
+    del state["roi_heads.box_head.fc2.weight"], state["roi_heads.box_head.fc2.bias"]
+    for i in range(1, 5):
+        state[f"roi_heads.box_head.conv{i}.weight"] = fill_one("", (256, 256, 3, 3))
+        for part in ("weight", "bias"):
+            state[f"roi_heads.box_head.conv{i}.norm.{part}"] = torch.randn(256)
+    torch.save({"model": state}, tmp_path / "x.pth")
+    model = libradet.load_model(tmp_path / "x.pth")
+    assert all_used(model, state)
+    roi = model.config.roi
+    assert (model.config.pyramid.norm, roi.convs, roi.norm, roi.fcs) == ("group", 4, "group", 1)
 
 
 def test_detectron2_sorts_anchors_by_size(tmp_path):
@@ -80,5 +144,6 @@ def test_detectron2_sorts_anchors_by_size(tmp_path):
     model = libradet.load_model(tmp_path / "x.pth")
     assert model.config.num_classes == 5
     assert model.config.pyramid.extra_relu
+    assert model.config.dense.clip_last
     theirs, ours = state["head.cls_score.bias"].view(3, 3, 5), model.dense.logits.bias.view(3, 3, 5)
     assert all(torch.equal(ours[ratio, size], theirs[size, ratio]) for ratio in range(3) for size in range(3))

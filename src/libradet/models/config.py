@@ -244,7 +244,11 @@ class MaskConfig:
 
 @dataclass
 class DenseConfig:
-    """One stage: classes and boxes at every anchor. ``prior``: what a fresh head scores everything with."""
+    """One stage: classes and boxes at every anchor. ``prior``: what a fresh head scores everything with.
+
+    ``clip_last``: boxes are cut to the picture, and dropped where they lie outside, after they suppressed each
+    other (detectron2), not before.
+    """
 
     anchors: AnchorConfig = field(
         default_factory=lambda: AnchorConfig(scales=tuple(4 * 2 ** (i / 3) for i in range(3)))
@@ -259,6 +263,7 @@ class DenseConfig:
     class_weight: float = 1.0
     box_loss: BoxLossConfig = field(default_factory=lambda: BoxLossConfig(kind="l1"))
     per_level: int = 1000
+    clip_last: bool = False
 
 
 @dataclass

@@ -117,7 +117,12 @@ def dense_detect(
         scores.append(best.sigmoid())
         start += number
     index, labels, scores = torch.cat(index, 1), torch.cat(labels, 1), torch.cat(scores, 1)
-    boxes = clip(decode(output.anchors[index], take(output.deltas, index)), sizes)
+    boxes = decode(output.anchors[index], take(output.deltas, index))
+    boxes = boxes if config.clip_last else clip(boxes, sizes)
     valid = (scores > detections.score) & is_larger(boxes, detections.min_size)
     rows, kept = suppress(boxes, scores, labels, valid, threshold=detections.nms, size=detections.total)
-    return Detections(take(boxes, rows) * kept[..., None], take(scores, rows) * kept, take(labels, rows) * kept, kept)
+    boxes = take(boxes, rows)
+    if config.clip_last:
+        boxes = clip(boxes, sizes)
+        kept = kept & is_larger(boxes, 0.0)
+    return Detections(boxes * kept[..., None], take(scores, rows) * kept, take(labels, rows) * kept, kept)
