@@ -177,7 +177,6 @@ def _convert(args: argparse.Namespace) -> int:
     if args.norm_eps is not None and not 0 <= args.norm_eps < 1:
         raise UserError(f"--norm-eps is {args.norm_eps}: a small number such as 0 or 1e-5")
     loaded = load_checkpoint(args.source, args.allow_partial, args.norm_eps)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.to:
         save_as(loaded.model, args.to, args.out)
     else:

@@ -66,9 +66,9 @@ def describe(tensors: Tensors, meta: Mapping[str, Any]) -> DetectorConfig:
 def layout(tensors: Tensors | None, config: DetectorConfig) -> Layout:
     """Background is last, as it is here."""
     pairs = [*resnet_pairs(NAMING), *_pyramid_pairs(config), *_rpn_pairs(), *_mask_pairs(config), *_dense_pairs(config)]
-    stages = [""] if config.cascade is None else [f"{i}." for i in range(len(config.cascade.ious))]
-    for stage in stages if config.roi is not None else []:
-        pairs += _box_pairs(config.roi, stage)
+    if config.roi is not None:
+        for stage in [f"{i}." for i in range(len(config.cascade.ious))] if config.cascade else [""]:
+            pairs += _box_pairs(config.roi, stage)
     return Layout(pairs, sizes_first=config.dense is not None, ignored=BUFFERS)
 
 

@@ -1,6 +1,5 @@
 """Detectors as checkpoints that other toolboxes load."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from libradet.errors import UserError
 from libradet.interop import mmdetection, torchvision_models
 from libradet.interop.family import Family
 from libradet.interop.rows import background_to_first
+from libradet.models.checkpoint import replacing
 from libradet.models.detector import Detector
 
 FAMILIES: dict[str, Family] = {"mmdet": mmdetection.FAMILY, "torchvision": torchvision_models.FAMILY}
@@ -19,15 +19,13 @@ def save_as(model: Detector, family: str, path: str | Path) -> None:
     """Write the weights as ``family`` ("mmdet" or "torchvision") has them; a file of that name is replaced.
 
     Raises:
-        UserError: that toolbox has no such detector.
+        UserError: that toolbox has no such detector, or the file cannot be written.
     """
-    path = Path(path)
     state = to_foreign(model, family)
     names = tuple(model.class_names)
     content = {"meta": {"dataset_meta": {"classes": names}}, "state_dict": state} if family == "mmdet" else state
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        torch.save(content, partial)
 
 
 def to_foreign(model: Detector, family: str) -> dict[str, Tensor]:
