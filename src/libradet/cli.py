@@ -171,7 +171,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 def _convert(args: argparse.Namespace) -> int:
     from libradet.interop.loading import explain, load_checkpoint
-    from libradet.interop.saving import save_as
+    from libradet.interop.saving import differences, save_as
     from libradet.models.checkpoint import save_model
 
     if args.norm_eps is not None and not 0 <= args.norm_eps < 1:
@@ -179,6 +179,8 @@ def _convert(args: argparse.Namespace) -> int:
     loaded = load_checkpoint(args.source, args.allow_partial, args.norm_eps)
     if args.to:
         save_as(loaded.model, args.to, args.out)
+        for difference in differences(loaded.model, args.to):
+            print(f"not in a file of {args.to}, set it there: {difference}")
     else:
         save_model(loaded.model, args.out)
     config = loaded.model.config

@@ -147,10 +147,15 @@ def test_masks_in_their_picture():
         assert (theirs & ours).sum() / (theirs | ours).sum() > 0.95
 
 
-def test_the_way_back(pair, tmp_path):
+def test_the_way_back(pair, tmp_path, capsys):
     save_model(pair.here, tmp_path / "x.safetensors")
     out = tmp_path / "deep" / "y.pth"
     assert main(["convert", str(tmp_path / "x.safetensors"), str(out), "--to", "torchvision"]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not in a file of torchvision")]
+    # What was changed for a quick test, and nothing else.
+    totals = ["rpn.test_proposals.total: 60 here, 1000 there", "detections.total: 30 here, 100 there"]
+    totals = totals if pair.here.rpn is not None else ["detections.total: 30 here, 300 there"]
+    assert said == [f"not in a file of torchvision, set it there: {total}" for total in totals]
     back, state = torch.load(out, weights_only=True), pair.there.state_dict()
     assert back.keys() == state.keys()
     unused = ("bbox_pred.", "mask_fcn_logits.")
