@@ -10,15 +10,47 @@ from libradet.errors import UserError
 from libradet.evaluation.coco_metrics import Metrics
 from libradet.evaluation.evaluate import evaluate as evaluate_dataset
 from libradet.interop.loading import load_any as load_model
+from libradet.interop.loading import start_from
+from libradet.models import zoo
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.given import check_proposals
-from libradet.models.zoo import create_model
 from libradet.training.config import TrainConfig
 from libradet.training.run import TrainResult
 from libradet.training.run import train as run_training
 
 __all__ = ["create_model", "evaluate", "load_model", "train"]
+
+
+def create_model(
+    name: str = "libra_faster_rcnn",
+    num_classes: int = 80,
+    backbone: str | None = None,
+    weights: str | Path | None = None,
+    class_names: tuple[str, ...] | list[str] = (),
+    config: DetectorConfig | None = None,
+    allow_partial: bool = False,
+) -> Detector:
+    """Build a detector.
+
+    Args:
+        name: a zoo name; ignored if ``config`` is given.
+        num_classes: C, without background; ``class_names`` decides it if given.
+        backbone: a timm model with features, such as ``resnet18``, ``resnet50``, ``resnext101_64x4d``.
+        weights: None for random values, ``"imagenet"`` for the backbone, or the path of a saved model or of a
+            checkpoint of mmdetection, torchvision or detectron2: pictures are then normalised as there, and the
+            class layers start at random if the classes are others. ``model.fresh`` names such layers.
+        class_names: names of labels 0..C−1.
+        config: a full configuration instead of name and backbone; it is not changed.
+        allow_partial: take over the weights that fit, and leave other layers at random.
+
+    Raises:
+        UserError: unknown names, or weights that cannot be had or do not fit.
+    """
+    trained, lost = start_from(weights, allow_partial)
+    model = zoo.create_model(name, num_classes, backbone, trained, class_names, config, allow_partial)
+    model.fresh += lost
+    return model
 
 
 def train(

@@ -112,6 +112,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write (.safetensors; with --to, .pth)")
     parser.add_argument("--to", choices=("mmdet", "torchvision"), help="write what that toolbox loads")
     parser.add_argument("--allow-partial", action="store_true", help="what does not fit keeps random values")
+    text = "what batch norms add to variances, where the file does not say (torchvision's published weights: 0)"
+    parser.add_argument("--norm-eps", type=float, metavar="E", help=text)
     parser.set_defaults(run=_convert)
 
 
@@ -202,13 +204,16 @@ def _propose(args: argparse.Namespace, model: "Detector", size: tuple[int, int] 
 
 def _convert(args: argparse.Namespace) -> int:
     from libradet.interop.loading import explain, load_checkpoint
-    from libradet.interop.saving import save_as
+    from libradet.interop.saving import differences, save_as
     from libradet.models.checkpoint import save_model
 
-    loaded = load_checkpoint(args.source, args.allow_partial)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    if args.norm_eps is not None and not 0 <= args.norm_eps < 1:
+        raise UserError(f"--norm-eps is {args.norm_eps}: a small number such as 0 or 1e-5")
+    loaded = load_checkpoint(args.source, args.allow_partial, args.norm_eps)
     if args.to:
         save_as(loaded.model, args.to, args.out)
+        for difference in differences(loaded.model, args.to):
+            print(f"not in a file of {args.to}, set it there: {difference}")
     else:
         save_model(loaded.model, args.out)
     config = loaded.model.config

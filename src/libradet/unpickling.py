@@ -10,6 +10,7 @@ Three kinds of names may stand in a pickle:
 
 import collections
 import pickle
+import zipfile
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -28,6 +29,7 @@ INERT_PACKAGES = (
 
 DAMAGED = (
     pickle.UnpicklingError,
+    zipfile.BadZipFile,
     RuntimeError,
     EOFError,
     OSError,
@@ -125,8 +127,13 @@ def _getattr(owner: Any, name: str) -> Inert:
     raise UserError(f"the file asks for getattr(…, {name!r}), which is more than data; it was not loaded")
 
 
+def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
+    # How arrays start in a pickle, before their state is set; with another shape it would be memory for nothing.
+    return np.empty(0, dtype=np.int8)
+
+
 _NUMPY = {
-    "multiarray _reconstruct": _Function(np._core.multiarray._reconstruct),  # pyrefly: ignore
+    "multiarray _reconstruct": _Function(_empty_array),
     "multiarray scalar": _Function(np._core.multiarray.scalar),
     "numeric _frombuffer": _Function(np._core.numeric._frombuffer),  # pyrefly: ignore
 }
@@ -136,7 +143,8 @@ ALLOWED: dict[str, Any] = {
     "torch._utils _rebuild_parameter": _Function(_rebuild_parameter),
     "torch Size": _Function(tuple),
     "torch device": _Function(lambda *_: None),
-    "numpy ndarray": np.ndarray,
+    # Named only as the first argument of _reconstruct.
+    "numpy ndarray": Inert,
     "numpy dtype": np.dtype,
     "collections OrderedDict": collections.OrderedDict,
     "collections Counter": _Function(dict),

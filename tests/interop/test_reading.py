@@ -3,7 +3,9 @@ import collections
 import os
 import pickle
 import sys
+import tarfile
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -152,6 +154,40 @@ def test_nothing_can_be_altered(tmp_path, code):
     with pytest.raises(UserError, match=r"x\.pkl"):
         read_tensors(tmp_path / "x.pkl")
     assert dict(vars(np.dtype)) == before
+
+
+def test_old_archives_and_compressed_ones_are_not_unpacked(tmp_path):
+    (tmp_path / "inside").write_bytes(b"x" * 1000)
+    with tarfile.open(tmp_path / "x.pth", "w") as archive:
+        archive.add(tmp_path / "inside", "../storages")
+    with pytest.raises(UserError, match=r"x\.pth: a tar archive"):
+        read_tensors(tmp_path / "x.pth")
+    torch.save(STATE, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "y.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(UserError, match=r"y\.pth: its members are compressed"):
+        read_tensors(tmp_path / "y.pth")
+
+
+def test_arrays_without_content_take_no_memory(tmp_path):
+    # An array of 2**40 bytes, made by itself and in the way that arrays are pickled.
+    start, array, path = b"(Vmodel\n(Va\n", by_name("numpy", "ndarray"), tmp_path / "x.pkl"
+    path.write_bytes(start + array + b"((L1099511627776L\ntV|u1\ntRdd.")
+    with pytest.raises(UserError, match="'a' is not a tensor"):
+        read_tensors(path)
+    reconstruct = by_name("numpy.core.multiarray", "_reconstruct")
+    path.write_bytes(start + reconstruct + b"(" + array + b"(L1099511627776L\ntC\x01btRdd.")
+    assert read_tensors(path)[0]["a"].numel() == 0
+
+
+def test_names_are_text(tmp_path):
+    torch.save({"state_dict": {("a", "b"): torch.ones(1)}}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="a tuple stands for a name"):
+        read_tensors(tmp_path / "x.pth")
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

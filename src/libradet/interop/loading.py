@@ -1,8 +1,8 @@
 """Detectors from other toolboxes' checkpoints, recognised by the names of their tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from libradet.interop import detectron2, mmdetection, torchvision_models
 from libradet.interop.family import Family, Tensors
 from libradet.interop.reading import read_tensors
 from libradet.interop.rows import background_to_last, sizes_to_last
-from libradet.models.checkpoint import FORMAT, load_model
+from libradet.models.checkpoint import FORMAT, load_model, read_config
+from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 
 FAMILIES: tuple[Family, ...] = (mmdetection.FAMILY, torchvision_models.FAMILY, detectron2.FAMILY)
@@ -43,23 +44,54 @@ def load_any(path: str | Path, device: str | torch.device = "cpu") -> Detector:
     return load_checkpoint(path).model.to(device)
 
 
-def load_checkpoint(path: str | Path, allow_partial: bool = False) -> Loaded:
-    """The same on the CPU, with what is known about it; with ``allow_partial``, what does not fit stays random."""
+def load_checkpoint(path: str | Path, allow_partial: bool = False, norm_eps: float | None = None) -> Loaded:
+    """The same on the CPU, with what is known about it.
+
+    Args:
+        allow_partial: what does not fit stays random, and is named.
+        norm_eps: what the backbone's batch norms add to their variances, where the file does not say and the
+            toolbox's rule (see :mod:`libradet.interop.torchvision_models`) is not what the model was trained with.
+    """
     tensors, meta = read_tensors(path)
     if meta.get("format") == FORMAT:
         return Loaded(load_model(path), "libradet", [], [], [])
-    family = recognise(tensors, path)
-    try:
-        tensors = family.normalise(tensors)
-        config = family.describe(tensors, meta)
-    except UserError as e:
-        raise UserError(f"{path}: a checkpoint of {family.name}, but {e}") from e
-    except KeyError as e:
-        raise UserError(f"{path}: a checkpoint of {family.name}, but {e} is missing") from e
+    family, tensors, config = _describe(tensors, meta, path)
+    config.backbone.norm_eps = config.backbone.norm_eps if norm_eps is None else norm_eps
     loaded = _fill(Detector(config), tensors, family)
     if not allow_partial and any(loaded[2:]):
         raise UserError(f"{path}: a checkpoint of {family.name} that does not fit; {explain(loaded)}")
     return loaded
+
+
+def start_from(weights: str | Path | None, allow_partial: bool = False) -> tuple[str | Detector | None, list[str]]:
+    """What :func:`libradet.models.zoo.create_model` takes as weights, and tensors that the file does not have.
+
+    Args:
+        weights: None, ``"imagenet"``, or the path of any file that :func:`load_checkpoint` reads.
+    """
+    if weights is None or weights == "imagenet":
+        return weights, []
+    loaded = load_checkpoint(weights, allow_partial)
+    return loaded.model, [*loaded.missing, *loaded.misshapen]
+
+
+def read_any_config(path: str | Path) -> DetectorConfig:
+    """The configuration of the detector in such a file, without building it. Raises UserError as loading does."""
+    tensors, meta = read_tensors(path)
+    return read_config(path) if meta.get("format") == FORMAT else _describe(tensors, meta, path)[2]
+
+
+def _describe(
+    tensors: Tensors, meta: Mapping[str, Any], path: str | Path
+) -> tuple[Family, dict[str, Tensor], DetectorConfig]:
+    family = recognise(tensors, path)
+    try:
+        tensors = family.normalise(tensors)
+        return family, tensors, family.describe(tensors, meta)
+    except UserError as e:
+        raise UserError(f"{path}: a checkpoint of {family.name}, but {e}") from e
+    except KeyError as e:
+        raise UserError(f"{path}: a checkpoint of {family.name}, but {e} is missing") from e
 
 
 def recognise(tensors: Tensors, path: str | Path) -> Family:

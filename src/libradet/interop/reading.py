@@ -1,6 +1,7 @@
 """Tensors and notes of a checkpoint in any of the formats that detectors come in, without executing anything."""
 
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,20 @@ def _read_zip(path: Path) -> Any:
     # torch.load would run such a file; asked of torch's own reader, so that both see the same members.
     if "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
         raise UserError("a TorchScript program, not a checkpoint; save the model's state_dict() instead")
+    # What torch writes is not compressed; what is could unpack a small file into a huge one.
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise UserError("its members are compressed, as those of a checkpoint never are; it was not loaded")
     return _torch_load(path)
 
 
 def _read_pickle(path: Path) -> Any:
     with path.open("rb") as f:
         first = f.read(16)
-    # PyTorch's oldest format is a tar archive: nothing of today is one, and unpacking one is not reading.
-    if torch.serialization.MAGIC_NUMBER.to_bytes(10, "little") in first and not tarfile.is_tarfile(path):
+    # PyTorch's oldest format: nothing of today is one, and unpacking one is not reading.
+    if tarfile.is_tarfile(path):
+        raise UserError("a tar archive, as PyTorch wrote them before 2017; load and save it again with a newer version")
+    if torch.serialization.MAGIC_NUMBER.to_bytes(10, "little") in first:
         return _torch_load(path)
     with path.open("rb") as f:
         # detectron2 writes arrays; those of Python 2 need this encoding.
@@ -81,7 +88,9 @@ def _split(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
         if isinstance(content.get(key), dict):
             state, meta = content[key], content.get("meta", {})
             break
-    tensors = {str(name): _tensor(value) for name, value in state.items()}
+    if unnamed := [key for key in state if not isinstance(key, str)]:
+        raise UserError(f"{path}: not a checkpoint of a detector: a {type(unnamed[0]).__name__} stands for a name")
+    tensors = {name: _tensor(value) for name, value in state.items()}
     strange = [name for name, value in tensors.items() if value is None]
     if strange or not tensors:
         what = f"{strange[0]!r} is not a tensor" if strange else "there are no tensors"
@@ -91,7 +100,8 @@ def _split(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
 
 def _tensor(value: Any) -> Tensor | None:
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        return torch.from_numpy(np.array(value))
+        # Not copied where it can be helped: what is larger than it should be is refused before it is touched.
+        return torch.from_numpy(value if value.flags.writeable else value.copy())
     return value.detach() if isinstance(value, Tensor) else None
 
 

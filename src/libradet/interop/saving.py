@@ -1,7 +1,10 @@
 """Detectors as checkpoints that other toolboxes load."""
 
-import os
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,24 +13,51 @@ from libradet.errors import UserError
 from libradet.interop import mmdetection, torchvision_models
 from libradet.interop.family import Family
 from libradet.interop.rows import background_to_first
+from libradet.models.checkpoint import replacing
 from libradet.models.detector import Detector
 
 FAMILIES: dict[str, Family] = {"mmdet": mmdetection.FAMILY, "torchvision": torchvision_models.FAMILY}
+
+
+# What decides on detections beside the weights, and is no part of them.
+SETTINGS = (
+    *("image", "backbone.stride_in_1x1", "backbone.norm_eps", "pyramid.extra_relu"),
+    *("rpn.anchors", "rpn.test_proposals", "roi.align", "roi.box_std", "cascade.box_stds", "cascade.average"),
+    *("mask.align", "dense.anchors", "dense.per_level", "dense.clip_last", "detections"),
+)
 
 
 def save_as(model: Detector, family: str, path: str | Path) -> None:
     """Write the weights as ``family`` ("mmdet" or "torchvision") has them; a file of that name is replaced.
 
     Raises:
-        UserError: that toolbox has no such detector.
+        UserError: that toolbox has no such detector, or the file cannot be written.
     """
-    path = Path(path)
     state = to_foreign(model, family)
     names = tuple(model.class_names)
     content = {"meta": {"dataset_meta": {"classes": names}}, "state_dict": state} if family == "mmdet" else state
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        torch.save(content, partial)
+
+
+def differences(model: Detector, family: str) -> list[str]:
+    """Settings in which that toolbox's own detector, given these weights, would differ: ``name: here, there``."""
+    known = FAMILIES[family]
+    theirs = known.describe(known.normalise(to_foreign(model, family)), {})
+    ours, theirs = (dict(_flatten(json.loads(json.dumps(asdict(c))))) for c in (model.config, theirs))
+    return [
+        f"{name}: {value} here, {theirs.get(name)} there"
+        for name, value in ours.items()
+        if name.startswith(SETTINGS) and theirs.get(name) != value
+    ]
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def to_foreign(model: Detector, family: str) -> dict[str, Tensor]:

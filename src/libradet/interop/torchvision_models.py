@@ -1,4 +1,11 @@
-"""torchvision's Faster R-CNN, Mask R-CNN and RetinaNet with ResNet-50 FPN."""
+"""torchvision's Faster R-CNN, Mask R-CNN and RetinaNet with ResNet-50 FPN, versions 1 and 2.
+
+Its published weights of version 1 come from a time when frozen batch norms added nothing to the variance, and
+torchvision therefore sets that epsilon to 0 when it loads them itself. A file does not say so. Here, frozen norms
+and COCO's 91 classes together stand for the published weights; every other file is read as torchvision reads a
+user's own, with 1e-5. ``norm_eps`` of :func:`libradet.interop.loading.load_checkpoint` decides otherwise, for
+instance for a model that was fine-tuned from the published weights on other classes.
+"""
 
 import re
 from collections.abc import Mapping
@@ -8,11 +15,11 @@ from typing import Any
 from torch import Tensor
 from torchvision.models._meta import _COCO_CATEGORIES
 
-from libradet.errors import UserError
 from libradet.interop.coco_classes import names_and_ids
 from libradet.interop.family import Family, Layout, Tensors
+from libradet.interop.norms import conv_pairs, which_norm
 from libradet.interop.resnet import Naming, Pairs, name_backbone, resnet_pairs
-from libradet.models.config import AnchorConfig, BackboneConfig, DetectorConfig
+from libradet.models.config import AnchorConfig, BackboneConfig, BoxLossConfig, DetectorConfig
 from libradet.models.zoo import make_config
 
 NAMING = Naming("backbone.body.")
@@ -41,18 +48,22 @@ def normalise(tensors: Tensors) -> dict[str, Tensor]:
 def describe(tensors: Tensors, meta: Mapping[str, Any]) -> DetectorConfig:
     """What the tensors' names and shapes say, and torchvision's own settings. Raises UserError."""
     dense = "head.classification_head.cls_logits.weight" in tensors
-    if "backbone.fpn.inner_blocks.0.1.weight" in tensors or "head.classification_head.conv.0.1.weight" in tensors:
-        raise UserError("one with norms in pyramid or head (a version 2), which libradet does not have yet")
     config = _describe_dense(tensors) if dense else _describe_two_stage(tensors)
     config.pyramid.channels = tensors["backbone.fpn.inner_blocks.0.0.weight"].shape[0]
-    config.backbone = BackboneConfig(name_backbone(tensors, NAMING), freeze_at=2, frozen_norm=True)
+    config.pyramid.norm = which_norm(tensors, "backbone.fpn.inner_blocks.0.1")
+    # A frozen norm does not count batches.
+    frozen = "backbone.body.bn1.num_batches_tracked" not in tensors
+    config.backbone = BackboneConfig(name_backbone(tensors, NAMING), freeze_at=2, frozen_norm=frozen)
+    if frozen and config.class_names[-90:] == tuple(_COCO_CATEGORIES[1:]):
+        config.backbone.norm_eps = 0.0
     config.image.divisor = 32
     return config
 
 
 def layout(tensors: Tensors | None, config: DetectorConfig) -> Layout:
     """Names as they are since version 0.14. Its RetinaNet treats background as a class like any other."""
-    pairs = [*resnet_pairs(NAMING), *_pyramid_pairs(), *_head_pairs(), *_dense_pairs()]
+    pairs = [*resnet_pairs(NAMING), *_pyramid_pairs(config), *_rpn_pairs(config), *_dense_pairs(config)]
+    pairs += [*_box_pairs(config), *_mask_pairs(config)]
     return Layout(pairs, background_first=config.roi is not None)
 
 
@@ -76,7 +87,14 @@ def _describe_two_stage(tensors: Tensors) -> DetectorConfig:
     config.rpn.anchors = AnchorConfig(rounded=True, fitted=True)
     config.rpn.convs = sum(f"rpn.head.conv.{i}.0.weight" in tensors for i in range(9))
     config.rpn.test_proposals.min_size = 1e-3
-    config.roi.width = tensors["roi_heads.box_head.fc6.weight"].shape[0]
+    config.roi.width = tensors["roi_heads.box_predictor.cls_score.weight"].shape[1]
+    if "roi_heads.box_head.fc6.weight" not in tensors:
+        config.roi.convs = sum(f"roi_heads.box_head.{i}.0.weight" in tensors for i in range(9))
+        config.roi.norm = which_norm(tensors, "roi_heads.box_head.0.1")
+        config.roi.fcs = sum(f"roi_heads.box_head.{i}.weight" in tensors for i in range(99))
+    if config.mask is not None:
+        config.mask.convs = sum(f"roi_heads.mask_head.{i}.0.weight" in tensors for i in range(9))
+        config.mask.norm = which_norm(tensors, "roi_heads.mask_head.0.1")
     for stage in (config.roi, config.mask):
         if stage is not None:
             stage.align.sampling_ratio, stage.align.aligned = 2, False
@@ -93,47 +111,72 @@ def _describe_dense(tensors: Tensors) -> DetectorConfig:
     if config.num_classes == len(_COCO_CATEGORIES):
         config.class_names = tuple(_COCO_CATEGORIES)
         config.category_ids = tuple(range(len(_COCO_CATEGORIES)))
-    a = config.dense.anchors
-    config.dense.anchors = replace(a, truncated=True, rounded=True, fitted=True)
-    on_c5 = tensors["backbone.fpn.extra_blocks.p6.weight"].shape[1] != 256
-    config.pyramid.extra, config.pyramid.extra_relu = "conv_on_c5" if on_c5 else "conv_on_p5", True
+    config.dense.anchors = replace(config.dense.anchors, truncated=True, rounded=True, fitted=True)
+    config.dense.norm = which_norm(tensors, "head.classification_head.conv.0.1")
+    extra = tensors["backbone.fpn.extra_blocks.p6.weight"]
+    config.pyramid.extra = "conv_on_p5" if extra.shape[0] == extra.shape[1] else "conv_on_c5"
+    config.pyramid.extra_relu = True
+    if config.dense.norm == "group":
+        # What its version 2 is trained with.
+        config.dense.box_loss = BoxLossConfig(kind="giou")
     config.detections.min_size, config.detections.total = -1.0, 300
     return config
 
 
-def _pyramid_pairs() -> Pairs:
+def _pyramid_pairs(config: DetectorConfig) -> Pairs:
     pairs: Pairs = []
     for i in range(4):
-        pairs.append((f"backbone.fpn.inner_blocks.{i}.0", f"pyramid.lateral.{i}"))
-        pairs.append((f"backbone.fpn.layer_blocks.{i}.0", f"pyramid.output.{i}"))
-    return pairs
-
-
-def _dense_pairs() -> Pairs:
-    there, pairs = "head.{}_head.", []
-    for kind, last, own, own_last in (
-        ("classification", "cls_logits", "class_convs", "logits"),
-        ("regression", "bbox_reg", "box_convs", "deltas"),
-    ):
-        pairs += [(f"{there.format(kind)}conv.{i}.0", f"dense.{own}.{i}") for i in range(4)]
-        pairs.append((f"{there.format(kind)}{last}", f"dense.{own_last}"))
+        for there, here in (("inner", "lateral"), ("layer", "output")):
+            block = f"backbone.fpn.{there}_blocks.{i}"
+            pairs += conv_pairs(f"{block}.0", f"{block}.1", f"pyramid.{here}.{i}", config.pyramid.norm)
     return [*pairs, *((f"backbone.fpn.extra_blocks.p{i + 6}", f"pyramid.extra_convs.{i}") for i in range(2))]
 
 
-def _head_pairs() -> Pairs:
-    return [
-        ("rpn.head.conv.0.0", "rpn.convs.0"),
-        ("rpn.head.conv.1.0", "rpn.convs.1"),
-        ("rpn.head.cls_logits", "rpn.logits"),
-        ("rpn.head.bbox_pred", "rpn.deltas"),
-        ("roi_heads.box_head.fc6", "roi.fc1"),
-        ("roi_heads.box_head.fc7", "roi.fc2"),
-        ("roi_heads.box_predictor.cls_score", "roi.logits"),
-        ("roi_heads.box_predictor.bbox_pred", "roi.deltas"),
-        *((f"roi_heads.mask_head.{i}.0", f"mask.convs.{i}") for i in range(4)),
-        ("roi_heads.mask_predictor.conv5_mask", "mask.deconv"),
-        ("roi_heads.mask_predictor.mask_fcn_logits", "mask.logits"),
-    ]
+def _rpn_pairs(config: DetectorConfig) -> Pairs:
+    convs = config.rpn.convs if config.rpn else 0
+    pairs = [(f"rpn.head.conv.{i}.0", f"rpn.convs.{i}") for i in range(convs)]
+    return [*pairs, ("rpn.head.cls_logits", "rpn.logits"), ("rpn.head.bbox_pred", "rpn.deltas")]
+
+
+def _dense_pairs(config: DetectorConfig) -> Pairs:
+    if config.dense is None:
+        return []
+    pairs: Pairs = []
+    for there, last, own, own_last in (
+        ("head.classification_head.", "cls_logits", "class_convs", "logits"),
+        ("head.regression_head.", "bbox_reg", "box_convs", "deltas"),
+    ):
+        for i in range(config.dense.convs):
+            block = f"{there}conv.{i}"
+            pairs += conv_pairs(f"{block}.0", f"{block}.1", f"dense.{own}.{i}", config.dense.norm)
+        pairs.append((f"{there}{last}", f"dense.{own_last}"))
+    return pairs
+
+
+def _box_pairs(config: DetectorConfig) -> Pairs:
+    if config.roi is None:
+        return []
+    convs, pairs = config.roi.convs, []
+    for i in range(convs):
+        block = f"roi_heads.box_head.{i}"
+        pairs += conv_pairs(f"{block}.0", f"{block}.1", f"roi.convs.{i}", config.roi.norm)
+    for i in range(config.roi.fcs):
+        # Without convolutions they have names; else they are items of a list, behind a flattening, with ReLUs between.
+        there = f"{convs + 1 + 2 * i}" if convs else f"fc{i + 6}"
+        pairs.append((f"roi_heads.box_head.{there}", f"roi.fc{i + 1}"))
+    predictor = "roi_heads.box_predictor."
+    return [*pairs, (f"{predictor}cls_score", "roi.logits"), (f"{predictor}bbox_pred", "roi.deltas")]
+
+
+def _mask_pairs(config: DetectorConfig) -> Pairs:
+    if config.mask is None:
+        return []
+    pairs: Pairs = []
+    for i in range(config.mask.convs):
+        block = f"roi_heads.mask_head.{i}"
+        pairs += conv_pairs(f"{block}.0", f"{block}.1", f"mask.convs.{i}", config.mask.norm)
+    predictor = "roi_heads.mask_predictor."
+    return [*pairs, (f"{predictor}conv5_mask", "mask.deconv"), (f"{predictor}mask_fcn_logits", "mask.logits")]
 
 
 FAMILY = Family("torchvision", recognises, normalise, describe, layout)

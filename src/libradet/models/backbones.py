@@ -25,21 +25,21 @@ STRIDES = (4, 8, 16, 32)
 
 
 class ConvNorm(nn.Module):
-    """A convolution and the batch norm behind it, as one convolution while the norm's statistics are fixed.
+    """A convolution and the norm behind it; with a batch norm, one convolution while its statistics are fixed.
 
     conv + norm is a convolution with weight w·γ/σ and bias β − μγ/σ. It is folded at every call from the
     live parameters, so gradients are those of the two layers, and one pass over memory and one saved
     activation are spared.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.GroupNorm) -> None:
         super().__init__()
         self.conv = conv
         self.norm = norm
 
     def forward(self, x: Float[Tensor, "B Ci Hi Wi"]) -> Float[Tensor, "B Co Ho Wo"]:
         conv, norm = self.conv, self.norm
-        if norm.training or norm.running_var is None or norm.running_mean is None:
+        if isinstance(norm, nn.GroupNorm) or norm.training or norm.running_var is None or norm.running_mean is None:
             return norm(conv(x))
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         shift = norm.bias - norm.running_mean * scale

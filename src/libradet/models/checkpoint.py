@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -20,12 +22,30 @@ FORMAT = "libradet-1"
 
 
 def save_model(model: Detector, path: str | Path) -> None:
-    """Write weights and configuration to one file; a file of that name is replaced at once or not at all."""
-    path = Path(path)
+    """Write weights and configuration to one file; a file of that name is replaced at once or not at all.
+
+    Folders on the way to it are made. Raises UserError if it cannot be written.
+    """
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    with replacing(path) as partial:
+        save_file(tensors, partial, {"format": FORMAT, "config": json.dumps(asdict(model.config))})
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A file to write to, which then becomes ``path``, at once or not at all. Raises UserError if it cannot be."""
+    path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, {"format": FORMAT, "config": json.dumps(asdict(model.config))})
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    except (OSError, SafetensorError, RuntimeError) as e:
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e).splitlines()[0]
+        raise UserError(f"{path}: cannot be written ({reason})") from e
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Detector:
@@ -41,19 +61,6 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Detector
             f"{path}: does not fit its own configuration; missing: {_some(missing)}; surplus: {_some(unexpected)}"
         )
     return model.eval().to(device)
-
-
-def load_weights(model: Detector, path: str | Path) -> list[str]:
-    """Load the tensors of a saved model that fit, as for training on other classes.
-
-    Returns:
-        Names of the tensors that keep their random values. Raises UserError if not even the backbone fits.
-    """
-    missing, _ = _load(model, path)
-    lost = [name for name in missing if name.startswith("backbone.")]
-    if lost:
-        raise UserError(f"{path}: has another backbone than {model.config.backbone.name}; missing: {_some(lost)}")
-    return missing
 
 
 def read_config(path: str | Path) -> DetectorConfig:

@@ -12,6 +12,9 @@ heads a detector has is which of ``rpn``, ``roi``, ``cascade``, ``mask`` and ``d
 from dataclasses import dataclass, field
 from typing import Literal
 
+Norm = Literal["none", "batch", "group"]
+"""What follows a convolution of pyramid or head: nothing, batch norm, or group norm of 32 groups."""
+
 
 @dataclass
 class ImageConfig:
@@ -56,7 +59,8 @@ class BalancedPyramidConfig:
 class PyramidConfig:
     """Feature pyramid: ``levels`` outputs from stride ``first_stride`` on; ``extra`` makes those above C5.
 
-    ``extra_relu``: a ReLU before the second and further extra convolutions.
+    ``extra_relu``: a ReLU before the second and further extra convolutions. ``norm``: behind every convolution
+    but the extra ones.
     """
 
     kind: Literal["fpn", "pafpn"] = "fpn"
@@ -65,6 +69,7 @@ class PyramidConfig:
     first_stride: int = 4
     extra: Literal["max_pool", "conv_on_c5", "conv_on_p5"] = "max_pool"
     extra_relu: bool = False
+    norm: Norm = "none"
     balanced: BalancedPyramidConfig | None = None
 
 
@@ -186,12 +191,17 @@ class FocalConfig:
 
 @dataclass
 class RoIConfig:
-    """Second stage; ``focal`` makes its classification loss a focal one.
+    """Second stage: ``convs`` convolutions with ``norm``, then ``fcs`` linear layers of ``width``.
 
-    ``train_proposals``, ``test_proposals``: the most that it is given of a picture where there is no ``rpn``.
+    ``convs=4, norm="group", fcs=1`` is the head of Group Normalization (Wu and He, ECCV 2018). ``focal`` makes
+    the classification loss a focal one. ``train_proposals``, ``test_proposals``: the most that it is given of a
+    picture where there is no ``rpn``.
     """
 
     align: RoIAlignConfig = field(default_factory=RoIAlignConfig)
+    convs: int = 0
+    norm: Norm = "none"
+    fcs: int = 2
     width: int = 1024
     match: MatchConfig = field(default_factory=MatchConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -230,18 +240,24 @@ class MaskConfig:
 
     align: RoIAlignConfig = field(default_factory=lambda: RoIAlignConfig(size=14))
     convs: int = 4
+    norm: Norm = "none"
     channels: int = 256
     weight: float = 1.0
 
 
 @dataclass
 class DenseConfig:
-    """One stage: classes and boxes at every anchor. ``prior``: what a fresh head scores everything with."""
+    """One stage: classes and boxes at every anchor. ``prior``: what a fresh head scores everything with.
+
+    ``clip_last``: boxes are cut to the picture, and dropped where they lie outside, after they suppressed each
+    other (detectron2), not before.
+    """
 
     anchors: AnchorConfig = field(
         default_factory=lambda: AnchorConfig(scales=tuple(4 * 2 ** (i / 3) for i in range(3)))
     )
     convs: int = 4
+    norm: Norm = "none"
     match: MatchConfig = field(
         default_factory=lambda: MatchConfig(positive=0.5, negative=0.4, low_quality=True, min_positive=0.0)
     )
@@ -250,6 +266,7 @@ class DenseConfig:
     class_weight: float = 1.0
     box_loss: BoxLossConfig = field(default_factory=lambda: BoxLossConfig(kind="l1"))
     per_level: int = 1000
+    clip_last: bool = False
 
 
 @dataclass

@@ -20,6 +20,7 @@ COUNTS = {
     "channels",
     "width",
     "num_classes",
+    "roi.fcs",
 }
 SHARES = {"positive_fraction", "positive", "negative", "min_positive", "crowd", "nms", "score", "focal.alpha"}
 ABOVE_ZERO = {

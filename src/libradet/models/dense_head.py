@@ -16,6 +16,7 @@ from libradet.geometry.matching import IGNORED, NEGATIVE, ignore_in_crowd, match
 from libradet.geometry.suppression import suppress
 from libradet.models.config import DenseConfig, DetectionConfig
 from libradet.models.detections import Detections
+from libradet.models.layers import conv
 from libradet.models.losses import focal_loss, localisation_loss, shared_count
 from libradet.models.sampling import take
 
@@ -43,15 +44,16 @@ class DenseHead(nn.Module):
         self.fitted = a.fitted
         self.strides, self.num_classes = list(strides), num_classes
         self.per_cell = len(a.scales) * len(a.ratios)
-        self.class_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs))
-        self.box_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs))
+        self.class_convs = nn.ModuleList(conv(channels, channels, 3, config.norm) for _ in range(config.convs))
+        self.box_convs = nn.ModuleList(conv(channels, channels, 3, config.norm) for _ in range(config.convs))
         self.logits = nn.Conv2d(channels, self.per_cell * num_classes, 3, padding=1)
         self.deltas = nn.Conv2d(channels, self.per_cell * 4, 3, padding=1)
-        for conv in self.modules():
-            if isinstance(conv, nn.Conv2d) and conv.bias is not None:
-                nn.init.normal_(conv.weight, std=0.01)
-                # Every class starts at its prior: else the many negatives would drown the first steps.
-                nn.init.constant_(conv.bias, -math.log(1 / config.prior - 1) if conv is self.logits else 0.0)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                if layer.bias is not None:
+                    # Every class starts at its prior: else the many negatives would drown the first steps.
+                    nn.init.constant_(layer.bias, -math.log(1 / config.prior - 1) if layer is self.logits else 0.0)
         for i, stride in enumerate(self.strides):
             anchors = base_anchors(stride, a.scales, a.ratios, a.offset, a.rounded, a.truncated)
             self.register_buffer(f"base_anchors_{i}", anchors, persistent=False)
@@ -115,7 +117,12 @@ def dense_detect(
         scores.append(best.sigmoid())
         start += number
     index, labels, scores = torch.cat(index, 1), torch.cat(labels, 1), torch.cat(scores, 1)
-    boxes = clip(decode(output.anchors[index], take(output.deltas, index)), sizes)
+    boxes = decode(output.anchors[index], take(output.deltas, index))
+    boxes = boxes if config.clip_last else clip(boxes, sizes)
     valid = (scores > detections.score) & is_larger(boxes, detections.min_size)
     rows, kept = suppress(boxes, scores, labels, valid, threshold=detections.nms, size=detections.total)
-    return Detections(take(boxes, rows) * kept[..., None], take(scores, rows) * kept, take(labels, rows) * kept, kept)
+    boxes = take(boxes, rows)
+    if config.clip_last:
+        boxes = clip(boxes, sizes)
+        kept = kept & is_larger(boxes, 0.0)
+    return Detections(boxes * kept[..., None], take(scores, rows) * kept, take(labels, rows) * kept, kept)

@@ -44,6 +44,8 @@ class Detector(nn.Module):
         super().__init__()
         check_config(config)
         self.config = config
+        # Layers that trained weights, where it was given any, have left at random.
+        self.fresh: list[str] = []
         self.backbone = Backbone(config.backbone, pretrained)
         self.pyramid = FeaturePyramid(self.backbone.channels, config.pyramid)
         self.strides = self.pyramid.strides

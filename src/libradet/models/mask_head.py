@@ -13,6 +13,7 @@ from libradet.errors import UserError
 from libradet.geometry.masks import crop_masks
 from libradet.models.config import MaskConfig
 from libradet.models.detections import Detections
+from libradet.models.layers import conv
 from libradet.models.losses import shared_count
 from libradet.models.roi_head import RegionSamples, pool
 
@@ -23,18 +24,19 @@ class MaskHead(nn.Module):
     def __init__(self, channels: int, num_classes: int, config: MaskConfig) -> None:
         super().__init__()
         widths = [channels] + [config.channels] * config.convs
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        self.convs = nn.ModuleList(conv(a, b, 3, config.norm) for a, b in pairwise(widths))
         self.deconv = nn.ConvTranspose2d(widths[-1], config.channels, 2, stride=2)
         self.logits = nn.Conv2d(config.channels, num_classes, 1)
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.bias is not None:
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "R C size size"]) -> Float[Tensor, "R K M M"]:
         """Mask logits of each region for every class."""
-        for conv in self.convs:
-            x = F.relu(conv(x))
+        for layer in self.convs:
+            x = F.relu(layer(x))
         return self.logits(F.relu(self.deconv(x))).float()
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from libradet.errors import UserError
 from libradet.models.config import PyramidConfig
+from libradet.models.layers import conv
 
 BACKBONE_STRIDES = (4, 8, 16, 32)
 
@@ -29,13 +30,14 @@ class FeaturePyramid(nn.Module):
             raise UserError(
                 f"pyramid.levels is {config.levels}: at least {len(used)} start at stride {config.first_stride}"
             )
-        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in used)
-        self.output = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in used)
+        norm = config.norm
+        self.lateral = nn.ModuleList(conv(c, width, 1, norm) for c in used)
+        self.output = nn.ModuleList(conv(width, width, 3, norm) for _ in used)
         self.bottom_up = nn.ModuleList()
         self.bottom_up_output = nn.ModuleList()
         if config.kind == "pafpn":
-            self.bottom_up.extend(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in used[1:])
-            self.bottom_up_output.extend(nn.Conv2d(width, width, 3, padding=1) for _ in used[1:])
+            self.bottom_up.extend(conv(width, width, 3, norm, stride=2) for _ in used[1:])
+            self.bottom_up_output.extend(conv(width, width, 3, norm) for _ in used[1:])
         self.extra_convs = nn.ModuleList()
         if config.extra != "max_pool":
             first = used[-1] if config.extra == "conv_on_c5" else width

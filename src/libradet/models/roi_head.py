@@ -1,6 +1,7 @@
 """Second stage: classify and refine proposals (Fast R-CNN on a pyramid)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -16,31 +17,44 @@ from libradet.geometry.roi_align import pyramid_roi_align
 from libradet.geometry.suppression import suppress
 from libradet.models.config import DetectionConfig, RoIAlignConfig, RoIConfig
 from libradet.models.detections import Detections
+from libradet.models.layers import conv
 from libradet.models.losses import class_loss, localisation_loss, shared_count
 from libradet.models.rpn import Proposals
 from libradet.models.sampling import num_positive_slots, sample, take
 
 
 class BoxHead(nn.Module):
-    """Two shared layers, then class logits (background last) and four deltas per class."""
+    """Shared layers (convolutions, if any, then ``fc1``, …), then class logits (background last) and deltas."""
 
     def __init__(self, channels: int, num_classes: int, config: RoIConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels * config.align.size**2, config.width)
-        self.fc2 = nn.Linear(config.width, config.width)
+        self.convs = nn.ModuleList(conv(channels, channels, 3, config.norm) for _ in range(config.convs))
+        for layer in self.convs.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        widths = [channels * config.align.size**2] + [config.width] * config.fcs
+        shared = [nn.Linear(a, b) for a, b in pairwise(widths)]
+        self.fc_names = [f"fc{i}" for i in range(1, config.fcs + 1)]
+        for name, layer in zip(self.fc_names, shared, strict=True):
+            self.add_module(name, layer)
         self.logits = nn.Linear(config.width, num_classes + 1)
         self.deltas = nn.Linear(config.width, 4 if config.class_agnostic else 4 * num_classes)
-        for layer in (self.fc1, self.fc2):
+        for layer in shared:
             nn.init.xavier_uniform_(layer.weight)
         nn.init.normal_(self.logits.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
-        for layer in (self.fc1, self.fc2, self.logits, self.deltas):
+        for layer in (*shared, self.logits, self.deltas):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "R C size size"]) -> tuple[Float[Tensor, "R C1"], Float[Tensor, "R R_or_1 4"]]:
         """Class logits and deltas of each region."""
-        x = F.relu(self.fc1(x.flatten(1)))
-        x = F.relu(self.fc2(x))
+        for layer in self.convs:
+            x = F.relu(layer(x))
+        x = x.flatten(1)
+        for name in self.fc_names:
+            x = F.relu(self.get_submodule(name)(x))
         return self.logits(x).float(), self.deltas(x).float().unflatten(1, (-1, 4))
 
 

@@ -4,12 +4,13 @@ Settings are those of the papers and of the authors' repository (Libra R-CNN, se
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from libradet.errors import UserError
-from libradet.models.checkpoint import load_weights, read_config
+from libradet.models.checkpoint import load_model, read_config
 from libradet.models.config import (
     BackboneConfig,
     BalancedPyramidConfig,
@@ -25,6 +26,7 @@ from libradet.models.config import (
     SamplingConfig,
 )
 from libradet.models.detector import Detector
+from libradet.models.transfer import follow, follow_values, take_over
 
 
 def faster_rcnn() -> DetectorConfig:
@@ -132,7 +134,10 @@ MODELS: dict[str, Callable[[], DetectorConfig]] = {
 
 
 def make_config(
-    name: str, num_classes: int = 80, backbone: str | None = None, weights: str | Path | None = None
+    name: str,
+    num_classes: int = 80,
+    backbone: str | None = None,
+    weights: str | Path | DetectorConfig | None = None,
 ) -> DetectorConfig:
     """The configuration behind a zoo name.
 
@@ -140,7 +145,8 @@ def make_config(
         name: one of ``MODELS``.
         backbone: a timm model with features; the entry's own if None.
         weights: None trains everything from random values; ``"imagenet"`` freezes the stem, the first
-            stage and the norms' statistics; the path of a saved model takes over its frozen parts.
+            stage and the norms' statistics; of a saved model (its path, or a trained detector's configuration)
+            pictures, backbone and conventions are taken over, see :func:`libradet.models.transfer.follow`.
 
     Raises:
         UserError: unknown name, with the nearest one.
@@ -154,8 +160,10 @@ def make_config(
     if weights == "imagenet":
         config.backbone = BackboneConfig(config.backbone.name, freeze_at=2, frozen_norm=True)
     elif weights is not None:
-        saved = read_config(weights).backbone
-        config.backbone = saved if backbone in (None, saved.name) else BackboneConfig()
+        trained = weights if isinstance(weights, DetectorConfig) else read_config(weights)
+        config = follow(config, trained)
+        if backbone not in (None, trained.backbone.name):
+            config.backbone = BackboneConfig()
     if backbone is not None:
         config.backbone = replace(config.backbone, name=backbone)
     return config
@@ -165,30 +173,41 @@ def create_model(
     name: str = "libra_faster_rcnn",
     num_classes: int = 80,
     backbone: str | None = None,
-    weights: str | Path | None = None,
+    weights: str | Path | Detector | None = None,
     class_names: tuple[str, ...] | list[str] = (),
     config: DetectorConfig | None = None,
+    allow_partial: bool = False,
 ) -> Detector:
-    """Build a detector.
+    """Build a detector; layers that trained weights did not fill are in its ``fresh``.
 
     Args:
         name: a zoo name; ignored if ``config`` is given.
         num_classes: C, without background; ``class_names`` decides it if given.
         backbone: a timm model with features, such as ``resnet18``, ``resnet50``, ``resnext101_64x4d``.
-        weights: None for random values, ``"imagenet"`` for the backbone, or the path of a saved model.
+        weights: None for random values, ``"imagenet"`` for the backbone, or the path of a saved model, or a
+            trained detector. Normalisation of pictures is then that of the trained model. If its classes are
+            others (another number, or other names), the class layers start at random.
         class_names: names of labels 0..C−1.
-        config: a full configuration instead of name and backbone.
+        config: a full configuration instead of name and backbone; it is not changed.
+        allow_partial: take over the weights that fit, and leave other layers at random.
 
     Raises:
-        UserError: unknown names, or weights that cannot be had.
+        UserError: unknown names, or weights that cannot be had or do not fit.
     """
+    if isinstance(weights, Detector) or weights is None or weights == "imagenet":
+        trained = weights if isinstance(weights, Detector) else None
+    else:
+        trained = load_model(weights)
     if config is None:
-        config = make_config(name, len(class_names) or num_classes, backbone, weights)
+        start = trained.config if trained else "imagenet" if weights else None
+        config = make_config(name, len(class_names) or num_classes, backbone, start)
+    else:
+        config = follow_values(config, trained.config) if trained else deepcopy(config)
     if class_names:
         config.num_classes, config.class_names = len(class_names), tuple(class_names)
     elif len(config.class_names) != config.num_classes:
         config.class_names = tuple(f"class_{i}" for i in range(config.num_classes))
     model = Detector(config, pretrained=weights == "imagenet")
-    if weights not in (None, "imagenet"):
-        load_weights(model, weights)
+    if trained is not None:
+        model.fresh = take_over(model, trained, allow_partial)
     return model

@@ -14,7 +14,9 @@ class TrainConfig:
         data: folder with pictures and annotations.
         model: name in the zoo (`libradet models`).
         backbone: any timm model with features at strides 4 to 32; the zoo entry's own if null.
-        weights: none (random), imagenet (for the backbone), or the path of a saved model.
+        weights: none (random), imagenet (for the backbone), or the path of a saved model or of a checkpoint of
+            mmdetection, torchvision or detectron2; its class layers start at random if the classes are others.
+        allow_partial: take over the weights that fit; other layers start at random and are named.
         out: run folder; runs/MODEL-BACKBONE, numbered, if null.
         train_split: split to train on.
         val_split: split to measure on, if the data has it.
@@ -52,6 +54,7 @@ class TrainConfig:
     model: str = "libra_faster_rcnn"
     backbone: str | None = None
     weights: str | None = None
+    allow_partial: bool = False
     out: str | None = None
     train_split: str = "train"
     val_split: str = "val"

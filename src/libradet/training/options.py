@@ -53,7 +53,10 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
     Raises:
         UserError: unknown keys, with the nearest valid one; values that do not fit; files that cannot be read.
     """
-    known, rest = _first_look(argv)
+    # A switch that stands alone is on.
+    known, rest = _first_look(
+        ["--allow_partial=true" if a in ("--allow_partial", "--allow-partial") else a for a in argv]
+    )
     file = _read_file(Path(known.resume) / CONFIG if known.resume else known.config)
     _refuse_unknown((arg[2:].split("=")[0] for arg in rest if arg.startswith("--")), "--")
     _refuse_unknown(_flatten(file), "")
@@ -64,7 +67,7 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
     file |= asked
     if file.get("weights") == "none":
         file["weights"] = None
-    parsed = _parse(_base(file), ["--config", yaml.safe_dump(file), *rest])
+    parsed = _parse(_base(file, bool(known.resume) and not known.weights), ["--config", yaml.safe_dump(file), *rest])
     detector = parsed.pop("detector")
     config = TrainConfig(**{f.name: parsed[f.name] for f in fields(TrainConfig)})
     if detector.model != config.model:
@@ -101,13 +104,16 @@ def _read_file(path: str | Path | None) -> dict[str, Any]:
     return content or {}
 
 
-def _base(file: dict[str, Any]) -> DetectorConfig:
+def _base(file: dict[str, Any], continues: bool) -> DetectorConfig:
     """The zoo's configuration, which file and command line override."""
+    from libradet.interop.loading import read_any_config
     from libradet.models.zoo import make_config
 
-    config = make_config(
-        file.get("model") or TrainConfig.model, backbone=file.get("backbone"), weights=file.get("weights")
-    )
+    weights = file.get("weights")
+    # A run that continues describes its detector in full, and the file that it started from may be gone.
+    if weights not in (None, "imagenet"):
+        weights = None if continues else read_any_config(weights)
+    config = make_config(file.get("model") or TrainConfig.model, backbone=file.get("backbone"), weights=weights)
     described = (file.get("detector") or {}).get("model", config.model)
     if described != config.model:
         raise UserError(

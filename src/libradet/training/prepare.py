@@ -17,6 +17,7 @@ from libradet.data.records import Dataset
 from libradet.data.report import Report, merge
 from libradet.errors import UserError
 from libradet.evaluation.classes import match_classes
+from libradet.interop.loading import start_from
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.given import check_proposals, give
@@ -169,11 +170,19 @@ def _build(
                 "give the model's file as weights instead, which keeps all but the last layers"
             )
         return detector.train()
-    tree = detector or make_config(config.model, len(class_names), config.backbone, config.weights)
     # A run that continues has its weights already.
-    weights = None if resumed else config.weights
+    weights, lost = start_from(None if resumed else config.weights, config.allow_partial)
     with quietly("huggingface_hub"):
-        return create_model(config.model, weights=weights, class_names=class_names, config=tree).train()
+        model = create_model(
+            config.model,
+            backbone=config.backbone,
+            weights=weights,
+            class_names=class_names,
+            config=detector,
+            allow_partial=config.allow_partial,
+        )
+    model.fresh += lost
+    return model.train()
 
 
 def _loader(

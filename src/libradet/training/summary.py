@@ -17,6 +17,8 @@ def summarise(plan: Plan, console: Console) -> None:
         "schedule": _schedule(plan),
         "folder": str(plan.folder),
     }
+    if plan.detector.fresh:
+        lines["at random"] = f"{', '.join(plan.detector.fresh)}: not taken from {plan.config.weights}"
     if plan.standing.path is not None:
         epoch, batch = divmod(plan.standing.batches, plan.batches_per_epoch)
         lines["continues"] = f"in epoch {epoch + 1} after batch {batch}"

@@ -1,0 +1,22 @@
+"""Training that starts from a model of other classes."""
+
+from libradet.api import create_model, load_model
+from libradet.cli import main
+from libradet.models.checkpoint import save_model
+
+
+def test_class_layers_that_start_at_random_are_named(tiny_data, tiny, tmp_path, capsys):
+    first = tmp_path / "first"
+    assert main(tiny(tiny_data, first, "--max_steps", "1", "--samples", "0")) == 0
+    config = load_model(first / "best.safetensors").config
+    assert "at random" not in capsys.readouterr().out
+    config.image.channels, config.image.std = "bgr", (1.0, 1.0, 1.0)
+    save_model(create_model(config=config, class_names=["cat", "dog", "bird"]), tmp_path / "animals.safetensors")
+    weights = ["--weights", str(tmp_path / "animals.safetensors")]
+    assert main(tiny(tiny_data, tmp_path / "second", "--max_steps", "1", "--samples", "0", *weights)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "at random roi.logits, roi.deltas: not taken from" in said
+    image = load_model(tmp_path / "second" / "best.safetensors").config.image
+    assert (image.channels, image.std) == ("bgr", (1.0, 1.0, 1.0))
+    (tmp_path / "animals.safetensors").unlink()
+    assert main(["train", "--resume", str(tmp_path / "second"), "--max_steps", "2"]) == 0
