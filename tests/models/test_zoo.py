@@ -122,3 +122,11 @@ def test_weights_of_another_backbone_are_refused(tmp_path):
 def test_weights_that_are_not_there():
     with pytest.raises(UserError, match="no such file"):
         create_model("faster_rcnn", weights="imagenett")
+
+
+def test_ids_stay_with_their_classes():
+    config = tiny_config()
+    config.category_ids = (4, 5, 9)
+    assert create_model(config=config, class_names=list(config.class_names)).category_ids == [4, 5, 9]
+    assert create_model(config=config, class_names=["cat", "dog"]).category_ids == [1, 2]
+    assert create_model(config=config, class_names=["cat", "dog", "bird"]).category_ids == [1, 2, 3]

@@ -132,7 +132,8 @@ def _annotate(canvas: Image.Image, detections: sv.Detections, labels: list[str])
 def _outline(canvas: Image.Image, detections: sv.Detections, thickness: int) -> Image.Image:
     """The masks' edges, by which neighbours of one class are told apart."""
     pixels = np.array(canvas)
-    assert detections.class_id is not None and isinstance(detections.mask, np.ndarray)
+    assert detections.class_id is not None
+    assert isinstance(detections.mask, np.ndarray)
     windows = detections.xyxy.round().astype(int) + np.array([-2, -2, 2, 2])
     for mask, window, label in zip(detections.mask, windows, detections.class_id.tolist(), strict=True):
         x0, y0, x1, y1 = window.clip(0).tolist()
