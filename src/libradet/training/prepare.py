@@ -17,6 +17,7 @@ from libradet.errors import UserError
 from libradet.evaluation.classes import match_classes
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
+from libradet.models.recompute import recompute_blocks
 from libradet.models.zoo import create_model, make_config
 from libradet.training.checkpoint import Circumstances, Standing, circumstances, read_standing
 from libradet.training.config import TrainConfig, check
@@ -91,6 +92,7 @@ def prepare(
     _check_devices(config, on_gpu)
     model = _build(config, detector, train_set.class_names, resume is not None)
     model.config.category_ids = tuple(train_set.category_ids)
+    recompute_blocks(model.backbone.body, config.checkpointing)
     folder = resume or choose_folder(config, model.config.backbone.name)
     now = circumstances(config, len(train_set), train_set.class_names)
     standing = read_standing(folder / LAST, now) if resume else Standing()
