@@ -54,7 +54,7 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
         UserError: unknown keys, with the nearest valid one; values that do not fit; files that cannot be read.
     """
     known, rest = _first_look(argv)
-    file = _read_file(Path(known.resume) / CONFIG if known.resume else known.config)
+    file = _read_files([Path(known.resume) / CONFIG] if known.resume else known.config)
     _refuse_unknown((arg[2:].split("=")[0] for arg in rest if arg.startswith("--")), "--")
     _refuse_unknown(_flatten(file), "")
     asked = {name: getattr(known, name) for name in ("model", "backbone", "weights") if getattr(known, name)}
@@ -76,7 +76,8 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
 def _first_look(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """What decides on the defaults of everything else, and the rest of the command line."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("config", "resume", "model", "backbone", "weights"):
+    parser.add_argument("--config", action="append", default=[])
+    for name in ("resume", "model", "backbone", "weights"):
         parser.add_argument(f"--{name}")
     try:
         known, rest = parser.parse_known_args(argv)
@@ -87,9 +88,24 @@ def _first_look(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return known, rest
 
 
-def _read_file(path: str | Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
+def _read_files(paths: Iterable[str | Path]) -> dict[str, Any]:
+    """What the files say together; a later one overrides the keys it has."""
+    tree: dict[str, Any] = {}
+    for path in paths:
+        tree = _overridden(tree, _read_file(path))
+    return tree
+
+
+def _overridden(tree: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _overridden(tree[key], value)
+        for key, value in other.items()
+        if isinstance(value, dict) and isinstance(tree.get(key), dict)
+    }
+    return tree | other | both
+
+
+def _read_file(path: str | Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text())
     except OSError as e:
@@ -125,7 +141,11 @@ def _parse(base: DetectorConfig, args: list[str]) -> dict[str, Any]:
         formatter_class=_HelpFormatter,
         exit_on_error=False,
     )
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below as keys.")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file with any of the options below as keys; of several, later ones override.",
+    )
     parser.add_argument("--resume", help="Run folder to continue.")
     parser.add_class_arguments(TrainConfig)
     parser.add_argument("--detector", type=DetectorConfig, default=base)
