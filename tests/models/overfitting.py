@@ -27,20 +27,21 @@ from libradet.training.recipe import build_optimizer, resolve
 SIDE, PICTURES = 96, 4
 
 
-def small_config(name: str, backbone: str = "resnet10t") -> DetectorConfig:
+def small_config(name: str, backbone: str = "test_resnet") -> DetectorConfig:
     """The zoo's entry with all its methods, narrow, for objects of 12 to 48 pixels."""
     config = make_config(name, 3, backbone)
     config.pyramid.channels = 64
-    config.image.size, config.image.divisor = (SIDE, SIDE), 128
+    config.image.size, config.image.divisor = (SIDE, SIDE), SIDE
     if config.rpn is not None:
         config.rpn.anchors.scales = (4.0,)
-        config.rpn.train_proposals.total = config.rpn.test_proposals.total = 100
+        for proposals in (config.rpn.train_proposals, config.rpn.test_proposals):
+            proposals.per_level, proposals.total = 200, 100
     if config.roi is not None:
         config.roi.width, config.roi.sampling.size = 128, 64
     if config.mask is not None:
         config.mask.channels, config.mask.convs = 32, 2
     if config.dense is not None:
-        config.dense.anchors.scales, config.dense.convs = tuple(2 * 2 ** (i / 3) for i in range(3)), 2
+        config.dense.anchors.scales, config.dense.convs = tuple(2 * 2 ** (i / 3) for i in range(3)), 1
     return config
 
 
@@ -53,10 +54,10 @@ def few_pictures(folder: Path) -> tuple[Dataset, Batch]:
         size=(SIDE, SIDE),
         batch_size=PICTURES,
         training=True,
-        divisor=128,
+        divisor=SIDE,
         workers=0,
         seed=0,
-        flip=0,
+        flip=0.0,
         masks=True,
     )
     return dataset, next(iter(loader))

@@ -140,8 +140,8 @@ def test_checkpointing_spares_memory_of_training_only():
 
 def test_frozen_norms_and_layers_need_less_memory_to_train():
     names = ["faster_rcnn"]
-    plain = measure_zoo(names, size=(256, 256))["faster_rcnn"]
-    frozen = measure_zoo(names, size=(256, 256), frozen=True)["faster_rcnn"]
+    plain = measure_zoo(names)["faster_rcnn"]
+    frozen = measure_zoo(names, frozen=True)["faster_rcnn"]
     assert frozen.training < 0.7 * plain.training
     assert frozen._replace(training=plain.training) == plain
 
