@@ -15,6 +15,7 @@ def check(name: str) -> None:
     """A training step and a detection, each without a graph break."""
     model = tiny_detector(tiny_zoo_config(name))
     batch = tiny_batch(size=(64, 128), proposals=20, masks=model.config.mask is not None)
+    torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     # The second batch has no objects, and runs through the graph of the first.
