@@ -64,11 +64,7 @@ def _parser() -> Parser:
     _add_predict(commands.add_parser("predict", help="draw what a trained detector finds in pictures"))
     _add_convert(commands.add_parser("convert", help="take over a checkpoint of another toolbox, or write one"))
     _add_data(commands.add_parser("data", help="check, count or draw up data sets"))
-    models = commands.add_parser("models", help="what --model and --backbone can be")
-    models.add_argument(
-        "--backbones", metavar="PATTERN", help="also list timm's backbones that match, such as 'resnet*'"
-    )
-    models.set_defaults(run=_models)
+    _add_models(commands.add_parser("models", help="what --model and --backbone can be, and what it costs"))
     return parser
 
 
@@ -137,6 +133,23 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     draw.add_argument("--classes", type=int, default=5, help="kinds of objects, 1 to 8 (default: 5)")
     draw.add_argument("--seed", type=int, default=0, help="same seed, same pictures (default: 0)")
     draw.set_defaults(run=_synthesize)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backbones", metavar="PATTERN", help="also list timm's backbones that match, such as 'resnet*'"
+    )
+    cost = parser.add_argument_group("cost")
+    cost.add_argument("--cost", action="store_true", help="table of parameters, GFLOPs and memory")
+    cost.add_argument("--model", nargs="+", metavar="NAME", help="only these")
+    cost.add_argument("--backbone", default="resnet50", help="any timm model with features (default: resnet50)")
+    text = "picture to resize to (default: 800 1333)"
+    cost.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("SHORT", "LONG"), help=text)
+    cost.add_argument("--num_classes", type=int, default=80, metavar="C", help="without background (default: 80)")
+    cost.add_argument("--checkpointing", action="store_true", help="train with the backbone computed again")
+    text = "train without stem, first stage and norm statistics, as from ImageNet weights"
+    cost.add_argument("--frozen", action="store_true", help=text)
+    parser.set_defaults(run=_models)
 
 
 def _train(argv: list[str]) -> int:
@@ -264,6 +277,8 @@ def _synthesize(args: argparse.Namespace) -> int:
 def _models(args: argparse.Namespace) -> int:
     from libradet.models.zoo import MODELS
 
+    if args.cost:
+        return _cost(args)
     for name, make in MODELS.items():
         print(f"{name:22} {make.__doc__}")
     print(
@@ -273,6 +288,20 @@ def _models(args: argparse.Namespace) -> int:
         import timm
 
         print(*timm.list_models(args.backbones), sep="\n")
+    return 0
+
+
+def _cost(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from libradet.models.cost import measure_zoo
+    from libradet.models.cost_table import render_costs
+
+    size = tuple(args.size)
+    costs = measure_zoo(args.model, args.num_classes, args.backbone, size, args.checkpointing, args.frozen)
+    title = f"{args.backbone}, {args.num_classes} classes, {size[0]} × {size[1]} pixels"
+    title += ", stem and first stage frozen" * args.frozen + ", with checkpointing" * args.checkpointing
+    Console().print(render_costs(costs, title))
     return 0
 
 

@@ -19,17 +19,23 @@ def check(name: str) -> None:
     batch = tiny_batch(size=(64, 128), proposals=20, masks=model.config.mask is not None)
     if batch.masks is not None:
         batch = batch._replace(masks=pack_masks(batch.masks))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    losses = {}
-    for kind, call in (("plain", model), ("compiled", compiled)):
-        torch.manual_seed(3)
-        model.zero_grad()
-        losses[kind] = call(batch)
-        sum(losses[kind].values()).backward()
-    assert losses["plain"].keys() == losses["compiled"].keys()
-    # Chance is not drawn alike by a compiled graph, so losses over samples agree only roughly.
-    assert all(loss.isfinite() for loss in losses["compiled"].values())
-    assert all(p.grad is not None for p in model.parameters())
+    # The second batch has no objects, and runs through the graph of the first.
+    empty = batch._replace(boxes=torch.zeros_like(batch.boxes), labels=torch.full_like(batch.labels, -1))
+    for pictures in (batch, empty):
+        losses = {}
+        for kind, call in (("plain", model), ("compiled", compiled)):
+            torch.manual_seed(3)
+            model.zero_grad()
+            losses[kind] = call(pictures)
+            sum(losses[kind].values()).backward()
+        assert losses["plain"].keys() == losses["compiled"].keys()
+        # Chance is not drawn alike by a compiled graph, so losses over samples agree only roughly.
+        assert all(loss.isfinite() for loss in losses["compiled"].values())
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     model.eval()
     with torch.no_grad():
         plain, found = model(batch), compiled(batch)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from libradet.errors import UserError
-from libradet.models.backbones import STRIDES, Backbone, ConvNorm, pair_convs_with_norms
+from libradet.models.backbones import IMAGENET_TAGS, STRIDES, Backbone, ConvNorm, pair_convs_with_norms
 from libradet.models.config import BackboneConfig
 
 BACKBONES = ["resnet18", "resnet50", "resnet18d", "convnext_atto", "mobilenetv3_small_050", "regnetx_002", "dla34"]
@@ -132,12 +132,16 @@ def test_channels_last_features_are_turned_even_where_height_equals_channels():
         ("mobilenetv3_small_050", 2, ("conv_stem.", "bn1.", "blocks.0.")),
         ("efficientnet_lite0", 1, ("conv_stem.", "bn1.", "blocks.0.")),
         ("efficientnet_lite0", 2, ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.")),
+        ("swin_tiny_patch4_window7_224", 1, ("patch_embed.",)),
+        ("swin_tiny_patch4_window7_224", 2, ("patch_embed.", "layers_0.")),
+        ("resnext101_64x4d", 2, ("conv1.", "bn1.", "layer1.")),
         ("dla34", 1, ("base_layer.", "level0.", "level1.")),
         ("dla34", 2, ("base_layer.", "level0.", "level1.", "level2.")),
     ],
 )
 def test_stem_and_first_stage_are_frozen(name, freeze_at, frozen):
-    body = Backbone(BackboneConfig(name, freeze_at=freeze_at)).body
+    with torch.device("meta"):
+        body = Backbone(BackboneConfig(name, freeze_at=freeze_at)).body
     for parameter, p in body.named_parameters():
         assert p.requires_grad != parameter.startswith(frozen or ("nothing",)), parameter
 
@@ -189,6 +193,13 @@ def test_backbones_that_cannot_be_had(name, words):
 def test_a_backbone_without_stages_of_its_own_says_so():
     with pytest.raises(UserError, match="freeze_at"):
         Backbone(BackboneConfig("hrnet_w18_small", freeze_at=2))
+
+
+@pytest.mark.parametrize("name", IMAGENET_TAGS)
+def test_the_weights_that_papers_start_from_are_known(name):
+    tag = IMAGENET_TAGS[name]
+    assert timm.is_model_pretrained(tag)
+    assert tag in timm.list_pretrained(f"{name}.*")
 
 
 @pytest.mark.parametrize("name", ["resnet18.nope_in1k", "lcnet_035", "darknet17"])

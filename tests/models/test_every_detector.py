@@ -70,6 +70,25 @@ def test_detections_are_well_formed(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_pictures_of_nothing_at_all_give_well_formed_detections(name):
+    """Black pictures without objects, one of them smaller than its canvas, and no proposals."""
+    model = tiny_detector(tiny_zoo_config(name)).eval()
+    batch = batch_for(model, (), ())
+    sizes = torch.tensor([[64, 128], [1, 1]])
+    batch = batch._replace(images=torch.zeros_like(batch.images), sizes=sizes, proposals=torch.zeros(2, 20, 4))
+    with torch.no_grad():
+        found = model(batch)
+    total = model.config.detections.total if model.config.rpn is None or model.roi is not None else 60
+    assert found.boxes.shape == (2, total, 4)
+    assert found.scores.shape == found.labels.shape == found.valid.shape == (2, total)
+    assert found.boxes.isfinite().all()
+    assert ((found.scores > 0) == found.valid).all()
+    assert (found.boxes[1] <= 1).all()
+    if model.config.rpn is None and model.roi is not None:
+        assert not found.valid.any(), "without proposals there is nothing to be found"
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_a_saved_model_says_the_same(name, tmp_path):
     model = tiny_detector(tiny_zoo_config(name)).eval()
     save_model(model, tmp_path / "model.safetensors")
@@ -85,18 +104,6 @@ def test_a_saved_model_says_the_same(name, tmp_path):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_and_a_detection_are_one_graph(name):
     subprocess.run([sys.executable, "compile_detectors.py", name], cwd=HERE, check=True)
-
-
-@pytest.mark.parametrize("name", ["retinanet", "libra_rpn", "libra_cascade_rcnn"])
-@pytest.mark.parametrize("balanced", [True, False])
-def test_bottom_up_paths_fit_every_detector(name, balanced):
-    config = tiny_zoo_config(name)
-    config.pyramid.kind = "pafpn"
-    if not balanced:
-        config.pyramid.balanced = None
-    model = tiny_detector(config)
-    torch.stack(list(model(batch_for(model)).values())).sum().backward()
-    assert all(p.grad is not None for p in model.parameters())
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,27 @@ def test_file_below_command_line(tmp_path):
     assert (sampling.size, sampling.num_bins, sampling.positive_fraction) == (64, 5, 0.25)
 
 
+def test_later_files_override_earlier_ones_key_by_key(tmp_path):
+    paths = []
+    for number, content in enumerate(
+        (
+            {"data": "here", "epochs": 3, "lr": 0.1, "detector": {"roi": {"width": 64, "sampling": {"size": 32}}}},
+            {"epochs": 5, "detector": {"roi": {"sampling": {"size": 16}}, "pyramid": {"balanced": None}}},
+        )
+    ):
+        paths.append(tmp_path / f"{number}.yaml")
+        paths[-1].write_text(yaml.safe_dump(content))
+    first, second = map(str, paths)
+    request = parse_train(["--config", first, "--config", second, "--lr", "0.2"])
+    assert (request.config.data, request.config.epochs, request.config.lr) == ("here", 5, 0.2)
+    detector = request.detector
+    assert (detector.roi.width, detector.roi.sampling.size, detector.pyramid.balanced) == (64, 16, None)
+    reverse = parse_train(["--config", second, "--config", first])
+    assert (reverse.config.epochs, reverse.detector.roi.sampling.size) == (3, 32)
+    with pytest.raises(UserError, match="absent"):
+        parse_train(["--config", first, "--config", str(tmp_path / "absent.yaml")])
+
+
 def test_what_a_run_writes_down_repeats_it(tmp_path):
     options = ("--detector.pyramid.balanced", "null", "--steps", "[3, 4.5]", "--clip", "null", "--lr", "0.125")
     request = parse_train([*DATA, "--model", "libra_faster_rcnn", "--backbone", "resnet18", *options])

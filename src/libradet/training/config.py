@@ -36,6 +36,7 @@ class TrainConfig:
         gamma: see steps.
         clip: largest norm of the gradient; null does not clip.
         ema: decay of an exponential moving average of the weights, which is then what is measured and kept.
+        checkpointing: keep less of the backbone for the backward pass and compute it again; spares memory, costs time.
         precision: auto takes bf16 where a convolution is faster in it.
         devices: processes per machine, one per GPU where there are any.
         nodes: machines.
@@ -74,6 +75,7 @@ class TrainConfig:
     gamma: float = 0.1
     clip: float | None = 35.0
     ema: float | None = None
+    checkpointing: bool = False
     precision: Literal["auto", "32", "bf16"] = "auto"
     devices: int = 1
     nodes: int = 1

@@ -35,6 +35,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter)
     """Leaves the epilog's lines as they are."""
 
 
+_SWITCHES = [f"--{f.name}" for f in fields(TrainConfig) if f.type is bool]
 _OWN = ("config", "resume", "help", "print_config")
 
 
@@ -53,11 +54,8 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
     Raises:
         UserError: unknown keys, with the nearest valid one; values that do not fit; files that cannot be read.
     """
-    # A switch that stands alone is on.
-    known, rest = _first_look(
-        ["--allow_partial=true" if a in ("--allow_partial", "--allow-partial") else a for a in argv]
-    )
-    file = _read_file(Path(known.resume) / CONFIG if known.resume else known.config)
+    known, rest = _first_look(_with_values(argv))
+    file = _read_files([Path(known.resume) / CONFIG] if known.resume else known.config)
     _refuse_unknown((arg[2:].split("=")[0] for arg in rest if arg.startswith("--")), "--")
     _refuse_unknown(_flatten(file), "")
     asked = {name: getattr(known, name) for name in ("model", "backbone", "weights") if getattr(known, name)}
@@ -76,10 +74,20 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
     return TrainRequest(config, detector, Path(known.resume) if known.resume else None)
 
 
+def _with_values(argv: Sequence[str]) -> list[str]:
+    """A switch that stands alone is on; it may be written with dashes."""
+    switches = {spelling: name for name in _SWITCHES for spelling in (name, "--" + name[2:].replace("_", "-"))}
+    pairs = zip(argv, [*argv[1:], "--"], strict=True)
+    return [
+        f"{switches[a]}=true" if a in switches and after.startswith("-") else switches.get(a, a) for a, after in pairs
+    ]
+
+
 def _first_look(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """What decides on the defaults of everything else, and the rest of the command line."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("config", "resume", "model", "backbone", "weights"):
+    parser.add_argument("--config", action="append", default=[])
+    for name in ("resume", "model", "backbone", "weights"):
         parser.add_argument(f"--{name}")
     try:
         known, rest = parser.parse_known_args(argv)
@@ -90,9 +98,24 @@ def _first_look(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return known, rest
 
 
-def _read_file(path: str | Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
+def _read_files(paths: Iterable[str | Path]) -> dict[str, Any]:
+    """What the files say together; a later one overrides the keys it has."""
+    tree: dict[str, Any] = {}
+    for path in paths:
+        tree = _overridden(tree, _read_file(path))
+    return tree
+
+
+def _overridden(tree: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _overridden(tree[key], value)
+        for key, value in other.items()
+        if isinstance(value, dict) and isinstance(tree.get(key), dict)
+    }
+    return tree | other | both
+
+
+def _read_file(path: str | Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text())
     except OSError as e:
@@ -131,7 +154,11 @@ def _parse(base: DetectorConfig, args: list[str]) -> dict[str, Any]:
         formatter_class=_HelpFormatter,
         exit_on_error=False,
     )
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below as keys.")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file with any of the options below as keys; of several, later ones override.",
+    )
     parser.add_argument("--resume", help="Run folder to continue.")
     parser.add_class_arguments(TrainConfig)
     parser.add_argument("--detector", type=DetectorConfig, default=base)

@@ -21,6 +21,7 @@ from libradet.interop.loading import start_from
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.given import check_proposals, give
+from libradet.models.recompute import recompute_blocks
 from libradet.models.zoo import create_model, make_config
 from libradet.training.checkpoint import Circumstances, Standing, circumstances, read_standing
 from libradet.training.config import TrainConfig, check
@@ -106,6 +107,7 @@ def prepare(
     given, val_given = _give(config, tree, train_set, val_set)
     model = _build(config, detector, train_set.class_names, resume is not None)
     model.config.category_ids = tuple(train_set.category_ids)
+    recompute_blocks(model.backbone.body, config.checkpointing)
     folder = resume or choose_folder(config, model.config.backbone.name)
     now = circumstances(config, len(train_set), train_set.class_names)
     standing = read_standing(folder / LAST, now) if resume else Standing()

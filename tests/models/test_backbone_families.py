@@ -1,0 +1,69 @@
+"""Backbones of the paper and of today carry a detector: features, a training step, saving and loading."""
+
+import pytest
+import torch
+from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
+
+from libradet.models.backbones import STRIDES, Backbone
+from libradet.models.checkpoint import load_model, save_model
+from libradet.models.config import BackboneConfig
+
+NAMES = ["resnet50", "resnet101", "resnext101_64x4d", "convnext_pico", "swin_tiny_patch4_window7_224"]
+CHANNELS = {"convnext_pico": [64, 128, 256, 512], "swin_tiny_patch4_window7_224": [96, 192, 384, 768]}
+PARAMETERS = {"resnet50": 23.5e6, "resnet101": 42.5e6, "resnext101_64x4d": 81.4e6}
+LARGE = {"resnet101", "resnext101_64x4d"}
+
+
+def marked(names):
+    return [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in names]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("canvas", [(96, 160), (224, 224), (800, 1344), (1344, 800)])
+def test_features_of_any_canvas_are_channels_first(name, canvas):
+    height, width = canvas
+    with torch.device("meta"):
+        backbone = Backbone(BackboneConfig(name))
+        features = backbone(torch.empty(2, 3, height, width))
+    channels = CHANNELS.get(name, [256, 512, 1024, 2048])
+    assert backbone.channels == channels
+    assert [tuple(f.shape) for f in features] == [
+        (2, c, height // s, width // s) for c, s in zip(channels, STRIDES, strict=True)
+    ]
+    parameters = sum(p.numel() for p in backbone.parameters())
+    assert parameters == pytest.approx(PARAMETERS.get(name, parameters), rel=2e-3)
+
+
+@pytest.mark.parametrize("name", marked(NAMES))
+def test_a_detector_trains_detects_and_survives_saving(name, tmp_path):
+    config = tiny_zoo_config("libra_faster_rcnn")
+    config.backbone, config.image.divisor = BackboneConfig(name), 32
+    model, batch = tiny_detector(config), tiny_batch(size=(96, 160))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    losses = model(batch)
+    torch.stack(list(losses.values())).sum().backward()
+    for part, p in model.named_parameters():
+        assert p.grad is not None, part
+        assert p.grad.isfinite().all(), part
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 35.0)
+    optimizer.step()
+    assert all(loss.isfinite() for loss in (*losses.values(), *model(batch).values()))
+    save_model(model.eval(), tmp_path / "model.safetensors")
+    again = load_model(tmp_path / "model.safetensors")
+    with torch.no_grad():
+        found = model(batch)
+        assert found.valid.any()
+        for a, b in zip(found, again(batch), strict=True):
+            assert (a is None and b is None) or torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["convnext_pico", "swin_tiny_patch4_window7_224"])
+def test_a_picture_is_seen_alike_on_a_larger_canvas(name):
+    """What lies far below and right of it, in the padding, does not change the first cells' features much."""
+    backbone = Backbone(BackboneConfig(name)).eval()
+    picture = torch.randn(1, 3, 224, 224)
+    canvas = torch.zeros(1, 3, 224, 448)
+    canvas[..., :224] = picture
+    with torch.no_grad():
+        alone, padded = backbone(picture)[0], backbone(canvas)[0]
+    torch.testing.assert_close(padded[..., :28, :28], alone[..., :28, :28], atol=1e-3, rtol=1e-3)

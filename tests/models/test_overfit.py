@@ -1,0 +1,27 @@
+"""Every entry of the zoo learns a few pictures by heart: what it is told is what it then says."""
+
+import pytest
+from overfitting import box_ap50, detections_of, few_pictures, learn, mask_ap50, recall, small_config, with_proposals
+
+from libradet.models.zoo import MODELS
+
+QUICK = {"libra_faster_rcnn", "libra_retinanet", "libra_rpn"}
+# Focal loss starts from scores of 0.01, and takes longer to get away from them.
+STEPS_AND_RATE = {"retinanet": (160, 0.02), "libra_retinanet": (160, 0.02), "libra_faster_rcnn": (80, 0.015)}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
+def test_a_handful_of_pictures_is_learned_by_heart(name, tmp_path):
+    dataset, batch = few_pictures(tmp_path)
+    batch = with_proposals(batch)
+    steps, rate = STEPS_AND_RATE.get(name, (120, 0.015))
+    model = learn(small_config(name), batch, steps, rate)
+    found = detections_of(model, batch)
+    if model.config.proposes:
+        assert recall(found, batch) >= 0.9
+        return
+    assert box_ap50(found, batch, dataset) >= 0.9
+    if model.config.mask is not None:
+        assert mask_ap50(found, batch, tmp_path) >= 0.9
