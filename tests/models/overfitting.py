@@ -16,10 +16,10 @@ from libradet.data.loader import make_loader
 from libradet.data.records import Dataset
 from libradet.data.synthetic import synthesize
 from libradet.evaluation.coco_evaluator import CocoEvaluator
-from libradet.geometry.masks import paste_mask
 from libradet.models.config import DetectorConfig
 from libradet.models.detections import Detections
 from libradet.models.detector import Detector
+from libradet.models.prediction import to_supervision
 from libradet.models.zoo import create_model, make_config
 from libradet.training.config import TrainConfig
 from libradet.training.recipe import build_optimizer, resolve
@@ -106,15 +106,15 @@ def box_ap50(found: Detections, batch: Batch, dataset: Dataset) -> float:
 def mask_ap50(found: Detections, batch: Batch, folder: Path) -> float:
     """COCO's AP50 of masks, by pycocotools on the annotations as they were written."""
     truth, results = COCO(str(folder / "train.json")), []
-    for b, index in enumerate(batch.index.tolist()):
-        for row in found.valid[b].nonzero().flatten().tolist():
-            whole = paste_mask(found.masks[b, row], found.boxes[b, row], SIDE, SIDE)
+    names = [category["name"] for category in truth.cats.values()]
+    for index, seen in zip(batch.index.tolist(), to_supervision(found, batch, names), strict=True):
+        for mask, label, score in zip(seen.mask, seen.class_id, seen.confidence, strict=True):
             results.append(
                 {
                     "image_id": sorted(truth.imgs)[index],
-                    "category_id": int(found.labels[b, row]) + 1,
-                    "score": float(found.scores[b, row]),
-                    "segmentation": rle.encode(np.asfortranarray(whole.astype(np.uint8))),
+                    "category_id": int(label) + 1,
+                    "score": float(score),
+                    "segmentation": rle.encode(np.asfortranarray(mask.astype(np.uint8))),
                 }
             )
     judge = COCOeval(truth, truth.loadRes(results), "segm")
