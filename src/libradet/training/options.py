@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -77,9 +78,9 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
 def _with_values(argv: Sequence[str]) -> list[str]:
     """A switch that stands alone is on; it may be written with dashes."""
     switches = {spelling: name for name in _SWITCHES for spelling in (name, "--" + name[2:].replace("_", "-"))}
-    pairs = zip(argv, [*argv[1:], "--"], strict=True)
     return [
-        f"{switches[a]}=true" if a in switches and after.startswith("-") else switches.get(a, a) for a, after in pairs
+        f"{switches[a]}=true" if a in switches and after.startswith("-") else switches.get(a, a)
+        for a, after in pairwise([*argv, "--"])
     ]
 
 
