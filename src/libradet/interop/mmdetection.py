@@ -143,9 +143,11 @@ def _describe_heads(config: DetectorConfig, tensors: Tensors) -> None:
     if config.dense is not None:
         per_cell = tensors["bbox_head.retina_reg.weight"].shape[0] // 4
         config.num_classes = tensors["bbox_head.retina_cls.weight"].shape[0] // per_cell
+        config.dense.rank = "scores"
     if config.rpn is not None:
         config.rpn.train_proposals.total = 1000
         config.rpn.test_proposals.per_level = 2000 if config.proposes else 1000
+        config.rpn.train_proposals.rank = config.rpn.test_proposals.rank = "scores"
     for stage in (config.roi, config.mask):
         if stage is not None:
             stage.align.sampling_ratio, stage.align.aligned = 0, True
