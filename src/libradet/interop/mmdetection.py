@@ -169,10 +169,14 @@ def _model(tensors: Tensors) -> str:
     if _is_dense(tensors):
         return f"{libra}retinanet"
     if "roi_head.bbox_head.0.fc_cls.weight" in tensors:
+        if any(n.startswith("roi_head.mask_head.0.") for n in tensors):
+            raise UserError("it has a mask head for each stage of its cascade, which libradet does not offer")
         return f"{libra}cascade_rcnn"
     if "roi_head.mask_head.conv_logits.weight" in tensors:
         return f"{libra}mask_rcnn"
-    return f"{libra}{'faster_rcnn' if 'roi_head.bbox_head.fc_cls.weight' in tensors else 'rpn'}"
+    if "roi_head.bbox_head.fc_cls.weight" not in tensors:
+        return f"{libra}rpn"
+    return f"{libra}{'faster_rcnn' if any(n.startswith('rpn_head.') for n in tensors) else 'fast_rcnn'}"
 
 
 def _balanced(tensors: Tensors) -> bool:
