@@ -1,3 +1,5 @@
+import inspect
+
 import pytest
 import torch
 from hypothesis import given
@@ -37,3 +39,20 @@ def test_logits_tell_apart_what_scores_do_not():
 @pytest.mark.parametrize("by", ["logits", "scores"])
 def test_fewer_than_asked_for(by):
     assert best(torch.tensor([[0.0, 1.0]]), 5, by).tolist() == [[1, 0]]
+
+
+def test_compiles_and_exports_as_one_graph():
+    # Without the run-time checks that the test suite installs, which are not meant to be compiled.
+    plain = inspect.unwrap(best)
+
+    class Best(torch.nn.Module):
+        def forward(self, logits):
+            return plain(logits, 5, "scores")
+
+    logits = torch.randn(2, 40)
+    expected = Best()(logits)
+    assert torch.equal(torch.compile(Best(), backend="eager", fullgraph=True)(logits), expected)
+    program = torch.export.export(Best(), (logits,))
+    assert torch.equal(program.module()(logits), expected)
+    # Few exporters and devices know 64-bit floats, and ONNX's TopK takes the first of equals by itself.
+    assert "float64" not in program.graph_module.code

@@ -8,6 +8,7 @@ from libradet.interop.python_text import find, find_all, read
 from libradet.models.config import AnchorConfig, DetectorConfig, ProposalConfig, RoIAlignConfig
 
 Settings = Mapping[str, Any]
+BoxStd = tuple[float, float, float, float]
 
 
 def apply(config: DetectorConfig, meta: Settings) -> None:
@@ -119,14 +120,20 @@ def _apply_second_stage(config: DetectorConfig, model: Settings) -> None:
     # Before version 2 there was no "roi_head" around these.
     found = find(model, "roi_head") or model
     heads = found.get("bbox_head")
-    stds = [_coder(head).get("target_stds") for head in (heads if isinstance(heads, list) else [heads or {}])]
-    if config.cascade is not None and len(stds) == len(config.cascade.box_stds) and all(stds):
-        config.cascade.box_stds = tuple(tuple(float(s) for s in std) for std in stds)
-    elif config.cascade is None and stds[0]:
-        config.roi.box_std = tuple(float(s) for s in stds[0])
+    heads = heads if isinstance(heads, list) else [heads or {}]
+    if config.cascade is None:
+        config.roi.box_std = _box_std(heads[0], config.roi.box_std)
+    elif len(heads) == len(config.cascade.box_stds):
+        pairs = zip(heads, config.cascade.box_stds, strict=True)
+        config.cascade.box_stds = tuple(_box_std(head, default) for head, default in pairs)
     _apply_align(config.roi.align, find(found, "bbox_roi_extractor"))
     if config.mask is not None:
         _apply_align(config.mask.align, find(found, "mask_roi_extractor"))
+
+
+def _box_std(head: Settings, default: BoxStd) -> BoxStd:
+    x, y, w, h = _coder(head).get("target_stds") or default
+    return float(x), float(y), float(w), float(h)
 
 
 def _apply_align(align: RoIAlignConfig, found: Settings) -> None:
