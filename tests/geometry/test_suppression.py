@@ -66,6 +66,13 @@ def test_equal_boxes_of_different_groups_all_survive():
     assert rows[filled].tolist() == [1, 2, 3]
 
 
+def test_of_equal_scores_the_earlier_row_comes_first_whatever_its_group():
+    boxes = torch.tensor([[0.0, 0, 9, 9], [50, 0, 59, 9], [0, 50, 9, 59], [0, 50, 9, 58]])[None]
+    scores, everywhere = torch.ones(1, 4), torch.ones(1, 4, dtype=torch.bool)
+    rows, filled = suppress(boxes, scores, torch.tensor([[2, 0, 1, 1]]), everywhere, threshold=0.5, size=4)
+    assert rows[filled].tolist() == [0, 1, 2]
+
+
 def test_operator_is_well_formed():
     boxes, scores, group, valid = candidates()
     torch.library.opcheck(_suppress, (boxes, scores, group, valid, 0.5, 20))

@@ -34,7 +34,8 @@ def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float
     for group in groups.unique():
         rows = (groups == group).nonzero().squeeze(1)
         kept.append(rows[nms(boxes[rows], scores[rows], threshold)])
-    rows = torch.cat(kept) if kept else groups
+    # Sorted first, so that of equal scores the earlier row comes first, whatever its group.
+    rows = torch.cat(kept).sort().values if kept else groups
     return rows[scores[rows].argsort(descending=True, stable=True)]
 
 

@@ -143,9 +143,11 @@ def _describe_heads(config: DetectorConfig, tensors: Tensors) -> None:
     if config.dense is not None:
         per_cell = tensors["bbox_head.retina_reg.weight"].shape[0] // 4
         config.num_classes = tensors["bbox_head.retina_cls.weight"].shape[0] // per_cell
+        config.dense.rank = "scores"
     if config.rpn is not None:
         config.rpn.train_proposals.total = 1000
         config.rpn.test_proposals.per_level = 2000 if config.proposes else 1000
+        config.rpn.train_proposals.rank = config.rpn.test_proposals.rank = "scores"
     for stage in (config.roi, config.mask):
         if stage is not None:
             stage.align.sampling_ratio, stage.align.aligned = 0, True
@@ -167,10 +169,14 @@ def _model(tensors: Tensors) -> str:
     if _is_dense(tensors):
         return f"{libra}retinanet"
     if "roi_head.bbox_head.0.fc_cls.weight" in tensors:
+        if any(n.startswith("roi_head.mask_head.0.") for n in tensors):
+            raise UserError("it has a mask head for each stage of its cascade, which libradet does not offer")
         return f"{libra}cascade_rcnn"
     if "roi_head.mask_head.conv_logits.weight" in tensors:
         return f"{libra}mask_rcnn"
-    return f"{libra}{'faster_rcnn' if 'roi_head.bbox_head.fc_cls.weight' in tensors else 'rpn'}"
+    if "roi_head.bbox_head.fc_cls.weight" not in tensors:
+        return f"{libra}rpn"
+    return f"{libra}{'faster_rcnn' if any(n.startswith('rpn_head.') for n in tensors) else 'fast_rcnn'}"
 
 
 def _balanced(tensors: Tensors) -> bool:

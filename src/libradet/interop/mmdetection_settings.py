@@ -1,95 +1,99 @@
-"""The settings that mmdetection's trainers write beside the weights: Python text, read as data and never run."""
+"""The settings that mmdetection's trainers write beside the weights, as far as they change detections."""
 
-import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from libradet.errors import UserError
+from libradet.interop.python_text import find, find_all, read
 from libradet.models.config import AnchorConfig, DetectorConfig, ProposalConfig, RoIAlignConfig
 
+Settings = Mapping[str, Any]
+BoxStd = tuple[float, float, float, float]
 
-def apply(config: DetectorConfig, meta: Mapping[str, Any]) -> None:
-    """Take over what changes detections: normalisation, strides, anchors, RoIAlign, thresholds."""
+
+def apply(config: DetectorConfig, meta: Settings) -> None:
+    """Take over normalisation, padding, strides, anchors, box coding, RoIAlign, thresholds.
+
+    Raises:
+        UserError: a setting that libradet has nothing like.
+    """
     text = meta.get("cfg") or meta.get("config")
     settings = read(text) if isinstance(text, str) else {}
     model = settings.get("model")
     if not isinstance(model, dict):
         return
-    _apply_image(config, {**_first(settings, "img_norm_cfg"), **_first(model, "data_preprocessor")})
-    backbone = _first(model, "backbone")
-    config.backbone.stride_in_1x1 = backbone.get("style", "pytorch") == "caffe"
-    config.backbone.freeze_at = max(int(backbone.get("frozen_stages", 1)) + 1, 0)
-    config.backbone.frozen_norm = bool(backbone.get("norm_eval", True))
-    for neck in _all(model.get("neck"), "refine_level"):
-        if config.pyramid.balanced is not None:
-            config.pyramid.balanced.level = neck["refine_level"]
-    _apply_heads(config, model)
-    test = model.get("test_cfg") or settings.get("test_cfg") or {}
-    _apply_test(config, test)
+    _apply_image(config, settings, model)
+    _apply_backbone(config, find(model, "backbone"))
+    for neck in model["neck"] if isinstance(model.get("neck"), list) else [model.get("neck")]:
+        _apply_neck(config, neck or {})
+    _apply_anchor_heads(config, model)
+    _apply_second_stage(config, model)
+    _apply_test(config, model.get("test_cfg") or settings.get("test_cfg") or {})
 
 
-def read(text: str) -> dict[str, Any]:
-    """Assignments in ``text`` whose value is made of literals and ``dict(…)``; {} if it is not Python."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return {}
-    values: dict[str, Any] = {}
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            values[statement.targets[0].id] = _value(statement.value, values)
-    return values
+def _only(found: Settings, allowed: Settings) -> None:
+    """Refuse values of ``found`` other than those ``allowed``; what is not there is as it should be."""
+    for key, values in allowed.items():
+        if found.get(key) is not None and found[key] not in values:
+            raise UserError(f"it was made with {key}={found[key]!r}, which libradet does not offer")
 
 
-def _value(node: ast.expr, known: Mapping[str, Any]) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
-        return {k.arg: _value(k.value, known) for k in node.keywords if k.arg}
-    if isinstance(node, ast.Dict):
-        pairs = zip(node.keys, node.values, strict=True)
-        return {key.value: _value(value, known) for key, value in pairs if isinstance(key, ast.Constant)}
-    if isinstance(node, ast.List | ast.Tuple):
-        return [_value(item, known) for item in node.elts]
-    if isinstance(node, ast.Name):
-        return known.get(node.id)
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
-
-
-def _all(tree: Any, key: str) -> Iterator[dict[str, Any]]:
-    """Dictionaries in ``tree`` that have ``key``."""
-    if isinstance(tree, dict):
-        if tree.get(key) is not None:
-            yield tree
-        tree = list(tree.values())
-    for item in tree if isinstance(tree, list) else []:
-        yield from _all(item, key)
-
-
-def _first(tree: Any, key: str) -> dict[str, Any]:
-    found = next(_all(tree, key), {}).get(key)
-    return found if isinstance(found, dict) else {}
-
-
-def _apply_image(config: DetectorConfig, found: Mapping[str, Any]) -> None:
+def _apply_image(config: DetectorConfig, settings: Settings, model: Settings) -> None:
+    image = config.image
+    found = {**find(settings, "img_norm_cfg"), **find(model, "data_preprocessor")}
     if "mean" in found and "std" in found:
-        config.image.mean, config.image.std = tuple(found["mean"]), tuple(found["std"])
+        image.mean, image.std = tuple(found["mean"]), tuple(found["std"])
         to_rgb = found.get("to_rgb", found.get("bgr_to_rgb", False))
-        config.image.channels = "rgb" if to_rgb else "bgr"
+        image.channels = "rgb" if to_rgb else "bgr"
+    _only(found, {"pad_value": (0,)})
+    pipeline = settings.get("test_pipeline") or []
+    pads = [step["size_divisor"] for step in find_all(pipeline, "size_divisor")]
+    image.divisor = int(found.get("pad_size_divisor", pads[0] if pads else image.divisor))
+    for step in (*find_all(pipeline, "img_scale"), *find_all(pipeline, "scale")):
+        scale = step.get("img_scale") or step["scale"]
+        if isinstance(scale, list) and len(scale) == 2 and step.get("keep_ratio", True):
+            image.size = (min(scale), max(scale))
+            break
 
 
-def _apply_heads(config: DetectorConfig, model: Mapping[str, Any]) -> None:
-    for head in (config.rpn, config.dense):
-        if head is not None:
-            _apply_anchors(head.anchors, _first(model, "anchor_generator") or _first(model, "rpn_head"))
-    if config.roi is not None:
-        _apply_align(config.roi.align, _first(_first(model, "bbox_roi_extractor"), "roi_layer"))
-    if config.mask is not None:
-        _apply_align(config.mask.align, _first(_first(model, "mask_roi_extractor"), "roi_layer"))
+def _apply_backbone(config: DetectorConfig, found: Settings) -> None:
+    _only(found, {"strides": ([1, 2, 2, 2],), "dilations": ([1, 1, 1, 1],), "out_indices": ([0, 1, 2, 3],)})
+    config.backbone.stride_in_1x1 = found.get("style", "pytorch") == "caffe"
+    config.backbone.freeze_at = max(int(found.get("frozen_stages", 1)) + 1, 0)
+    config.backbone.frozen_norm = bool(found.get("norm_eval", True))
+    norm = found.get("norm_cfg")
+    if isinstance(norm, dict) and "eps" in norm:
+        config.backbone.norm_eps = float(norm["eps"])
 
 
-def _apply_anchors(anchors: AnchorConfig, found: Mapping[str, Any]) -> None:
+def _apply_neck(config: DetectorConfig, found: Settings) -> None:
+    pyramid = config.pyramid
+    if pyramid.balanced is not None:
+        pyramid.balanced.level = int(found.get("refine_level", pyramid.balanced.level))
+    if "in_channels" not in found or found.get("type") == "BFP":
+        return
+    _only(found, {"add_extra_convs": (False, True, "on_input", "on_output"), "end_level": (-1, 3)})
+    _only(found.get("upsample_cfg") or {}, {"mode": ("nearest",)})
+    if found.get("act_cfg") is not None:
+        raise UserError("its pyramid has activations behind its convolutions, which libradet's has not")
+    pyramid.extra_relu = bool(found.get("relu_before_extra_convs", False))
+    pyramid.levels = int(found.get("num_outs", pyramid.levels))
+
+
+def _apply_anchor_heads(config: DetectorConfig, model: Settings) -> None:
+    for head, key in ((config.rpn, "rpn_head"), (config.dense, "bbox_head")):
+        found = find(model, key)
+        if head is None or not found:
+            continue
+        _apply_anchors(head.anchors, find(found, "anchor_generator") or found)
+        coder = _coder(found)
+        _only(coder, {"target_stds": ([1.0, 1.0, 1.0, 1.0],)})
+
+
+def _apply_anchors(anchors: AnchorConfig, found: Settings) -> None:
+    _only(found, {"scale_major": (True,), "base_sizes": (), "centers": ()})
+    if str(found.get("type", "")).startswith("Legacy"):
+        raise UserError(f"its anchors are made by {found['type']}, which libradet does not offer")
     if isinstance(octaves := found.get("scales_per_octave"), int):
         base = found.get("octave_base_scale", 4)
         anchors.scales = tuple(base * 2 ** (i / octaves) for i in range(octaves))
@@ -97,37 +101,80 @@ def _apply_anchors(anchors: AnchorConfig, found: Mapping[str, Any]) -> None:
         anchors.scales = tuple(float(s) for s in scales)
     if isinstance(ratios := found.get("ratios", found.get("anchor_ratios")), list):
         anchors.ratios = tuple(float(r) for r in ratios)
+    anchors.offset = float(found.get("center_offset", anchors.offset))
 
 
-def _apply_align(align: RoIAlignConfig, found: Mapping[str, Any]) -> None:
-    align.sampling_ratio = int(found.get("sampling_ratio", found.get("sample_num", align.sampling_ratio)))
-    align.size = int(found.get("output_size", found.get("out_size", align.size)))
-    align.aligned = bool(found.get("aligned", align.aligned))
+def _coder(head: Settings) -> Settings:
+    """How a head's deltas are coded; before version 2, the head itself says so."""
+    coder = find(head, "bbox_coder") or head
+    kind = coder.get("type", "") if coder is not head else ""
+    if kind not in ("", "DeltaXYWHBBoxCoder"):
+        raise UserError(f"its boxes are coded by {kind}, which libradet does not offer")
+    _only(coder, {"target_means": ([0.0] * 4,), "clip_border": (True,), "add_ctr_clamp": (False,)})
+    return coder
 
 
-def _apply_test(config: DetectorConfig, test: Mapping[str, Any]) -> None:
+def _apply_second_stage(config: DetectorConfig, model: Settings) -> None:
+    if config.roi is None:
+        return
+    # Before version 2 there was no "roi_head" around these.
+    found = find(model, "roi_head") or model
+    heads = found.get("bbox_head")
+    heads = heads if isinstance(heads, list) else [heads or {}]
+    if config.cascade is None:
+        config.roi.box_std = _box_std(heads[0], config.roi.box_std)
+    elif len(heads) == len(config.cascade.box_stds):
+        pairs = zip(heads, config.cascade.box_stds, strict=True)
+        config.cascade.box_stds = tuple(_box_std(head, default) for head, default in pairs)
+    _apply_align(config.roi.align, find(found, "bbox_roi_extractor"))
+    if config.mask is not None:
+        _apply_align(config.mask.align, find(found, "mask_roi_extractor"))
+
+
+def _box_std(head: Settings, default: BoxStd) -> BoxStd:
+    x, y, w, h = _coder(head).get("target_stds") or default
+    return float(x), float(y), float(w), float(h)
+
+
+def _apply_align(align: RoIAlignConfig, found: Settings) -> None:
+    _only(found, {"type": ("SingleRoIExtractor",), "featmap_strides": ([4, 8, 16, 32],)})
+    align.canonical_size = 4.0 * found.get("finest_scale", align.canonical_size / 4)
+    layer = find(found, "roi_layer")
+    _only(layer, {"type": ("RoIAlign",), "pool_mode": ("avg",)})
+    align.sampling_ratio = int(layer.get("sampling_ratio", layer.get("sample_num", align.sampling_ratio)))
+    align.size = int(layer.get("output_size", layer.get("out_size", align.size)))
+    align.aligned = bool(layer.get("aligned", align.aligned))
+
+
+def _apply_test(config: DetectorConfig, test: Settings) -> None:
     if config.rpn is not None and isinstance(test.get("rpn"), dict):
         _apply_proposals(config.rpn.test_proposals, test["rpn"])
+        if config.proposes:
+            config.detections.total = config.rpn.test_proposals.total
     last = test.get("rcnn") if config.roi is not None else test
-    if isinstance(last, dict) and "score_thr" in last:
-        kind = (last.get("nms") or {}).get("type", "nms")
-        if kind != "nms":
-            raise UserError(f"it suppresses detections by {kind!r}, which libradet does not offer")
-        config.detections.score = float(last["score_thr"])
-        config.detections.nms = float(_iou(last, config.detections.nms))
-        config.detections.total = int(last.get("max_per_img", config.detections.total))
-        if config.dense is not None:
-            config.dense.per_level = int(last.get("nms_pre", config.dense.per_level))
+    if not isinstance(last, dict) or "score_thr" not in last:
+        return
+    _only(last, {"mask_thr_binary": (0.5,)})
+    config.detections.score = float(last["score_thr"])
+    config.detections.nms = _iou(last, config.detections.nms)
+    config.detections.total = int(last.get("max_per_img", config.detections.total))
+    if config.dense is not None:
+        config.dense.per_level = int(last.get("nms_pre", config.dense.per_level))
+        config.detections.min_size = float(last.get("min_bbox_size", config.detections.min_size))
 
 
-def _apply_proposals(proposals: ProposalConfig, found: Mapping[str, Any]) -> None:
+def _apply_proposals(proposals: ProposalConfig, found: Settings) -> None:
+    _only(found, {"nms_across_levels": (False,)})
     proposals.per_level = int(found.get("nms_pre", proposals.per_level))
     proposals.total = int(found.get("max_per_img", found.get("max_num", proposals.total)))
-    proposals.nms = float(_iou(found, proposals.nms))
+    proposals.nms = _iou(found, proposals.nms)
     proposals.min_size = float(found.get("min_bbox_size", proposals.min_size))
 
 
-def _iou(found: Mapping[str, Any], default: float) -> float:
+def _iou(found: Settings, default: float) -> float:
     nms = found.get("nms")
     nms = nms if isinstance(nms, dict) else {}
-    return nms.get("iou_threshold", nms.get("iou_thr", found.get("nms_thr", default)))
+    if (kind := nms.get("type", "nms")) != "nms":
+        raise UserError(f"it suppresses detections by {kind!r}, which libradet does not offer")
+    _only(nms, {"class_agnostic": (False,)})
+    return float(nms.get("iou_threshold", nms.get("iou_thr", found.get("nms_thr", default))))

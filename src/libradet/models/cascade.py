@@ -57,7 +57,9 @@ def cascade_losses(
         own, deltas = region_losses(head, pyramid, strides, samples, batch, config)
         losses |= {f"{name}_{number}": loss for name, loss in own.items()}
         kept = samples.valid & ~samples.added
-        proposals = refine(samples.boxes, deltas, samples.labels, kept, batch.sizes, config)
+        refined = refine(samples.boxes, deltas, samples.labels, kept, batch.sizes, config)
+        # A box without area is no candidate to learn from, though it may be what a stage finds.
+        proposals = refined._replace(valid=kept & (area(refined.boxes) > 0))
     assert samples is not None, "a cascade has stages"
     return losses, samples
 
@@ -73,7 +75,6 @@ def refine(
 ) -> Proposals:
     """The next stage's proposals."""
     refined = clip(decode(boxes, of_class(deltas, labels), config.box_std), sizes)
-    valid = valid & (area(refined) > 0)
     return Proposals(refined * valid[..., None], valid.float(), valid)
 
 

@@ -136,12 +136,16 @@ class BoxLossConfig:
 
 @dataclass
 class ProposalConfig:
-    """Suppression of proposals: ``per_level`` best of each level before, ``total`` after."""
+    """Suppression of proposals: ``per_level`` best of each level before, ``total`` after.
+
+    ``rank``: what they are sorted by; which of equal ``scores`` comes first matters where many are nearly 1.
+    """
 
     per_level: int = 2000
     total: int = 2000
     nms: float = 0.7
     min_size: float = 0.0
+    rank: Literal["logits", "scores"] = "logits"
 
 
 @dataclass
@@ -247,10 +251,12 @@ class MaskConfig:
 
 @dataclass
 class DenseConfig:
-    """One stage: classes and boxes at every anchor. ``prior``: what a fresh head scores everything with.
+    """One stage: classes and boxes at every anchor.
 
-    ``clip_last``: boxes are cut to the picture, and dropped where they lie outside, after they suppressed each
-    other (detectron2), not before.
+    ``prior``: what a fresh head scores everything with. ``per_level``: how many pairs of anchor and class of
+    each level go on to suppression, chosen by ``rank`` (see :class:`ProposalConfig`). ``clip_last``: boxes are
+    cut to the picture, and dropped where they lie outside, after they suppressed each other (detectron2), not
+    before.
     """
 
     anchors: AnchorConfig = field(
@@ -266,6 +272,7 @@ class DenseConfig:
     class_weight: float = 1.0
     box_loss: BoxLossConfig = field(default_factory=lambda: BoxLossConfig(kind="l1"))
     per_level: int = 1000
+    rank: Literal["logits", "scores"] = "logits"
     clip_last: bool = False
 
 

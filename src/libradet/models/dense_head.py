@@ -18,6 +18,7 @@ from libradet.models.config import DenseConfig, DetectionConfig
 from libradet.models.detections import Detections
 from libradet.models.layers import conv
 from libradet.models.losses import focal_loss, localisation_loss, shared_count
+from libradet.models.ranking import best
 from libradet.models.sampling import take
 
 
@@ -111,10 +112,10 @@ def dense_detect(
     for height, width in output.shapes:
         number = height * width * head.per_cell
         level = output.logits[:, start : start + number].flatten(1)
-        best, pair = level.topk(min(config.per_level, level.shape[1]), dim=1)
+        pair = best(level, config.per_level, config.rank)
         index.append(pair // head.num_classes + start)
         labels.append(pair % head.num_classes)
-        scores.append(best.sigmoid())
+        scores.append(take(level, pair).sigmoid())
         start += number
     index, labels, scores = torch.cat(index, 1), torch.cat(labels, 1), torch.cat(scores, 1)
     boxes = decode(output.anchors[index], take(output.deltas, index))

@@ -16,6 +16,7 @@ from libradet.geometry.suppression import suppress
 from libradet.models.config import DetectionConfig, ProposalConfig, RPNConfig
 from libradet.models.detections import Detections
 from libradet.models.losses import localisation_loss, objectness_loss, shared_count
+from libradet.models.ranking import best, rank
 from libradet.models.sampling import num_positive_slots, sample, take
 
 
@@ -89,17 +90,15 @@ def propose(output: RPNOutput, sizes: Int[Tensor, "B 2"], config: ProposalConfig
     start = 0
     for level, (height, width) in enumerate(output.shapes):
         number = height * width * per_cell
-        best = output.logits[:, start : start + number].topk(min(config.per_level, number), dim=1).indices
-        index.append(best + start)
-        levels.append(torch.full_like(best, level))
+        rows = best(output.logits[:, start : start + number], config.per_level, config.rank)
+        index.append(rows + start)
+        levels.append(torch.full_like(rows, level))
         start += number
     index, levels = torch.cat(index, 1), torch.cat(levels, 1)
     boxes = clip(decode(output.anchors[index], take(output.deltas, index)), sizes)
-    scores = take(output.logits, index)
-    rows, valid = suppress(
-        boxes, scores, levels, is_larger(boxes, config.min_size), threshold=config.nms, size=config.total
-    )
-    return Proposals(take(boxes, rows) * valid[..., None], take(scores, rows).sigmoid() * valid, valid)
+    logits, large = take(output.logits, index), is_larger(boxes, config.min_size)
+    rows, valid = suppress(boxes, rank(logits, config.rank), levels, large, threshold=config.nms, size=config.total)
+    return Proposals(take(boxes, rows) * valid[..., None], take(logits, rows).sigmoid() * valid, valid)
 
 
 def as_detections(proposals: Proposals, config: DetectionConfig) -> Detections:
