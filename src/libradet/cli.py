@@ -100,7 +100,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="FOREIGN", help="checkpoint of mmdetection, torchvision or detectron2")
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write (.safetensors; with --to, .pth)")
     parser.add_argument("--to", choices=("mmdet", "torchvision"), help="write what that toolbox loads")
-    parser.add_argument("--allow-partial", "--allow_partial", action="store_true", help="what does not fit keeps random values")
+    parser.add_argument(
+        "--allow-partial", "--allow_partial", action="store_true", help="what does not fit keeps random values"
+    )
     text = "what batch norms add to variances, where the file does not say (torchvision's published weights: 0)"
     parser.add_argument("--norm-eps", type=float, metavar="E", help=text)
     parser.set_defaults(run=_convert)
