@@ -69,7 +69,7 @@ def _parser() -> Parser:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="file of a trained model (.safetensors)")
+    parser.add_argument("model", metavar="MODEL", help="trained model: .safetensors, or anybody's checkpoint")
     parser.add_argument("--data", required=True, metavar="DIR", help="folder with pictures and annotations")
     parser.add_argument("--split", default="val", help="train, val, … (default: val)")
     parser.add_argument(
@@ -85,7 +85,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="file of a trained model (.safetensors)")
+    parser.add_argument("model", metavar="MODEL", help="trained model: .safetensors, or anybody's checkpoint")
     parser.add_argument("pictures", nargs="*", metavar="PICTURE|DIR|GLOB", help="what to look at")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="for drawings, predictions.json and proposals"
@@ -107,7 +107,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="FOREIGN", help="checkpoint of mmdetection, torchvision or detectron2")
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write (.safetensors; with --to, .pth)")
     parser.add_argument("--to", choices=("mmdet", "torchvision"), help="write what that toolbox loads")
-    parser.add_argument("--allow-partial", action="store_true", help="what does not fit keeps random values")
+    parser.add_argument(
+        "--allow-partial", "--allow_partial", action="store_true", help="what does not fit keeps random values"
+    )
     text = "what batch norms add to variances, where the file does not say (torchvision's published weights: 0)"
     parser.add_argument("--norm-eps", type=float, metavar="E", help=text)
     parser.set_defaults(run=_convert)

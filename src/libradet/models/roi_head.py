@@ -54,7 +54,7 @@ class BoxHead(nn.Module):
             x = F.relu(layer(x))
         x = x.flatten(1)
         for name in self.fc_names:
-            x = F.relu(self.get_submodule(name)(x))
+            x = F.relu(getattr(self, name)(x))
         return self.logits(x).float(), self.deltas(x).float().unflatten(1, (-1, 4))
 
 
