@@ -21,10 +21,10 @@ demo: $(READY)
 	$(BIN)/libradet train --config configs/demo.yaml --data runs/demo/data --out runs/demo/run
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from libradet.errors import UserError
+from libradet.files import write_json
 
 if TYPE_CHECKING:
     from libradet.models.detector import Detector
@@ -181,7 +182,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     )
     show(metrics, f"{args.model} on {args.split} of {args.data}")
     if args.json:
-        _write_json(args.json, metrics)
+        write_json(args.json, metrics, indent=1)
     return 0
 
 
@@ -246,7 +247,7 @@ def _check(args: argparse.Namespace) -> int:
     report = check(args.data, args.split, skip_broken=args.skip_broken, decode=True)
     Console().print(report.render(str(args.data)))
     if args.json:
-        _write_json(args.json, report.to_json())
+        write_json(args.json, report.to_json(), indent=1)
     return 2 if report.errors else 0
 
 
@@ -264,7 +265,7 @@ def _stats(args: argparse.Namespace) -> int:
         Console().print(stats.render(f"{args.data}, {split}"))
         found[split] = stats.to_json()
     if args.json:
-        _write_json(args.json, found)
+        write_json(args.json, found, indent=1)
     return 0
 
 
@@ -311,13 +312,6 @@ def _device(name: str | None) -> str:
     import torch
 
     return name or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _write_json(path: Path, content: object) -> None:
-    import json
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def _version() -> str:

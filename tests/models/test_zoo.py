@@ -44,6 +44,23 @@ def test_settings_are_those_of_the_authors(name):
     assert config.roi.box_std == (0.1, 0.1, 0.2, 0.2)
 
 
+def test_settings_of_one_stage_are_those_of_the_authors():
+    plain, libra = make_config("retinanet"), make_config("libra_retinanet")
+    dense = plain.dense
+    assert (plain.pyramid.first_stride, plain.pyramid.levels, plain.pyramid.extra) == (8, 5, "conv_on_c5")
+    assert dense.anchors.scales == pytest.approx((4, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3)))
+    assert (dense.anchors.ratios, dense.convs, dense.prior) == ((0.5, 1.0, 2.0), 4, 0.01)
+    assert (dense.focal.gamma, dense.focal.alpha) == (2.0, 0.25)
+    assert (dense.match.positive, dense.match.negative, dense.match.min_positive) == (0.5, 0.4, 0.0)
+    assert (dense.box_loss.kind, dense.box_loss.beta) == ("smooth_l1", 0.11)
+    loss = libra.dense.box_loss
+    assert (loss.kind, loss.alpha, loss.gamma, loss.beta, loss.variant) == ("balanced_l1", 0.5, 1.5, 0.11, "paper")
+    assert (libra.pyramid.balanced.level, libra.pyramid.balanced.refine) == (1, "non_local")
+    # Switched off again, nothing else is left of it.
+    libra.model, libra.pyramid.balanced, libra.dense.box_loss = plain.model, None, dense.box_loss
+    assert libra == plain
+
+
 def test_configurations_are_not_shared():
     a, b = make_config("libra_faster_rcnn"), make_config("libra_faster_rcnn")
     a.roi.sampling.size = 7

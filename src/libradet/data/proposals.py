@@ -17,7 +17,6 @@ pixel, which is 3 % of IoU for an object of 16 pixels.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from torch import Tensor
 
 from libradet.data.foreign_proposals import Listed, read_pickle
 from libradet.errors import UserError
+from libradet.files import replacing
 
 FORMAT = "libradet-proposals-1"
 _TYPES = {
@@ -95,19 +95,9 @@ def write_proposals(path: Path, pictures: Sequence[Proposed], made_by: str) -> N
         "boxes": np.concatenate([np.zeros((0, 4)), *(p.boxes for p in pictures)], dtype=np.float32),
         "scores": np.concatenate([np.zeros(0), *(p.scores for p in pictures)], dtype=np.float32),
     }
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        mode = partial.stat().st_mode
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    with replacing(path) as partial:
         save_file(tensors, partial, {"format": FORMAT, "model": made_by})
-        partial.chmod(mode)  # safetensors lets nobody but the owner read
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be written ({error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_proposals(path: str | Path) -> ProposalFile:

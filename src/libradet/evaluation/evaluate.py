@@ -1,6 +1,5 @@
 """From a detector and a data set to COCO's numbers."""
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from libradet.data.transforms import Size
 from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco_evaluator import CocoEvaluator
 from libradet.evaluation.coco_metrics import Metrics
+from libradet.files import write_json
 from libradet.models.detections import Detections
 from libradet.models.detector import Detector
 from libradet.models.given import give
@@ -81,8 +81,7 @@ def evaluate(
     unmeasured = [f"Masks are not measured: {no_masks}."] if no_masks else []
     metrics["notes"] = [*(classes.notes if classes else []), *unmeasured, *metrics["notes"]]
     if results is not None and not (_in_a_job() and dist.get_rank()):
-        results.parent.mkdir(parents=True, exist_ok=True)
-        results.write_text(json.dumps(evaluator.results()))
+        write_json(results, evaluator.results())
     return metrics
 
 

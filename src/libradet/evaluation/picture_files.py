@@ -1,7 +1,6 @@
 """From picture files to drawings and COCO results: what ``libradet predict`` does."""
 
 import glob
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -18,6 +17,7 @@ from libradet.data.transforms import Size
 from libradet.errors import UserError
 from libradet.evaluation.drawing import RGB, draw, save
 from libradet.evaluation.evaluate import progress_bar
+from libradet.files import write_json
 from libradet.models.detector import Detector
 from libradet.models.given import give_files
 from libradet.models.prediction import check_threshold, predict
@@ -202,7 +202,7 @@ def _note(
 def _write(done: Predicted, model: Detector, out: Path) -> None:
     categories = [{"id": i, "name": n} for i, n in zip(model.category_ids, model.class_names, strict=True)]
     companion = {"images": done.images, "categories": categories, "annotations": []}
-    (out / "predictions.json").write_text(json.dumps(done.results))
-    (out / "images.json").write_text(json.dumps(companion, ensure_ascii=False, indent=1))
+    write_json(out / "predictions.json", done.results)
+    write_json(out / "images.json", companion, indent=1)
     if model.config.proposes:
         write_proposals(out / PROPOSALS, done.proposals, model.config.model)

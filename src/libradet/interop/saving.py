@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from libradet.errors import UserError
+from libradet.files import replacing
 from libradet.interop import mmdetection, torchvision_models
 from libradet.interop.family import Family
 from libradet.interop.rows import background_to_first
-from libradet.models.checkpoint import replacing
 from libradet.models.detector import Detector
 
 FAMILIES: dict[str, Family] = {"mmdet": mmdetection.FAMILY, "torchvision": torchvision_models.FAMILY}

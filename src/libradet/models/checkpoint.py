@@ -1,9 +1,6 @@
 """A trained model is one .safetensors file: tensors, and its configuration as JSON in the header."""
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from libradet.errors import UserError
+from libradet.files import replacing
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 
@@ -29,23 +27,6 @@ def save_model(model: Detector, path: str | Path) -> None:
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     with replacing(path) as partial:
         save_file(tensors, partial, {"format": FORMAT, "config": json.dumps(asdict(model.config))})
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A file to write to, which then becomes ``path``, at once or not at all. Raises UserError if it cannot be."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
-    except (OSError, SafetensorError, RuntimeError) as e:
-        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e).splitlines()[0]
-        raise UserError(f"{path}: cannot be written ({reason})") from e
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Detector:

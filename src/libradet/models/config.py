@@ -270,7 +270,7 @@ class DenseConfig:
     focal: FocalConfig = field(default_factory=FocalConfig)
     prior: float = 0.01
     class_weight: float = 1.0
-    box_loss: BoxLossConfig = field(default_factory=lambda: BoxLossConfig(kind="l1"))
+    box_loss: BoxLossConfig = field(default_factory=lambda: BoxLossConfig(beta=0.11))
     per_level: int = 1000
     rank: Literal["logits", "scores"] = "logits"
     clip_last: bool = False

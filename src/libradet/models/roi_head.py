@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from libradet.data.batch import Batch
 from libradet.errors import UserError
 from libradet.geometry.boxes import area, clip, decode, is_larger
-from libradet.geometry.matching import IGNORED, Matches, ignore_in_crowd, match
+from libradet.geometry.matching import IGNORED, Matches
 from libradet.geometry.roi_align import pyramid_roi_align
 from libradet.geometry.suppression import suppress
+from libradet.models.anchor_grid import match_objects
 from libradet.models.config import DetectionConfig, RoIAlignConfig, RoIConfig
 from libradet.models.detections import Detections
 from libradet.models.layers import conv
@@ -165,18 +166,7 @@ def match_proposals(
     boxes: Float[Tensor, "B N 4"], valid: Bool[Tensor, "B N"], batch: Batch, config: RoIConfig
 ) -> Matches:
     """Ground truth of each proposal; padding is ignored."""
-    m = config.match
-    objects = (batch.labels >= 0) & ~batch.crowd
-    matches = match(
-        boxes,
-        batch.boxes,
-        objects,
-        positive=m.positive,
-        negative=m.negative,
-        low_quality=m.low_quality,
-        min_positive=m.min_positive,
-    )
-    matches = ignore_in_crowd(matches, boxes, batch.boxes, batch.crowd, m.crowd)
+    matches = match_objects(boxes, batch, config.match)
     return matches._replace(gt=matches.gt.masked_fill(~valid, IGNORED))
 
 

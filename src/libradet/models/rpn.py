@@ -9,10 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from libradet.data.batch import Batch
-from libradet.geometry.anchors import base_anchors, grid_anchors, inside_picture
 from libradet.geometry.boxes import clip, decode, is_larger
-from libradet.geometry.matching import IGNORED, ignore_in_crowd, match
 from libradet.geometry.suppression import suppress
+from libradet.models.anchor_grid import AnchorGrid, match_anchors
 from libradet.models.config import DetectionConfig, ProposalConfig, RPNConfig
 from libradet.models.detections import Detections
 from libradet.models.losses import localisation_loss, objectness_loss, shared_count
@@ -51,8 +50,8 @@ class RPN(nn.Module):
 
     def __init__(self, channels: int, strides: Sequence[int], config: RPNConfig) -> None:
         super().__init__()
-        self.strides = list(strides)
-        self.per_cell = len(config.anchors.scales) * len(config.anchors.ratios)
+        self.grid = AnchorGrid(strides, config.anchors)
+        self.per_cell = self.grid.per_cell
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs))
         self.logits = nn.Conv2d(channels, self.per_cell, 1)
         self.deltas = nn.Conv2d(channels, self.per_cell * 4, 1)
@@ -61,26 +60,16 @@ class RPN(nn.Module):
                 nn.init.normal_(conv.weight, std=0.01)
                 if conv.bias is not None:
                     nn.init.zeros_(conv.bias)
-        a = config.anchors
-        self.fitted = a.fitted
-        for i, stride in enumerate(self.strides):
-            anchors = base_anchors(stride, a.scales, a.ratios, a.offset, a.rounded, a.truncated)
-            self.register_buffer(f"base_anchors_{i}", anchors, persistent=False)
 
     def forward(self, pyramid: Sequence[Float[Tensor, "B C _ _"]]) -> RPNOutput:
         """Predictions for every anchor of every level."""
-        logits, deltas, anchors, shapes = [], [], [], []
-        rows, columns = (side * self.strides[0] for side in pyramid[0].shape[2:])
-        canvas = (rows, columns) if self.fitted else None
-        for i, (x, stride) in enumerate(zip(pyramid, self.strides, strict=True)):
-            height, width = x.shape[2:]
-            shapes.append((height, width))
-            anchors.append(grid_anchors(self.get_buffer(f"base_anchors_{i}"), height, width, stride, canvas))
+        logits, deltas = [], []
+        for x in pyramid:
             for conv in self.convs:
                 x = F.relu(conv(x))
             logits.append(self.logits(x).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.deltas(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4))
-        return RPNOutput(torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), torch.cat(anchors), shapes)
+        return RPNOutput(torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), *self.grid(pyramid))
 
 
 @torch.no_grad()
@@ -109,29 +98,16 @@ def as_detections(proposals: Proposals, config: DetectionConfig) -> Detections:
     return Detections(boxes * valid[..., None], scores * valid, labels, valid)
 
 
-def rpn_losses(output: RPNOutput, batch: Batch, config: RPNConfig, strides: Sequence[int], per_cell: int):
+def rpn_losses(
+    output: RPNOutput, batch: Batch, config: RPNConfig, strides: Sequence[int], per_cell: int
+) -> dict[str, Float[Tensor, ""]]:
     """``rpn_class`` and ``rpn_box``: match anchors to ground truths, sample, compare."""
     with torch.no_grad():
-        inside = inside_picture(output.shapes, strides, per_cell, batch.sizes)
-        # Emptied before they are matched: an anchor in the padding must not be the best of any ground truth.
-        anchors = output.anchors * inside[..., None]
-        objects = (batch.labels >= 0) & ~batch.crowd
-        m = config.match
-        matches = match(
-            anchors,
-            batch.boxes,
-            objects,
-            positive=m.positive,
-            negative=m.negative,
-            low_quality=m.low_quality,
-            min_positive=m.min_positive,
-        )
-        matches = ignore_in_crowd(matches, anchors, batch.boxes, batch.crowd, m.crowd)
-        matches = matches._replace(gt=torch.where(inside, matches.gt, IGNORED))
+        anchors, matches = match_anchors(output.anchors, output.shapes, strides, per_cell, batch, config.match)
         hardness = None
         if "hardest" in (config.sampling.positives, config.sampling.negatives):
             hardness = F.binary_cross_entropy_with_logits(output.logits, (matches.gt >= 0).float(), reduction="none")
-        samples = sample(matches, batch.boxes.shape[1], config.sampling, m.negative, hardness)
+        samples = sample(matches, batch.boxes.shape[1], config.sampling, config.match.negative, hardness)
         slots = num_positive_slots(config.sampling)
         index, positive = samples.index[:, :slots], samples.positive[:, :slots]
         gt_boxes = take(batch.boxes, take(matches.gt, index))

@@ -205,7 +205,7 @@ def create_model(
         config = follow_values(config, trained.config) if trained else deepcopy(config)
     if class_names:
         # Ids belong to the classes that they were given to.
-        config.category_ids = config.category_ids if tuple(class_names) == config.class_names else ()
+        config.category_ids = config.category_ids if config.class_names in ((), tuple(class_names)) else ()
         config.num_classes, config.class_names = len(class_names), tuple(class_names)
     elif len(config.class_names) != config.num_classes:
         config.class_names = tuple(f"class_{i}" for i in range(config.num_classes))

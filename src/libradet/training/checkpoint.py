@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from libradet.errors import UserError
+from libradet.files import replacing
 from libradet.training.config import TrainConfig
-from libradet.training.folder import replacing
 
 
 @dataclass(frozen=True)

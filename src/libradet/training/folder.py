@@ -1,14 +1,13 @@
 """The run folder: its name, and the configuration in it."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
 
 from libradet.errors import UserError
+from libradet.files import replacing
 from libradet.models.config import DetectorConfig
 from libradet.training.config import TrainConfig
 
@@ -42,21 +41,9 @@ def choose_folder(config: TrainConfig, backbone: str) -> Path:
 
 def write_config(folder: Path, config: TrainConfig, detector: DetectorConfig) -> None:
     """Write all fields, so that the file alone repeats the run; where it goes is left to the next run."""
-    folder.mkdir(parents=True, exist_ok=True)
     tree = asdict(replace(config, out=None)) | {"detector": asdict(detector)}
     with replacing(folder / CONFIG) as partial:
         partial.write_text(yaml.safe_dump(_plain(tree), sort_keys=False, allow_unicode=True))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write that takes the place of ``path`` at once when done, or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _plain(value):

@@ -1,6 +1,5 @@
 """Measures a run on its validation pictures and keeps the best weights."""
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,10 +13,11 @@ from libradet.evaluation.coco_evaluator import CocoEvaluator
 from libradet.evaluation.coco_metrics import Metrics, deciding, scalars
 from libradet.evaluation.drawing import save
 from libradet.evaluation.sheets import picture_sheet
+from libradet.files import write_json
 from libradet.models.checkpoint import save_model
 from libradet.models.detector import Detector
 from libradet.models.prediction import device_of, evaluating
-from libradet.training.folder import BEST, replacing
+from libradet.training.folder import BEST
 from libradet.training.progress import ProgressDisplay
 from libradet.training.record import Record
 
@@ -123,8 +123,7 @@ class Measurer:
         best = self._record.is_best(metrics[decides], decides)
         if best:
             save_model(detector, self._folder / BEST)
-            with replacing(self._folder / METRICS) as partial:
-                partial.write_text(json.dumps({"step": step, "epoch": epoch + 1} | metrics, indent=1))
+            write_json(self._folder / METRICS, {"step": step, "epoch": epoch + 1} | metrics, indent=1)
         if self._samples:
             options = {"count": self._samples, "threshold": SHOWN_FROM, "proposals": self._proposals}
             page = picture_sheet(detector, self._dataset, **options)

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from torch.utils.tensorboard import SummaryWriter
 
-from libradet.training.folder import replacing
+from libradet.files import replacing
 
 COLUMNS = ("step", "epoch", "lr", "images_per_second", "loss")
 
