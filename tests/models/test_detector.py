@@ -201,6 +201,13 @@ def test_features_are_the_levels():
     assert model.divisor == 64
 
 
+def test_canvases_are_no_larger_than_the_pyramid_needs():
+    config = tiny_config("faster_rcnn")
+    assert tiny_detector(config).divisor == 32
+    config.image.divisor = 96
+    assert tiny_detector(config).divisor == 96
+
+
 def test_pictures_are_normalised_and_padding_is_zero():
     model = tiny_detector()
     batch = tiny_batch(pictures=1)._replace(sizes=torch.tensor([[50, 80]]))

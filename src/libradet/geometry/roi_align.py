@@ -32,14 +32,14 @@ def _pyramid_roi_align(
 ) -> Tensor:
     out = pyramid[0].new_zeros((*boxes.shape[:2], pyramid[0].shape[1], size, size))
 
-    def align(level: int, b: slice) -> None:
+    def align(level: int, b: slice, c: slice) -> None:
         rows, rois = _rois_of_level(boxes[b], levels[b], level)
         if len(rois):
-            features = pyramid[level][b].float()
+            features = pyramid[level][b, c].float()
             pooled = roi_align(features, rois, size, 1 / strides[level], sampling_ratio, aligned)
-            out[b].view(-1, *out.shape[2:])[rows] = pooled.to(out.dtype)
+            out[b].view(-1, *out.shape[2:])[rows, c] = pooled.to(out.dtype)
 
-    _for_each(align, len(pyramid), boxes)
+    _for_each(align, pyramid)
     return out.flatten(0, 1)
 
 
@@ -62,17 +62,17 @@ def _pyramid_roi_align_backward(
     size = grad.shape[-1]
     grad = grad.unflatten(0, boxes.shape[:2])
 
-    def align(level: int, b: slice) -> None:
+    def align(level: int, b: slice, c: slice) -> None:
         rows, rois = _rois_of_level(boxes[b], levels[b], level)
         if len(rois):
-            shape = grads[level][b].shape
-            g = grad[b].flatten(0, 1)[rows].float()
+            shape = grads[level][b, c].shape
+            g = grad[b].flatten(0, 1)[rows, c].float()
             scale = 1 / strides[level]
-            grads[level][b] = torch.ops.torchvision._roi_align_backward(
+            grads[level][b, c] = torch.ops.torchvision._roi_align_backward(
                 g, rois, scale, size, size, *shape, sampling_ratio, aligned
             )
 
-    _for_each(align, len(pyramid), boxes)
+    _for_each(align, pyramid)
     return grads
 
 
@@ -88,20 +88,29 @@ def _rois_of_level(boxes: Tensor, levels: Tensor, level: int) -> tuple[Tensor, T
     return picture * boxes.shape[1] + slot, rois
 
 
-def _for_each(work: Callable[[int, slice], None], num_levels: int, boxes: Tensor) -> None:
-    """Run ``work`` on every level: of all pictures at once on a GPU, picture by picture on a CPU.
+def _for_each(work: Callable[[int, slice, slice], None], pyramid: Sequence[Tensor]) -> None:
+    """Run ``work`` on every level: of all pictures and channels at once on a GPU, piece by piece on a CPU.
 
-    torchvision's CPU kernel uses one thread, so the pictures are dealt out to threads; each writes to its
-    own part of the result, so the order does not matter.
+    torchvision's CPU kernel uses one thread, so pictures, and channels where there are too few pictures, are
+    dealt out to threads; each writes to its own part of the result, so the order does not matter.
     """
     # New threads would record gradients, and may not write to tensors made in inference mode.
     work = torch.inference_mode()(work)
-    if boxes.is_cuda or len(boxes) == 1 or torch.get_num_threads() == 1:
-        for level in range(num_levels):
-            work(level, slice(None))
+    pictures, channels = pyramid[0].shape[:2]
+    threads = 1 if pyramid[0].is_cuda else torch.get_num_threads()
+    if threads == 1:
+        for level in range(len(pyramid)):
+            work(level, slice(None), slice(None))
         return
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        jobs = [pool.submit(work, level, slice(b, b + 1)) for level in range(num_levels) for b in range(len(boxes))]
+    step = -(-channels // -(-threads // pictures))
+    parts = [slice(c, c + step) for c in range(0, channels, step)]
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [
+            pool.submit(work, level, slice(b, b + 1), c)
+            for level in range(len(pyramid))
+            for b in range(pictures)
+            for c in parts
+        ]
     for job in jobs:
         job.result()
 

@@ -20,7 +20,8 @@ Norm = Literal["none", "batch", "group"]
 class ImageConfig:
     """How pictures enter: resized so that the short side is ``size[0]`` unless the long one exceeds ``size[1]``.
 
-    ``divisor``: sides of the canvas are multiples of it; 0 is the coarsest stride. Pictures' borders look
+    ``divisor``: sides of the canvas are multiples of it; 0 is what backbone (32) and balanced
+    pyramid (its coarsest stride) need. Pictures' borders look
     different to a detector on another canvas.
     """
 

@@ -57,7 +57,6 @@ class Detector(nn.Module):
         self.dense = DenseHead(channels, classes, self.strides, config.dense) if config.dense else None
         self.register_buffer("mean", torch.tensor(config.image.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.image.std).view(3, 1, 1), persistent=False)
-        self.to(memory_format=torch.channels_last)
 
     @property
     def class_names(self) -> list[str]:
@@ -73,8 +72,9 @@ class Detector(nn.Module):
 
     @property
     def divisor(self) -> int:
-        """Canvas sides must be multiples of this: the coarsest stride, at least that of the backbone."""
-        return self.config.image.divisor or max(self.strides[-1], 32)
+        """Canvas sides must be multiples of this: the backbone's stride; a balanced pyramid's, too, if it is larger."""
+        coarsest = self.strides[-1] if self.config.pyramid.balanced else 32
+        return self.config.image.divisor or max(coarsest, 32)
 
     def normalise(self, batch: Batch) -> Float[Tensor, "B 3 H W"]:
         """Pictures as the backbone wants them, zero in the padding."""
@@ -83,7 +83,10 @@ class Detector(nn.Module):
         y = torch.arange(images.shape[2], device=images.device) < batch.sizes[:, :1]
         x = torch.arange(images.shape[3], device=images.device) < batch.sizes[:, 1:]
         images = images * (y[:, None, :, None] & x[:, None, None, :])
-        return images.contiguous(memory_format=torch.channels_last)
+        # Convolutions take their layout from their input. On CPUs without wide vectors, gradients of channels-last
+        # ones take half as long again.
+        plain = self.training and images.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        return images.contiguous(memory_format=torch.contiguous_format if plain else torch.channels_last)
 
     def extract_features(self, batch: Batch) -> list[Float[Tensor, "B C _ _"]]:
         """Pyramid levels, finest first, after balancing."""
