@@ -11,6 +11,7 @@ largest differences of boxes, scores and pyramid levels.
 
 import argparse
 import tempfile
+from functools import partialmethod
 from pathlib import Path
 
 import mmdet
@@ -143,6 +144,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="of the (one) configuration")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    # Of equal scores mmdetection takes the first: PyTorch of its time sorted so, newer ones only if asked to.
+    torch.Tensor.sort = partialmethod(torch.Tensor.sort, stable=True)
     pictures = [np.ascontiguousarray(load_picture(path).permute(1, 2, 0).numpy()) for path in args.pictures]
     for name in args.configs:
         torch.manual_seed(args.seed)
