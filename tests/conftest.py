@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from torch import Tensor
 
 # Before anything of the package is imported, so that every annotated function is checked.
 install_import_hook("libradet", "beartype.beartype")
@@ -36,3 +38,17 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets at {folder} (LIBRADET_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def parity(shared_data: Path) -> Callable[[str], dict[str, Tensor]]:
+    """Read the values that mmdetection computed for one module, by its name; skips where they are absent."""
+
+    def read(name: str) -> dict[str, Tensor]:
+        path = shared_data.parent / "parity" / "modules" / f"{name}.npz"
+        if not path.is_file():
+            pytest.skip(f"{path} is absent")
+        with np.load(path) as arrays:
+            return {key: torch.from_numpy(np.array(arrays[key])) for key in arrays.files}
+
+    return read
