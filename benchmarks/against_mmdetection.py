@@ -25,8 +25,8 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 import libradet
+from libradet.data.loading.transforms import prepare
 from libradet.data.pictures import load_picture
-from libradet.data.transforms import prepare
 
 CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 BOX, SCORE = 0.05, 1e-3

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from libradet.data.coco import read
+from libradet.data.read import read
 from libradet.errors import UserError
 from libradet.evaluation.coco_metrics import Metrics
 from libradet.evaluation.evaluate import evaluate as evaluate_dataset
@@ -15,9 +15,9 @@ from libradet.models import zoo
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.given import check_proposals
-from libradet.training.config import TrainConfig
 from libradet.training.run import TrainResult
 from libradet.training.run import train as run_training
+from libradet.training.settings import TrainConfig
 
 __all__ = ["create_model", "evaluate", "load_model", "train"]
 
@@ -68,7 +68,7 @@ def train(
         data: folder with pictures and annotations, in any layout that is recognised.
         detector: full configuration of a new detector; its class names come from the data.
         resume: run folder to continue.
-        settings: fields of :class:`libradet.training.config.TrainConfig`, such as ``epochs``, ``lr``, ``out``.
+        settings: fields of :class:`libradet.training.settings.TrainConfig`, such as ``epochs``, ``lr``, ``out``.
 
     Returns:
         the run folder, the file of the best model, and its metrics.

@@ -204,7 +204,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _propose(args: argparse.Namespace, model: "Detector", size: tuple[int, int] | None) -> int:
-    from libradet.data.coco import read, splits
+    from libradet.data.read import read, splits
     from libradet.evaluation.proposing import check_proposing, propose
     from libradet.models.given import check_proposals
 
@@ -221,7 +221,7 @@ def _propose(args: argparse.Namespace, model: "Detector", size: tuple[int, int] 
 def _convert(args: argparse.Namespace) -> int:
     from libradet.interop.loading import explain, load_checkpoint
     from libradet.interop.saving import differences, save_as
-    from libradet.models.checkpoint import save_model
+    from libradet.models.model_file import save_model
 
     if args.norm_eps is not None and not 0 <= args.norm_eps < 1:
         raise UserError(f"--norm-eps is {args.norm_eps}: a small number such as 0 or 1e-5")
@@ -242,7 +242,7 @@ def _convert(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from libradet.data.coco import check
+    from libradet.data.read import check
 
     report = check(args.data, args.split, skip_broken=args.skip_broken, decode=True)
     Console().print(report.render(str(args.data)))
@@ -254,7 +254,7 @@ def _check(args: argparse.Namespace) -> int:
 def _stats(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from libradet.data.coco import read, splits
+    from libradet.data.read import read, splits
     from libradet.data.stats import measure
 
     size = tuple(args.size)
@@ -270,7 +270,7 @@ def _stats(args: argparse.Namespace) -> int:
 
 
 def _synthesize(args: argparse.Namespace) -> int:
-    from libradet.data.synthetic import synthesize
+    from libradet.data.synthesis.synthetic import synthesize
 
     synthesize(args.out, train=args.train, val=args.val, size=tuple(args.size), classes=args.classes, seed=args.seed)
     print(f"{args.train} + {args.val} pictures in {args.out}; train on them: libradet train --data {args.out}")

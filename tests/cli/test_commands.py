@@ -5,8 +5,8 @@ import json
 import pytest
 
 from libradet.cli import main
-from libradet.data.synthetic import synthesize
-from libradet.models.checkpoint import save_model
+from libradet.data.synthesis.synthetic import synthesize
+from libradet.models.model_file import save_model
 from libradet.models.zoo import create_model, make_config
 
 

@@ -10,11 +10,11 @@ from safetensors.numpy import load_file, save_file
 
 import libradet
 from libradet.cli import main
-from libradet.data.coco import read, to_coco
 from libradet.data.pictures import load_picture
-from libradet.data.synthetic import synthesize
+from libradet.data.read import read, to_coco
+from libradet.data.synthesis.synthetic import synthesize
 from libradet.evaluation.coco_metrics import coco_metrics
-from libradet.models.checkpoint import load_model, save_model
+from libradet.models.model_file import load_model, save_model
 from libradet.models.zoo import create_model, make_config
 
 SMALL = ["--detector.image.size", "[64, 96]", "--detector.pyramid.channels", "16", "--detector.roi.width", "32"]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libradet.data.canvases import MAX_CANVASES, WORTH, assign_canvases, choose_canvases
-from libradet.data.coco import read
-from libradet.data.transforms import target_size
+from libradet.data.loading.canvases import MAX_CANVASES, WORTH, assign_canvases, choose_canvases
+from libradet.data.loading.transforms import target_size
+from libradet.data.read import read
 
 shapes_lists = st.lists(st.tuples(st.integers(1, 1333), st.integers(1, 1333)), min_size=1, max_size=60)
 

@@ -7,8 +7,8 @@ import pytest
 from data_building import SIZES, damaged, picture, records, write
 from PIL import Image
 
-from libradet.data.coco import check, read
-from libradet.data.report import Report
+from libradet.data.checks.report import Report
+from libradet.data.read import check, read
 from libradet.errors import UserError
 
 

@@ -7,8 +7,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from libradet.data.coco import check, read, to_coco
-from libradet.data.loader import make_loader
+from libradet.data.loading.loader import make_loader
+from libradet.data.read import check, read, to_coco
 from libradet.errors import UserError
 
 CASES = [

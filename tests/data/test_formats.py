@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from data_building import SIZES, records, write, write_pictures
 
-from libradet.data.coco import check, read, splits
+from libradet.data.read import check, read, splits
 from libradet.errors import UserError
 
 

@@ -7,11 +7,11 @@ from data_building import damaged, records, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libradet.data.coco import read
-from libradet.data.loader import BatchSampler, make_loader
-from libradet.data.masks import decode_masks
-from libradet.data.synthetic import synthesize
-from libradet.data.transforms import prepare
+from libradet.data.loading.loader import BatchSampler, make_loader
+from libradet.data.loading.transforms import prepare
+from libradet.data.read import read
+from libradet.data.segmentations import decode_masks
+from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
 from libradet.geometry.masks import unpack_masks
 

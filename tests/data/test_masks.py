@@ -8,9 +8,9 @@ import torch
 from pycocotools import mask as reference
 from pycocotools.coco import COCO
 
-from libradet.data.coco import read
-from libradet.data.loader import make_loader
-from libradet.data.masks import compact, decode_masks, enclosing_box
+from libradet.data.loading.loader import make_loader
+from libradet.data.read import read
+from libradet.data.segmentations import compact, decode_masks, enclosing_box
 from libradet.geometry.masks import unpack_masks
 
 

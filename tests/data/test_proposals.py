@@ -16,10 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from libradet.cli import main
-from libradet.data.coco import read
-from libradet.data.given import find_file, give_to_dataset, give_to_files
-from libradet.data.loader import make_loader
-from libradet.data.proposals import FORMAT, Proposed, read_proposals, write_proposals
+from libradet.data.loading.loader import make_loader
+from libradet.data.proposals.given import find_file, give_to_dataset, give_to_files
+from libradet.data.proposals.proposal_file import FORMAT, Proposed, read_proposals, write_proposals
+from libradet.data.read import read
 from libradet.errors import UserError
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_iou
 
-from libradet.data.coco import read
+from libradet.data.read import read
 from libradet.data.stats import ASPECTS, SIDES, measure
 
 

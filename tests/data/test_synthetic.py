@@ -7,8 +7,8 @@ import pytest
 from hotcoco import mask as rle
 from PIL import Image
 
-from libradet.data.coco import check, read
-from libradet.data.synthetic import MIN_SIDE, draw_scene, synthesize
+from libradet.data.read import check, read
+from libradet.data.synthesis.synthetic import MIN_SIDE, draw_scene, synthesize
 from libradet.errors import UserError
 
 

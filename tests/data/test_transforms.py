@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from libradet.data.transforms import Sample, collate, flip, prepare, resize, target_size
+from libradet.data.loading.transforms import Sample, collate, flip, prepare, resize, target_size
 from libradet.errors import UserError
 from libradet.geometry.masks import unpack_masks
 

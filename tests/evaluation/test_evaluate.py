@@ -9,7 +9,7 @@ import torch
 from hotcoco import COCO
 from known_answers import TruthDetector, make_dataset
 
-from libradet.data.coco import to_coco
+from libradet.data.read import to_coco
 from libradet.errors import UserError
 from libradet.evaluation.coco_metrics import coco_metrics
 from libradet.evaluation.evaluate import evaluate

@@ -13,7 +13,7 @@ from pycocotools import mask as reference
 from test_coco_evaluator import make_batch, run
 from test_coco_metrics import pycocotools_metrics
 
-from libradet.data.coco import read, to_coco
+from libradet.data.read import read, to_coco
 from libradet.evaluation.coco_evaluator import CocoEvaluator
 from libradet.evaluation.coco_metrics import MASK_STANDARD, STANDARD, coco_metrics
 from libradet.evaluation.evaluate import evaluate

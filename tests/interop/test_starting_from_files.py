@@ -11,7 +11,7 @@ import libradet
 from libradet.cli import main
 from libradet.errors import UserError
 from libradet.interop.loading import load_checkpoint
-from libradet.models.checkpoint import save_model
+from libradet.models.model_file import save_model
 from libradet.models.zoo import make_config
 from libradet.training.options import parse_train
 

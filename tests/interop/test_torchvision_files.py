@@ -10,10 +10,10 @@ from torch import nn
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from libradet.cli import main
-from libradet.data.transforms import prepare
+from libradet.data.loading.transforms import prepare
 from libradet.interop.loading import load_checkpoint
-from libradet.models.checkpoint import load_model, save_model
 from libradet.models.detector import Detector
+from libradet.models.model_file import load_model, save_model
 
 CLASSES = 6
 # Sides are not multiples of the canvas's, one picture lies and one stands.

@@ -11,18 +11,18 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_iou
 
 from libradet.data.batch import Batch
-from libradet.data.coco import read
-from libradet.data.loader import make_loader
+from libradet.data.loading.loader import make_loader
+from libradet.data.read import read
 from libradet.data.records import Dataset
-from libradet.data.synthetic import synthesize
+from libradet.data.synthesis.synthetic import synthesize
 from libradet.evaluation.coco_evaluator import CocoEvaluator
 from libradet.models.config import DetectorConfig
 from libradet.models.detections import Detections
 from libradet.models.detector import Detector
 from libradet.models.prediction import to_supervision
 from libradet.models.zoo import create_model, make_config
-from libradet.training.config import TrainConfig
 from libradet.training.recipe import build_optimizer, resolve
+from libradet.training.settings import TrainConfig
 
 SIDE, PICTURES = 96, 4
 

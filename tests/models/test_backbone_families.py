@@ -5,8 +5,8 @@ import torch
 from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 from libradet.models.backbones import STRIDES, Backbone
-from libradet.models.checkpoint import load_model, save_model
 from libradet.models.config import BackboneConfig
+from libradet.models.model_file import load_model, save_model
 
 NAMES = ["resnet50", "resnet101", "resnext101_64x4d", "convnext_pico", "swin_tiny_patch4_window7_224"]
 CHANNELS = {"convnext_pico": [64, 128, 256, 512], "swin_tiny_patch4_window7_224": [96, 192, 384, 768]}

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from tiny_detectors import tiny_batch, tiny_config, tiny_detector
 
 from libradet.errors import UserError
-from libradet.models.checkpoint import load_model, parse_config, read_config, save_model
 from libradet.models.config import BalancedPyramidConfig, BoxLossConfig
+from libradet.models.model_file import load_model, parse_config, read_config, save_model
 from libradet.models.zoo import MODELS, make_config
 
 

@@ -9,9 +9,9 @@ import torch
 from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 from libradet.errors import UserError
-from libradet.models.checkpoint import load_model, save_model
 from libradet.models.config import CascadeConfig, MaskConfig, RoIConfig
 from libradet.models.detector import Detector
+from libradet.models.model_file import load_model, save_model
 from libradet.models.zoo import MODELS
 
 HERE = Path(__file__).parent

@@ -6,7 +6,14 @@ from torchvision.ops import box_iou, complete_box_iou, distance_box_iou, general
 from libradet.balance import balanced_l1_loss
 from libradet.geometry.boxes import decode
 from libradet.models.config import BoxLossConfig, FocalConfig
-from libradet.models.losses import box_loss, class_loss, focal_loss, localisation_loss, objectness_loss, shared_count
+from libradet.models.loss_terms import (
+    box_loss,
+    class_loss,
+    focal_loss,
+    localisation_loss,
+    objectness_loss,
+    shared_count,
+)
 
 COUNT = torch.tensor(77.0)
 KINDS = [

@@ -6,8 +6,8 @@ from tiny_detectors import tiny_batch, tiny_zoo_config
 from torch import nn
 
 from libradet.errors import UserError
-from libradet.models.checkpoint import load_model, save_model
 from libradet.models.detector import Detector
+from libradet.models.model_file import load_model, save_model
 
 
 def normed(name: str, norm: str):

@@ -10,13 +10,13 @@ import pytest
 import torch
 from tiny_detectors import tiny_batch, tiny_config, tiny_detector
 
-from libradet.data.synthetic import synthesize
+from libradet.data.synthesis.synthetic import synthesize
 from libradet.models.backbones import Backbone
-from libradet.models.checkpoint import load_model, save_model
 from libradet.models.config import BackboneConfig
+from libradet.models.model_file import load_model, save_model
 from libradet.models.recompute import blocks, recompute_blocks
-from libradet.training.config import TrainConfig
 from libradet.training.prepare import prepare
+from libradet.training.settings import TrainConfig
 
 NUMBER = {
     "resnet18": 8,

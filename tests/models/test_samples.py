@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from libradet.geometry.matching import IGNORED, NEGATIVE, Matches
 from libradet.models.config import SamplingConfig
-from libradet.models.sampling import num_positive_slots, sample, take
+from libradet.models.samples import num_positive_slots, sample, take
 
 KINDS_OF_POSITIVES = ["random", "instance_balanced", "hardest"]
 KINDS_OF_NEGATIVES = ["random", "iou_balanced", "hardest"]

@@ -5,8 +5,8 @@ import torch
 from tiny_detectors import tiny_batch, tiny_config, tiny_detector
 
 from libradet.errors import UserError
-from libradet.models.checkpoint import save_model
 from libradet.models.config import BackboneConfig
+from libradet.models.model_file import save_model
 from libradet.models.zoo import create_model, make_config
 
 

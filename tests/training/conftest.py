@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from launching import Launched
 
-from libradet.data.synthetic import synthesize
+from libradet.data.synthesis.synthetic import synthesize
 
 TINY = Path(__file__).with_name("tiny.yaml")
 

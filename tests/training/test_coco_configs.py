@@ -10,9 +10,9 @@ import yaml
 
 from libradet.models.detector import Detector
 from libradet.models.zoo import MODELS, make_config
-from libradet.training.config import check
 from libradet.training.options import parse_train
 from libradet.training.recipe import lr_factor, resolve
+from libradet.training.settings import check
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(ROOT.glob("configs/**/*.yaml"))

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from libradet.cli import main
-from libradet.models.checkpoint import load_model
+from libradet.models.model_file import load_model
 
 MASKS = ("--model", "mask_rcnn", "--detector.mask.channels", "8", "--detector.mask.convs", "1")
 

@@ -12,8 +12,8 @@ from test_resume import rows
 
 from libradet.api import evaluate
 from libradet.cli import main
-from libradet.data.coco import read
-from libradet.data.loader import make_loader
+from libradet.data.loading.loader import make_loader
+from libradet.data.read import read
 from libradet.training.checkpoint import read_checkpoint
 
 # Samplers that take every candidate leave nothing to chance.

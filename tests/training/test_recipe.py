@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from libradet.errors import UserError
-from libradet.training.config import TrainConfig, check
 from libradet.training.recipe import build_optimizer, lr_factor, mix, parameter_groups, resolve, total_steps
+from libradet.training.settings import TrainConfig, check
 
 CONFIG = TrainConfig(data="somewhere")
 

@@ -2,7 +2,7 @@
 
 from libradet.api import create_model, load_model
 from libradet.cli import main
-from libradet.models.checkpoint import save_model
+from libradet.models.model_file import save_model
 
 
 def test_class_layers_that_start_at_random_are_named(tiny_data, tiny, tmp_path, capsys):

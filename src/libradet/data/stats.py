@@ -15,9 +15,9 @@ from rich.table import Table
 from torch import from_numpy
 from torchvision.ops import box_iou
 
+from libradet.data.checks.report import few
+from libradet.data.loading.transforms import Size, target_size
 from libradet.data.records import Dataset
-from libradet.data.report import few
-from libradet.data.transforms import Size, target_size
 
 SIDES = (8, 16, 32, 64, 96, 128, 256, 512)
 """Edges of the histogram of √(width · height), pixels of the file."""

@@ -10,9 +10,9 @@ from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 
 from libradet.data.batch import Batch
-from libradet.data.coco import to_coco
-from libradet.data.masks import encode_masks, plain_rle
+from libradet.data.read import to_coco
 from libradet.data.records import Dataset
+from libradet.data.segmentations import encode_masks, plain_rle
 from libradet.evaluation.coco_metrics import Metrics, ResultRows, coco_metrics, mask_metrics, to_results
 from libradet.geometry.masks import paste_masks
 from libradet.models.detections import Detections

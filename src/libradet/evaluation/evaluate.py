@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from libradet.data.batch import Batch
-from libradet.data.given import GivenProposals
-from libradet.data.loader import make_loader
-from libradet.data.masks import describe_missing
+from libradet.data.loading.loader import make_loader
+from libradet.data.loading.transforms import Size
+from libradet.data.proposals.given import GivenProposals
 from libradet.data.records import Dataset
-from libradet.data.transforms import Size
+from libradet.data.segmentations import describe_missing
 from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco_evaluator import CocoEvaluator
 from libradet.evaluation.coco_metrics import Metrics

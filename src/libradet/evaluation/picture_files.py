@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from hotcoco.mask import encode
 
-from libradet.data.masks import plain_rle
+from libradet.data.loading.transforms import Size
 from libradet.data.pictures import SUFFIXES, load_picture
-from libradet.data.proposals import Proposed, write_proposals
-from libradet.data.transforms import Size
+from libradet.data.proposals.proposal_file import Proposed, write_proposals
+from libradet.data.segmentations import plain_rle
 from libradet.errors import UserError
 from libradet.evaluation.drawing import RGB, draw, save
 from libradet.evaluation.evaluate import progress_bar

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from libradet.data.batch import Batch
-from libradet.data.proposals import Proposed, write_proposals
+from libradet.data.proposals.proposal_file import Proposed, write_proposals
 from libradet.data.records import Dataset, Picture
 from libradet.errors import UserError
 from libradet.evaluation.evaluate import look_through
@@ -37,7 +37,7 @@ class ProposalCollector:
 
 
 def propose(model: Detector, dataset: Dataset, path: Path, **settings: Any) -> int:
-    """Write the proposals of every picture of a data set to ``path`` (see :mod:`libradet.data.proposals`).
+    """Write the proposals of every picture of a data set to ``path`` (:mod:`libradet.data.proposals.proposal_file`).
 
     Args:
         settings: ``size``, ``batch_size``, ``workers``, ``device``, ``precision`` and ``progress`` of

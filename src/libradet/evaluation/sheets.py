@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
-from libradet.data.given import GivenProposals
-from libradet.data.masks import decode_masks
+from libradet.data.loading.transforms import Size
 from libradet.data.pictures import load_picture
+from libradet.data.proposals.given import GivenProposals
 from libradet.data.records import Dataset, Picture
-from libradet.data.transforms import Size
+from libradet.data.segmentations import decode_masks
 from libradet.evaluation.classes import match_classes
 from libradet.evaluation.drawing import SheetRow, sheet
 from libradet.models.detector import Detector

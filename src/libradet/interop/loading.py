@@ -12,9 +12,9 @@ from libradet.interop import detectron2, mmdetection, torchvision_models
 from libradet.interop.family import Family, Tensors
 from libradet.interop.reading import read_tensors
 from libradet.interop.rows import background_to_last, sizes_to_last
-from libradet.models.checkpoint import FORMAT, load_model, read_config
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
+from libradet.models.model_file import FORMAT, load_model, read_config
 
 FAMILIES: tuple[Family, ...] = (mmdetection.FAMILY, torchvision_models.FAMILY, detectron2.FAMILY)
 

@@ -17,9 +17,9 @@ from libradet.models.anchor_grid import AnchorGrid, match_anchors
 from libradet.models.config import DenseConfig, DetectionConfig
 from libradet.models.detections import Detections
 from libradet.models.layers import conv
-from libradet.models.losses import focal_loss, localisation_loss, shared_count
+from libradet.models.loss_terms import focal_loss, localisation_loss, shared_count
 from libradet.models.ranking import best
-from libradet.models.sampling import take
+from libradet.models.samples import take
 
 
 class DenseOutput(NamedTuple):

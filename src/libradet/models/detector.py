@@ -17,13 +17,13 @@ from libradet.models.mask_head import MaskHead, add_masks, mask_loss
 from libradet.models.pyramids import FeaturePyramid
 from libradet.models.roi_head import given_proposals
 from libradet.models.rpn import RPN, as_detections, propose, rpn_losses
-from libradet.models.sampling import num_positive_slots
+from libradet.models.samples import num_positive_slots
 from libradet.models.second_stage import box_heads, second_stage_detect, second_stage_losses
 
 if TYPE_CHECKING:
     import supervision
 
-    from libradet.data.transforms import Size
+    from libradet.data.loading.transforms import Size
 
 
 class Detector(nn.Module):

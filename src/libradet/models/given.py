@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from libradet.data.given import GivenProposals, give_to_dataset, give_to_files
+from libradet.data.proposals.given import GivenProposals, give_to_dataset, give_to_files
 from libradet.data.records import Dataset
 from libradet.errors import UserError
 from libradet.models.config import DetectorConfig

@@ -14,7 +14,7 @@ from libradet.geometry.masks import crop_masks
 from libradet.models.config import MaskConfig
 from libradet.models.detections import Detections
 from libradet.models.layers import conv
-from libradet.models.losses import shared_count
+from libradet.models.loss_terms import shared_count
 from libradet.models.roi_head import RegionSamples, pool
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from libradet.data.batch import Batch
-from libradet.data.transforms import Size, prepare
+from libradet.data.loading.transforms import Size, prepare
 from libradet.errors import UserError
 from libradet.geometry.masks import paste_masks
 from libradet.models.detections import Detections

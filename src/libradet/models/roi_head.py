@@ -19,9 +19,9 @@ from libradet.models.anchor_grid import match_objects
 from libradet.models.config import DetectionConfig, RoIAlignConfig, RoIConfig
 from libradet.models.detections import Detections
 from libradet.models.layers import conv
-from libradet.models.losses import class_loss, localisation_loss, shared_count
+from libradet.models.loss_terms import class_loss, localisation_loss, shared_count
 from libradet.models.rpn import Proposals
-from libradet.models.sampling import num_positive_slots, sample, take
+from libradet.models.samples import num_positive_slots, sample, take
 
 
 class BoxHead(nn.Module):

@@ -14,9 +14,9 @@ from libradet.geometry.suppression import suppress
 from libradet.models.anchor_grid import AnchorGrid, match_anchors
 from libradet.models.config import DetectionConfig, ProposalConfig, RPNConfig
 from libradet.models.detections import Detections
-from libradet.models.losses import localisation_loss, objectness_loss, shared_count
+from libradet.models.loss_terms import localisation_loss, objectness_loss, shared_count
 from libradet.models.ranking import best, rank
-from libradet.models.sampling import num_positive_slots, sample, take
+from libradet.models.samples import num_positive_slots, sample, take
 
 
 class Proposals(NamedTuple):

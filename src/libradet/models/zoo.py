@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from libradet.errors import UserError
-from libradet.models.checkpoint import load_model, read_config
 from libradet.models.config import (
     BackboneConfig,
     BalancedPyramidConfig,
@@ -26,6 +25,7 @@ from libradet.models.config import (
     SamplingConfig,
 )
 from libradet.models.detector import Detector
+from libradet.models.model_file import load_model, read_config
 from libradet.models.transfer import follow, follow_values, take_over
 
 

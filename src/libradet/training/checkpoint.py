@@ -9,7 +9,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from libradet.errors import UserError
 from libradet.files import replacing
-from libradet.training.config import TrainConfig
+from libradet.training.settings import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import yaml
 from libradet.errors import UserError
 from libradet.files import replacing
 from libradet.models.config import DetectorConfig
-from libradet.training.config import TrainConfig
+from libradet.training.settings import TrainConfig
 
 CONFIG, LAST, BEST = "config.yaml", "last.ckpt", "best.safetensors"
 

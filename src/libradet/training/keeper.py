@@ -7,9 +7,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from libradet.training.config import TrainConfig
 from libradet.training.folder import LAST
 from libradet.training.module import DetectorTraining
+from libradet.training.settings import TrainConfig
 from libradet.training.stopping import AgreedError, Agreement, SignalWatch, Wish
 from libradet.training.watch import Measured
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from libradet.data.given import GivenProposals
+from libradet.data.proposals.given import GivenProposals
 from libradet.data.records import Dataset
 from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco_evaluator import CocoEvaluator
@@ -14,8 +14,8 @@ from libradet.evaluation.coco_metrics import Metrics, deciding, scalars
 from libradet.evaluation.drawing import save
 from libradet.evaluation.sheets import picture_sheet
 from libradet.files import write_json
-from libradet.models.checkpoint import save_model
 from libradet.models.detector import Detector
+from libradet.models.model_file import save_model
 from libradet.models.prediction import device_of, evaluating
 from libradet.training.folder import BEST
 from libradet.training.progress import ProgressDisplay

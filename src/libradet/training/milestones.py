@@ -5,10 +5,10 @@ from contextlib import contextmanager
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
-from libradet.training.config import TrainConfig
 from libradet.training.keeper import Keeper
 from libradet.training.measuring import Measurer
 from libradet.training.module import DetectorTraining
+from libradet.training.settings import TrainConfig
 
 
 class Milestones(pl.Callback):

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from libradet.data.batch import Batch
-from libradet.data.loader import BatchSampler
+from libradet.data.loading.loader import BatchSampler
 from libradet.models.detector import Detector
 from libradet.training.checkpoint import Circumstances
-from libradet.training.config import TrainConfig
 from libradet.training.recipe import build_optimizer, mix
+from libradet.training.settings import TrainConfig
 from libradet.training.watch import LossWatch
 
 MakeLoader = Callable[[int, int], DataLoader]

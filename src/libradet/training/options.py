@@ -18,8 +18,8 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from libradet.errors import UserError
 from libradet.models.config import DetectorConfig
-from libradet.training.config import TrainConfig
 from libradet.training.folder import CONFIG
+from libradet.training.settings import TrainConfig
 
 EPILOG = """\
 Every field of the detector is an option, and every option a key of the --config file. The three components of

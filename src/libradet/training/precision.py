@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from libradet.training.config import TrainConfig
+from libradet.training.settings import TrainConfig
 
 Precision = Literal["32", "bf16"]
 

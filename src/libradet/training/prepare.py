@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from libradet.data.coco import read
-from libradet.data.formats import choose_split, find_layout
-from libradet.data.given import GivenProposals
-from libradet.data.loader import make_loader
-from libradet.data.masks import require_masks
+from libradet.data.checks.report import Report, merge
+from libradet.data.layouts.formats import choose_split, find_layout
+from libradet.data.loading.loader import make_loader
+from libradet.data.proposals.given import GivenProposals
+from libradet.data.read import read
 from libradet.data.records import Dataset
-from libradet.data.report import Report, merge
+from libradet.data.segmentations import require_masks
 from libradet.errors import UserError
 from libradet.evaluation.classes import match_classes
 from libradet.interop.loading import start_from
@@ -24,11 +24,11 @@ from libradet.models.given import check_proposals, give
 from libradet.models.recompute import recompute_blocks
 from libradet.models.zoo import create_model, make_config
 from libradet.training.checkpoint import Circumstances, Standing, circumstances, read_standing
-from libradet.training.config import TrainConfig, check
 from libradet.training.folder import LAST, choose_folder
 from libradet.training.precision import choose_precision
 from libradet.training.quietly import quietly
 from libradet.training.recipe import resolve
+from libradet.training.settings import TrainConfig, check
 from libradet.training.sync_norm import synchronise_norms
 
 

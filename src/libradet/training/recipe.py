@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from libradet.training.config import TrainConfig
+from libradet.training.settings import TrainConfig
 
 LR_PER_16 = 0.02
 

@@ -19,7 +19,6 @@ from libradet.evaluation.tables import show
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.training.checkpoint import AtomicCheckpointIO, read_checkpoint
-from libradet.training.config import TrainConfig
 from libradet.training.folder import BEST, is_first_process, write_config
 from libradet.training.keeper import Keeper
 from libradet.training.measuring import METRICS, SHEET, Measurer
@@ -30,6 +29,7 @@ from libradet.training.progress import ProgressDisplay
 from libradet.training.quietly import quietly
 from libradet.training.record import Record
 from libradet.training.reporter import Reporter
+from libradet.training.settings import TrainConfig
 from libradet.training.stopping import Interrupted, SignalWatch
 from libradet.training.summary import summarise
 from libradet.training.watch import Measured

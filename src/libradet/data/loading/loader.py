@@ -16,11 +16,11 @@ from numpy import ndarray
 from torch.utils.data import DataLoader
 
 from libradet.data.batch import Batch
-from libradet.data.canvases import assign_canvases, choose_canvases
-from libradet.data.given import GivenProposals
-from libradet.data.masks import decode_masks, require_masks
+from libradet.data.loading.canvases import assign_canvases, choose_canvases
+from libradet.data.loading.transforms import Sample, Size, collate, flip, load_picture, resize, target_size
+from libradet.data.proposals.given import GivenProposals
 from libradet.data.records import Dataset
-from libradet.data.transforms import Sample, Size, collate, flip, load_picture, resize, target_size
+from libradet.data.segmentations import decode_masks, require_masks
 
 
 class Key(NamedTuple):

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from libradet.data.check_boxes import Columns, check_boxes, read_columns
-from libradet.data.locate import locate
-from libradet.data.masks import compact
+from libradet.data.checks.annotations import Columns, check_boxes, read_columns
+from libradet.data.checks.report import Report, few
+from libradet.data.layouts.locate import locate
 from libradet.data.pictures import Header, read_headers
 from libradet.data.records import Dataset, Picture, Raw, plain_id
-from libradet.data.report import Report, few
+from libradet.data.segmentations import compact
 
 SIZE_TOLERANCE = 0.01
 """Sizes in the records may differ from the file's by this fraction (tools round) before boxes are distrusted."""

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from libradet.data.checks import check as check_split
-from libradet.data.formats import choose_split, find_layout
-from libradet.data.masks import plain_rle, points
+from libradet.data.checks.report import Report, few, merge
+from libradet.data.checks.split import check as check_split
+from libradet.data.layouts.formats import choose_split, find_layout
 from libradet.data.records import Dataset, Picture
-from libradet.data.report import Report, few, merge
+from libradet.data.segmentations import plain_rle, points
 from libradet.errors import UserError
 
 __all__ = ["Dataset", "Picture", "Report", "check", "read", "splits", "to_coco"]

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from libradet.data.shapes import KINDS, Kind, Outline, grain, hexagon, hollow
+from libradet.data.synthesis.shapes import KINDS, Kind, Outline, grain, hexagon, hollow
 from libradet.errors import UserError
 
 MIN_SIDE = 12

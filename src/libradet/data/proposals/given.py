@@ -12,10 +12,10 @@ from jaxtyping import Float, Int64
 from numpy import ndarray
 from torch import Tensor
 
-from libradet.data.formats import standard_split
-from libradet.data.proposals import ProposalFile, read_proposals
+from libradet.data.checks.report import few
+from libradet.data.layouts.formats import standard_split
+from libradet.data.proposals.proposal_file import ProposalFile, read_proposals
 from libradet.data.records import Dataset
-from libradet.data.report import few
 from libradet.errors import UserError
 
 SUFFIXES = (".safetensors", ".pkl", ".pickle")

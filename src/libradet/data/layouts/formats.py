@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from libradet.data import voc, yolo
+from libradet.data.layouts import voc, yolo
 from libradet.data.records import Raw
 from libradet.errors import UserError
 

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
-from libradet.data.masks import enclosing_box
+from libradet.data.checks.report import Report, few
 from libradet.data.records import plain_id
-from libradet.data.report import Report, few
+from libradet.data.segmentations import enclosing_box
 
 UNKNOWN, LEFT_OUT = -1, -2
 """Rows of annotations whose picture is not listed, and whose picture was left out."""

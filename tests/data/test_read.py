@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from libradet.data.coco import read, to_coco
+from libradet.data.read import read, to_coco
 
 
 @pytest.mark.parametrize("name", ["bccd", "deeppcb", "coco_cc"])

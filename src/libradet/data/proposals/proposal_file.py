@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from libradet.data.foreign_proposals import Listed, read_pickle
+from libradet.data.proposals.pickles import Listed, read_pickle
 from libradet.errors import UserError
 from libradet.files import replacing
 
