@@ -1,9 +1,13 @@
 """What to do with detectors, from Python."""
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 
 from libradet.data.read import read
 from libradet.errors import UserError
@@ -59,6 +63,8 @@ def train(
     *,
     detector: DetectorConfig | None = None,
     resume: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    logger: Sequence[Logger | str] | Logger | None = None,
     **settings: Any,
 ) -> TrainResult:
     """Train a detector as ``libradet train`` does.
@@ -68,6 +74,8 @@ def train(
         data: folder with pictures and annotations, in any layout that is recognised.
         detector: full configuration of a new detector; its class names come from the data.
         resume: run folder to continue.
+        callbacks: Lightning's or your own, beside those of the run.
+        logger: Lightning's or your own, beside metrics.csv, or names such as "wandb".
         settings: fields of :class:`libradet.training.settings.TrainConfig`, such as ``epochs``, ``lr``, ``out``.
 
     Returns:
@@ -84,18 +92,22 @@ def train(
                 f"there is no setting {name!r}; {f'did you mean {near[0]!r}?' if near else 'see TrainConfig'}"
             )
     settings |= {name: str(settings[name]) for name in ("proposals", "val_proposals") if settings.get(name)}
+    given = [] if logger is None else [logger] if isinstance(logger, Logger | str) else list(logger)
+    if logger is not None:
+        settings["logger"] = [name for name in given if isinstance(name, str)]
+    more = {"callbacks": callbacks, "loggers": [one for one in given if isinstance(one, Logger)]}
     if resume is not None:
-        return _resume(Path(resume), settings)
+        return _resume(Path(resume), settings, more)
     name = model if isinstance(model, str) else model.config.model
     config = TrainConfig(data=str(data), model=name, **settings)
-    return run_training(config, model if isinstance(model, Detector) else detector)
+    return run_training(config, model if isinstance(model, Detector) else detector, **more)
 
 
-def _resume(folder: Path, settings: dict[str, Any]) -> TrainResult:
-    from libradet.training.options import parse_train
+def _resume(folder: Path, settings: dict[str, Any], more: dict[str, Any]) -> TrainResult:
+    from libradet.train_options import parse_train
 
     request = parse_train(["--resume", str(folder)])
-    return run_training(replace(request.config, **settings), request.detector, folder)
+    return run_training(replace(request.config, **settings), request.detector, folder, **more)
 
 
 def evaluate(

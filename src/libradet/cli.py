@@ -156,7 +156,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(argv: list[str]) -> int:
-    from libradet.training.options import parse_train
+    from libradet.train_options import parse_train
 
     request = parse_train(argv)
     from libradet.training.run import train

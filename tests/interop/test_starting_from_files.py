@@ -13,7 +13,7 @@ from libradet.errors import UserError
 from libradet.interop.loading import load_checkpoint
 from libradet.models.model_file import save_model
 from libradet.models.zoo import make_config
-from libradet.training.options import parse_train
+from libradet.train_options import parse_train
 
 CAFFE = (103.53, 116.28, 123.675)
 

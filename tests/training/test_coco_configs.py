@@ -10,7 +10,7 @@ import yaml
 
 from libradet.models.detector import Detector
 from libradet.models.zoo import MODELS, make_config
-from libradet.training.options import parse_train
+from libradet.train_options import parse_train
 from libradet.training.recipe import lr_factor, resolve
 from libradet.training.settings import check
 

@@ -6,8 +6,8 @@ import yaml
 from libradet.errors import UserError
 from libradet.models.config import BalancedPyramidConfig
 from libradet.models.zoo import make_config
-from libradet.training.folder import choose_folder, write_config
-from libradet.training.options import parse_train
+from libradet.train_options import parse_train
+from libradet.training.prepare import choose_folder, write_config
 from libradet.training.settings import TrainConfig
 
 DATA = ("--data", "somewhere")

@@ -14,7 +14,7 @@ from libradet.api import evaluate
 from libradet.cli import main
 from libradet.data.loading.loader import make_loader
 from libradet.data.read import read
-from libradet.training.checkpoint import read_checkpoint
+from libradet.training.checkpoints import read_checkpoint
 
 # Samplers that take every candidate leave nothing to chance.
 EVERYTHING = (

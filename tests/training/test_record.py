@@ -1,18 +1,26 @@
 """What a run writes down, and how losses are read."""
 
 import csv
+import json
 import math
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from rich.console import Console
 
 from libradet.evaluation.curves import read_metrics
-from libradet.training.progress import ProgressDisplay
-from libradet.training.record import Record
-from libradet.training.watch import LossWatch
+from libradet.training.callbacks import LossWatch
+from libradet.training.checkpoints import BestWeights
+from libradet.training.loggers import RunCSV
+from libradet.training.progress import RunProgress
 
 LOSSES = {"class": 1.0, "box": 0.5}
+TRAINED = {"train/loss": 1.5, "train/lr": 0.1, "train/loss_class": 1.0, "train/loss_box": 0.5}
+
+
+def trainer():
+    return pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
 
 
 def rows(folder):
@@ -21,18 +29,19 @@ def rows(folder):
 
 
 def filled(folder):
-    record = Record(folder, ("AP", "AP50"))
+    book = RunCSV(folder, ("AP", "AP50"))
     for step in range(1, 7):
-        record.training(step, (step - 1) // 2, 0.1, 3.0, LOSSES)
+        epoch = {"epoch": (step - 1) // 2}
+        book.log_metrics(TRAINED | epoch, step)
+        book.log_metrics({"lr-SGD": 0.1}, step)
         if step % 2 == 0:
-            record.measurement(step, (step - 1) // 2, {"AP": [0.0, 0.3, 0.2][step // 2 - 1], "AR1": 0.9})
-    record.close()
+            book.log_metrics({"val/AP": [0.0, 0.3, 0.2][step // 2 - 1], "val/AR1": 0.9} | epoch, step)
 
 
 def test_rows_of_training_and_of_measurements(tmp_path):
     filled(tmp_path)
     found = rows(tmp_path)
-    assert [r["step"] for r in found] == ["1", "2", "2", "3", "4", "4", "5", "6", "6"]
+    assert [r["step"] for r in found] == ["1", "2", "2", "3", "4", "4", "5", "6", "6"], "nothing without a column"
     assert found[0]["loss"] == "1.5"
     assert found[0]["loss_class"] == "1"
     assert found[0]["AP"] == ""
@@ -40,38 +49,37 @@ def test_rows_of_training_and_of_measurements(tmp_path):
     assert found[2]["loss"] == ""
     curves = read_metrics(tmp_path / "metrics.csv")
     assert curves["AP"].values.tolist() == [0.0, 0.3, 0.2]
-    assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
 def test_a_run_that_continues_takes_back_what_it_will_do_again(tmp_path):
     filled(tmp_path)
     with (tmp_path / "metrics.csv").open("a") as file:
         file.write("7,3,0.1")  # cut off by a kill
-    record = Record(tmp_path, ("AP", "AP50"), step=4)
+    book = RunCSV(tmp_path, ("AP", "AP50"), step=4)
     assert [r["step"] for r in rows(tmp_path)] == ["1", "2", "2", "3", "4", "4"]
-    record.training(5, 2, 0.1, 3.0, LOSSES)
+    assert book.has_measured(4)
+    assert not book.has_measured(3)
+    assert not book.has_measured(6)
+    book.log_metrics(TRAINED | {"epoch": 2}, 5)
     assert rows(tmp_path)[-1]["loss_box"] == "0.5"
 
 
-def test_the_best_is_what_was_measured_best(tmp_path):
-    record = Record(tmp_path, ("AP",))
-    assert record.is_best(0.0)
-    assert record.is_best(None)
-    filled(tmp_path)
-    record = Record(tmp_path, ("AP", "AP50"), step=6)
-    assert record.is_best(0.31)
-    assert not record.is_best(0.3)
-    assert record.is_best(None), "where there is nothing to find, the latest is kept"
-    assert record.has_measured(6)
-    assert not record.has_measured(5)
+def test_a_measurement_of_nothing_is_a_row_too(tmp_path):
+    book = RunCSV(tmp_path, ("AP",))
+    book.log_metrics({"epoch": 0}, 3)
+    assert book.has_measured(3)
 
 
-def test_what_decides_can_be_another_number(tmp_path):
-    record = Record(tmp_path, ("AP", "mask_AP"))
-    record.measurement(1, 0, {"AP": 0.5, "mask_AP": 0.2})
-    assert record.is_best(0.3, "mask_AP")
-    assert not record.is_best(0.3, "AP")
-    assert not record.is_best(0.2, "mask_AP")
+@pytest.mark.parametrize(
+    ("before", "now", "better"),
+    [(None, 0.0, True), (0.3, 0.31, True), (0.3, 0.3, False), (0.3, 0.2, False), (0.3, math.nan, True)],
+)
+def test_the_best_is_what_was_measured_best(tmp_path, before, now, better):
+    """Also when an earlier process measured it; where there is nothing to find, the latest is kept."""
+    if before is not None:
+        (tmp_path / "metrics.json").write_text(json.dumps({"AP": before}))
+    best = BestWeights(tmp_path, "val/AP", print)
+    assert best.check_monitor_top_k(trainer(), torch.tensor(now)) == better
 
 
 def test_losses_come_out_once_and_failures_are_noticed():
@@ -89,18 +97,22 @@ def test_losses_come_out_once_and_failures_are_noticed():
     assert watch.failure.pictures == [5]
 
 
+class Stage(pl.LightningModule):
+    """As much of a module as a bar needs."""
+
+    batches_per_epoch, batches_done = 5, 5
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(tmp_path, terminal):
     with (tmp_path / "log").open("w+") as file:
         console = Console(file=file, force_terminal=terminal, width=160)
-        display = ProgressDisplay(console, 2, 10, 5, visible=True)
-        display.start()
-        display.step(9, 2, LOSSES, 12.34)
-        display.measuring(1, 3)
-        display.measured()
-        display.step(10, 2, LOSSES, 12.34)
-        display.say("done")
-        display.stop()
+        progress = RunProgress(console, epochs=2)
+        progress.on_train_start(trainer(), Stage())
+        progress.step(9, 2, LOSSES, 12.34)
+        progress.step(10, 2, LOSSES, 12.34)
+        progress.say("done")
+        progress.stop()
         file.seek(0)
         text = file.read()
     assert "epoch 2/2" in text
@@ -111,9 +123,9 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(tmp_path, terminal):
 
 
 def test_only_the_first_process_shows_progress(capsys):
-    display = ProgressDisplay(Console(), 2, 10, 0, visible=False)
-    display.start()
-    display.step(10, 2, LOSSES, 1.0)
-    display.say("done")
-    display.stop()
+    progress = RunProgress(Console(), epochs=2, visible=False)
+    progress.on_train_start(trainer(), Stage())
+    progress.step(10, 2, LOSSES, 1.0)
+    progress.say("done")
+    progress.stop()
     assert capsys.readouterr().out == ""

@@ -10,7 +10,7 @@ from launching import wait_for
 from safetensors.torch import load_file
 
 from libradet.cli import main
-from libradet.training.checkpoint import read_checkpoint
+from libradet.training.checkpoints import read_checkpoint
 
 # Six batches per epoch; averaged weights and accumulated gradients have state of their own.
 SETTINGS = ("--ema", "0.9", "--accumulate", "2", "--save_steps", "1", "--eval_every", "2", "--epochs", "3")

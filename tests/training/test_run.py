@@ -13,7 +13,7 @@ import libradet
 from libradet.cli import main
 from libradet.errors import UserError
 from libradet.evaluation.curves import read_metrics
-from libradet.training.checkpoint import read_checkpoint
+from libradet.training.checkpoints import read_checkpoint
 
 
 @pytest.fixture(scope="module")

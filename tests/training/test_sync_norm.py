@@ -8,8 +8,8 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from libradet.models.sync_norm import synchronise_norms
 from libradet.training.stopping import Agreement, Wish
-from libradet.training.sync_norm import synchronise_norms
 
 PROCESSES = 2
 

@@ -8,18 +8,21 @@ import numpy as np
 import torch.distributed as dist
 from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
+from torchmetrics import Metric
 
 from libradet.data.batch import Batch
 from libradet.data.read import to_coco
 from libradet.data.records import Dataset
 from libradet.data.segmentations import encode_masks, plain_rle
+from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco_metrics import Metrics, ResultRows, coco_metrics, mask_metrics, to_results
 from libradet.geometry.masks import paste_masks
 from libradet.models.detections import Detections
+from libradet.models.detector import Detector
 
 
-class CocoEvaluator:
-    """COCO's numbers for the pictures that pass through :meth:`update`.
+class CocoEvaluator(Metric):
+    """COCO's numbers for the pictures that pass through :meth:`update`; a metric as torchmetrics has them.
 
     Detections are brought back to the pixels of the files and to the data set's own picture and category
     ids. Pictures that were never seen do not count; a picture that was seen twice counts once.
@@ -41,6 +44,8 @@ class CocoEvaluator:
         class_agnostic: bool = False,
         masks: bool = False,
     ) -> None:
+        # Run lengths are no tensors, so what processes share is shared in gather.
+        super().__init__(sync_on_compute=False)
         self.dataset = dataset
         self.class_agnostic = class_agnostic
         self.masks = masks
@@ -70,6 +75,11 @@ class CocoEvaluator:
             self._rows[index] = self._to_rows(index, original, scores[i, keep], labels[i, keep])
             if masks is not None:
                 self._segmentations[index] = self._to_segmentations(index, original, masks[i, keep])
+
+    def reset(self) -> None:
+        """Forget all pictures."""
+        super().reset()
+        self._rows, self._segmentations, self._max_detections = {}, {}, 100
 
     def gather(self) -> None:
         """Share what every process found; afterwards all know the same. All processes have to call it."""
@@ -123,6 +133,26 @@ class CocoEvaluator:
     ) -> list[dict[str, Any]]:
         size = self.dataset.pictures[index].height, self.dataset.pictures[index].width
         return encode_masks(paste_masks(masks, boxes, *size), *size)
+
+
+def evaluator_of(model: Detector, dataset: Dataset, masks: bool | None = None) -> tuple[CocoEvaluator, list[str]]:
+    """What measures ``model`` on ``dataset``, and sentences on classes that only one of them has.
+
+    Args:
+        masks: measure masks, too; if the model gives some, if None.
+
+    Raises:
+        UserError: model and data set have no class in common.
+    """
+    agnostic = model.config.proposes
+    classes = None if agnostic else match_classes(model.class_names, dataset.class_names)
+    evaluator = CocoEvaluator(
+        dataset,
+        class_map=[0] if classes is None else classes.labels,
+        class_agnostic=agnostic,
+        masks=model.config.mask is not None if masks is None else masks,
+    )
+    return evaluator, classes.notes if classes else []
 
 
 def _merge(parts: list[dict[int, Any]]) -> dict[int, Any]:

@@ -10,6 +10,7 @@ import torch
 from jsonargparse import ArgumentParser
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from libradet.errors import UserError
 from libradet.files import replacing
@@ -24,9 +25,14 @@ def save_model(model: Detector, path: str | Path) -> None:
 
     Folders on the way to it are made. Raises UserError if it cannot be written.
     """
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    write_model(model.state_dict(), model.config, path)
+
+
+def write_model(state: dict[str, Tensor], config: DetectorConfig, path: str | Path) -> None:
+    """Write the state of a detector of this configuration, as :func:`save_model` does."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
     with replacing(path) as partial:
-        save_file(tensors, partial, {"format": FORMAT, "config": json.dumps(asdict(model.config))})
+        save_file(tensors, partial, {"format": FORMAT, "config": json.dumps(asdict(config))})
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Detector:

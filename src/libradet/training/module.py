@@ -1,110 +1,150 @@
 """A detector as Lightning trains it."""
 
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from libradet.data.batch import Batch
-from libradet.data.loading.loader import BatchSampler
+from libradet.errors import UserError
+from libradet.evaluation.coco_evaluator import CocoEvaluator, evaluator_of
+from libradet.evaluation.coco_metrics import Metrics, deciding, scalars
 from libradet.models.detector import Detector
-from libradet.training.checkpoint import Circumstances
-from libradet.training.recipe import build_optimizer, mix
+from libradet.training.callbacks import LossWatch
+from libradet.training.checkpoints import Circumstances
+from libradet.training.datamodule import DetectorData
+from libradet.training.recipe import build_optimizer, mix, resolve
 from libradet.training.settings import TrainConfig
-from libradet.training.watch import LossWatch
-
-MakeLoader = Callable[[int, int], DataLoader]
-"""The loader of one process: (rank, number of processes) → loader."""
 
 
-class DetectorTraining(pl.LightningModule):
-    """Steps, optimiser, data order and random state of a run.
+class DetectorModule(pl.LightningModule):
+    """Steps, optimiser, random state and validation of a run; goes with :class:`DetectorData`.
 
     Nothing random survives a step: order and augmentation come from (seed, epoch), sampling is seeded
-    anew for every batch. So where a run stands is one number, ``batches_done``.
+    anew for every batch. So where a run stands is one number, ``batches_done``, and a Trainer that
+    resumes from its checkpoint in the middle of an epoch goes on as if it had never stopped.
+
+    Logged are ``train/loss`` and its terms at every step, and COCO's numbers as ``val/AP``, ``val/AP50``, … after
+    every validation, for callbacks to monitor.
 
     Args:
         detector: what is trained.
-        config: resolved.
-        make_loader: builds the training loader of a process.
-        batches_per_epoch: of each process.
+        config: recipe; what is None in it is filled in when training starts. The Trainer decides on epochs,
+            accumulation, precision and clipping.
         circumstances: of this run, kept in its checkpoints.
+
+    Attributes:
+        batches_done: of this process, in all epochs.
+        metrics: everything that the last validation measured.
     """
 
     def __init__(
-        self,
-        detector: Detector,
-        config: TrainConfig,
-        make_loader: MakeLoader,
-        batches_per_epoch: int,
-        circumstances: Circumstances,
+        self, detector: Detector, config: TrainConfig | None = None, circumstances: Circumstances | None = None
     ) -> None:
         super().__init__()
         self.detector = detector
-        self.config = config
-        self.batches_per_epoch = batches_per_epoch
+        self.config = config or TrainConfig(data="")
         self.batches_done = 0
         self.watch = LossWatch()
-        self._make_loader = make_loader
+        self.metrics: Metrics = {}
         self._circumstances = circumstances
-        self._pictures: list[int] = []
+        self._evaluator: CocoEvaluator | None = None
+        self._steps_before = 0
 
-    def train_dataloader(self) -> DataLoader:
-        """The loader, at the batch where the run stands."""
-        loader = self._make_loader(self.trainer.global_rank, self.trainer.world_size)
-        epoch, start = divmod(self.batches_done, self.batches_per_epoch)
-        sampler = _sampler_of(loader)
-        sampler.set_epoch(epoch)
-        sampler.set_start(start)
-        return loader
+    @property
+    def batches_per_epoch(self) -> int:
+        """Of each process."""
+        return self.data.batches_per_epoch
+
+    @property
+    def steps_done(self) -> int:
+        """Optimiser steps behind the weights; also outside of training, when they come from a checkpoint."""
+        return self.trainer.global_step or self._steps_before
+
+    @property
+    def epoch_of_last_batch(self) -> int:
+        """Counted from 0."""
+        return max(0, self.batches_done - 1) // self.batches_per_epoch
 
     def configure_optimizers(self) -> Any:
         """SGD; its schedule advances with every optimiser step."""
-        optimizer, schedule = build_optimizer(self.detector, self.config, self.batches_per_epoch)
+        trainer = self.trainer
+        config = replace(self.config, accumulate=trainer.accumulate_grad_batches)
+        if trainer.max_epochs is not None and trainer.max_epochs > 0:
+            config = replace(config, epochs=trainer.max_epochs)
+        optimizer, schedule = build_optimizer(
+            self.detector, resolve(config, self.batches_per_epoch), self.batches_per_epoch
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
         """A new epoch has its own order; an epoch that is continued does not come by here."""
-        _sampler_of(self.trainer.train_dataloader).set_epoch(self.current_epoch)
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Note which pictures these are while that costs no waiting for a device."""
-        self._pictures = [] if batch.index is None else batch.index.tolist()
-        return batch
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Copies run beside the computation where the loader pins its memory."""
-        return batch.to(device, non_blocking=True)
+        self.data.set_epoch(self.current_epoch)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Sampling is a function of seed, batch and process."""
-        position = self.current_epoch * self.batches_per_epoch + batch_idx
-        torch.manual_seed(mix(self.config.seed, position, self.global_rank))
+        self.batches_done = self.current_epoch * self.batches_per_epoch + batch_idx
+        torch.manual_seed(mix(self.config.seed, self.batches_done, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """The sum of all losses."""
         losses = self.detector(batch)
-        self.watch.put(losses, self._pictures)
-        return torch.stack(list(losses.values())).sum()
+        self.watch.put(losses, self.data.pictures)
+        total = torch.stack(list(losses.values())).sum()
+        # Loggers get means over several steps, which are read without waiting for the device.
+        terms = {"train/loss": total, **{f"train/loss_{name}": value for name, value in losses.items()}}
+        self.log_dict({name: value.detach() for name, value in terms.items()}, logger=False, batch_size=1)
+        self.batches_done += 1
+        return total
+
+    def on_validation_start(self) -> None:
+        """Measure on the validation pictures of :class:`DetectorData`."""
+        data = self.data
+        assert data.val_set is not None
+        self._evaluator, _ = evaluator_of(self.detector, data.val_set)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Take in what the detector finds."""
+        assert self._evaluator is not None
+        self._evaluator.update(self.detector(batch), batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """COCO's numbers, the same in every process."""
+        assert self._evaluator is not None
+        self.metrics = self._evaluator.compute()
+        self._evaluator = None
+        decides = deciding(self.metrics)
+        # Where there is nothing to find every model is as good, and the latest is kept.
+        shown = {decides: float("nan")} | scalars(self.metrics)
+        numbers = {f"val/{name}": torch.tensor(value) for name, value in shown.items()}
+        self.log_dict(numbers, logger=False, batch_size=1)
+
+    def on_validation_end(self) -> None:
+        """The last thing that happens in a validation: where its row is, everything else is."""
+        if self.trainer.sanity_checking:
+            return
+        row = {f"val/{name}": value for name, value in scalars(self.metrics).items()}
+        for logger in self.trainer.loggers:
+            logger.log_metrics(row | {"epoch": self.epoch_of_last_batch}, self.steps_done)
+            logger.save()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Where the run stands, and what has to be the same for it to continue."""
-        checkpoint["libradet"] = {
-            "batches_done": self.batches_done,
-            "circumstances": asdict(self._circumstances),
-        }
+        circumstances = None if self._circumstances is None else asdict(self._circumstances)
+        checkpoint["libradet"] = {"batches_done": self.batches_done, "circumstances": circumstances}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stand where the checkpoint was written."""
         self.batches_done = checkpoint["libradet"]["batches_done"]
+        self._steps_before = checkpoint["global_step"]
 
-
-def _sampler_of(loader: DataLoader | None) -> BatchSampler:
-    assert loader is not None
-    assert isinstance(loader.batch_sampler, BatchSampler)
-    return loader.batch_sampler
+    @property
+    def data(self) -> DetectorData:
+        """What the Trainer trains on. Raises UserError if that is something else."""
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, DetectorData):
+            raise UserError("DetectorModule trains on DetectorData: trainer.fit(module, datamodule=DetectorData(...))")
+        return data

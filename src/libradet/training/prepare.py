@@ -2,34 +2,33 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
-from torch.utils.data import DataLoader
+import yaml
 
-from libradet.data.checks.report import Report, merge
-from libradet.data.layouts.formats import choose_split, find_layout
-from libradet.data.loading.loader import make_loader
+from libradet.data.checks.report import Report
 from libradet.data.proposals.given import GivenProposals
-from libradet.data.read import read
 from libradet.data.records import Dataset
 from libradet.data.segmentations import require_masks
 from libradet.errors import UserError
-from libradet.evaluation.classes import match_classes
+from libradet.files import replacing
 from libradet.interop.loading import start_from
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.given import check_proposals, give
 from libradet.models.recompute import recompute_blocks
+from libradet.models.sync_norm import synchronise_norms
 from libradet.models.zoo import create_model, make_config
-from libradet.training.checkpoint import Circumstances, Standing, circumstances, read_standing
-from libradet.training.folder import LAST, choose_folder
-from libradet.training.precision import choose_precision
-from libradet.training.quietly import quietly
+from libradet.quiet import quietly
+from libradet.training.checkpoints import LAST, Circumstances, Standing, circumstances, read_standing
+from libradet.training.datamodule import DetectorData, read_splits
 from libradet.training.recipe import resolve
 from libradet.training.settings import TrainConfig, check
-from libradet.training.sync_norm import synchronise_norms
+
+CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,7 @@ class Plan:
 
     Attributes:
         config: resolved.
-        train_set, val_set: pictures; None where there is nothing to measure on.
-        train_proposals, val_proposals: of these pictures; None unless the model is given proposals.
+        data: pictures, and their proposals if the model is given some.
         report: what the check of the data found.
         batches_per_epoch: of each process.
         standing: where the run continues.
@@ -49,10 +47,7 @@ class Plan:
     config: TrainConfig
     detector: Detector
     folder: Path
-    train_set: Dataset
-    val_set: Dataset | None
-    train_proposals: GivenProposals | None
-    val_proposals: GivenProposals | None
+    data: DetectorData
     report: Report
     batches_per_epoch: int
     standing: Standing
@@ -60,20 +55,13 @@ class Plan:
     on_gpu: bool
     why_precision: str
 
-    def train_loader(self, rank: int, processes: int) -> DataLoader:
-        """Training batches of one process."""
-        return _loader(self.config, self.detector, self.train_set, self.train_proposals, rank, processes, training=True)
-
-    def val_loader(self, rank: int, processes: int) -> DataLoader:
-        """One process's share of the validation pictures."""
-        assert self.val_set is not None
-        return _loader(self.config, self.detector, self.val_set, self.val_proposals, rank, processes, training=False)
-
     @property
     def finished(self) -> bool:
         """Whether all training is done already."""
         most, total = self.config.max_steps, self.config.epochs * self.batches_per_epoch
-        return self.standing.batches >= total or (most is not None and self.standing.steps >= most)
+        patience = self.config.patience
+        given_up = patience is not None and self.standing.unimproved >= patience
+        return self.standing.batches >= total or (most is not None and self.standing.steps >= most) or given_up
 
 
 def prepare(
@@ -97,7 +85,7 @@ def prepare(
     masks = tree.mask is not None
     for given in (config.proposals, config.val_proposals or config.proposals):
         check_proposals(tree, given)
-    train_set, val_set, report = _read_data(config, masks)
+    train_set, val_set, report = read_splits(Path(config.data), config.train_split, config.val_split, masks)
     show(report)
     for dataset in (train_set, val_set) if masks else ():
         if dataset is not None:
@@ -113,7 +101,8 @@ def prepare(
     standing = read_standing(folder / LAST, now) if resume else Standing()
     if config.world_size > 1:
         synchronise_norms(model, on_gpu)
-    batches = len(_loader(config, model, train_set, given, 0, config.world_size, training=True))
+    data = _data(config, model, train_set, val_set, given, val_given)
+    batches = data.batches_of(config.world_size)
     if batches == 0:
         raise UserError(
             f"{config.data}: {len(train_set)} training pictures do not fill one batch of {config.batch_size} for each "
@@ -121,8 +110,7 @@ def prepare(
         )
     precision, why = choose_precision(config, on_gpu)
     config = resolve(replace(config, precision=precision), batches)
-    sets = (train_set, val_set, given, val_given)
-    return Plan(config, model, folder, *sets, report, batches, standing, now, on_gpu, why)
+    return Plan(config, model, folder, data, report, batches, standing, now, on_gpu, why)
 
 
 def _give(
@@ -133,26 +121,6 @@ def _give(
     if val_set is None:
         return given, None
     return given, give(tree, config.val_proposals or config.proposals, val_set, training=False)
-
-
-def _read_data(config: TrainConfig, masks: bool) -> tuple[Dataset, Dataset | None, Report]:
-    data = Path(config.data)
-    layout = find_layout(data)
-    train_split = choose_split(layout, config.train_split, data)
-    try:
-        val_split = choose_split(layout, config.val_split, data)
-    except UserError:
-        if config.val_split != "val":
-            raise
-        val_split = train_split
-    train_set, report = read(data, train_split, masks=masks)
-    # One split for everything serves to measure on only if that is what was asked for.
-    if val_split == train_split and config.val_split != train_split:
-        report.notes.append("no split to measure on: nothing is measured, the latest weights are kept as the best")
-        return train_set, None, report
-    val_set, val_report = read(data, val_split, training=False, masks=masks)
-    match_classes(train_set.class_names, val_set.class_names)
-    return train_set, val_set, merge({train_split: report, val_split: val_report})
 
 
 def _check_devices(config: TrainConfig, on_gpu: bool) -> None:
@@ -187,28 +155,78 @@ def _build(
     return model.train()
 
 
-def _loader(
+def _data(
     config: TrainConfig,
-    detector: Detector,
-    dataset: Dataset,
-    proposals: GivenProposals | None,
-    rank: int,
-    processes: int,
-    training: bool,
-) -> DataLoader:
-    cores = os.cpu_count() or 1
-    workers = min(8, max(1, cores // (2 * config.devices))) if config.workers is None else config.workers
-    return make_loader(
-        dataset,
-        size=detector.config.image.size,
+    model: Detector,
+    train_set: Dataset,
+    val_set: Dataset | None,
+    given: GivenProposals | None,
+    val_given: GivenProposals | None,
+) -> DetectorData:
+    return DetectorData(
+        train_set,
+        val_set,
+        size=model.config.image.size,
         batch_size=config.batch_size,
-        training=training,
-        divisor=detector.divisor,
-        workers=workers,
+        divisor=model.divisor,
+        workers=config.workers,
         seed=config.seed,
         flip=config.flip,
-        masks=training and detector.config.mask is not None,
-        proposals=proposals,
-        rank=rank,
-        world_size=processes,
+        masks=model.config.mask is not None,
+        train_proposals=given,
+        val_proposals=val_given,
     )
+
+
+def choose_precision(config: TrainConfig, on_gpu: bool) -> tuple[Literal["32", "bf16"], str]:
+    """The precision to train in, and why, in a few words.
+
+    The processor's instructions decide, never a clock: a busy machine trains what an idle one does.
+    """
+    if config.precision != "auto":
+        return config.precision, "as asked"
+    if on_gpu:
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16", "the GPU has it") if native else ("32", "the GPU has no bf16")
+    # What oneDNN asks before it takes bf16 kernels that are not emulated.
+    if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported():
+        return "bf16", "this CPU computes in it"
+    return "32", "this CPU would emulate bf16, which is slower"
+
+
+def is_first_process() -> bool:
+    """Whether this process, of all that train together, is the one that speaks and writes."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def choose_folder(config: TrainConfig, backbone: str) -> Path:
+    """Where the run goes: ``out``, or the next free runs/MODEL-BACKBONE.
+
+    The first process decides; the others write nothing, and find the folder in use already.
+
+    Raises:
+        UserError: ``out`` holds a run already.
+    """
+    if config.out is not None:
+        folder = Path(config.out)
+        if is_first_process() and (folder / CONFIG).exists():
+            raise UserError(
+                f"{folder} holds a run already: continue it with --resume {folder}, choose another --out, or delete it"
+            )
+        return folder
+    name = f"{config.model}-{backbone.split('.')[0]}"
+    numbered = (Path("runs", name if i == 1 else f"{name}-{i}") for i in range(1, 10**6))
+    return next(folder for folder in numbered if not folder.exists())
+
+
+def write_config(folder: Path, config: TrainConfig, detector: DetectorConfig) -> None:
+    """Write all fields, so that the file alone repeats the run; where it goes is left to the next run."""
+    tree = asdict(replace(config, out=None)) | {"detector": asdict(detector)}
+    with replacing(folder / CONFIG) as partial:
+        partial.write_text(yaml.safe_dump(_plain(tree), sort_keys=False, allow_unicode=True))
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

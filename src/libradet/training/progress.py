@@ -2,15 +2,22 @@
 
 from collections.abc import Iterable
 from time import monotonic
+from typing import TYPE_CHECKING, Any
 
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import CustomProgress
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from libradet.training.module import DetectorModule
 
 LINE_SECONDS = 30.0
 
 
-class _Bar(Progress):
+class _Bar(CustomProgress):
     """A progress bar with a line below, which on a narrow terminal has no room beside it."""
 
     below = ""
@@ -20,76 +27,106 @@ class _Bar(Progress):
         yield Text(self.below, "dim")
 
 
-class ProgressDisplay:
-    """Shows epoch, losses, rate and time left of a run, and how far a measurement is.
+class RunProgress(RichProgressBar):
+    """Lightning's bar, for the whole run instead of one epoch, with losses, pictures per second and time left.
+
+    Where there is no terminal it writes a line now and then.
 
     Args:
+        console: where to show it.
         epochs: of the whole run.
-        total: batches of the whole run.
-        done: batches done by the run that continues here.
         visible: False for all processes but the first.
     """
 
-    def __init__(self, console: Console, epochs: int, total: int, done: int, visible: bool) -> None:
-        self._console = console
-        self._epochs, self._total = epochs, total
+    def __init__(self, console: Console, epochs: int, visible: bool = True) -> None:
+        super().__init__()
+        self._out = console
+        self._epochs = epochs
         self._live = visible and console.is_terminal
         self._lines = visible and not console.is_terminal
-        self._last_line = monotonic()
-        self._started, self._at_start = monotonic(), done
-        self._bar = _Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not self._live,
-        )
-        self._run = self._bar.add_task("", total=total, completed=done, text="")
-        self._measuring: TaskID | None = None
-        self._measuring_since = 0.0
+        self._total, self._at_start = 0, 0
+        self._last_line = self._started = self._measuring_since = monotonic()
 
-    def start(self) -> None:
-        """Show it."""
-        if self._live:
-            self._bar.start()
+    def on_train_start(self, trainer: pl.Trainer, module: "DetectorModule") -> None:
+        """Show it, from where the run stands."""
+        self._total, self._at_start = self._epochs * module.batches_per_epoch, module.batches_done
+        self._last_line = self._started = monotonic()
+        super().on_train_start(trainer, module)
+        if self.progress is not None:
+            task = self.progress.add_task("", total=self._total, completed=self._at_start, text="")
+            self.train_progress_bar_id = task
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: "DetectorModule") -> None:
+        """The bar goes on."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: "DetectorModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The last known losses; nothing waits for them."""
+        if module.watch.latest is not None:
+            rate = (module.batches_done - self._at_start) * module.config.batch_size * trainer.world_size
+            seconds = max(monotonic() - self._started, 1e-9)
+            self.step(module.batches_done, trainer.current_epoch + 1, module.watch.latest.losses, rate / seconds)
 
     def step(self, done: int, epoch: int, losses: dict[str, float], rate: float) -> None:
-        """After a batch: ``done`` batches of the run, in ``epoch`` (from 1), the last known losses."""
+        """After a batch: ``done`` batches of the run, in ``epoch`` (from 1), pictures per second."""
         terms = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         loss, speed = f"loss {sum(losses.values()):.3f} ({terms})", f"{rate:.1f} images/s"
-        self._bar.below = loss
-        self._bar.update(self._run, completed=done, description=f"epoch {epoch}/{self._epochs}", text=speed)
+        if isinstance(self.progress, _Bar) and self.train_progress_bar_id is not None:
+            self.progress.below = loss
+            title = f"epoch {epoch}/{self._epochs}"
+            self.progress.update(self.train_progress_bar_id, completed=done, description=title, text=speed)
+            self.refresh()
         if self._lines and (monotonic() - self._last_line > LINE_SECONDS or done == self._total):
             self._last_line = monotonic()
             batch = f"epoch {epoch}/{self._epochs} · batch {done:,}/{self._total:,}"
             self.say(f"{batch} · {loss} · {speed} · {self._left(done)} left")
 
-    def measuring(self, done: int, total: int) -> None:
-        """How many of the batches to measure on are done."""
-        if self._measuring is None:
-            self._measuring = self._bar.add_task("measuring", total=total, text="")
-            self._measuring_since = monotonic()
-        self._bar.update(self._measuring, completed=done, total=total)
+    def on_validation_start(self, trainer: pl.Trainer, module: "DetectorModule") -> None:
+        """A second bar."""
+        self._measuring_since = monotonic()
+        super().on_validation_start(trainer, module)
 
-    def measured(self) -> None:
-        """Take the bar of the measurement away; the time it took says nothing about training."""
-        if self._measuring is not None:
-            self._bar.remove_task(self._measuring)
-            self._measuring = None
-            self._started += monotonic() - self._measuring_since
+    def on_validation_end(self, trainer: pl.Trainer, module: "DetectorModule") -> None:
+        """The time it took says nothing about training."""
+        self._started += monotonic() - self._measuring_since
+        if self.progress is not None and self.val_progress_bar_id is not None:
+            self.progress.remove_task(self.val_progress_bar_id)
+            self.val_progress_bar_id = None
+        self.reset_dataloader_idx_tracker()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: "DetectorModule") -> None:
+        """Nothing changes."""
 
     def say(self, text: str) -> None:
         """A line that stays."""
         if self._live or self._lines:
-            self._console.print(text, highlight=False, markup=False)
+            self._out.print(text, highlight=False, markup=False)
 
     def stop(self) -> None:
         """Take the live display away."""
-        if self._live:
-            self._bar.stop()
+        self._stop_progress()
+
+    def _init_progress(self, trainer: pl.Trainer) -> None:
+        # Lightning's reconfigures the console of the whole process; the run has one of its own.
+        if self.progress is None or self._progress_stopped:
+            self._reset_progress_bar_ids()
+            self.progress = _Bar(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+                console=self._out,
+                transient=True,
+                disable=not self._live,
+            )
+            self.progress.start()
+            self._progress_stopped = False
+
+    def _add_task(self, total_batches: int | float, description: str, visible: bool = True) -> Any:
+        assert self.progress is not None
+        return self.progress.add_task("measuring", total=total_batches, text="")
 
     def _left(self, done: int) -> str:
         seconds = (monotonic() - self._started) / max(1, done - self._at_start)

@@ -2,37 +2,32 @@
 
 import json
 import signal
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import lightning.pytorch as pl
-import torch
-import torch.distributed as dist
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import DeviceStatsMonitor, EarlyStopping, EMAWeightAveraging, LearningRateMonitor
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from libradet.evaluation.coco_metrics import MASK_STANDARD, STANDARD, Metrics
 from libradet.evaluation.curves import plot_curves
 from libradet.evaluation.tables import show
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
-from libradet.training.checkpoint import AtomicCheckpointIO, read_checkpoint
-from libradet.training.folder import BEST, is_first_process, write_config
-from libradet.training.keeper import Keeper
-from libradet.training.measuring import METRICS, SHEET, Measurer
-from libradet.training.milestones import Milestones
-from libradet.training.module import DetectorTraining
-from libradet.training.prepare import Plan, prepare
-from libradet.training.progress import ProgressDisplay
-from libradet.training.quietly import quietly
-from libradet.training.record import Record
-from libradet.training.reporter import Reporter
+from libradet.quiet import quietly
+from libradet.training.callbacks import LossLogging, Measured, SampleSheets
+from libradet.training.checkpoints import BEST, METRICS, SHEET, BestWeights, LastCheckpoint, RunFiles
+from libradet.training.loggers import RunCSV, make_loggers
+from libradet.training.module import DetectorModule
+from libradet.training.prepare import Plan, is_first_process, prepare, write_config
+from libradet.training.progress import RunProgress
 from libradet.training.settings import TrainConfig
 from libradet.training.stopping import Interrupted, SignalWatch
-from libradet.training.summary import summarise
-from libradet.training.watch import Measured
 
 CURVES = "curves.png"
 
@@ -55,6 +50,8 @@ def train(
     detector: DetectorConfig | Detector | None = None,
     resume: Path | None = None,
     console: Console | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
 ) -> TrainResult:
     """Train, measure, and write everything into a run folder.
 
@@ -62,6 +59,7 @@ def train(
         detector: configuration, or a built detector to train on; that behind ``config.model`` if None.
         resume: run folder to continue in, with the configuration it was started with.
         console: where to say how it goes; stdout if None.
+        callbacks, loggers: more of Lightning's, or anybody's.
 
     Raises:
         UserError: the run cannot start, or its loss is not finite any more.
@@ -70,58 +68,66 @@ def train(
     first = is_first_process()
     console = (console or Console()) if first else Console(quiet=True)
     plan = prepare(config, detector, resume, lambda report: console.print(report.render(f"Data set {config.data}")))
-    summarise(plan, console)
+    console.print(summary(plan))
     if first:
+        plan.folder.mkdir(parents=True, exist_ok=True)
         write_config(plan.folder, plan.config, plan.detector.config)
     names = (*STANDARD, *MASK_STANDARD) if plan.detector.config.mask else STANDARD
-    record = Record(plan.folder, names, plan.standing.steps) if first else None
-    total = plan.config.epochs * plan.batches_per_epoch
-    display = ProgressDisplay(console, plan.config.epochs, total, plan.standing.batches, visible=first)
-    measurer = Measurer(
-        plan.folder,
-        plan.val_set,
-        lambda: plan.val_loader(*_place()),
-        plan.config.samples,
-        record,
-        display,
-        plan.val_proposals,
-    )
-    try:
-        if plan.finished:
-            _catch_up(plan, measurer, first)
-        else:
-            _fit(plan, record, display, measurer)
-    finally:
-        display.stop()
-        if record is not None:
-            record.close()
+    with quietly("lightning.pytorch", "lightning.fabric"):
+        made = make_loggers(plan.config, plan.folder, names, plan.standing.steps)
+        module = DetectorModule(plan.detector, plan.config, plan.circumstances)
+        _catch_up(plan, module, made, console)
+        if not plan.finished:
+            _fit(plan, module, [*made, *loggers], list(callbacks), console)
     return _finish(plan, console, first)
 
 
-def _place() -> tuple[int, int]:
-    """Rank and number of processes."""
-    running = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
-
-
-def _fit(plan: Plan, record: Record | None, display: ProgressDisplay, measurer: Measurer) -> None:
+def _fit(
+    plan: Plan, module: DetectorModule, loggers: list[Logger], callbacks: list[pl.Callback], console: Console
+) -> None:
     config = plan.config
-    module = DetectorTraining(plan.detector, config, plan.train_loader, plan.batches_per_epoch, plan.circumstances)
-    with quietly("lightning.pytorch", "lightning.fabric"), SignalWatch(display.say) as signals:
-        keeper = Keeper(plan.folder, config, signals, lambda failure, step: _describe(plan, failure, step))
-        averaging = EMAWeightAveraging(decay=config.ema) if config.ema else None
-        callbacks: list[pl.Callback] = [Reporter(record, display, config.log_every), keeper]
-        callbacks.append(Milestones(config, measurer, keeper, averaging))
-        trainer = _trainer(plan, [averaging, *callbacks] if averaging else callbacks)
+    progress = RunProgress(console, config.epochs, visible=is_first_process())
+    with SignalWatch(progress.say) as signals:
+        last = LastCheckpoint(plan.folder, config, signals, lambda failure, step: _describe(plan, failure, step))
+        parts = [*_parts(plan, progress), progress, last, *callbacks]
+        trainer = _trainer(plan, parts, loggers)
         try:
-            trainer.fit(module, ckpt_path=plan.standing.path, weights_only=True)
+            trainer.fit(module, datamodule=plan.data, ckpt_path=plan.standing.path, weights_only=True)
         except SystemExit as e:  # what Lightning makes of a second Ctrl-C
             raise KeyboardInterrupt from e
-        if keeper.stopping:
+        finally:
+            progress.stop()
+        if last.stopping:
             raise Interrupted(signals.received or signal.SIGTERM, plan.folder)
 
 
-def _trainer(plan: Plan, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _parts(plan: Plan, progress: RunProgress) -> list[pl.Callback]:
+    """What logs, averages, measures and stops, in the order in which Lightning calls them."""
+    config = plan.config
+    parts: list[pl.Callback] = [SampleSheets(plan.folder, config.samples)]
+    if config.ema:
+        parts.append(EMAWeightAveraging(decay=config.ema))
+    parts.append(LossLogging(config.log_every))
+    parts += [LearningRateMonitor("step")] * ("lr" in config.monitor)
+    parts += [DeviceStatsMonitor()] * ("device" in config.monitor)
+    monitor = _monitored(plan)
+    if config.patience is not None and monitor is not None:
+        parts.append(
+            EarlyStopping(
+                monitor, patience=config.patience, mode="max", check_finite=False, check_on_train_epoch_end=False
+            )
+        )
+    return [*parts, BestWeights(plan.folder, monitor, progress.say)]
+
+
+def _monitored(plan: Plan) -> str | None:
+    """What decides on the best weights."""
+    if plan.data.val_set is None:
+        return None
+    return "val/mask_AP" if plan.detector.config.mask else "val/AP"
+
+
+def _trainer(plan: Plan, callbacks: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
     config = plan.config
     distributed = config.world_size > 1 or config.strategy == "ddp"
     return pl.Trainer(
@@ -136,42 +142,49 @@ def _trainer(plan: Plan, callbacks: list[pl.Callback]) -> pl.Trainer:
         gradient_clip_val=config.clip,
         benchmark=plan.on_gpu,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        logger=loggers,
+        log_every_n_steps=config.log_every,
+        check_val_every_n_epoch=config.eval_every,
+        plugins=[RunFiles(plan.detector.config)],
         default_root_dir=plan.folder,
         use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
+        # The summary of a run says more than Lightning's, and random weights need no measurement.
         enable_model_summary=False,
-        limit_val_batches=0,
         num_sanity_val_steps=0,
     )
 
 
+def _catch_up(plan: Plan, module: DetectorModule, loggers: list[Logger], console: Console) -> None:
+    """What a kill during a validation left out is made up for, before the run goes on."""
+    standing, config = plan.standing, plan.config
+    epochs, rest = divmod(standing.batches, plan.batches_per_epoch)
+    due = standing.batches > 0 and rest == 0 and epochs % config.eval_every == 0
+    if standing.path is None or plan.data.val_set is None or not (due or plan.finished):
+        return
+    book = loggers[0]
+    assert isinstance(book, RunCSV)
+    # Only the first process reads what it wrote, but all have to come to the same.
+    if book.has_measured(standing.steps):
+        return
+    progress = RunProgress(console, config.epochs, visible=is_first_process())
+    parts = [SampleSheets(plan.folder, config.samples), BestWeights(plan.folder, _monitored(plan), progress.say)]
+    trainer = _trainer(plan, [*parts, progress], loggers)
+    trainer.validate(module, datamodule=plan.data, ckpt_path=standing.path, verbose=False, weights_only=True)
+    progress.stop()
+
+
 def _describe(plan: Plan, failure: Measured, step: int) -> str:
     terms = ", ".join(f"{name} {value:g}" for name, value in failure.losses.items())
-    names = ", ".join(plan.train_set.pictures[i].path.name for i in failure.pictures)
+    names = ", ".join(plan.data.train_set.pictures[i].path.name for i in failure.pictures)
     return (
         f"the loss is not finite any more (step {step}: {terms}); pictures in the batch: {names}\n"
         "Look at these pictures and their boxes, lower --lr, or lengthen --warmup; last.ckpt is from before."
     )
 
 
-def _catch_up(plan: Plan, measurer: Measurer, first: bool) -> None:
-    """All steps are done; what a kill during the last measurement left out is made up for."""
-    if not first or not (measurer.missing(plan.standing.steps) or not (plan.folder / BEST).exists()):
-        return
-    assert plan.standing.path is not None
-    weights = read_checkpoint(plan.standing.path)["state_dict"]
-    plan.detector.load_state_dict({name.removeprefix("detector."): value for name, value in weights.items()})
-    cast = torch.autocast("cpu", torch.bfloat16) if plan.config.precision == "bf16" else nullcontext()
-    epoch = (plan.standing.batches - 1) // plan.batches_per_epoch
-    measurer.measure(plan.detector, step=plan.standing.steps, epoch=epoch, cast=cast)
-
-
 def _finish(plan: Plan, console: Console, first: bool) -> TrainResult:
     folder = plan.folder
-    measured = first and plan.val_set is not None and (folder / METRICS).exists()
+    measured = first and plan.data.val_set is not None and (folder / METRICS).exists()
     metrics = json.loads((folder / METRICS).read_text()) if measured else None
     if first:
         plot_curves(folder / "metrics.csv", folder / CURVES)
@@ -180,3 +193,56 @@ def _finish(plan: Plan, console: Console, first: bool) -> TrainResult:
         files = [name for name in (BEST, METRICS, CURVES, SHEET) if (folder / name).exists()]
         console.print(f"In {folder}: {', '.join(files)}", markup=False, highlight=False, soft_wrap=True)
     return TrainResult(folder, folder / BEST, metrics)
+
+
+def summary(plan: Plan) -> Table:
+    """Model, pictures, precision, schedule and folder of a run."""
+    lines = {
+        "model": _model(plan),
+        "pictures": _pictures(plan),
+        **_proposals(plan),
+        "precision": f"{plan.config.precision} ({plan.why_precision})",
+        "schedule": _schedule(plan),
+        "folder": str(plan.folder),
+    }
+    if plan.detector.fresh:
+        lines["at random"] = f"{', '.join(plan.detector.fresh)}: not taken from {plan.config.weights}"
+    if plan.standing.path is not None:
+        epoch, batch = divmod(plan.standing.batches, plan.batches_per_epoch)
+        lines["continues"] = f"in epoch {epoch + 1} after batch {batch}"
+    table = Table.grid(padding=(0, 2))
+    for name, text in lines.items():
+        table.add_row(Text(name, "bold"), Text(text))
+    return table
+
+
+def _model(plan: Plan) -> str:
+    config, parameters = plan.config, list(plan.detector.parameters())
+    total = sum(p.numel() for p in parameters) / 1e6
+    trained = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
+    start = (
+        f"weights from {config.weights}" if config.weights else "random weights (--weights imagenet starts from others)"
+    )
+    return f"{config.model} on {config.backbone}, {trained:.1f} of {total:.1f} M parameters trained, {start}"
+
+
+def _pictures(plan: Plan) -> str:
+    config = plan.config
+    short, long = plan.detector.config.image.size
+    where = f"{config.world_size} {'GPU' if plan.on_gpu else 'CPU'} process{'es' if config.world_size > 1 else ''}"
+    return f"short side {short}, long side at most {long}; {config.pictures_per_step} per step on {where}"
+
+
+def _proposals(plan: Plan) -> dict[str, str]:
+    given = [g for g in (plan.data.train_proposals, plan.data.val_proposals) if g is not None]
+    files = dict.fromkeys(f"{g.file.path} (the best {g.count} of a picture)" for g in given)
+    return {"proposals": ", ".join(files)} if files else {}
+
+
+def _schedule(plan: Plan) -> str:
+    config = plan.config
+    drops = " and ".join(f"{step:g}" for step in config.steps or [])
+    return (
+        f"{config.epochs} epochs of {plan.batches_per_epoch} batches, lr {config.lr:g} after {config.warmup} steps of "
+        f"warm-up, × {config.gamma:g} after epochs {drops or '–'}"
+    )

@@ -1,6 +1,6 @@
 """Everything about a training run that is not the detector."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from libradet.errors import UserError
@@ -37,7 +37,7 @@ class TrainConfig:
         clip: largest norm of the gradient; null does not clip.
         ema: decay of an exponential moving average of the weights, which is then what is measured and kept.
         checkpointing: keep less of the backbone for the backward pass and compute it again; spares memory, costs time.
-        precision: auto takes bf16 where a convolution is faster in it.
+        precision: auto takes bf16 where the processor computes in it, else 32.
         devices: processes per machine, one per GPU where there are any.
         nodes: machines.
         strategy: auto is ddp as soon as there are several processes.
@@ -45,9 +45,12 @@ class TrainConfig:
         seed: of weights, order, augmentation and sampling.
         flip: probability of a horizontal flip.
         eval_every: epochs between two measurements; the last epoch is always measured.
+        patience: stop after so many measurements without a better one; null trains all epochs.
         save_minutes: minutes between two writes of last.ckpt inside an epoch.
         save_steps: optimiser steps between two writes of last.ckpt, beside save_minutes.
         log_every: optimiser steps between two rows of metrics.csv.
+        logger: where numbers go beside metrics.csv, several at once; wandb and mlflow are installed on their own.
+        monitor: also log learning rates of all groups (lr), or the state of the devices (device).
         samples: validation pictures to draw after each measurement.
     """
 
@@ -84,9 +87,14 @@ class TrainConfig:
     seed: int = 0
     flip: float = 0.5
     eval_every: int = 1
+    patience: int | None = None
     save_minutes: float = 10.0
     save_steps: int | None = None
     log_every: int = 10
+    logger: list[Literal["csv", "tensorboard", "wandb", "mlflow"]] = field(
+        default_factory=lambda: ["csv", "tensorboard"]
+    )
+    monitor: list[Literal["lr", "device"]] = field(default_factory=list)
     samples: int = 4
 
     @property
@@ -102,7 +110,7 @@ class TrainConfig:
 
 _POSITIVE = (
     *("epochs", "max_steps", "batch_size", "accumulate", "lr", "gamma", "clip", "devices", "nodes"),
-    *("eval_every", "save_steps", "log_every"),
+    *("eval_every", "patience", "save_steps", "log_every"),
 )
 _NOT_NEGATIVE = ("momentum", "weight_decay", "warmup", "samples", "workers", "save_minutes", "seed")
 _FRACTIONS = ("warmup_from", "flip", "ema")

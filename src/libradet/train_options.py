@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from libradet.errors import UserError
 from libradet.models.config import DetectorConfig
-from libradet.training.folder import CONFIG
+from libradet.training.prepare import CONFIG
 from libradet.training.settings import TrainConfig
 
 EPILOG = """\
@@ -37,6 +37,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter)
 
 
 _SWITCHES = [f"--{f.name}" for f in fields(TrainConfig) if f.type is bool]
+_LISTS = ("--logger", "--monitor")
 _OWN = ("config", "resume", "help", "print_config")
 
 
@@ -76,12 +77,28 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
 
 
 def _with_values(argv: Sequence[str]) -> list[str]:
-    """A switch that stands alone is on; it may be written with dashes."""
+    """A switch that stands alone is on; it may be written with dashes. Words after a list's name are its values."""
+    argv = _with_lists(argv)
     switches = {spelling: name for name in _SWITCHES for spelling in (name, "--" + name[2:].replace("_", "-"))}
     return [
         f"{switches[a]}=true" if a in switches and after.startswith("-") else switches.get(a, a)
         for a, after in pairwise([*argv, "--"])
     ]
+
+
+def _with_lists(argv: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    values: list[str] | None = None
+    for word in [*argv, "--"]:
+        if values is not None and word.startswith("-"):
+            found.append(values[0] if len(values) == 1 and values[0][:1] == "[" else f"[{', '.join(values)}]")
+            values = None
+        if values is not None:
+            values.append(word)
+        else:
+            found.append(word)
+            values = [] if word in _LISTS else None
+    return found[:-1]
 
 
 def _first_look(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -1,0 +1,176 @@
+"""What a run reads from its steps, and shows of its pictures."""
+
+from collections import deque
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from libradet.evaluation.drawing import save
+from libradet.evaluation.sheets import picture_sheet
+
+if TYPE_CHECKING:
+    from libradet.training.module import DetectorModule
+
+SAMPLES = "samples"
+SHOWN_FROM = 0.3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Losses of one batch as numbers, and the rows of its pictures in the data set."""
+
+    losses: dict[str, float]
+    pictures: list[int]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every term is a number."""
+        return all(isfinite(v) for v in self.losses.values())
+
+
+class LossWatch:
+    """Losses go in as tensors and come out as numbers once the device has computed them.
+
+    On a CPU that is at once. On a GPU they are copied in the background and come out one or more steps
+    later, so that no step waits for its own result.
+
+    Attributes:
+        failure: the first batch whose losses turned out not to be finite.
+        latest: the last losses that were read.
+    """
+
+    def __init__(self) -> None:
+        self.failure: Measured | None = None
+        self.latest: Measured | None = None
+        self._waiting: deque[tuple[list[str], Tensor, torch.cuda.Event | None, list[int]]] = deque()
+        self._arrived: list[Measured] = []
+
+    def put(self, losses: dict[str, Tensor], pictures: list[int]) -> None:
+        """Hand in the losses of a batch."""
+        values = torch.stack([v.detach().float() for v in losses.values()])
+        event = None
+        if values.is_cuda:
+            pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            pinned.copy_(values, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            values = pinned
+        self._waiting.append((list(losses), values, event, pictures))
+
+    def poll(self, wait: bool = False) -> None:
+        """Read what the device has finished; with ``wait``, everything handed in."""
+        while self._waiting:
+            names, values, event, pictures = self._waiting[0]
+            if event is not None and not event.query():
+                if not wait:
+                    return
+                event.synchronize()
+            self._waiting.popleft()
+            measured = Measured(dict(zip(names, values.tolist(), strict=True)), pictures)
+            self._arrived.append(measured)
+            self.latest = measured
+            if self.failure is None and not measured.finite:
+                self.failure = measured
+
+    def take(self) -> list[Measured]:
+        """All that is known by now and was not taken before, oldest first."""
+        self.poll()
+        taken, self._arrived = self._arrived, []
+        return taken
+
+
+class LossLogging(pl.Callback):
+    """Hands mean losses, learning rate and pictures per second to all loggers every few steps.
+
+    Lightning's own way logs the losses of single steps, and waits for the device to read them.
+
+    Args:
+        every: optimiser steps between two rows; the last step of an epoch has one, too.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._losses: list[Measured] = []
+        self._rate = 0.0
+        self._step = 0
+        self._batches, self._since = 0, monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, module: "DetectorModule") -> None:
+        """Steps are counted from where the run stands."""
+        self._step = trainer.global_step
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: "DetectorModule") -> None:
+        """What happened between epochs was not training."""
+        self._batches, self._since = 0, monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: "DetectorModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A row every few steps."""
+        self._losses += module.watch.take()
+        self._batches += 1
+        stepped = trainer.global_step > self._step
+        self._step = trainer.global_step
+        if stepped and (self._step % self._every == 0 or batch_idx + 1 == module.batches_per_epoch):
+            pictures = self._batches * module.config.batch_size * trainer.world_size
+            self._rate = pictures / max(monotonic() - self._since, 1e-9)
+            self._log(trainer)
+            self._batches, self._since = 0, monotonic()
+
+    def on_train_end(self, trainer: pl.Trainer, module: "DetectorModule") -> None:
+        """Write what is left."""
+        module.watch.poll(wait=True)
+        self._losses += module.watch.take()
+        self._log(trainer)
+
+    def _log(self, trainer: pl.Trainer) -> None:
+        known, self._losses = [m.losses for m in self._losses if m.finite], []
+        if not known:
+            return
+        means = {name: sum(losses[name] for losses in known) / len(known) for name in known[0]}
+        row = {"lr": trainer.optimizers[0].param_groups[0]["lr"], "images_per_second": self._rate}
+        row |= {"loss": sum(means.values())} | {f"loss_{name}": value for name, value in means.items()}
+        epoch = {"epoch": trainer.current_epoch}
+        for logger in trainer.loggers:
+            logger.log_metrics({f"train/{name}": value for name, value in row.items()} | epoch, trainer.global_step)
+
+
+class SampleSheets(pl.Callback):
+    """Draws a few validation pictures with what was found beside what is there, after every validation.
+
+    Stands before averaging of weights among the callbacks, so that the pictures show the weights that were measured.
+
+    Args:
+        folder: of the run.
+        count: pictures.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._folder = folder
+        self._count = count
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: "DetectorModule") -> None:
+        """Draw, in the first process."""
+        data = module.data
+        if not (self._count and trainer.is_global_zero and data.val_set) or trainer.sanity_checking:
+            return
+        options = {"count": self._count, "threshold": SHOWN_FROM, "proposals": data.val_proposals}
+        page = picture_sheet(module.detector, data.val_set, **options)
+        save(page, sample_path(self._folder, module.epoch_of_last_batch))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("val/samples", page, module.steps_done, dataformats="HWC")
+            elif hasattr(logger, "log_image"):
+                logger.log_image("val/samples", [page], step=module.steps_done)
+
+
+def sample_path(folder: Path, epoch: int) -> Path:
+    """Where the pictures after ``epoch`` (from 0) are."""
+    return folder / SAMPLES / f"epoch_{epoch + 1:03}.png"
