@@ -12,9 +12,12 @@ from libradet.interop import detectron2, mmdetection, torchvision_models
 from libradet.interop.family import Family, Tensors
 from libradet.interop.reading import read_tensors
 from libradet.interop.rows import background_to_last, sizes_to_last
+from libradet.models.backbones import BackboneWeights
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.model_file import FORMAT, load_model, read_config
+
+DETECTOR_PARTS = ("backbone.", "neck.", "rpn", "roi_heads.", "bbox_head.", "proposal_generator.", "detector.")
 
 FAMILIES: tuple[Family, ...] = (mmdetection.FAMILY, torchvision_models.FAMILY, detectron2.FAMILY)
 
@@ -63,20 +66,40 @@ def load_checkpoint(path: str | Path, allow_partial: bool = False, norm_eps: flo
     return loaded
 
 
-def start_from(weights: str | Path | None, allow_partial: bool = False) -> tuple[str | Detector | None, list[str]]:
+def start_from(
+    weights: str | Path | None, allow_partial: bool = False
+) -> tuple[str | Detector | BackboneWeights | None, list[str]]:
     """What :func:`libradet.models.zoo.create_model` takes as weights, and tensors that the file does not have.
 
     Args:
-        weights: None, ``"imagenet"``, or the path of any file that :func:`load_checkpoint` reads.
+        weights: None, ``"imagenet"``, the path of any file that :func:`load_checkpoint` reads, or of a backbone's
+            own state under timm's or torchvision's names.
     """
     if weights is None or weights == "imagenet":
-        return weights, []
+        return None if weights is None else "imagenet", []
+    if (alone := _alone(weights)) is not None:
+        return alone, []
     loaded = load_checkpoint(weights, allow_partial)
     return loaded.model, [*loaded.missing, *loaded.misshapen]
 
 
-def read_any_config(path: str | Path) -> DetectorConfig:
-    """The configuration of the detector in such a file, without building it. Raises UserError as loading does."""
+def _alone(path: str | Path) -> BackboneWeights | None:
+    """The weights of a backbone, if that is what is in the file."""
+    tensors, meta = read_tensors(path)
+    known = meta.get("format") == FORMAT or any(family.recognises(tensors) for family in FAMILIES)
+    # A detector of another kind names its parts; a backbone of timm's or torchvision's begins with its stem.
+    if known or any(name.startswith(DETECTOR_PARTS) for name in tensors):
+        return None
+    return BackboneWeights(Path(path), tensors)
+
+
+def read_any_config(path: str | Path) -> DetectorConfig | BackboneWeights:
+    """The configuration of the detector in such a file, without building it; a backbone's weights as they are.
+
+    Raises UserError as loading does.
+    """
+    if (alone := _alone(path)) is not None:
+        return alone
     tensors, meta = read_tensors(path)
     return read_config(path) if meta.get("format") == FORMAT else _describe(tensors, meta, path)[2]
 

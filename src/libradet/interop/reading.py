@@ -13,7 +13,7 @@ from torch import Tensor
 from libradet import unpickling
 from libradet.errors import UserError
 
-STATE_KEYS = ("state_dict", "model", "model_state_dict")
+STATE_KEYS = ("state_dict", "model", "model_state_dict", "model_ema", "state_dict_ema")
 """Where trainers keep the weights."""
 
 

@@ -1,7 +1,8 @@
 """Backbones: any timm model that gives features at strides 4, 8, 16 and 32."""
 
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -22,6 +23,20 @@ IMAGENET_TAGS = {
     "resnext101_64x4d": "resnext101_64x4d.tv_in1k",
 }
 STRIDES = (4, 8, 16, 32)
+
+Statistics = tuple[float, float, float]
+
+
+class BackboneWeights(NamedTuple):
+    """Trained weights of a backbone alone, under timm's names (torchvision's ResNets have the same).
+
+    Attributes:
+        path: the file that they come from.
+        tensors: by name; classifiers and the like are left over.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
 
 
 class ConvNorm(nn.Module):
@@ -70,16 +85,21 @@ class Backbone(nn.Module):
 
     Args:
         config: name and what is frozen.
-        pretrained: load ImageNet weights through timm.
+        pretrained: load ImageNet weights through timm, or those of a file.
+
+    Attributes:
+        origin: what was used of a file, and what was left over; empty without one.
 
     Raises:
-        UserError: unknown name, no features at strides 4 to 32, or weights that cannot be reached.
+        UserError: unknown name, no features at strides 4 to 32, or weights that cannot be reached or do not fit.
     """
 
-    def __init__(self, config: BackboneConfig, pretrained: bool = False) -> None:
+    def __init__(self, config: BackboneConfig, pretrained: bool | BackboneWeights = False) -> None:
         super().__init__()
         self.frozen_norm = config.frozen_norm
-        self.body, rows = _create_body(config.name, pretrained)
+        given = pretrained if isinstance(pretrained, BackboneWeights) else None
+        self.body, rows = _create_body(config.name, pretrained is True)
+        self.origin = _fill(self.body, config.name, given) if given else ""
         info: Any = self.body.feature_info
         self.channels: list[int] = [info.channels()[row] for row in rows]
         self.rows = rows
@@ -135,6 +155,38 @@ def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
             f"ImageNet weights of {tag!r} could not be fetched ({type(e).__name__}): no model hub can be reached. "
             "Use --weights none, --weights PATH of a saved model, or fill the hub's cache on a connected machine."
         ) from e
+
+
+def _fill(body: nn.Module, name: str, weights: BackboneWeights) -> str:
+    """Load the weights of a file, all that the features need; says what was used and what was left over."""
+    own = body.state_dict()
+    # timm flattens most models: "stages.0.x" is then "stages_0.x".
+    here = {n: n if n in own else n.replace(".", "_", 1) for n in weights.tensors}
+    found = {here[n]: t for n, t in weights.tensors.items() if here[n] in own and own[here[n]].shape == t.shape}
+    missing = [n for n in own if n not in found and not n.endswith("num_batches_tracked")]
+    if missing:
+        raise UserError(
+            f"{weights.path}: not weights of the backbone {name}: {len(missing)} of its {len(own)} tensors are missing "
+            f"or of another shape ({', '.join(missing[:3])}, …); name the backbone that they belong to with --backbone"
+        )
+    body.load_state_dict(found, strict=False)
+    left = [n for n in weights.tensors if here[n] not in found]
+    over = (
+        f"{len(left)} left over ({', '.join(left[:4])}{', …' if len(left) > 4 else ''})"
+        if left
+        else "nothing left over"
+    )
+    return f"{len(found)} tensors of {name} from {weights.path}, {over}"
+
+
+def pixel_statistics(name: str) -> tuple[Statistics, Statistics] | None:
+    """Mean and deviation (RGB, 0..255) that timm's weights of a backbone were trained with; None if it has none."""
+    found = timm.get_pretrained_cfg(IMAGENET_TAGS.get(name, name), allow_unregistered=True)
+    if found is None:
+        return None
+    # Decimals, so that 0.485 · 255 is 123.675 and not a neighbour.
+    (r, g, b), (dr, dg, db) = ([round(255 * value, 3) for value in values] for values in (found.mean, found.std))
+    return (r, g, b), (dr, dg, db)
 
 
 def _move_strides(body: nn.Module, name: str) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from libradet.balance import BalancedFeaturePyramid
 from libradet.data.batch import Batch
-from libradet.models.backbones import Backbone
+from libradet.models.backbones import Backbone, BackboneWeights
 from libradet.models.config import DetectorConfig
 from libradet.models.config_checks import check_config
 from libradet.models.dense_head import DenseHead, dense_detect, dense_losses
@@ -34,13 +34,13 @@ class Detector(nn.Module):
 
     Args:
         config: what to build.
-        pretrained: start the backbone from ImageNet weights.
+        pretrained: start the backbone from ImageNet weights, or from those of a file.
 
     Raises:
         UserError: heads that do not fit together, or values out of their ranges.
     """
 
-    def __init__(self, config: DetectorConfig, pretrained: bool = False) -> None:
+    def __init__(self, config: DetectorConfig, pretrained: bool | BackboneWeights = False) -> None:
         super().__init__()
         check_config(config)
         self.config = config

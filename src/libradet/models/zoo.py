@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from libradet.errors import UserError
+from libradet.models.backbones import BackboneWeights, pixel_statistics
 from libradet.models.config import (
     BackboneConfig,
     BalancedPyramidConfig,
@@ -137,7 +138,7 @@ def make_config(
     name: str,
     num_classes: int = 80,
     backbone: str | None = None,
-    weights: str | Path | DetectorConfig | None = None,
+    weights: str | Path | DetectorConfig | BackboneWeights | None = None,
 ) -> DetectorConfig:
     """The configuration behind a zoo name.
 
@@ -145,7 +146,8 @@ def make_config(
         name: one of ``MODELS``.
         backbone: a timm model with features; the entry's own if None.
         weights: None trains everything from random values; ``"imagenet"`` freezes the stem, the first
-            stage and the norms' statistics; of a saved model (its path, or a trained detector's configuration)
+            stage and the norms' statistics, and normalises pictures as those weights want it, as do a backbone's
+            weights from a file; of a saved model (its path, or a trained detector's configuration)
             pictures, backbone and conventions are taken over, see :func:`libradet.models.transfer.follow`.
 
     Raises:
@@ -157,15 +159,18 @@ def make_config(
         raise UserError(f"there is no model {name!r}; {hint}")
     config = MODELS[name]()
     config.num_classes = num_classes
-    if weights == "imagenet":
+    alone = weights == "imagenet" or isinstance(weights, BackboneWeights)
+    if alone:
         config.backbone = BackboneConfig(config.backbone.name, freeze_at=2, frozen_norm=True)
-    elif weights is not None:
+    elif weights is not None and not isinstance(weights, BackboneWeights):
         trained = weights if isinstance(weights, DetectorConfig) else read_config(weights)
         config = follow(config, trained)
         if backbone not in (None, trained.backbone.name):
             config.backbone = BackboneConfig()
     if backbone is not None:
         config.backbone = replace(config.backbone, name=backbone)
+    if alone and (statistics := pixel_statistics(config.backbone.name)):
+        config.image = replace(config.image, mean=statistics[0], std=statistics[1])
     return config
 
 
@@ -173,7 +178,7 @@ def create_model(
     name: str = "libra_faster_rcnn",
     num_classes: int = 80,
     backbone: str | None = None,
-    weights: str | Path | Detector | None = None,
+    weights: str | Path | Detector | BackboneWeights | None = None,
     class_names: tuple[str, ...] | list[str] = (),
     config: DetectorConfig | None = None,
     allow_partial: bool = False,
@@ -194,12 +199,12 @@ def create_model(
     Raises:
         UserError: unknown names, or weights that cannot be had or do not fit.
     """
-    if isinstance(weights, Detector) or weights is None or weights == "imagenet":
-        trained = weights if isinstance(weights, Detector) else None
-    else:
+    trained = weights if isinstance(weights, Detector) else None
+    alone = weights if isinstance(weights, BackboneWeights) else None
+    if isinstance(weights, str | Path) and weights != "imagenet":
         trained = load_model(weights)
     if config is None:
-        start = trained.config if trained else "imagenet" if weights else None
+        start = trained.config if trained else alone or ("imagenet" if weights else None)
         config = make_config(name, len(class_names) or num_classes, backbone, start)
     else:
         config = follow_values(config, trained.config) if trained else deepcopy(config)
@@ -209,7 +214,7 @@ def create_model(
         config.num_classes, config.class_names = len(class_names), tuple(class_names)
     elif len(config.class_names) != config.num_classes:
         config.class_names = tuple(f"class_{i}" for i in range(config.num_classes))
-    model = Detector(config, pretrained=weights == "imagenet")
+    model = Detector(config, pretrained=alone or weights == "imagenet")
     if trained is not None:
         model.fresh = take_over(model, trained, allow_partial)
     return model

@@ -205,6 +205,8 @@ def summary(plan: Plan) -> Table:
         "schedule": _schedule(plan),
         "folder": str(plan.folder),
     }
+    if plan.detector.backbone.origin:
+        lines["backbone"] = plan.detector.backbone.origin
     if plan.detector.fresh:
         lines["at random"] = f"{', '.join(plan.detector.fresh)}: not taken from {plan.config.weights}"
     if plan.standing.path is not None:
