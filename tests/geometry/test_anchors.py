@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from libradet.geometry.anchors import base_anchors, grid_anchors, inside_picture
+from libradet.geometry.anchors import base_anchors, grid_anchors, inside_picture, within_border
 
 CANVAS = (256, 320)
 RPN = [(stride, (8.0,)) for stride in (4, 8, 16, 32, 64)]
@@ -76,3 +76,16 @@ def test_inside_picture_is_each_pictures_own():
         [True, True, False, False, True],
         [True, False, False, False, True],
     ]
+
+
+@pytest.mark.parametrize("allowed", [0.0, 7.5])
+def test_anchors_that_cross_the_border(allowed):
+    """Against the rule for a single anchor."""
+    anchors, sizes = torch.randint(-20, 90, (200, 4)).float(), torch.tensor([[64, 80], [50, 40]])
+    found = within_border(anchors, sizes, allowed)
+    for b, (height, width) in enumerate(sizes.tolist()):
+        for a, (x0, y0, x1, y1) in enumerate(anchors.tolist()):
+            inside = x0 >= -allowed and y0 >= -allowed and x1 < width + allowed and y1 < height + allowed
+            assert found[b, a] == inside
+    assert found.any()
+    assert not found.all()

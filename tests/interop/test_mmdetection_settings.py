@@ -67,6 +67,16 @@ def test_a_cascade_of_version_3(describe):
     assert config.cascade.box_stds == ((0.1, 0.1, 0.2, 0.2), (0.06, 0.06, 0.1, 0.1), (0.03, 0.03, 0.05, 0.05))
 
 
+def test_a_cascade_leaves_out_anchors_that_cross_the_border_and_keeps_more_proposals(describe):
+    config = describe("cascade_rcnn_r50_fpn", CASCADE)
+    assert (config.rpn.allowed_border, config.rpn.train_proposals.total) == (0.0, 2000)
+    train = "train_cfg = dict(rpn=dict(allowed_border=-1), rpn_proposal=dict(nms_pre=1500, max_per_img=700))"
+    config = describe("cascade_rcnn_r50_fpn", f"{CASCADE}{train}")
+    assert config.rpn.allowed_border is None
+    assert (config.rpn.train_proposals.per_level, config.rpn.train_proposals.total) == (1500, 700)
+    assert describe("faster_rcnn_r50_fpn", "").rpn.allowed_border is None
+
+
 VERSION_1 = """
 norm = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 model = dict(

@@ -4,7 +4,7 @@ from tiny_detectors import take_all_samples, tiny_batch, tiny_config
 from torchvision.ops import batched_nms, box_iou
 
 from libradet.geometry.boxes import decode
-from libradet.models.config import AnchorConfig, ProposalConfig, RPNConfig
+from libradet.models.config import AnchorConfig, ProposalConfig, RPNConfig, SamplingConfig
 from libradet.models.rpn import RPN, RPNOutput, propose, rpn_losses
 
 STRIDES = [4, 8, 16, 32, 64]
@@ -103,3 +103,24 @@ def test_crowds_and_anchors_outside_are_no_negatives():
     expected = inside & (positive | ((iou < 0.3) & ~covered))
     assert (covered & inside).any()
     assert torch.equal(sampled, expected)
+
+
+def test_anchors_that_cross_the_border_count_only_where_they_are_allowed_to():
+    """Outputs that are wrong for just these anchors change the loss only if it sees them."""
+    batch = tiny_batch()
+    found = {}
+    for allowed in (None, 0.0, 1e6):
+        everything = SamplingConfig(size=8192, positive_fraction=0.5)
+        config = RPNConfig(allowed_border=allowed, sampling=everything)
+        rpn = RPN(4, STRIDES, config)
+        output = rpn([torch.zeros(len(batch.images), 4, 128 // stride, 128 // stride) for stride in STRIDES])
+        height, width = batch.sizes.min(0).values.tolist()
+        ends = torch.tensor([width, height])
+        crossing = (output.anchors[:, :2] < 0).any(1) | (output.anchors[:, 2:] >= ends).any(1)
+        right = torch.zeros_like(output.logits)
+        for name, logits in (("right", right), ("wrong", right + 50.0 * crossing)):
+            losses = rpn_losses(output._replace(logits=logits), batch, config, STRIDES, rpn.per_cell)
+            found[allowed, name] = float(losses["rpn_class"])
+    assert found[None, "right"] != found[None, "wrong"]
+    assert found[0.0, "right"] == pytest.approx(found[0.0, "wrong"])
+    assert found[1e6, "wrong"] == pytest.approx(found[None, "wrong"])

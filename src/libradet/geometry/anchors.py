@@ -56,3 +56,12 @@ def inside_picture(
         cells = (y[:, :, None] & x[:, None, :]).flatten(1)
         inside.append(cells.repeat_interleave(per_cell, dim=1))
     return torch.cat(inside, dim=1)
+
+
+def within_border(anchors: Float[Tensor, "A 4"], sizes: Int[Tensor, "B 2"], allowed: float) -> Bool[Tensor, "B A"]:
+    """Whether an anchor crosses the border of a picture by no more than ``allowed`` pixels.
+
+    As in Faster R-CNN (Ren et al., 2015), where anchors that cross it at all are left out of training.
+    """
+    ends = sizes.flip(1)[:, None] + allowed
+    return (anchors[:, :2] >= -allowed).all(1) & (anchors[:, 2:] < ends).all(2)

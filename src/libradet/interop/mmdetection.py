@@ -145,7 +145,9 @@ def _describe_heads(config: DetectorConfig, tensors: Tensors) -> None:
         config.num_classes = tensors["bbox_head.retina_cls.weight"].shape[0] // per_cell
         config.dense.rank = "scores"
     if config.rpn is not None:
-        config.rpn.train_proposals.total = 1000
+        # Its Cascade R-CNN keeps more, and leaves out anchors that cross the border.
+        config.rpn.train_proposals.total = 1000 if config.cascade is None else 2000
+        config.rpn.allowed_border = None if config.cascade is None else 0.0
         config.rpn.test_proposals.per_level = 2000 if config.proposes else 1000
         config.rpn.train_proposals.rank = config.rpn.test_proposals.rank = "scores"
     for stage in (config.roi, config.mask):

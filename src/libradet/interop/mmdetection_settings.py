@@ -28,6 +28,7 @@ def apply(config: DetectorConfig, meta: Settings) -> None:
         _apply_neck(config, neck or {})
     _apply_anchor_heads(config, model)
     _apply_second_stage(config, model)
+    _apply_train(config, model.get("train_cfg") or settings.get("train_cfg") or {})
     _apply_test(config, model.get("test_cfg") or settings.get("test_cfg") or {})
 
 
@@ -144,6 +145,17 @@ def _apply_align(align: RoIAlignConfig, found: Settings) -> None:
     align.sampling_ratio = int(layer.get("sampling_ratio", layer.get("sample_num", align.sampling_ratio)))
     align.size = int(layer.get("output_size", layer.get("out_size", align.size)))
     align.aligned = bool(layer.get("aligned", align.aligned))
+
+
+def _apply_train(config: DetectorConfig, train: Settings) -> None:
+    if config.rpn is None:
+        return
+    border = find(train, "rpn").get("allowed_border")
+    if isinstance(border, int | float):
+        # Below 0 it looks at no border at all.
+        config.rpn.allowed_border = float(border) if border >= 0 else None
+    if isinstance(train.get("rpn_proposal"), dict):
+        _apply_proposals(config.rpn.train_proposals, train["rpn_proposal"])
 
 
 def _apply_test(config: DetectorConfig, test: Settings) -> None:

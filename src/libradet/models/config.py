@@ -151,10 +151,15 @@ class ProposalConfig:
 
 @dataclass
 class RPNConfig:
-    """Region proposal network."""
+    """Region proposal network.
+
+    ``allowed_border``: anchors that cross the picture's border by more pixels are ignored in training; null ignores
+    none. mmdetection's Cascade R-CNN has 0.
+    """
 
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     convs: int = 1
+    allowed_border: float | None = None
     match: MatchConfig = field(
         default_factory=lambda: MatchConfig(positive=0.7, negative=0.3, low_quality=True, min_positive=0.3)
     )

@@ -29,7 +29,7 @@ ABOVE_ZERO = {
 }
 NOT_BELOW_ZERO = {
     *("weight", "weights", "class_weight", "sampling_ratio", "convs", "divisor", "freeze_at", "norm_eps"),
-    *("focal.gamma", "box_loss.beta"),
+    *("focal.gamma", "box_loss.beta", "allowed_border"),
 }
 
 

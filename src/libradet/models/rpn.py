@@ -103,7 +103,8 @@ def rpn_losses(
 ) -> dict[str, Float[Tensor, ""]]:
     """``rpn_class`` and ``rpn_box``: match anchors to ground truths, sample, compare."""
     with torch.no_grad():
-        anchors, matches = match_anchors(output.anchors, output.shapes, strides, per_cell, batch, config.match)
+        own = (output.anchors, output.shapes, strides, per_cell, batch)
+        anchors, matches = match_anchors(*own, config.match, config.allowed_border)
         hardness = None
         if "hardest" in (config.sampling.positives, config.sampling.negatives):
             hardness = F.binary_cross_entropy_with_logits(output.logits, (matches.gt >= 0).float(), reduction="none")
