@@ -278,3 +278,38 @@ def test_summary_shows_everything(tmp_path):
         "Training cannot",
     ):
         assert part in text
+
+
+def test_ids_written_as_text_are_read_and_named(tmp_path):
+    content = {
+        "images": [{"id": "7", "file_name": "a.png"}],
+        "categories": [{"id": "3", "name": "ball"}],
+        "annotations": [{"id": 1, "image_id": "7", "category_id": "3", "bbox": [1, 2, 10, 12]}],
+    }
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    dataset, report = read(tmp_path, "train")
+    assert dataset.pictures[0].labels.tolist() == [0]
+    assert dataset.category_ids == [3]
+    said = "\n".join(report.notes)
+    assert "category_id is text such as '3' in 1 of annotations" in said
+    assert "image_id is text such as '7'" in said
+    for part, *keys in (("images", "id"), ("categories", "id"), ("annotations", "image_id", "category_id")):
+        content[part][0] |= {key: int(content[part][0][key]) for key in keys}
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    assert not any("is text" in note for note in read(tmp_path, "train")[1].notes)
+
+
+def test_annotation_files_that_are_not_read_are_named(tmp_path):
+    content = {
+        "images": [{"id": 7, "file_name": "a.png"}],
+        "categories": [{"id": 3, "name": "ball"}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 10, 12]}],
+    }
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    assert not any("not used" in note for note in read(tmp_path, "train")[1].notes)
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    (tmp_path / "data.yaml").write_text("names: [ball]\ntrain: images\n")
+    notes = read(tmp_path, "train")[1].notes
+    assert any("annotations.json" in note and "data.yaml" in note and "not used" in note for note in notes)

@@ -195,3 +195,18 @@ def test_picture_that_breaks_later_is_named(tmp_path, workers):
     with pytest.raises(UserError, match=r"p3\.png: the picture is missing"):
         list(loader(dataset, workers=workers))
     assert len(records()["images"]) == len(dataset)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_disappears_is_named_without_a_traceback(tmp_path, workers):
+    from libradet.data.synthesis.synthetic import synthesize
+
+    synthesize(tmp_path, train=6, val=2, size=(144, 96), classes=2)
+    dataset, _ = read(tmp_path, "train")
+    loader = make_loader(dataset, size=(64, 96), batch_size=2, training=True, workers=workers)
+    gone = dataset.pictures[3].path
+    gone.unlink()
+    with pytest.raises(UserError) as raised:
+        list(loader)
+    assert gone.name in str(raised.value)
+    assert len(str(raised.value).splitlines()) <= 2

@@ -1,6 +1,7 @@
 """Picture files: their headers, read cheaply and in threads, and their pixels, upright and in RGB."""
 
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from libradet.bars import progress_bar
 from libradet.errors import UserError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif"})
@@ -27,6 +29,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+SHOWN_FROM = 100
+"""Pictures from which on it is worth a bar to decode them all."""
 
 
 class Header(NamedTuple):
@@ -60,9 +66,11 @@ def read_header(path: Path | str, decode: bool = False) -> Header:
 
 
 def read_headers(paths: Sequence[Path | str], decode: bool = False) -> list[Header]:
-    """Headers of many files, in order."""
-    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-        return list(pool.map(lambda path: read_header(path, decode), paths))
+    """Headers of many files, in order; decoding them takes time, which a bar shows on a terminal."""
+    shown = decode and len(paths) >= SHOWN_FROM and sys.stderr.isatty()
+    with progress_bar(shown, transient=True) as bar, ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        headers = pool.map(lambda path: read_header(path, decode), paths)
+        return list(bar.track(headers, total=len(paths), description="decoding"))
 
 
 def orientation(image: Image.Image) -> int:

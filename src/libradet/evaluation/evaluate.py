@@ -8,9 +8,8 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from libradet.bars import progress_bar
 from libradet.data.batch import Batch
 from libradet.data.loading.loader import make_loader
 from libradet.data.loading.transforms import Size
@@ -126,20 +125,6 @@ def _run(model: Detector, loader: Iterable[Batch], take: Take, precision: str, p
         for batch in bar.track(loader, description="measuring"):
             batch = batch.to(device, non_blocking=True)
             take(model(batch), batch)
-
-
-def progress_bar(shown: bool) -> Progress:
-    """A bar on stderr with count, time spent and time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
-    )
 
 
 def _in_a_job() -> bool:

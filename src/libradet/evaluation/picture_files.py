@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from hotcoco.mask import encode
 
+from libradet.bars import progress_bar
 from libradet.data.loading.transforms import Size
 from libradet.data.pictures import SUFFIXES, load_picture
 from libradet.data.proposals.proposal_file import Proposed, write_proposals
 from libradet.data.segmentations import plain_rle
 from libradet.errors import UserError
 from libradet.evaluation.drawing import RGB, draw, save
-from libradet.evaluation.evaluate import progress_bar
 from libradet.files import write_json
 from libradet.models.detector import Detector
 from libradet.models.given import give_files

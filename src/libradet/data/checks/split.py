@@ -47,6 +47,7 @@ def check(
         decode: decode every picture as a whole instead of reading its header (slow, finds all damage).
     """
     report = Report(notes=list(raw.notes))
+    _name_text_ids(raw, report)
     classes = _check_classes(raw, report)
     listed, dropped = _check_pictures(raw, report, skip_broken, decode)
     sizes, upright = _check_sizes(listed, report)
@@ -79,6 +80,18 @@ def _check_classes(raw: Raw, report: Report) -> Classes:
         report.warnings.append(f"category ids are not numbers ({few(keys)}): numbered 1 to {len(keys)} in results.")
     labels = {key: label for label, key in enumerate(keys)}
     return Classes(ids, _distinct_names(keys, [found[key] for key in keys], report), labels)
+
+
+def _name_text_ids(raw: Raw, report: Report) -> None:
+    """Ids that are digits in quotes are read as numbers, which other tools may not do."""
+    parts = (("images", "id"), ("categories", "id"), ("annotations", "image_id"), ("annotations", "category_id"))
+    for part, key in parts:
+        values = (record.get(key) for record in getattr(raw, part) if isinstance(record, dict))
+        texts = [value for value in values if type(value) is str and type(plain_id(value)) is int]
+        if texts:
+            report.notes.append(
+                f"{key} is text such as {texts[0]!r} in {len(texts)} of {part}: read as numbers; other tools may not"
+            )
 
 
 def _distinct_names(keys: list[Any], names: list[str], report: Report) -> list[str]:

@@ -40,9 +40,10 @@ def find_layout(data: Path) -> Layout:
         raise UserError(f"{data}: no such folder.")
     if data.is_file():
         return _single_file(data)
-    for recognise in (_records, _single, _coco, _roboflow, yolo.recognise, voc.recognise):
+    for place, (recognise, _) in enumerate(_RECOGNISERS):
         if layout := recognise(data):
-            return layout
+            others = [what for other, what in _RECOGNISERS[place + 1 :] if _recognises(other, data)]
+            return {name: partial(_noting, read, others) for name, read in layout.items()} if others else layout
     raise UserError(f"{data}: no data set recognised here. Looked for\n{LAYOUTS}")
 
 
@@ -204,3 +205,30 @@ def _roboflow(root: Path) -> Layout:
         if file.is_file():
             layout[name] = partial(read_coco, file, root, name, [root / name, root / name / "images"], roboflow=True)
     return layout
+
+
+_RECOGNISERS: tuple[tuple[Callable[[Path], Layout], str], ...] = (
+    (_records, "train.json, val.json"),
+    (_single, "annotations.json"),
+    (_coco, "annotations/*.json"),
+    (_roboflow, "*/_annotations.coco.json"),
+    (yolo.recognise, "data.yaml"),
+    (voc.recognise, "Annotations/*.xml"),
+)
+"""In this order, and which files they read."""
+
+
+def _recognises(recognise: Callable[[Path], Layout], data: Path) -> bool:
+    try:
+        return bool(recognise(data))
+    except UserError:
+        return True
+
+
+def _noting(read: Callable[[], Raw], others: list[str]) -> Raw:
+    """A split with a word on the files that are not read because of it."""
+    raw = read()
+    raw.notes.append(
+        f"not used: {' and '.join(others)}, as {raw.source.name} is there; keep them in folders of their own"
+    )
+    return raw

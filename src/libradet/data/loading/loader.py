@@ -7,7 +7,7 @@ processes, sees the same pictures, flipped alike, in the same joint batches.
 import os
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from libradet.data.loading.transforms import Sample, Size, collate, flip, load_p
 from libradet.data.proposals.given import GivenProposals
 from libradet.data.records import Dataset
 from libradet.data.segmentations import decode_masks, require_masks
+from libradet.errors import UserError
 
 
 class Key(NamedTuple):
@@ -48,7 +49,14 @@ class Samples(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> Sample:
+    def __getitem__(self, key: Key) -> Sample | UserError:
+        """The sample, or what is wrong with it: raised in a worker, it would arrive in wrappings."""
+        try:
+            return self._load(key)
+        except UserError as error:
+            return error
+
+    def _load(self, key: Key) -> Sample:
         picture = self.dataset.pictures[key.index]
         image, scale_x, scale_y = resize(load_picture(picture.path, picture.upright), self.size)
         scales = torch.tensor([scale_x, scale_y, scale_x, scale_y])
@@ -60,6 +68,16 @@ class Samples(torch.utils.data.Dataset):
         sample = Sample(image, boxes, labels, crowd, (scale_x, scale_y), key.index, masks, given)
         chance = np.random.default_rng([self.seed, key.epoch, key.index, 1]).random()
         return flip(sample) if chance < self.flip_chance else sample
+
+
+class PictureLoader(DataLoader):
+    """A loader that raises in this process, and as they are, the errors that its workers met."""
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
 
 class BatchSampler:
@@ -156,7 +174,7 @@ def make_loader(
     sampler.set_epoch(epoch)
     given = proposals.count if proposals else None
     gather = partial(_gather, canvases=canvases, canvas_of=canvas_of, most=_most_rows(dataset), proposals=given)
-    return DataLoader(
+    return PictureLoader(
         Samples(dataset, size, seed, flip if training else 0.0, masks, proposals),
         batch_sampler=sampler,
         num_workers=workers,
@@ -168,16 +186,21 @@ def make_loader(
 
 
 def _gather(
-    samples: list[Sample],
+    samples: list[Sample | UserError],
     canvases: list[tuple[int, int]],
     canvas_of: Int64[ndarray, " N"],
     most: int,
     proposals: int | None,
-) -> Batch:
+) -> Batch | UserError:
     """Few distinct numbers of ground truths, too: powers of two from 8, up to the data set's most."""
-    held = max(len(sample.labels) for sample in samples)
+    whole: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+        whole.append(sample)
+    held = max(len(sample.labels) for sample in whole)
     rows = min(most, max(8, 1 << (held - 1).bit_length()))
-    return collate(samples, canvas=canvases[canvas_of[samples[0].index]], rows=rows, proposals=proposals)
+    return collate(whole, canvas=canvases[canvas_of[whole[0].index]], rows=rows, proposals=proposals)
 
 
 def _most_rows(dataset: Dataset) -> int:
