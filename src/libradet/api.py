@@ -18,7 +18,7 @@ from libradet.interop.loading import start_from
 from libradet.models import zoo
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
-from libradet.models.given import check_proposals
+from libradet.models.proposal_needs import check_proposals
 from libradet.training.run import TrainResult
 from libradet.training.run import train as run_training
 from libradet.training.settings import TrainConfig

@@ -188,7 +188,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     from libradet.api import load_model
-    from libradet.evaluation.picture_files import describe, predict_files
+    from libradet.inference.picture_files import describe, predict_files
 
     if bool(args.data) == bool(args.pictures):
         raise UserError("name either pictures or a data set with --data; see libradet predict --help")
@@ -206,7 +206,7 @@ def _predict(args: argparse.Namespace) -> int:
 def _propose(args: argparse.Namespace, model: "Detector", size: tuple[int, int] | None) -> int:
     from libradet.data.read import read, splits
     from libradet.evaluation.proposing import check_proposing, propose
-    from libradet.models.given import check_proposals
+    from libradet.models.proposal_needs import check_proposals
 
     check_proposing(model)
     check_proposals(model.config, args.proposals)

@@ -9,8 +9,8 @@ from torch import nn
 
 from libradet.data.batch import Batch
 from libradet.data.records import Dataset, Picture
+from libradet.inference.detections import Detections
 from libradet.models.config import DetectorConfig, ImageConfig, RoIConfig, RPNConfig
-from libradet.models.detections import Detections
 from libradet.models.detector import Detector
 
 

@@ -12,7 +12,7 @@ from measure_share import measure_share
 
 from libradet.data.batch import Batch
 from libradet.evaluation.coco_evaluator import CocoEvaluator, gather_objects
-from libradet.models.detections import Detections
+from libradet.inference.detections import Detections
 
 
 def make_batch(dataset, rows, scale=(1.0, 1.0)):

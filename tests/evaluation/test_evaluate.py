@@ -14,8 +14,8 @@ from libradet.errors import UserError
 from libradet.evaluation.coco_metrics import coco_metrics
 from libradet.evaluation.evaluate import evaluate
 from libradet.evaluation.sheets import ground_truth, pick, picture_sheet
+from libradet.inference.predictor import device_of, predict
 from libradet.models.config import RoIConfig
-from libradet.models.prediction import device_of, predict
 from libradet.models.zoo import create_model, make_config
 
 

@@ -4,8 +4,8 @@ from tiny_detectors import take_all_samples, tiny_batch, tiny_config, tiny_detec
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_iou
 
+from libradet.inference.detections import Detections
 from libradet.models.config import BalancedPyramidConfig, BoxLossConfig
-from libradet.models.detections import Detections
 
 BATCHES = {
     "objects": {},

@@ -17,7 +17,7 @@ from libradet.data.segmentations import encode_masks, plain_rle
 from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco_metrics import Metrics, ResultRows, coco_metrics, mask_metrics, to_results
 from libradet.geometry.masks import paste_masks
-from libradet.models.detections import Detections
+from libradet.inference.detections import Detections
 from libradet.models.detector import Detector
 
 

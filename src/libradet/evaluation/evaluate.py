@@ -20,10 +20,10 @@ from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco_evaluator import CocoEvaluator
 from libradet.evaluation.coco_metrics import Metrics
 from libradet.files import write_json
-from libradet.models.detections import Detections
+from libradet.inference.detections import Detections
+from libradet.inference.predictor import device_of, evaluating
 from libradet.models.detector import Detector
-from libradet.models.given import give
-from libradet.models.prediction import device_of, evaluating
+from libradet.models.proposal_needs import give
 
 Take = Callable[[Detections, Batch], None]
 """Takes in the detections of one batch, whose ``index`` and ``scales`` say what they were found in."""

@@ -11,7 +11,7 @@ from libradet.data.proposals.proposal_file import Proposed, write_proposals
 from libradet.data.records import Dataset, Picture
 from libradet.errors import UserError
 from libradet.evaluation.evaluate import look_through
-from libradet.models.detections import Detections
+from libradet.inference.detections import Detections
 from libradet.models.detector import Detector
 
 

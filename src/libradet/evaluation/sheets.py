@@ -12,9 +12,9 @@ from libradet.data.proposals.given import GivenProposals
 from libradet.data.records import Dataset, Picture
 from libradet.data.segmentations import decode_masks
 from libradet.evaluation.classes import match_classes
-from libradet.evaluation.drawing import SheetRow, sheet
+from libradet.inference.drawing import SheetRow, sheet
+from libradet.inference.predictor import predict
 from libradet.models.detector import Detector
-from libradet.models.prediction import predict
 from libradet.quiet import supervision as sv
 
 
@@ -32,7 +32,7 @@ def picture_sheet(
     Args:
         count: rows, fewer if there are fewer pictures.
         threshold: least score of the detections shown, 0..1.
-        size: as in :func:`libradet.models.prediction.predict`.
+        size: as in :func:`libradet.inference.predictor.predict`.
         proposals: of the data set, for a detector without rpn.
     """
     pictures = pick(dataset, count)

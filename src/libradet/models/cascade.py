@@ -9,8 +9,8 @@ from torch import Tensor
 
 from libradet.data.batch import Batch
 from libradet.geometry.boxes import area, clip, decode
+from libradet.inference.detections import Detections
 from libradet.models.config import CascadeConfig, DetectionConfig, RoIConfig
-from libradet.models.detections import Detections
 from libradet.models.roi_head import (
     BoxHead,
     RegionSamples,

@@ -13,9 +13,9 @@ from libradet.data.batch import Batch
 from libradet.geometry.boxes import clip, decode, is_larger
 from libradet.geometry.matching import NEGATIVE
 from libradet.geometry.suppression import suppress
+from libradet.inference.detections import Detections
 from libradet.models.anchor_grid import AnchorGrid, match_anchors
 from libradet.models.config import DenseConfig, DetectionConfig
-from libradet.models.detections import Detections
 from libradet.models.layers import conv
 from libradet.models.loss_terms import focal_loss, localisation_loss, shared_count
 from libradet.models.ranking import best

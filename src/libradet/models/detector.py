@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from libradet.balance import BalancedFeaturePyramid
 from libradet.data.batch import Batch
+from libradet.inference.detections import Detections
 from libradet.models.backbones import Backbone, BackboneWeights
 from libradet.models.config import DetectorConfig
 from libradet.models.config_checks import check_config
 from libradet.models.dense_head import DenseHead, dense_detect, dense_losses
-from libradet.models.detections import Detections
 from libradet.models.mask_head import MaskHead, add_masks, mask_loss
 from libradet.models.pyramids import FeaturePyramid
 from libradet.models.roi_head import given_proposals
@@ -144,6 +144,6 @@ class Detector(nn.Module):
             size: (short, long) side to resize to, None for that of training, "original" for no resizing.
             proposals: boxes [P, 4] to look at, or a list of them, for a detector without rpn.
         """
-        from libradet.models.prediction import predict
+        from libradet.inference.predictor import predict
 
         return predict(self, images, threshold, size, proposals=proposals)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from libradet.data.batch import Batch
 from libradet.errors import UserError
 from libradet.geometry.masks import crop_masks
+from libradet.inference.detections import Detections
 from libradet.models.config import MaskConfig
-from libradet.models.detections import Detections
 from libradet.models.layers import conv
 from libradet.models.loss_terms import shared_count
 from libradet.models.roi_head import RegionSamples, pool

@@ -15,9 +15,9 @@ from libradet.geometry.boxes import area, clip, decode, is_larger
 from libradet.geometry.matching import IGNORED, Matches
 from libradet.geometry.roi_align import pyramid_roi_align
 from libradet.geometry.suppression import suppress
+from libradet.inference.detections import Detections
 from libradet.models.anchor_grid import match_objects
 from libradet.models.config import DetectionConfig, RoIAlignConfig, RoIConfig
-from libradet.models.detections import Detections
 from libradet.models.layers import conv
 from libradet.models.loss_terms import class_loss, localisation_loss, shared_count
 from libradet.models.rpn import Proposals

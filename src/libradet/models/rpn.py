@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from libradet.data.batch import Batch
 from libradet.geometry.boxes import clip, decode, is_larger
 from libradet.geometry.suppression import suppress
+from libradet.inference.detections import Detections
 from libradet.models.anchor_grid import AnchorGrid, match_anchors
 from libradet.models.config import DetectionConfig, ProposalConfig, RPNConfig
-from libradet.models.detections import Detections
 from libradet.models.loss_terms import localisation_loss, objectness_loss, shared_count
 from libradet.models.ranking import best, rank
 from libradet.models.samples import num_positive_slots, sample, take

@@ -6,9 +6,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from libradet.data.batch import Batch
+from libradet.inference.detections import Detections
 from libradet.models.cascade import cascade_detect, cascade_losses, stage_configs
 from libradet.models.config import DetectorConfig
-from libradet.models.detections import Detections
 from libradet.models.roi_head import BoxHead, RegionSamples, detect, region_losses, sample_regions
 from libradet.models.rpn import Proposals
 

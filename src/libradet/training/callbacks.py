@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from libradet.evaluation.drawing import save
 from libradet.evaluation.sheets import picture_sheet
+from libradet.inference.drawing import save
 
 if TYPE_CHECKING:
     from libradet.training.module import DetectorModule

@@ -18,7 +18,7 @@ from libradet.files import replacing
 from libradet.interop.loading import start_from
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
-from libradet.models.given import check_proposals, give
+from libradet.models.proposal_needs import check_proposals, give
 from libradet.models.recompute import recompute_blocks
 from libradet.models.sync_norm import synchronise_norms
 from libradet.models.zoo import create_model, make_config

@@ -7,7 +7,7 @@ from known_answers import FixedDetector
 from PIL import Image
 
 from libradet.errors import UserError
-from libradet.models.prediction import predict
+from libradet.inference.predictor import predict
 from libradet.quiet import supervision as sv
 
 BOXES = [(0.25, 0.5, 0.75, 1.0), (0.0, 0.0, 0.5, 0.5), (-0.5, -0.25, 1.5, 1.25)]

@@ -16,7 +16,7 @@ from libradet.data.batch import Batch
 from libradet.data.loading.transforms import Size, prepare
 from libradet.errors import UserError
 from libradet.geometry.masks import paste_masks
-from libradet.models.detections import Detections
+from libradet.inference.detections import Detections
 from libradet.models.detector import Detector
 from libradet.quiet import supervision as sv
 

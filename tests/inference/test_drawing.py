@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from libradet.evaluation.drawing import COLORS, SheetRow, color_of, draw, save, sheet
+from libradet.inference.drawing import COLORS, SheetRow, color_of, draw, save, sheet
 from libradet.quiet import supervision as sv
 
 

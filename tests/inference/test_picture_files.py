@@ -11,7 +11,7 @@ from known_answers import FixedDetector
 from PIL import Image
 
 from libradet.errors import UserError
-from libradet.evaluation.picture_files import describe, find_pictures, number_pictures, predict_files
+from libradet.inference.picture_files import describe, find_pictures, number_pictures, predict_files
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from libradet.data.pictures import SUFFIXES, load_picture
 from libradet.data.proposals.proposal_file import Proposed, write_proposals
 from libradet.data.segmentations import plain_rle
 from libradet.errors import UserError
-from libradet.evaluation.drawing import RGB, draw, save
 from libradet.files import write_json
+from libradet.inference.drawing import RGB, draw, save
+from libradet.inference.predictor import check_threshold, predict
 from libradet.models.detector import Detector
-from libradet.models.given import give_files
-from libradet.models.prediction import check_threshold, predict
+from libradet.models.proposal_needs import give_files
 from libradet.quiet import supervision as sv
 
 PROPOSALS = "proposals.safetensors"
@@ -64,7 +64,7 @@ def predict_files(
 
     Args:
         sources: files, folders and globs, see :func:`find_pictures`.
-        threshold, size: as in :func:`libradet.models.prediction.predict`.
+        threshold, size: as in :func:`libradet.inference.predictor.predict`.
         proposals: file of proposals, for a detector without rpn.
         progress: show a bar on stderr.
 
