@@ -87,14 +87,15 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="trained model: .safetensors, or anybody's checkpoint")
-    parser.add_argument("pictures", nargs="*", metavar="PICTURE|DIR|GLOB", help="what to look at")
+    parser.add_argument("pictures", nargs="*", metavar="PICTURE|VIDEO|DIR|GLOB", help="what to look at")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="for drawings, predictions.json and proposals"
     )
     text = "data set instead of pictures: write SPLIT.safetensors with the proposals of an rpn"
     parser.add_argument("--data", metavar="DIR", help=text)
     parser.add_argument("--split", help="only this one (default: all of --data)")
-    parser.add_argument("--batch_size", type=int, default=4, help="pictures of --data at a time (default: 4)")
+    parser.add_argument("--batch_size", type=int, default=4, help="pictures at a time (default: 4)")
+    parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="bf16 is faster where it exists")
     parser.add_argument("--proposals", metavar="FILE", help="of the pictures, for a model without rpn")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score (default: 0.5)")
     parser.add_argument(
@@ -188,7 +189,8 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     from libradet.api import load_model
-    from libradet.inference.picture_files import describe, predict_files
+    from libradet.inference.prediction_files import describe, predict_files
+    from libradet.models.proposal_needs import check_proposals
 
     if bool(args.data) == bool(args.pictures):
         raise UserError("name either pictures or a data set with --data; see libradet predict --help")
@@ -198,14 +200,16 @@ def _predict(args: argparse.Namespace) -> int:
     model = load_model(args.model, _device(args.device))
     if args.data:
         return _propose(args, model, size)
-    done = predict_files(model, args.pictures, args.out, threshold=args.threshold, size=size, proposals=args.proposals)
+    check_proposals(model.config, args.proposals)
+    options = {"threshold": args.threshold, "size": size, "batch_size": args.batch_size, "proposals": args.proposals}
+    done = predict_files(model, args.pictures, args.out, precision=args.precision, **options)
     print(describe(done, args.out))
     return 0
 
 
 def _propose(args: argparse.Namespace, model: "Detector", size: tuple[int, int] | None) -> int:
     from libradet.data.read import read, splits
-    from libradet.evaluation.proposing import check_proposing, propose
+    from libradet.inference.proposing import check_proposing, propose
     from libradet.models.proposal_needs import check_proposals
 
     check_proposing(model)
@@ -213,7 +217,7 @@ def _propose(args: argparse.Namespace, model: "Detector", size: tuple[int, int] 
     for split in [args.split] if args.split else splits(args.data):
         dataset, _ = read(args.data, split, training=False, masks=False)
         path = args.out / f"{dataset.split}.safetensors"
-        count = propose(model, dataset, path, size=size, batch_size=args.batch_size)
+        count = propose(model, dataset, path, size=size, batch_size=args.batch_size, precision=args.precision)
         print(f"{path}: {count} proposals in {len(dataset)} pictures")
     return 0
 

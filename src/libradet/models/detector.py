@@ -1,6 +1,6 @@
 """The road from pictures to losses or detections."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from libradet.balance import BalancedFeaturePyramid
 from libradet.data.batch import Batch
+from libradet.data.loading.transforms import Size
 from libradet.inference.detections import Detections
+from libradet.inference.predictor import predict
 from libradet.models.backbones import Backbone, BackboneWeights
 from libradet.models.config import DetectorConfig
 from libradet.models.config_checks import check_config
@@ -19,11 +21,7 @@ from libradet.models.roi_head import given_proposals
 from libradet.models.rpn import RPN, as_detections, propose, rpn_losses
 from libradet.models.samples import num_positive_slots
 from libradet.models.second_stage import box_heads, second_stage_detect, second_stage_losses
-
-if TYPE_CHECKING:
-    import supervision
-
-    from libradet.data.loading.transforms import Size
+from libradet.quiet import supervision as sv
 
 
 class Detector(nn.Module):
@@ -75,6 +73,31 @@ class Detector(nn.Module):
         """Canvas sides must be multiples of this: the backbone's stride; a balanced pyramid's, too, if it is larger."""
         coarsest = self.strides[-1] if self.config.pyramid.balanced else 32
         return self.config.image.divisor or max(coarsest, 32)
+
+    @property
+    def name(self) -> str:
+        """The zoo entry."""
+        return self.config.model
+
+    @property
+    def image_size(self) -> Size:
+        """(short, long) side to which pictures are resized."""
+        return self.config.image.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def proposes(self) -> bool:
+        """Whether the detections are proposals."""
+        return self.config.proposes
+
+    @property
+    def proposals_wanted(self) -> int:
+        """Boxes of a picture that are looked at, best first; 0 if the detector looks for objects itself."""
+        return self.config.roi.test_proposals if self.config.takes_proposals and self.config.roi else 0
 
     def normalise(self, batch: Batch) -> Float[Tensor, "B 3 H W"]:
         """Pictures as the backbone wants them, zero in the padding."""
@@ -134,16 +157,16 @@ class Detector(nn.Module):
         return found
 
     def predict(
-        self, images, threshold: float = 0.5, size: "Size | None" = None, proposals=None
-    ) -> "supervision.Detections | list[supervision.Detections]":
-        """Detections of one picture or of a list of them, in pixels of the original.
+        self, images, threshold: float = 0.5, size: Size | None = None, batch_size: int = 1, proposals=None
+    ) -> sv.Detections | list[sv.Detections] | Iterator[sv.Detections]:
+        """Detections of one picture or of many, in pixels of the original; see :mod:`libradet.inference.predictor`.
 
         Args:
-            images: path, PIL image or uint8 RGB array [H, W, 3], or a list of them.
+            images: path, PIL image or uint8 RGB array [H, W, 3]; a list of them; a folder or pattern; a video, or
+                anything else that gives pictures one by one, for which the result is an iterator.
             threshold: least score.
             size: (short, long) side to resize to, None for that of training, "original" for no resizing.
+            batch_size: pictures that go through the model together.
             proposals: boxes [P, 4] to look at, or a list of them, for a detector without rpn.
         """
-        from libradet.inference.predictor import predict
-
-        return predict(self, images, threshold, size, proposals=proposals)
+        return predict(self, images, threshold, size, batch_size, proposals)
