@@ -1,6 +1,7 @@
 """From a detector and a data set to COCO's numbers."""
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -13,8 +14,8 @@ from libradet.evaluation.coco_evaluator import CocoEvaluator
 from libradet.evaluation.coco_metrics import Metrics
 from libradet.files import write_json
 from libradet.inference.data_sets import in_a_job, look_through
-from libradet.inference.predictor import Precision
 from libradet.models.detector import Detector
+from libradet.models.inference_form import optimize
 from libradet.models.proposal_needs import give
 
 
@@ -26,7 +27,7 @@ def evaluate(
     batch_size: int = 4,
     workers: int | None = None,
     device: str | torch.device | None = None,
-    precision: Precision = "32",
+    precision: Literal["auto", "32", "bf16"] = "32",
     results: Path | None = None,
     proposals: str | Path | None = None,
     progress: bool = True,
@@ -40,6 +41,7 @@ def evaluate(
         batch_size: pictures that go through the model together, per process.
         workers: processes that load pictures; half the cores, at most four, if None.
         device: where to compute; where the model is, if None.
+        precision: as in :func:`libradet.models.inference_form.optimize`.
         results: write the detections there, as COCO results with the data set's own ids.
         proposals: file or folder with those of the pictures, for a detector without rpn.
         progress: show a bar on stderr.
@@ -63,8 +65,8 @@ def evaluate(
         masks=bool(model.config.mask) and not no_masks,
     )
     given = give(model.config, proposals, dataset, training=False)
-    options = {"size": size, "batch_size": batch_size, "workers": workers, "device": device, "precision": precision}
-    look_through(model, dataset, evaluator.update, given, **options, progress=progress)
+    options = {"size": size, "batch_size": batch_size, "workers": workers, "device": device}
+    look_through(optimize(model, precision), dataset, evaluator.update, given, **options, progress=progress)
     metrics = evaluator.compute()
     unmeasured = [f"Masks are not measured: {no_masks}."] if no_masks else []
     metrics["notes"] = [*(classes.notes if classes else []), *unmeasured, *metrics["notes"]]

@@ -16,7 +16,7 @@ from libradet.data.proposals.given import GivenProposals
 from libradet.data.records import Dataset
 from libradet.inference.detections import Detections
 from libradet.inference.finder import Finder
-from libradet.inference.predictor import Precision, find
+from libradet.inference.predictor import find
 
 Take = Callable[[Detections, Batch], None]
 """Takes in the detections of one batch, whose ``index`` and ``scales`` say what they were found in."""
@@ -32,7 +32,6 @@ def look_through(
     batch_size: int = 4,
     workers: int | None = None,
     device: str | torch.device | None = None,
-    precision: Precision = "32",
     progress: bool = True,
 ) -> None:
     """Show ``model`` every picture of ``dataset``, and ``take`` what it finds; mode and device are left as they were.
@@ -63,7 +62,7 @@ def look_through(
     )
     with _on(model, device), progress_bar(progress and not (in_a_job() and dist.get_rank())) as bar:
         for batch in bar.track(loader, description="measuring"):
-            take(find(model, batch, precision), batch)
+            take(find(model, batch), batch)
 
 
 def in_a_job() -> bool:

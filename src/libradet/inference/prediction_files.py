@@ -20,7 +20,7 @@ from libradet.errors import UserError
 from libradet.files import growing_list, write_json
 from libradet.inference.drawing import RGB, draw, save
 from libradet.inference.finder import Finder
-from libradet.inference.predictor import Precision, check_threshold, look
+from libradet.inference.predictor import check_threshold, look
 from libradet.inference.sights import Sight, find_pictures, frames, is_video, video_info
 from libradet.inference.video_files import VideoFiles
 from libradet.quiet import supervision as sv
@@ -54,7 +54,6 @@ def predict_files(
     threshold: float = 0.5,
     size: Size | None = None,
     batch_size: int = 1,
-    precision: Precision = "32",
     proposals: str | Path | None = None,
     progress: bool = True,
 ) -> Predicted:
@@ -70,7 +69,7 @@ def predict_files(
 
     Args:
         sources: files, folders and globs, see :func:`find_pictures`.
-        threshold, size, batch_size, precision: as in :func:`libradet.inference.predictor.predict`.
+        threshold, size, batch_size: as in :func:`libradet.inference.predictor.predict`.
         proposals: file of proposals, for a detector without rpn.
         progress: show a bar on stderr.
 
@@ -84,8 +83,7 @@ def predict_files(
     _prepare_folder(out, paths)
     done = Predicted()
     seen = _sights(paths, given, done.unreadable)
-    options = {"size": size, "batch_size": batch_size, "precision": precision}
-    looked = look(model, seen, 0.0 if model.proposes else threshold, **options)
+    looked = look(model, seen, 0.0 if model.proposes else threshold, size, batch_size)
     shown = progress and (len(paths) > 1 or is_video(paths[0]))
     try:  # after an interrupt, too, there are results of what was seen
         with ExitStack() as stack:

@@ -1,10 +1,9 @@
 """The one road from pictures to detections in their own pixels."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,8 +26,6 @@ Picture = str | Path | Image.Image | ndarray
 Boxes = ndarray | Tensor
 """Corners [P, 4], xyxy in pixels."""
 
-Precision = Literal["32", "bf16"]
-
 AHEAD = 4
 """Batches of pictures that are read before the first is looked at, so that those of one canvas come together."""
 
@@ -40,7 +37,6 @@ def predict(
     size: Size | None = None,
     batch_size: int = 1,
     proposals: Boxes | Sequence[Boxes] | None = None,
-    precision: Precision = "32",
 ) -> sv.Detections | list[sv.Detections] | Iterator[sv.Detections]:
     """What the model finds, on the model's device; its mode (training or evaluation) is left as it was.
 
@@ -54,7 +50,6 @@ def predict(
             faster on a GPU.
         proposals: for a detector without rpn, where to look for objects: boxes [P, 4], best first, xyxy in
             pixels of the upright picture; a list of them for a list of pictures.
-        precision: "bf16" is faster where the device has it.
 
     Returns:
         For one picture, one ``supervision.Detections``; for a list, folder or pattern, a list; for a video or a
@@ -70,7 +65,7 @@ def predict(
         raise UserError(f"batch_size is {batch_size}: at least one picture goes through the model at a time")
     if proposals is not None and not model.proposals_wanted:
         raise UserError(f"{model.name} needs no proposals: leave them out")
-    options = threshold, size, batch_size, precision
+    options = threshold, size, batch_size
     if isinstance(images, str | Path) and is_video(Path(images)):
         return _found(look(model, frames(Path(images)), *options))
     if isinstance(images, str | Path) and _names_many(images):
@@ -90,7 +85,6 @@ def look(
     threshold: float = 0.0,
     size: Size | None = None,
     batch_size: int = 1,
-    precision: Precision = "32",
 ) -> Iterator[tuple[Sight, sv.Detections]]:
     """Every picture with what is found in it, in order, a few batches at a time; see :func:`predict`."""
     coming = iter(pictures)
@@ -101,16 +95,14 @@ def look(
         found: dict[int, sv.Detections] = {}
         for batch in _batches(samples, model.divisor, batch_size):
             assert batch.index is not None
-            ours = to_supervision(find(model, batch, precision), batch, model.class_names, threshold)
+            ours = to_supervision(find(model, batch), batch, model.class_names, threshold)
             found |= zip(batch.index.tolist(), ours, strict=True)
         yield from ((sight, found[row]) for row, sight in enumerate(seen))
 
 
-def find(model: Finder, batch: Batch, precision: Precision = "32") -> Detections:
+def find(model: Finder, batch: Batch) -> Detections:
     """Detections of one batch, on the model's device and without gradients."""
-    kind = model.device.type
-    cast = torch.autocast(kind, torch.bfloat16) if precision == "bf16" else nullcontext()
-    with evaluating(model), cast:
+    with evaluating(model):
         return model(batch.to(model.device, non_blocking=True))
 
 

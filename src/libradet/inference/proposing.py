@@ -40,7 +40,7 @@ def propose(model: Finder, dataset: Dataset, path: Path, **settings: Any) -> int
     """Write the proposals of every picture of a data set to ``path`` (:mod:`libradet.data.proposals.proposal_file`).
 
     Args:
-        settings: ``size``, ``batch_size``, ``workers``, ``device``, ``precision`` and ``progress`` of
+        settings: ``size``, ``batch_size``, ``workers``, ``device`` and ``progress`` of
             :func:`libradet.evaluation.evaluate.evaluate`; with the same, recall is what that measures.
 
     Returns:

@@ -44,6 +44,8 @@ class Detector(nn.Module):
         self.config = config
         # Layers that trained weights, where it was given any, have left at random.
         self.fresh: list[str] = []
+        # Made by optimize: norms are folded, so the layers are not those of a file.
+        self.for_inference = False
         self.backbone = Backbone(config.backbone, pretrained)
         self.pyramid = FeaturePyramid(self.backbone.channels, config.pyramid)
         self.strides = self.pyramid.strides
@@ -90,6 +92,11 @@ class Detector(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """That of the backbone's weights."""
+        return next(self.backbone.parameters()).dtype
+
+    @property
     def proposes(self) -> bool:
         """Whether the detections are proposals."""
         return self.config.proposes
@@ -109,7 +116,8 @@ class Detector(nn.Module):
         # Convolutions take their layout from their input. On CPUs without wide vectors, gradients of channels-last
         # ones take half as long again.
         plain = self.training and images.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        return images.contiguous(memory_format=torch.contiguous_format if plain else torch.channels_last)
+        layout = torch.contiguous_format if plain else torch.channels_last
+        return images.to(self.dtype, memory_format=layout)
 
     def extract_features(self, batch: Batch) -> list[Float[Tensor, "B C _ _"]]:
         """Pyramid levels, finest first, after balancing."""
