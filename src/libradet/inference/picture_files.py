@@ -11,8 +11,9 @@ import numpy as np
 from hotcoco.mask import encode
 
 from libradet.bars import progress_bar
+from libradet.data.headers import SUFFIXES
 from libradet.data.loading.transforms import Size
-from libradet.data.pictures import SUFFIXES, load_picture
+from libradet.data.pictures import load_picture
 from libradet.data.proposals.proposal_file import Proposed, write_proposals
 from libradet.data.segmentations import plain_rle
 from libradet.errors import UserError

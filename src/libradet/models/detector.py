@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from libradet.balance import BalancedFeaturePyramid
 from libradet.data.batch import Batch
 from libradet.inference.detections import Detections
-from libradet.models.backbones import Backbone, BackboneWeights
+from libradet.models.backbones import Backbone
 from libradet.models.config import DetectorConfig
 from libradet.models.config_checks import check_config
 from libradet.models.dense_head import DenseHead, dense_detect, dense_losses
 from libradet.models.mask_head import MaskHead, add_masks, mask_loss
+from libradet.models.pretrained import BackboneWeights
 from libradet.models.pyramids import FeaturePyramid
 from libradet.models.roi_head import given_proposals
 from libradet.models.rpn import RPN, as_detections, propose, rpn_losses
