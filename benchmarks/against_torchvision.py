@@ -24,7 +24,8 @@ OBJECTS = 8
 def ours(args: argparse.Namespace):
     """A step of our Faster R-CNN (norms frozen and first stage frozen, as torchvision's)."""
     from libradet.data.batch import Batch
-    from libradet.models.zoo import create_model, make_config
+    from libradet.models.create import create_model
+    from libradet.models.zoo import make_config
 
     config = make_config(args.model)
     config.backbone.freeze_at, config.backbone.frozen_norm = 2, True

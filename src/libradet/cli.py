@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from libradet.errors import UserError
-from libradet.files import write_json
+from libradet.files import require, write_json
 
 if TYPE_CHECKING:
     from libradet.models.detector import Detector
@@ -166,6 +166,10 @@ def _train(argv: list[str]) -> int:
     from libradet.train_options import parse_train
 
     request = parse_train(argv)
+    from libradet.training.settings import check
+
+    check(request.config)
+    _refuse_absent(data=request.config.data)
     from libradet.training.run import train
 
     train(request.config, request.detector, request.resume)
@@ -173,6 +177,7 @@ def _train(argv: list[str]) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    _refuse_absent(args.model, args.data)
     from libradet.api import evaluate, load_model
     from libradet.evaluation.tables import show
 
@@ -195,20 +200,22 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from libradet.api import load_model
-    from libradet.inference.prediction_files import describe, predict_files
-    from libradet.models.inference_form import optimize
-    from libradet.models.proposal_needs import check_proposals
-
     if bool(args.data) == bool(args.pictures):
         raise UserError("name either pictures or a data set with --data; see libradet predict --help")
     if args.split and not args.data:
         raise UserError("--split is one of --data, which is missing")
     size = tuple(args.size) if args.size else None
+    _refuse_absent(args.model, args.data)
+    from libradet.api import load_model
+    from libradet.models.inference_form import optimize
+    from libradet.models.proposal_needs import check_proposals
+
     model = optimize(load_model(args.model, _device(args.device)), args.precision)
     if args.data:
         return _propose(args, model, size)
     check_proposals(model.config, args.proposals)
+    from libradet.inference.prediction_files import describe, predict_files
+
     options = {"threshold": args.threshold, "size": size, "batch_size": args.batch_size, "proposals": args.proposals}
     done = predict_files(model, args.pictures, args.out, **options)
     print(describe(done, args.out))
@@ -231,12 +238,13 @@ def _propose(args: argparse.Namespace, model: "Detector", size: tuple[int, int] 
 
 
 def _convert(args: argparse.Namespace) -> int:
+    if args.norm_eps is not None and not 0 <= args.norm_eps < 1:
+        raise UserError(f"--norm-eps is {args.norm_eps}: a small number such as 0 or 1e-5")
+    _refuse_absent(args.source)
     from libradet.interop.loading import explain, load_checkpoint
     from libradet.interop.saving import differences, save_as
     from libradet.models.model_file import save_model
 
-    if args.norm_eps is not None and not 0 <= args.norm_eps < 1:
-        raise UserError(f"--norm-eps is {args.norm_eps}: a small number such as 0 or 1e-5")
     loaded = load_checkpoint(args.source, args.allow_partial, args.norm_eps)
     if args.to:
         save_as(loaded.model, args.to, args.out)
@@ -318,6 +326,16 @@ def _cost(args: argparse.Namespace) -> int:
     title += ", stem and first stage frozen" * args.frozen + ", with checkpointing" * args.checkpointing
     Console().print(render_costs(costs, title))
     return 0
+
+
+def _refuse_absent(model: str | None = None, data: str | None = None) -> None:
+    """Before libraries are loaded that take seconds."""
+    if model:
+        require(model)
+    if data:
+        from libradet.data.read import splits
+
+        splits(data)
 
 
 def _device(name: str | None) -> str:

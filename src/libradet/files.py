@@ -12,6 +12,12 @@ from safetensors import SafetensorError
 from libradet.errors import UserError
 
 
+def require(path: str | Path) -> None:
+    """Raise UserError if nothing is there: checked before libraries are loaded that take seconds."""
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file")
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A file to write to, which then becomes ``path``, at once or not at all; folders on the way to it are made.

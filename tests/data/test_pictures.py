@@ -6,7 +6,8 @@ import torch
 from data_building import picture
 from PIL import Image, ImageOps
 
-from libradet.data.pictures import Header, load_picture, read_header, read_headers, to_tensor
+from libradet.data.headers import Header, read_header, read_headers
+from libradet.data.pictures import load_picture, to_tensor
 from libradet.errors import UserError
 
 

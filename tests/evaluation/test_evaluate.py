@@ -16,7 +16,8 @@ from libradet.evaluation.evaluate import evaluate
 from libradet.evaluation.sheets import ground_truth, pick, picture_sheet
 from libradet.inference.predictor import predict
 from libradet.models.config import RoIConfig
-from libradet.models.zoo import create_model, make_config
+from libradet.models.create import create_model
+from libradet.models.zoo import make_config
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from libradet.evaluation.coco_evaluator import CocoEvaluator
 from libradet.inference.detections import Detections
 from libradet.inference.originals import to_supervision
 from libradet.models.config import DetectorConfig
+from libradet.models.create import create_model
 from libradet.models.detector import Detector
-from libradet.models.zoo import create_model, make_config
+from libradet.models.zoo import make_config
 from libradet.training.recipe import build_optimizer, resolve
 from libradet.training.settings import TrainConfig
 

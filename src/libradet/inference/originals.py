@@ -1,6 +1,7 @@
 """Detections of a batch in the pixels of the pictures that it was made of."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,20 +12,24 @@ from torch import Tensor
 from libradet.data.batch import Batch
 from libradet.geometry.masks import paste_masks
 from libradet.inference.detections import Detections
-from libradet.quiet import supervision as sv
+
+if TYPE_CHECKING:
+    import supervision
 
 
 def to_supervision(
     detections: Detections, batch: Batch, class_names: Sequence[str], threshold: float = 0.0
-) -> list[sv.Detections]:
+) -> "list[supervision.Detections]":
     """Detections that score at least ``threshold``, one object per picture, in pixels of the original pictures."""
+    from libradet.quiet import supervision as sv
+
     boxes, scores = (t.cpu().float().numpy() for t in (detections.boxes, detections.scores))
     labels, valid = (t.cpu().numpy() for t in (detections.labels, detections.valid))
     scales = np.ones((len(boxes), 2)) if batch.scales is None else batch.scales.cpu().double().numpy()
     # A resized side is a whole number of pixels, so the original side comes back exactly.
     originals = np.round(batch.sizes.cpu().numpy()[:, ::-1] / scales)
     names = np.array(class_names, dtype=np.str_)
-    found: list[sv.Detections] = []
+    found = []
     for i in range(len(boxes)):
         keep = valid[i] & (scores[i] >= threshold)
         corners = boxes[i, keep].reshape(-1, 2, 2) / scales[i]

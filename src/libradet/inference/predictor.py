@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from libradet.inference.detections import Detections
 from libradet.inference.finder import Finder
 from libradet.inference.originals import to_supervision
 from libradet.inference.sights import Sight, find_pictures, frames, is_video, sights
-from libradet.quiet import supervision as sv
+
+if TYPE_CHECKING:
+    import supervision
 
 Picture = str | Path | Image.Image | ndarray
 """What can be looked at: a file, a Pillow image, or a uint8 RGB array [H, W, 3]."""
@@ -37,7 +40,7 @@ def predict(
     size: Size | None = None,
     batch_size: int = 1,
     proposals: Boxes | Sequence[Boxes] | None = None,
-) -> sv.Detections | list[sv.Detections] | Iterator[sv.Detections]:
+) -> "supervision.Detections | list[supervision.Detections] | Iterator[supervision.Detections]":
     """What the model finds, on the model's device; its mode (training or evaluation) is left as it was.
 
     Args:
@@ -85,14 +88,14 @@ def look(
     threshold: float = 0.0,
     size: Size | None = None,
     batch_size: int = 1,
-) -> Iterator[tuple[Sight, sv.Detections]]:
+) -> "Iterator[tuple[Sight, supervision.Detections]]":
     """Every picture with what is found in it, in order, a few batches at a time; see :func:`predict`."""
     coming = iter(pictures)
     size = size or model.image_size
     # Alone, a picture is shown as soon as it is there.
     while seen := list(islice(coming, batch_size * AHEAD if batch_size > 1 else 1)):
         samples = [_sample(model, sight, size, row) for row, sight in enumerate(seen)]
-        found: dict[int, sv.Detections] = {}
+        found: dict[int, supervision.Detections] = {}
         for batch in _batches(samples, model.divisor, batch_size):
             assert batch.index is not None
             ours = to_supervision(find(model, batch), batch, model.class_names, threshold)
@@ -127,7 +130,7 @@ def evaluating(model: Finder) -> Iterator[None]:
             part.training = training
 
 
-def _found(looked: Iterator[tuple[Sight, sv.Detections]]) -> Iterator[sv.Detections]:
+def _found(looked: "Iterator[tuple[Sight, supervision.Detections]]") -> "Iterator[supervision.Detections]":
     return (found for _, found in looked)
 
 

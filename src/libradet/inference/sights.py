@@ -4,17 +4,20 @@ import glob
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from libradet.data.headers import SUFFIXES
 from libradet.data.loading.transforms import pixels_of
-from libradet.data.pictures import SUFFIXES, load_picture
+from libradet.data.pictures import load_picture
 from libradet.errors import UserError
-from libradet.quiet import supervision as sv
+
+if TYPE_CHECKING:
+    import supervision
 
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"})
 """Files that end like this are looked at frame by frame."""
@@ -71,12 +74,14 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def video_info(path: Path) -> sv.VideoInfo:
+def video_info(path: Path) -> "supervision.VideoInfo":
     """Size and frames per second; the number of frames is what the file says, not always what it holds.
 
     Raises:
         UserError: it is missing, or no video that can be read.
     """
+    from libradet.quiet import supervision as sv
+
     if not path.is_file():
         raise UserError(f"{path}: the video is missing.")
     try:
@@ -90,6 +95,8 @@ def video_info(path: Path) -> sv.VideoInfo:
 
 def frames(path: Path) -> Iterator[Sight]:
     """The frames of a video. Raises UserError as :func:`video_info` does."""
+    from libradet.quiet import supervision as sv
+
     video_info(path)
     for number, frame in enumerate(sv.get_video_frames_generator(str(path))):
         rgb = torch.from_numpy(np.ascontiguousarray(frame[..., ::-1])).permute(2, 0, 1)

@@ -1,42 +1,18 @@
 """Backbones: any timm model that gives features at strides 4, 8, 16 and 32."""
 
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.models import is_model_pretrained
 from torch import Tensor, nn
 
 from libradet.errors import UserError
 from libradet.models.config import BackboneConfig
+from libradet.models.pretrained import IMAGENET_TAGS, BackboneWeights
 
-# The ImageNet weights that the papers of this field start from, where timm's own default differs.
-IMAGENET_TAGS = {
-    "resnet18": "resnet18.tv_in1k",
-    "resnet34": "resnet34.tv_in1k",
-    "resnet50": "resnet50.tv_in1k",
-    "resnet101": "resnet101.tv_in1k",
-    "resnext101_64x4d": "resnext101_64x4d.tv_in1k",
-}
 STRIDES = (4, 8, 16, 32)
-
-Statistics = tuple[float, float, float]
-
-
-class BackboneWeights(NamedTuple):
-    """Trained weights of a backbone alone, under timm's names (torchvision's ResNets have the same).
-
-    Attributes:
-        path: the file that they come from.
-        tensors: by name; classifiers and the like are left over.
-    """
-
-    path: Path
-    tensors: dict[str, Tensor]
 
 
 class ConvNorm(nn.Module):
@@ -139,6 +115,8 @@ class Backbone(nn.Module):
 
 
 def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
+    import timm
+
     tag = IMAGENET_TAGS.get(name, name) if pretrained else name
     # Swin transformers are made for one size of picture unless told otherwise.
     options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
@@ -153,7 +131,7 @@ def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
         raise UserError(f"backbone {name!r} is not a timm model with features; near it: {near}") from e
     if not pretrained:
         return body, rows
-    if not is_model_pretrained(tag):
+    if not timm.is_model_pretrained(tag):
         raise UserError(f"timm has no ImageNet weights of {tag!r}; use --weights none, or another backbone")
     try:
         return timm.create_model(tag, features_only=True, pretrained=True, **options), rows
@@ -186,18 +164,10 @@ def _fill(body: nn.Module, name: str, weights: BackboneWeights) -> str:
     return f"{len(found)} tensors of {name} from {weights.path}, {over}"
 
 
-def pixel_statistics(name: str) -> tuple[Statistics, Statistics] | None:
-    """Mean and deviation (RGB, 0..255) that timm's weights of a backbone were trained with; None if it has none."""
-    found = timm.get_pretrained_cfg(IMAGENET_TAGS.get(name, name), allow_unregistered=True)
-    if found is None:
-        return None
-    # Decimals, so that 0.485 · 255 is 123.675 and not a neighbour.
-    (r, g, b), (dr, dg, db) = ([round(255 * value, 3) for value in values] for values in (found.mean, found.std))
-    return (r, g, b), (dr, dg, db)
-
-
 def _move_strides(body: nn.Module, name: str) -> None:
-    blocks = [module for module in body.modules() if isinstance(module, timm.models.resnet.Bottleneck)]
+    from timm.models.resnet import Bottleneck
+
+    blocks = [module for module in body.modules() if isinstance(module, Bottleneck)]
     if not blocks:
         raise UserError(f"backbone {name!r} has no bottleneck blocks; set stride_in_1x1 to false")
     for block in blocks:

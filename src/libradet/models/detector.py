@@ -1,6 +1,7 @@
 """The road from pictures to losses or detections."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -10,18 +11,20 @@ from libradet.balance import BalancedFeaturePyramid
 from libradet.data.batch import Batch
 from libradet.data.loading.transforms import Size
 from libradet.inference.detections import Detections
-from libradet.inference.predictor import predict
-from libradet.models.backbones import Backbone, BackboneWeights
+from libradet.models.backbones import Backbone
 from libradet.models.config import DetectorConfig
 from libradet.models.config_checks import check_config
 from libradet.models.dense_head import DenseHead, dense_detect, dense_losses
 from libradet.models.mask_head import MaskHead, add_masks, mask_loss
+from libradet.models.pretrained import BackboneWeights
 from libradet.models.pyramids import FeaturePyramid
 from libradet.models.roi_head import given_proposals
 from libradet.models.rpn import RPN, as_detections, propose, rpn_losses
 from libradet.models.samples import num_positive_slots
 from libradet.models.second_stage import box_heads, second_stage_detect, second_stage_losses
-from libradet.quiet import supervision as sv
+
+if TYPE_CHECKING:
+    import supervision
 
 
 class Detector(nn.Module):
@@ -166,7 +169,7 @@ class Detector(nn.Module):
 
     def predict(
         self, images, threshold: float = 0.5, size: Size | None = None, batch_size: int = 1, proposals=None
-    ) -> sv.Detections | list[sv.Detections] | Iterator[sv.Detections]:
+    ) -> "supervision.Detections | list[supervision.Detections] | Iterator[supervision.Detections]":
         """Detections of one picture or of many, in pixels of the original; see :mod:`libradet.inference.predictor`.
 
         Args:
@@ -177,4 +180,6 @@ class Detector(nn.Module):
             batch_size: pictures that go through the model together.
             proposals: boxes [P, 4] to look at, or a list of them, for a detector without rpn.
         """
+        from libradet.inference.predictor import predict
+
         return predict(self, images, threshold, size, batch_size, proposals)

@@ -5,7 +5,6 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -35,6 +34,8 @@ def optimize(model: Detector, precision: Literal["auto", "32", "bf16"] = "32") -
 @torch.no_grad()
 def fold_norms(module: nn.Module) -> None:
     """Replace, in place, every convolution whose norm has fixed statistics with the one convolution that they are."""
+    from timm.layers import BatchNormAct2d
+
     for name, child in module.named_children():
         if not isinstance(child, ConvNorm):
             fold_norms(child)

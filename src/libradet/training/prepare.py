@@ -16,19 +16,18 @@ from libradet.errors import UserError
 from libradet.files import replacing
 from libradet.interop.loading import start_from
 from libradet.models.config import DetectorConfig
+from libradet.models.create import create_model
 from libradet.models.detector import Detector
 from libradet.models.precision import choose_precision
 from libradet.models.proposal_needs import check_proposals, give
 from libradet.models.recompute import recompute_blocks
 from libradet.models.sync_norm import synchronise_norms
-from libradet.models.zoo import create_model, make_config
+from libradet.models.zoo import make_config
 from libradet.quiet import quietly
 from libradet.training.checkpoints import LAST, Circumstances, Standing, circumstances, read_standing
 from libradet.training.datamodule import DetectorData, read_splits
 from libradet.training.recipe import resolve
-from libradet.training.settings import TrainConfig, check
-
-CONFIG = "config.yaml"
+from libradet.training.settings import CONFIG, TrainConfig, check
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ from typing import Literal
 
 from libradet.errors import UserError
 
+CONFIG = "config.yaml"
+"""The file in a run folder that holds all settings of the run."""
+
 
 @dataclass
 class TrainConfig:

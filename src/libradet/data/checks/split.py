@@ -8,8 +8,8 @@ import numpy as np
 
 from libradet.data.checks.annotations import Columns, check_boxes, read_columns
 from libradet.data.checks.report import Report, few
+from libradet.data.headers import Header, read_headers
 from libradet.data.layouts.locate import locate
-from libradet.data.pictures import Header, read_headers
 from libradet.data.records import Dataset, Picture, Raw, plain_id
 from libradet.data.segmentations import compact
 

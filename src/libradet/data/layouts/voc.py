@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from libradet.data.pictures import SUFFIXES
+from libradet.data.headers import SUFFIXES
 from libradet.data.records import Raw
 from libradet.errors import UserError
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from libradet.data.pictures import SUFFIXES
+from libradet.data.headers import SUFFIXES
 from libradet.data.records import Raw
 from libradet.errors import UserError
 

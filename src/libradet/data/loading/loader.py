@@ -19,8 +19,9 @@ from libradet.data.batch import Batch
 from libradet.data.loading.canvases import assign_canvases, choose_canvases
 from libradet.data.loading.transforms import Sample, Size, collate, flip, load_picture, resize, target_size
 from libradet.data.proposals.given import GivenProposals
+from libradet.data.rasterise import decode_masks
 from libradet.data.records import Dataset
-from libradet.data.segmentations import decode_masks, require_masks
+from libradet.data.segmentations import require_masks
 from libradet.errors import UserError
 
 
