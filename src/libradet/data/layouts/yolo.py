@@ -30,7 +30,9 @@ def _read_config(file: Path) -> dict[str, Any] | None:
             return None
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: not valid YAML ({reason}).") from None
-    if not isinstance(config, dict) or not ({"train", "val", "valid"} & config.keys()):
+    if not isinstance(config, dict) or not (
+        {"train", "val", "valid"} & config.keys() or {"test", "names"} <= config.keys()
+    ):
         return None
     return config
 
@@ -42,8 +44,9 @@ def _read_split(file: Path, config: dict[str, Any], split: str) -> Raw:
     raw.categories = [{"id": i, "name": name} for i, name in names.items()]
     unlabelled = 0
     for number, picture in enumerate(pictures, start=1):
-        raw.images.append({"id": number, "file_name": str(picture)})
-        labels = _label_file(picture)
+        inside = picture.is_relative_to(file.parent)
+        raw.images.append({"id": number, "file_name": str(picture.relative_to(file.parent) if inside else picture)})
+        labels = label_file(picture)
         unlabelled += not labels.is_file()
         if labels.is_file():
             _read_labels(labels, number, raw.annotations)
@@ -96,7 +99,7 @@ def _resolve(file: Path, config: dict[str, Any], entry: str, split: str) -> Path
     raise UserError(f"{file}: {split}: {entry} does not exist (looked in {looked}).")
 
 
-def _label_file(picture: Path) -> Path:
+def label_file(picture: Path) -> Path:
     """``…/images/a/b.jpg`` → ``…/labels/a/b.txt`` (last "images" in the path), else beside the picture."""
     parts = list(picture.parts)
     for i in range(len(parts) - 2, -1, -1):
