@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from numpy import ndarray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -103,6 +104,15 @@ def load_picture(path: Path | str, upright: bool = True) -> UInt8[Tensor, "3 H W
         raise UserError(f"{path}: the picture is missing.") from None
     except Exception as error:  # decoders raise nearly anything on damaged input
         raise UserError(f"{path}: the picture {_explain(error)}.") from None
+
+
+def turn(points: Float[ndarray, "N 2"], width: int, height: int, orientation: int) -> Float[ndarray, "N 2"]:
+    """Points x, y of a stored picture, of ``width`` × ``height`` pixels, where they are once it is upright."""
+    x, y = points[:, 0], points[:, 1]
+    mirrored, flipped = width - x, height - y
+    places = {2: (mirrored, y), 3: (mirrored, flipped), 4: (x, flipped)}
+    places |= {5: (y, x), 6: (flipped, x), 7: (flipped, mirrored), 8: (y, mirrored)}
+    return np.stack(places.get(orientation, (x, y)), 1)
 
 
 def to_tensor(image: Image.Image, upright: bool = True) -> UInt8[Tensor, "3 H W"]:
