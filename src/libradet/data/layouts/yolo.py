@@ -46,7 +46,7 @@ def _read_split(file: Path, config: dict[str, Any], split: str) -> Raw:
     for number, picture in enumerate(pictures, start=1):
         inside = picture.is_relative_to(file.parent)
         raw.images.append({"id": number, "file_name": str(picture.relative_to(file.parent) if inside else picture)})
-        labels = label_file(picture)
+        labels = _label_file(picture)
         unlabelled += not labels.is_file()
         if labels.is_file():
             _read_labels(labels, number, raw.annotations)
@@ -99,7 +99,7 @@ def _resolve(file: Path, config: dict[str, Any], entry: str, split: str) -> Path
     raise UserError(f"{file}: {split}: {entry} does not exist (looked in {looked}).")
 
 
-def label_file(picture: Path) -> Path:
+def _label_file(picture: Path) -> Path:
     """``…/images/a/b.jpg`` → ``…/labels/a/b.txt`` (last "images" in the path), else beside the picture."""
     parts = list(picture.parts)
     for i in range(len(parts) - 2, -1, -1):
