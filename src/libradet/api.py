@@ -18,12 +18,13 @@ from libradet.interop.loading import start_from
 from libradet.models import zoo
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
+from libradet.models.inference_form import optimize
 from libradet.models.proposal_needs import check_proposals
 from libradet.training.run import TrainResult
 from libradet.training.run import train as run_training
 from libradet.training.settings import TrainConfig
 
-__all__ = ["create_model", "evaluate", "load_model", "train"]
+__all__ = ["create_model", "evaluate", "load_model", "optimize", "train"]
 
 
 def create_model(

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -77,3 +77,28 @@ def write_json(path: str | Path, content: Any, indent: int | None = None) -> Non
     """Write ``content`` as :func:`replacing` does. Raises UserError if it cannot be written."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False), encoding="utf-8")
+
+
+@contextmanager
+def growing_list(path: str | Path) -> Iterator[Callable[[Any], None]]:
+    """A JSON list that is written entry by entry; after an interrupt it holds what came until then.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    interrupt: BaseException | None = None
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        between = "["
+
+        def add(entry: Any) -> None:
+            nonlocal between
+            file.write(between + json.dumps(entry, ensure_ascii=False))
+            between = ",\n"
+
+        try:
+            yield add
+        except BaseException as error:
+            interrupt = error
+        file.write("[]" if between == "[" else "]")
+    if interrupt is not None:
+        raise interrupt

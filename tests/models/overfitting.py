@@ -17,7 +17,7 @@ from libradet.data.records import Dataset
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.evaluation.coco_evaluator import CocoEvaluator
 from libradet.inference.detections import Detections
-from libradet.inference.predictor import to_supervision
+from libradet.inference.originals import to_supervision
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.zoo import create_model, make_config

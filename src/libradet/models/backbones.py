@@ -53,26 +53,33 @@ class ConvNorm(nn.Module):
         self.norm = norm
 
     def forward(self, x: Float[Tensor, "B Ci Hi Wi"]) -> Float[Tensor, "B Co Ho Wo"]:
-        conv, norm = self.conv, self.norm
-        if isinstance(norm, nn.GroupNorm) or norm.training or norm.running_var is None or norm.running_mean is None:
-            return norm(conv(x))
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        shift = norm.bias - norm.running_mean * scale
-        shift = shift if conv.bias is None else shift + conv.bias * scale
-        weight = conv.weight * scale[:, None, None, None]
-        return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+        conv, folded = self.conv, fold(self.conv, self.norm)
+        if folded is None:
+            return self.norm(conv(x))
+        return F.conv2d(x, *folded, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def _can_fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
-    plain = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and type(norm) is nn.BatchNorm2d and norm.affine
-    return plain and norm.track_running_stats and conv.out_channels == norm.num_features
+def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Float[Tensor, "Co Ci_g kh kw"], Float[Tensor, " Co"]] | None:
+    """Weight and bias of the one convolution that both are; None unless the norm's statistics are fixed."""
+    if not isinstance(norm, nn.BatchNorm2d) or norm.training or norm.running_var is None or norm.running_mean is None:
+        return None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    shift = shift if conv.bias is None else shift + conv.bias * scale
+    return conv.weight * scale[:, None, None, None], shift
+
+
+def can_fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
+    """Whether the norm is one of what comes out of the convolution, which pads with zeros."""
+    fits = conv.padding_mode == "zeros" and conv.out_channels == norm.num_features
+    return fits and norm.affine and norm.track_running_stats
 
 
 def pair_convs_with_norms(module: nn.Module) -> None:
     """Replace, in place, every convolution directly followed by its plain batch norm with a :class:`ConvNorm`."""
     children = list(module.named_children())
     for (name, conv), (next_name, norm) in pairwise(children):
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and _can_fold(conv, norm):
+        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and can_fold(conv, norm):
             setattr(module, name, ConvNorm(conv, norm))
             setattr(module, next_name, nn.Identity())
     for child in module.children():

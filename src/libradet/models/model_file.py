@@ -23,8 +23,10 @@ FORMAT = "libradet-1"
 def save_model(model: Detector, path: str | Path) -> None:
     """Write weights and configuration to one file; a file of that name is replaced at once or not at all.
 
-    Folders on the way to it are made. Raises UserError if it cannot be written.
+    Folders on the way to it are made. Raises UserError if it cannot be written, or the model was made by optimize.
     """
+    if model.for_inference:
+        raise UserError(f"{path}: save the detector that this inference form was made of; its norms are folded")
     write_model(model.state_dict(), model.config, path)
 
 

@@ -22,7 +22,7 @@ from libradet.models.detector import Detector
 from libradet.quiet import quietly
 from libradet.training.callbacks import LossLogging, Measured, SampleSheets
 from libradet.training.checkpoints import BEST, METRICS, SHEET, BestWeights, LastCheckpoint, RunFiles
-from libradet.training.loggers import RunCSV, make_loggers
+from libradet.training.loggers import RunCSV, check_loggers, make_loggers
 from libradet.training.module import DetectorModule
 from libradet.training.prepare import Plan, is_first_process, prepare, write_config
 from libradet.training.progress import RunProgress
@@ -65,6 +65,7 @@ def train(
         UserError: the run cannot start, or its loss is not finite any more.
         Interrupted: Ctrl-C or SIGTERM; everything is saved.
     """
+    check_loggers(config.logger)
     first = is_first_process()
     console = (console or Console()) if first else Console(quiet=True)
     plan = prepare(config, detector, resume, lambda report: console.print(report.render(f"Data set {config.data}")))
@@ -73,7 +74,7 @@ def train(
         plan.folder.mkdir(parents=True, exist_ok=True)
         write_config(plan.folder, plan.config, plan.detector.config)
     names = (*STANDARD, *MASK_STANDARD) if plan.detector.config.mask else STANDARD
-    with quietly("lightning.pytorch", "lightning.fabric"):
+    with quietly("lightning.pytorch", "lightning.fabric", "mlflow"):
         made = make_loggers(plan.config, plan.folder, names, plan.standing.steps)
         module = DetectorModule(plan.detector, plan.config, plan.circumstances)
         _catch_up(plan, module, made, console)

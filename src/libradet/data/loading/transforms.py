@@ -18,7 +18,10 @@ from libradet.data.pictures import load_picture, to_tensor
 from libradet.errors import UserError
 from libradet.geometry.masks import pack_masks
 
-__all__ = ["Sample", "Size", "collate", "flip", "load_picture", "prepare", "resize", "target_size"]
+__all__ = [
+    *["Sample", "Size", "canvas_of", "collate", "flip", "load_picture", "pixels_of", "prepare", "resize"],
+    *["target_size", "unlabelled"],
+]
 
 Size = tuple[int, int] | Literal["original"]
 """(short, long): the short side becomes ``short`` unless the long one would exceed ``long``. "original": as it is."""
@@ -129,16 +132,29 @@ def prepare(
     Raises:
         UserError: something else, or a file that cannot be decoded.
     """
+    given = [None] * len(images) if proposals is None else proposals
+    pictures = enumerate(zip(images, given, strict=True))
+    return collate([unlabelled(pixels_of(image), size, row, boxes) for row, (image, boxes) in pictures], divisor)
+
+
+def unlabelled(
+    picture: UInt8[Tensor, "3 H W"], size: Size, index: int = 0, proposals: Float[Tensor, "P 4"] | None = None
+) -> Sample:
+    """A picture without ground truth, resized as those of an evaluation; ``proposals`` are in its own pixels."""
     empty = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
-    samples = []
-    for index, image in enumerate(images):
-        picture, scale_x, scale_y = resize(_pixels(image), size)
-        given = None if proposals is None else proposals[index] * torch.tensor([scale_x, scale_y] * 2)
-        samples.append(Sample(picture, *empty, (scale_x, scale_y), index, proposals=given))
-    return collate(samples, divisor)
+    resized, scale_x, scale_y = resize(picture, size)
+    given = None if proposals is None else proposals * torch.tensor([scale_x, scale_y] * 2)
+    return Sample(resized, *empty, (scale_x, scale_y), index, proposals=given)
 
 
-def _pixels(image: Any) -> UInt8[Tensor, "3 H W"]:
+def canvas_of(sample: Sample, divisor: int) -> tuple[int, int]:
+    """Height and width of the smallest canvas that holds the picture."""
+    height, width = sample.image.shape[1:]
+    return _round_up(height, divisor), _round_up(width, divisor)
+
+
+def pixels_of(image: Any) -> UInt8[Tensor, "3 H W"]:
+    """Pixels of a file, a Pillow image or an array, as :func:`prepare` takes them. Raises UserError."""
     if isinstance(image, str | os.PathLike):
         return load_picture(Path(image))
     if isinstance(image, Image.Image):

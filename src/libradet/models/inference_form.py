@@ -1,0 +1,64 @@
+"""A detector in the form in which it finds objects fastest."""
+
+from copy import deepcopy
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from libradet.models.backbones import ConvNorm, can_fold, fold
+from libradet.models.detector import Detector
+from libradet.models.precision import choose_precision
+
+
+def optimize(model: Detector, precision: Literal["auto", "32", "bf16"] = "32") -> Detector:
+    """A copy of a detector that finds the same, faster: norms are folded and weights converted once, not at every call.
+
+    It learns nothing and is not for saving. ``libradet evaluate`` and ``libradet predict`` make one by themselves.
+
+    Args:
+        precision: "bf16" has half the digits of a score and is faster on GPUs and CPUs that compute in it; "auto"
+            takes it there, and "32" elsewhere.
+    """
+    chosen, _ = choose_precision(precision, model.device.type)
+    form = deepcopy(model).eval().requires_grad_(False)
+    form.for_inference = True
+    fold_norms(form)
+    if chosen == "bf16":
+        _halve(form)
+    return form.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def fold_norms(module: nn.Module) -> None:
+    """Replace, in place, every convolution whose norm has fixed statistics with the one convolution that they are."""
+    for name, child in module.named_children():
+        if not isinstance(child, ConvNorm):
+            fold_norms(child)
+        elif (folded := fold(child.conv, child.norm)) is not None:
+            setattr(module, name, _with(child.conv, *folded))
+    # timm's batch norms that hold an activation, too, also behind its convolutions that pad as TensorFlow does.
+    for (name, conv), (next_name, norm) in pairwise(list(module.named_children())):
+        if not (isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNormAct2d) and can_fold(conv, norm)):
+            continue
+        if (folded := fold(conv, norm)) is not None:
+            setattr(module, name, _with(conv, *folded))
+            setattr(module, next_name, nn.Sequential(norm.drop, norm.act))
+
+
+def _with(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    layer = deepcopy(conv)
+    layer.weight, layer.bias = (nn.Parameter(t.contiguous(), requires_grad=False) for t in (weight, bias))
+    return layer
+
+
+def _halve(form: Detector) -> None:
+    """Weights in bf16, but for batch norms, and for what turns numbers into boxes."""
+    heads = (m for m in form.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.GroupNorm))
+    inside = (m for m in form.backbone.modules() if not isinstance(m, _BatchNorm))
+    for module in (*heads, *inside):
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(torch.bfloat16)
