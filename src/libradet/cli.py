@@ -135,6 +135,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         if name == "stats":
             text = "as training would resize the pictures (default: 800 1333)"
             command.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("SHORT", "LONG"), help=text)
+    _add_data_convert(commands.add_parser("convert", help="write a data set in another layout"))
     draw = commands.add_parser("synthesize", help="draw a data set with real difficulty")
     draw.add_argument("out", type=Path, metavar="DIR", help="where to write train.json, val.json and images/")
     draw.add_argument("--train", type=int, default=240, help="pictures to train on (default: 240)")
@@ -143,6 +144,18 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     draw.add_argument("--classes", type=int, default=5, help="kinds of objects, 1 to 8 (default: 5)")
     draw.add_argument("--seed", type=int, default=0, help="same seed, same pictures (default: 0)")
     draw.set_defaults(run=_synthesize)
+
+
+def _add_data_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="SRC", help="data set in any layout that is recognised")
+    parser.add_argument("out", type=Path, metavar="DST", help="new folder to write")
+    parser.add_argument("--to", choices=("coco", "yolo", "voc"), required=True, help="layout to write")
+    parser.add_argument("--split", nargs="+", metavar="SPLIT", help="only these (default: all)")
+    text = "copy them, or link them where that saves space (default: copy)"
+    parser.add_argument("--pictures", choices=("copy", "link"), default="copy", help=text)
+    parser.add_argument("--masks", action="store_true", help="yolo: polygons in place of boxes, where there are some")
+    parser.add_argument("--skip_broken", action="store_true", help="leave out missing and damaged pictures")
+    parser.set_defaults(run=_convert_data)
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
@@ -286,6 +299,21 @@ def _stats(args: argparse.Namespace) -> int:
         found[split] = stats.to_json()
     if args.json:
         write_json(args.json, found, indent=1)
+    return 0
+
+
+def _convert_data(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from libradet.data.convert import convert
+
+    options = {"splits": args.split, "pictures": args.pictures, "masks": args.masks, "skip_broken": args.skip_broken}
+    done = convert(args.data, args.out, args.to, **options)
+    Console().print(done.report.render(str(args.data)))
+    for loss in done.losses:
+        print(f"note: {loss}")
+    counts = ", ".join(f"{split} {count:,}" for split, count in done.splits.items())
+    print(f"{args.out}: {args.to}, pictures: {counts}")
     return 0
 
 

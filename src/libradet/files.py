@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,6 +41,42 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to fill, which then becomes ``path``, at once or not at all; folders on the way to it are made.
+
+    Raises:
+        UserError: ``path`` is there already and not an empty folder, or something cannot be written.
+    """
+    path = Path(path)
+    require_free(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.mkdir(parents=True)
+    except FileExistsError:
+        raise UserError(f"{partial}: is being written, or was left when that was killed: then remove it.") from None
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror})") from e
+    try:
+        yield partial
+        if path.is_dir():
+            path.rmdir()
+        partial.rename(path)
+    except OSError as e:
+        named = f", {e.filename}" if e.filename else ""
+        raise UserError(f"{path}: cannot be written ({e.strerror or e}{named})") from e
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_free(path: Path) -> None:
+    """Raises UserError if there is anything at ``path`` but an empty folder, other than the one we are in."""
+    if path.is_dir() and not any(path.iterdir()) and path.resolve() != Path.cwd():
+        return
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path}: is there already: name a new or empty folder.")
 
 
 def write_json(path: str | Path, content: Any, indent: int | None = None) -> None:

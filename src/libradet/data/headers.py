@@ -7,6 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 from PIL import Image, UnidentifiedImageError
 
 from libradet.bars import progress_bar
@@ -95,3 +98,12 @@ def explain(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return "is too large to be decoded safely: cut it into tiles"
     return f"cannot be decoded ({str(error) or type(error).__name__})"
+
+
+def turn(points: Float[ndarray, "N 2"], width: int, height: int, orientation: int) -> Float[ndarray, "N 2"]:
+    """Points x, y of a stored picture, of ``width`` × ``height`` pixels, where they are once it is upright."""
+    x, y = points[:, 0], points[:, 1]
+    mirrored, flipped = width - x, height - y
+    places = {2: (mirrored, y), 3: (mirrored, flipped), 4: (x, flipped)}
+    places |= {5: (y, x), 6: (flipped, x), 7: (flipped, mirrored), 8: (y, mirrored)}
+    return np.stack(places.get(orientation, (x, y)), 1)

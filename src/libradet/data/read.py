@@ -76,11 +76,12 @@ def check(data: Path | str, split: str | None = None, *, skip_broken: bool = Fal
     except UserError as error:
         return Report(errors=[str(error)])
     report = merge({name: part for name, (_, part) in found.items()})
-    _compare_splits([dataset for dataset, _ in found.values()], report)
+    compare_splits([dataset for dataset, _ in found.values()], report)
     return report
 
 
-def _compare_splits(datasets: list[Dataset], report: Report) -> None:
+def compare_splits(datasets: list[Dataset], report: Report) -> None:
+    """Add to a report how the splits of a data set fit together."""
     first, *others = datasets
     for other in others:
         names = dict(zip(first.category_ids, first.class_names, strict=True))

@@ -36,7 +36,13 @@ class Listed(NamedTuple):
 
 
 def check(
-    raw: Raw, *, training: bool = True, skip_broken: bool = False, masks: bool = True, decode: bool = False
+    raw: Raw,
+    *,
+    training: bool = True,
+    skip_broken: bool = False,
+    masks: bool = True,
+    decode: bool = False,
+    records: bool = False,
 ) -> tuple[Dataset, Report]:
     """Checked pictures of a split, and what there was to say about it.
 
@@ -45,6 +51,7 @@ def check(
         skip_broken: leave out pictures that are missing or damaged, instead of refusing the split.
         masks: keep segmentations.
         decode: decode every picture as a whole instead of reading its header (slow, finds all damage).
+        records: keep the records, too, whatever else they hold.
     """
     report = Report(notes=list(raw.notes))
     _name_text_ids(raw, report)
@@ -53,7 +60,7 @@ def check(
     sizes, upright = _check_sizes(listed, report)
     columns = read_columns(raw.annotations, {p.key: row for row, p in enumerate(listed)}, dropped, classes.labels)
     columns = check_boxes(columns, sizes, [p.path.name for p in listed], raw.relative, report)
-    pictures = _assemble(listed, sizes, upright, columns, masks, raw.relative, report)
+    pictures = _assemble(listed, sizes, upright, columns, masks, raw.relative, records, report)
     _count(report, pictures, columns, classes, training)
     return Dataset(raw.root, raw.split, pictures, classes.ids, classes.names), report
 
@@ -245,6 +252,7 @@ def _assemble(
     columns: Columns,
     masks: bool,
     relative: bool,
+    keep_records: bool,
     report: Report,
 ) -> list[Picture]:
     """Boxes sorted to their pictures."""
@@ -259,7 +267,8 @@ def _assemble(
         part = slice(starts[row], starts[row + 1])
         width, height = (int(side) for side in sizes[row])
         kept = [compact(r, width, height, relative, unfit) for r in records[part]] if masks else None
-        fields = (boxes[part], labels[part], crowd[part], area[part], ids[part], kept, upright[row])
+        own = (picture.record, records[part]) if keep_records else None
+        fields = (boxes[part], labels[part], crowd[part], area[part], ids[part], kept, upright[row], own)
         pictures.append(Picture(picture.id, picture.path, width, height, *fields))
     if unfit:
         report.warnings.append(f"{len(unfit)} segmentations cannot be used, only their boxes are ({few(unfit)}).")

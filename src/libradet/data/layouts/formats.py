@@ -114,6 +114,7 @@ def read_coco(path: Path, root: Path, split: str, folders: list[Path], roboflow:
             raise UserError(f"{path}: {key!r} {problem}: a COCO data set has images, annotations and categories.")
         parts.append(content[key])
     raw = Raw(root, split, path, folders, *parts)
+    raw.rest = {key: value for key, value in content.items() if key not in ("images", "annotations", "categories")}
     if roboflow:
         _drop_root_category(raw)
     return raw
