@@ -57,10 +57,10 @@ def picture_taps(
         (y, y_weight), (x, x_weight) = (
             _axis_taps(low[own, i], step[own, i], extent[own, i], size, pair[i], sampling_ratio == 0) for i in (0, 1)
         )
-        y = y * extent[own, 1, None, None] + first[own, None, None]
-        pixel = y[:, :, None, :, None] + x[:, None, :, None, :]
+        y = (y * extent[own, 1, None, None] + first[own, None, None]).int()
+        pixel = y[:, :, None, :, None] + x.int()[:, None, :, None, :]
         weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
-        return Taps(rows[own], *(t.flatten(3).flatten(1, 2) for t in (pixel.int(), weight)))
+        return Taps(rows[own], *(t.flatten(3).flatten(1, 2) for t in (pixel, weight)))
 
     return [group(pair) for pair in sorted(set(map(tuple, points.tolist()))) if min(pair) > 0]
 
