@@ -201,6 +201,7 @@ def summary(plan: Plan) -> Table:
         "model": _model(plan),
         "pictures": _pictures(plan),
         **_proposals(plan),
+        **_cache(plan),
         "precision": f"{plan.config.precision} ({plan.why_precision})",
         "schedule": _schedule(plan),
         "folder": str(plan.folder),
@@ -239,6 +240,12 @@ def _proposals(plan: Plan) -> dict[str, str]:
     given = [g for g in (plan.data.train_proposals, plan.data.val_proposals) if g is not None]
     files = dict.fromkeys(f"{g.file.path} (the best {g.count} of a picture)" for g in given)
     return {"proposals": ", ".join(files)} if files else {}
+
+
+def _cache(plan: Plan) -> dict[str, str]:
+    kind, each = plan.data.cache, in_words(plan.data.cache_bytes)
+    where = {"ram": "in shared memory", "disk": "in the run folder, deleted at the end"}
+    return {"cache": f"{each} of pictures for each process, {where[kind]}"} if kind else {}
 
 
 def _schedule(plan: Plan) -> str:
