@@ -7,6 +7,8 @@ files are links to one PNG, of which the check reads the header.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import platform
@@ -18,10 +20,17 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from libradet.data.batch import Batch
 from libradet.data.read import check, read, to_coco
 from libradet.data.records import Dataset
+from libradet.data.stats import measure as statistics
+from libradet.evaluation.coco_evaluator import CocoEvaluator
+from libradet.inference.detections import Detections
 
 CLASSES = 80
 OBJECTS = 7
@@ -59,66 +68,53 @@ def boxes(generator: np.random.Generator, count: int) -> np.ndarray:
     return np.concatenate([corner, side], 1)
 
 
-def detections(dataset: Dataset):
-    """What a middling detector would find: each object with some error, and false ones."""
-    import torch
-
-    from libradet.data.batch import Batch
-    from libradet.inference.detections import Detections
-
+def detections(dataset: Dataset, batch: int = 4):
+    """What a middling detector would find, in batches: each object with some error, and false ones."""
     generator = np.random.default_rng(0)
-    for index, picture in enumerate(dataset.pictures):
-        xywh = boxes(generator, DETECTIONS)
-        found = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
-        labels = generator.integers(0, CLASSES, DETECTIONS)
-        hit = min(len(picture.labels), DETECTIONS)
-        found[:hit] = picture.boxes[:hit] + generator.normal(0, 4, (hit, 4))
-        labels[:hit] = picture.labels[:hit]
-        scores = torch.from_numpy(generator.random(DETECTIONS))[None].float()
-        valid = torch.ones(1, DETECTIONS, dtype=torch.bool)
+    for start in range(0, len(dataset), batch):
+        pictures = dataset.pictures[start : start + batch]
+        count = len(pictures)
+        xywh = boxes(generator, count * DETECTIONS).reshape(count, DETECTIONS, 4)
+        found = np.concatenate([xywh[..., :2], xywh[..., :2] + xywh[..., 2:]], 2)
+        labels = generator.integers(0, CLASSES, (count, DETECTIONS))
+        for row, picture in enumerate(pictures):
+            hit = min(len(picture.labels), DETECTIONS)
+            found[row, :hit] = picture.boxes[:hit] + generator.normal(0, 4, (hit, 4))
+            labels[row, :hit] = picture.labels[:hit]
+        scores = torch.from_numpy(generator.random((count, DETECTIONS))).float()
+        valid = torch.ones(count, DETECTIONS, dtype=torch.bool)
+        no_boxes, no_labels = torch.zeros(count, 1, 4), torch.full((count, 1), -1)
         yield (
-            Detections(torch.from_numpy(found)[None].float(), scores, torch.from_numpy(labels)[None], valid),
+            Detections(torch.from_numpy(found).float(), scores, torch.from_numpy(labels), valid),
             Batch(
-                *(torch.zeros(1, 3, 1, 1), torch.zeros(1, 2), torch.zeros(1, 1, 4), torch.zeros(1, 1), valid[:, :1]),
-                index=torch.tensor([index]),
-                scales=torch.ones(1, 2),
+                *(torch.zeros(count, 3, 1, 1), torch.full((count, 2), 1), no_boxes, no_labels, no_labels > 0),
+                index=torch.arange(start, start + count),
+                scales=torch.ones(count, 2),
             ),
         )
 
 
 def measure(step: str, folder: Path, pycocotools: bool) -> dict[str, float]:
-    """Seconds of a step, and what the peak of memory rose by, in MiB."""
+    """Seconds of a step, and the peak memory of the process in MiB."""
     if step == "check":
         return timed(lambda: check(folder))
     dataset = read(folder, masks=False)[0]
     if step == "stats":
-        from libradet.data.stats import measure as statistics
-
         return timed(lambda: statistics(dataset))
-    from libradet.evaluation.coco_evaluator import CocoEvaluator
-
     evaluator = CocoEvaluator(dataset)
-    start = time.perf_counter()
-    pairs = list(detections(dataset))
-    made = time.perf_counter() - start
+    batches = list(detections(dataset))
 
     def evaluate() -> None:
-        for found, batch in pairs:
+        for found, batch in batches:
             evaluator.update(found, batch)
         evaluator.compute()
 
     result = timed(evaluate)
-    return result | {"made": made} | ({"pycocotools": theirs(dataset, evaluator)} if pycocotools else {})
+    return result | ({"pycocotools": theirs(dataset, evaluator)} if pycocotools else {})
 
 
-def theirs(dataset: Dataset, evaluator) -> float:
+def theirs(dataset: Dataset, evaluator: CocoEvaluator) -> float:
     """Seconds that pycocotools takes for the same numbers."""
-    import contextlib
-    import io
-
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
     results = evaluator.results()
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
@@ -134,12 +130,11 @@ def theirs(dataset: Dataset, evaluator) -> float:
 
 def timed(step) -> dict[str, float]:
     """Run a step."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     step()
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "memory": (peak - before) / 1024, "peak": peak / 1024}
+    return {"seconds": seconds, "peak": peak / 1024}
 
 
 def main() -> None:
@@ -155,7 +150,7 @@ def main() -> None:
         return
     print(f"{platform.machine()}, load {os.getloadavg()[0]:.1f}\n")
     print(
-        "| step | pictures | seconds | per picture | × first | peak MiB | per picture, KiB |\n|---|---|---|---|---|---|---|"
+        "| step | pictures | seconds | per picture | × first | peak MiB | pycocotools |\n|---|---|---|---|---|---|---|"
     )
     first: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as place:
@@ -163,28 +158,19 @@ def main() -> None:
             folder = Path(place, str(count))
             generate(folder, count)
             for step in STEPS:
-                compared = int(count <= args.pycocotools)
-                command = [
-                    sys.executable,
-                    __file__,
-                    "--step",
-                    step,
-                    "--folder",
-                    str(folder),
-                    "--pycocotools",
-                    str(compared),
-                ]
+                options = {"step": step, "folder": folder, "pycocotools": int(count <= args.pycocotools)}
+                words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+                command = [sys.executable, __file__, *words]
                 run = subprocess.run(command, check=True, capture_output=True, text=True)
                 result = json.loads(run.stdout.splitlines()[-1])
                 each = result["seconds"] / count
                 ratio = each / first.setdefault(step, each)
+                theirs = f"{result['pycocotools'] / result['seconds']:.0f} ×" if "pycocotools" in result else ""
                 print(
                     f"| {step} | {count:,} | {result['seconds']:.2f} | {each * 1e6:.0f} µs | {ratio:.2f} "
-                    f"| {result['peak']:.0f} | {result['memory'] * 1024 / count:.1f} |",
+                    f"| {result['peak']:.0f} | {theirs} |",
                     flush=True,
                 )
-                if "pycocotools" in result:
-                    print(f"| (pycocotools) | {count:,} | {result['pycocotools']:.2f} | | | | |", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import pytest
 import torch
 from data_building import picture
 from PIL import Image, ImageOps
-
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 

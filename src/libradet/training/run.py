@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from libradet.data.loading.cache import in_words
 from libradet.evaluation.coco_metrics import MASK_STANDARD, STANDARD, Metrics
 from libradet.evaluation.curves import plot_curves
 from libradet.evaluation.tables import show
