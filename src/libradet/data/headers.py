@@ -57,8 +57,13 @@ def read_headers(paths: Sequence[Path | str], decode: bool = False) -> list[Head
     """Headers of many files, in order; decoding them takes time, which a bar shows on a terminal."""
     shown = decode and len(paths) >= SHOWN_FROM and sys.stderr.isatty()
     with progress_bar(shown, transient=True) as bar, ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-        headers = pool.map(lambda path: read_header(path, decode), paths)
-        return list(bar.track(headers, total=len(paths), description="decoding"))
+        # A thread is handed many headers at once, each of which takes it less time than to be handed one.
+        chunk = 1 if decode else 100
+        parts = pool.map(
+            lambda start: [read_header(path, decode) for path in paths[start : start + chunk]],
+            range(0, len(paths), chunk),
+        )
+        return [header for part in bar.track(parts, total=len(paths), description="decoding") for header in part]
 
 
 def orientation(image: Image.Image) -> int:

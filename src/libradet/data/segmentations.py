@@ -58,6 +58,13 @@ def points(polygon: Float32[ndarray, " P"]) -> Float64[ndarray, " P"]:
     return np.round(polygon.astype(np.float64), 3)
 
 
+def plain_segmentation(segmentation: Any) -> Any:
+    """Polygons or run lengths as JSON can hold them."""
+    if isinstance(segmentation, list):
+        return [points(polygon).tolist() for polygon in segmentation]
+    return plain_rle(segmentation)
+
+
 def enclosing_box(segmentation: Any) -> list[float] | None:
     """xywh around a segmentation, for records that have no box."""
     if isinstance(segmentation, dict):

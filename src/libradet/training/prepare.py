@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from libradet.data.checks.report import Report
+from libradet.data.loading.cache import check_room
 from libradet.data.proposals.given import GivenProposals
 from libradet.data.records import Dataset
 from libradet.data.segmentations import require_masks
@@ -101,6 +102,8 @@ def prepare(
     if config.world_size > 1:
         synchronise_norms(model, on_gpu)
     data = _data(config, model, train_set, val_set, given, val_given)
+    if config.cache:
+        check_room(config.cache, data.cache_bytes * config.devices, folder)
     batches = data.batches_of(config.world_size)
     if batches == 0:
         raise UserError(
@@ -174,6 +177,7 @@ def _data(
         masks=model.config.mask is not None,
         train_proposals=given,
         val_proposals=val_given,
+        cache=config.cache,
     )
 
 

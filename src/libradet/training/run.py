@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from libradet.data.loading.cache import in_words
 from libradet.evaluation.coco_metrics import MASK_STANDARD, STANDARD, Metrics
 from libradet.evaluation.curves import plot_curves
 from libradet.evaluation.tables import show
@@ -202,6 +203,7 @@ def summary(plan: Plan) -> Table:
         "model": _model(plan),
         "pictures": _pictures(plan),
         **_proposals(plan),
+        **_cache(plan),
         "precision": f"{plan.config.precision} ({plan.why_precision})",
         "schedule": _schedule(plan),
         "folder": str(plan.folder),
@@ -240,6 +242,12 @@ def _proposals(plan: Plan) -> dict[str, str]:
     given = [g for g in (plan.data.train_proposals, plan.data.val_proposals) if g is not None]
     files = dict.fromkeys(f"{g.file.path} (the best {g.count} of a picture)" for g in given)
     return {"proposals": ", ".join(files)} if files else {}
+
+
+def _cache(plan: Plan) -> dict[str, str]:
+    kind, each = plan.data.cache, in_words(plan.data.cache_bytes)
+    where = {"ram": "in shared memory", "disk": "in the run folder, deleted at the end"}
+    return {"cache": f"{each} of pictures for each process, {where[kind]}"} if kind else {}
 
 
 def _schedule(plan: Plan) -> str:

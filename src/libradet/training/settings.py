@@ -45,6 +45,8 @@ class TrainConfig:
         nodes: machines.
         strategy: auto is ddp as soon as there are several processes.
         workers: processes that load pictures, per training process; by the number of cores if null.
+        cache: keep decoded and resized pictures for the next epochs, in shared memory (ram) or in a file in the run
+            folder (disk, deleted at the end); each process keeps its own, and the size is said before.
         seed: of weights, order, augmentation and sampling.
         flip: probability of a horizontal flip.
         eval_every: epochs between two measurements; the last epoch is always measured.
@@ -87,6 +89,7 @@ class TrainConfig:
     nodes: int = 1
     strategy: Literal["auto", "ddp"] = "auto"
     workers: int | None = None
+    cache: Literal["ram", "disk"] | None = None
     seed: int = 0
     flip: float = 0.5
     eval_every: int = 1

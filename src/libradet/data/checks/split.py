@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from libradet.collecting import uncollected
 from libradet.data.checks.annotations import Columns, check_boxes, read_columns
 from libradet.data.checks.report import Report, few
 from libradet.data.headers import Header, read_headers
@@ -35,6 +36,7 @@ class Listed(NamedTuple):
     header: Header
 
 
+@uncollected()
 def check(
     raw: Raw,
     *,
@@ -260,7 +262,7 @@ def _assemble(
     starts = np.searchsorted(columns.row[order], np.arange(len(listed) + 1))
     boxes, labels = columns.boxes[order].astype(np.float32), columns.label[order]
     crowd, area, ids = columns.crowd[order], columns.area[order], columns.id[order]
-    records = [columns.records[i] for i in order]
+    records = [columns.records[i] for i in order] if masks else []
     unfit: list[str] = []
     pictures = []
     for row, picture in enumerate(listed):
