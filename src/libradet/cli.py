@@ -89,6 +89,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_precision(parser: argparse.ArgumentParser) -> None:
     text = "bf16 is faster where the processor has it, which auto asks (default: 32)"
     parser.add_argument("--precision", choices=("auto", "32", "bf16"), default="32", help=text)
+    parser.add_argument("--compile", action="store_true", help="minutes of waiting first, faster then")
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
@@ -203,6 +204,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         size=size,
         batch_size=args.batch_size,
         precision=args.precision,
+        compiled=args.compile,
         results=args.results,
         proposals=args.proposals,
     )
@@ -223,7 +225,7 @@ def _predict(args: argparse.Namespace) -> int:
     from libradet.models.inference_form import optimize
     from libradet.models.proposal_needs import check_proposals
 
-    model = optimize(load_model(args.model, _device(args.device)), args.precision)
+    model = optimize(load_model(args.model, _device(args.device)), args.precision, args.compile)
     if args.data:
         return _propose(args, model, size)
     check_proposals(model.config, args.proposals)

@@ -28,6 +28,7 @@ def evaluate(
     workers: int | None = None,
     device: str | torch.device | None = None,
     precision: Literal["auto", "32", "bf16"] = "32",
+    compiled: bool = False,
     results: Path | None = None,
     proposals: str | Path | None = None,
     progress: bool = True,
@@ -41,7 +42,7 @@ def evaluate(
         batch_size: pictures that go through the model together, per process.
         workers: processes that load pictures; half the cores, at most four, if None.
         device: where to compute; where the model is, if None.
-        precision: as in :func:`libradet.models.inference_form.optimize`.
+        precision, compiled: as in :func:`libradet.models.inference_form.optimize`.
         results: write the detections there, as COCO results with the data set's own ids.
         proposals: file or folder with those of the pictures, for a detector without rpn.
         progress: show a bar on stderr.
@@ -66,7 +67,7 @@ def evaluate(
     )
     given = give(model.config, proposals, dataset, training=False)
     options = {"size": size, "batch_size": batch_size, "workers": workers, "device": device}
-    look_through(optimize(model, precision), dataset, evaluator.update, given, **options, progress=progress)
+    look_through(optimize(model, precision, compiled), dataset, evaluator.update, given, **options, progress=progress)
     metrics = evaluator.compute()
     unmeasured = [f"Masks are not measured: {no_masks}."] if no_masks else []
     metrics["notes"] = [*(classes.notes if classes else []), *unmeasured, *metrics["notes"]]

@@ -18,6 +18,7 @@ from libradet.data.loading.cache import in_words
 from libradet.evaluation.coco_metrics import MASK_STANDARD, STANDARD, Metrics
 from libradet.evaluation.curves import plot_curves
 from libradet.evaluation.tables import show
+from libradet.models.compiling import compile_in_place
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.quiet import quietly
@@ -88,6 +89,8 @@ def _fit(
     plan: Plan, module: DetectorModule, loggers: list[Logger], callbacks: list[pl.Callback], console: Console
 ) -> None:
     config = plan.config
+    if config.compile:
+        compile_in_place(plan.detector)
     progress = RunProgress(console, config.epochs, visible=is_first_process())
     with SignalWatch(progress.say) as signals:
         last = LastCheckpoint(plan.folder, config, signals, lambda failure, step: _describe(plan, failure, step))
@@ -168,6 +171,8 @@ def _catch_up(plan: Plan, module: DetectorModule, loggers: list[Logger], console
     # Only the first process reads what it wrote, but all have to come to the same.
     if book.has_measured(standing.steps):
         return
+    if config.compile:
+        compile_in_place(plan.detector)
     progress = RunProgress(console, config.epochs, visible=is_first_process())
     parts = [SampleSheets(plan.folder, config.samples), BestWeights(plan.folder, _monitored(plan), progress.say)]
     trainer = _trainer(plan, [*parts, progress], loggers)

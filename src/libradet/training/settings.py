@@ -41,6 +41,7 @@ class TrainConfig:
         ema: decay of an exponential moving average of the weights, which is then what is measured and kept.
         checkpointing: keep less of the backbone for the backward pass and compute it again; spares memory, costs time.
         precision: auto takes bf16 where the processor computes in it, else 32.
+        compile: have the steps compiled; the first step of each shape takes minutes on a CPU, the others are faster.
         devices: processes per machine, one per GPU where there are any.
         nodes: machines.
         strategy: auto is ddp as soon as there are several processes.
@@ -85,6 +86,7 @@ class TrainConfig:
     ema: float | None = None
     checkpointing: bool = False
     precision: Literal["auto", "32", "bf16"] = "auto"
+    compile: bool = False
     devices: int = 1
     nodes: int = 1
     strategy: Literal["auto", "ddp"] = "auto"
