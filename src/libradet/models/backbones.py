@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from timm.models import is_model_pretrained
 from torch import Tensor, nn
 
 from libradet.errors import UserError
 from libradet.models.config import BackboneConfig
+from libradet.models.folding import folded_conv
 
 # The ImageNet weights that the papers of this field start from, where timm's own default differs.
 IMAGENET_TAGS = {
@@ -59,8 +59,7 @@ class ConvNorm(nn.Module):
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         shift = norm.bias - norm.running_mean * scale
         shift = shift if conv.bias is None else shift + conv.bias * scale
-        weight = conv.weight * scale[:, None, None, None]
-        return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+        return folded_conv(x, scale[:, None, None, None], shift, conv)
 
 
 def _can_fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
