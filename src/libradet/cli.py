@@ -173,6 +173,11 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     cost.add_argument("--checkpointing", action="store_true", help="train with the backbone computed again")
     text = "train without stem, first stage and norm statistics, as from ImageNet weights"
     cost.add_argument("--frozen", action="store_true", help=text)
+    cost.add_argument("--precision", choices=("32", "bf16"), default="32", help="compute in (default: 32)")
+    cost.add_argument("--ema", action="store_true", help="train with a moving average of the weights")
+    cost.add_argument("--batch_size", type=int, default=1, metavar="B", help="pictures per device (default: 1)")
+    text = "of a device, such as 24G: also the most pictures per batch that fit into it"
+    cost.add_argument("--memory", metavar="SIZE", help=text)
     parser.set_defaults(run=_models)
 
 
@@ -348,13 +353,18 @@ def _cost(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from libradet.models.cost import measure_zoo
-    from libradet.models.cost_table import render_costs
+    from libradet.models.cost_table import parse_bytes, render_costs
 
-    size = tuple(args.size)
-    costs = measure_zoo(args.model, args.num_classes, args.backbone, size, args.checkpointing, args.frozen)
-    title = f"{args.backbone}, {args.num_classes} classes, {size[0]} × {size[1]} pixels"
+    size, limit = tuple(args.size), parse_bytes(args.memory) if args.memory is not None else None
+    if args.batch_size < 1:
+        raise UserError(f"--batch_size is {args.batch_size}; it has to be above 0")
+    options = {"checkpointing": args.checkpointing, "frozen": args.frozen, "ema": args.ema}
+    costs = measure_zoo(args.model, args.num_classes, args.backbone, size, bf16=args.precision == "bf16", **options)
+    title = f"{args.backbone}, {args.num_classes} classes, {size[0]} × {size[1]} pixels, precision {args.precision}, "
+    title += f"batches of {args.batch_size}" + f", {args.memory} of memory" * (limit is not None)
     title += ", stem and first stage frozen" * args.frozen + ", with checkpointing" * args.checkpointing
-    Console().print(render_costs(costs, title))
+    title += ", with EMA" * args.ema
+    Console().print(render_costs(costs, title, args.batch_size, limit))
     return 0
 
 

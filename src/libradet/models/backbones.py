@@ -3,13 +3,12 @@
 from itertools import pairwise
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from libradet.errors import UserError
 from libradet.models.config import BackboneConfig
+from libradet.models.folding import can_fold, fixed_scale, folded_conv
 from libradet.models.pretrained import IMAGENET_TAGS, BackboneWeights
 
 STRIDES = (4, 8, 16, 32)
@@ -29,26 +28,8 @@ class ConvNorm(nn.Module):
         self.norm = norm
 
     def forward(self, x: Float[Tensor, "B Ci Hi Wi"]) -> Float[Tensor, "B Co Ho Wo"]:
-        conv, folded = self.conv, fold(self.conv, self.norm)
-        if folded is None:
-            return self.norm(conv(x))
-        return F.conv2d(x, *folded, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
-def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Float[Tensor, "Co Ci_g kh kw"], Float[Tensor, " Co"]] | None:
-    """Weight and bias of the one convolution that both are; None unless the norm's statistics are fixed."""
-    if not isinstance(norm, nn.BatchNorm2d) or norm.training or norm.running_var is None or norm.running_mean is None:
-        return None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    shift = norm.bias - norm.running_mean * scale
-    shift = shift if conv.bias is None else shift + conv.bias * scale
-    return conv.weight * scale[:, None, None, None], shift
-
-
-def can_fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
-    """Whether the norm is one of what comes out of the convolution, which pads with zeros."""
-    fits = conv.padding_mode == "zeros" and conv.out_channels == norm.num_features
-    return fits and norm.affine and norm.track_running_stats
+        fixed = fixed_scale(self.conv, self.norm)
+        return self.norm(self.conv(x)) if fixed is None else folded_conv(x, *fixed, self.conv)
 
 
 def pair_convs_with_norms(module: nn.Module) -> None:

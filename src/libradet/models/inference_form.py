@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from libradet.models.backbones import ConvNorm, can_fold, fold
+from libradet.models.backbones import ConvNorm
 from libradet.models.compiling import compile_in_place
 from libradet.models.detector import Detector
+from libradet.models.folding import can_fold, fixed_scale
 from libradet.models.precision import choose_precision
 
 
@@ -47,20 +48,20 @@ def fold_norms(module: nn.Module) -> None:
     for name, child in module.named_children():
         if not isinstance(child, ConvNorm):
             fold_norms(child)
-        elif (folded := fold(child.conv, child.norm)) is not None:
-            setattr(module, name, _with(child.conv, *folded))
+        elif (fixed := fixed_scale(child.conv, child.norm)) is not None:
+            setattr(module, name, _scaled(child.conv, *fixed))
     # timm's batch norms that hold an activation, too, also behind its convolutions that pad as TensorFlow does.
     for (name, conv), (next_name, norm) in pairwise(list(module.named_children())):
         if not (isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNormAct2d) and can_fold(conv, norm)):
             continue
-        if (folded := fold(conv, norm)) is not None:
-            setattr(module, name, _with(conv, *folded))
+        if (fixed := fixed_scale(conv, norm)) is not None:
+            setattr(module, name, _scaled(conv, *fixed))
             setattr(module, next_name, nn.Sequential(norm.drop, norm.act))
 
 
-def _with(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+def _scaled(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
     layer = deepcopy(conv)
-    layer.weight, layer.bias = (nn.Parameter(t.contiguous(), requires_grad=False) for t in (weight, bias))
+    layer.weight, layer.bias = (nn.Parameter(t, requires_grad=False) for t in (conv.weight * scale, shift))
     return layer
 
 
