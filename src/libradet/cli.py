@@ -64,6 +64,7 @@ def _parser() -> Parser:
     _add_evaluate(commands.add_parser("evaluate", help="measure a trained detector with COCO's numbers"))
     _add_predict(commands.add_parser("predict", help="draw what a trained detector finds in pictures"))
     _add_convert(commands.add_parser("convert", help="take over a checkpoint of another toolbox, or write one"))
+    _add_analyze(commands.add_parser("analyze", help="what a model's training is unbalanced in, as a page"))
     _add_data(commands.add_parser("data", help="check, count or draw up data sets"))
     _add_models(commands.add_parser("models", help="what --model and --backbone can be, and what it costs"))
     return parser
@@ -114,6 +115,26 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     text = "what batch norms add to variances, where the file does not say (torchvision's published weights: 0)"
     parser.add_argument("--norm-eps", type=float, metavar="E", help=text)
     parser.set_defaults(run=_convert)
+
+
+def _add_analyze(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="trained model: .safetensors, or anybody's checkpoint")
+    parser.add_argument("--data", required=True, metavar="DIR", help="folder with pictures and annotations")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="for report.html, its numbers and figures"
+    )
+    parser.add_argument("--split", default="val", help="train, val, … (default: val)")
+    text = "look at so many at most, spread evenly (default: 200)"
+    parser.add_argument("--pictures", type=int, default=200, metavar="N", help=text)
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same numbers (default: 0)")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("SHORT", "LONG"), help="resize to; as trained if not given"
+    )
+    parser.add_argument("--batch_size", type=int, default=2, help="pictures at a time (default: 2)")
+    parser.add_argument("--device", help="cpu, cuda, …; a GPU if there is one")
+    parser.add_argument("--skip_broken", action="store_true", help="leave out missing and damaged pictures")
+    parser.add_argument("--proposals", metavar="FILE|DIR", help="of the pictures, for a model without rpn")
+    parser.set_defaults(run=_analyze)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -236,6 +257,27 @@ def _convert(args: argparse.Namespace) -> int:
     print(f"{args.out}: {config.model}, {config.backbone.name}, {config.num_classes} classes, from {loaded.family}")
     if left := explain(loaded):
         print(f"left as it was made, at random: {left}")
+    return 0
+
+
+def _analyze(args: argparse.Namespace) -> int:
+    from libradet.analysis.analyze import PAGE, analyze
+    from libradet.analysis.measuring import Options
+    from libradet.api import load_model
+
+    size = tuple(args.size) if args.size else None
+    options = Options(pictures=args.pictures, seed=args.seed, size=size, batch_size=args.batch_size)
+    report = analyze(
+        load_model(args.model, _device(args.device)),
+        args.data,
+        args.out,
+        args.split,
+        name=args.model,
+        options=options,
+        proposals=args.proposals,
+        skip_broken=args.skip_broken,
+    )
+    print(f"{report['verdict']['summary']}\n{args.out / PAGE}")
     return 0
 
 

@@ -2,9 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from safetensors import SafetensorError
@@ -34,6 +36,45 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: str | Path, own: Sequence[str]) -> Iterator[Path]:
+    """A folder to write to, which then becomes ``path``, at once or not at all; folders on the way to it are made.
+
+    Args:
+        own: names of what an earlier folder may hold and be replaced for.
+
+    Raises:
+        UserError: there is a folder that holds something else, or it cannot be written.
+    """
+    path = Path(path)
+    partial: Path | None = None
+    try:
+        if path.exists() and (not path.is_dir() or any(entry.name not in own for entry in path.iterdir())):
+            raise UserError(f"{path}: there is something else already; name a new folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        partial.chmod(0o777 & ~_umask())
+        yield partial
+        if path.exists():
+            before = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            os.replace(path, before)
+            os.replace(partial, path)
+            shutil.rmtree(before, ignore_errors=True)
+        else:
+            os.replace(partial, path)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_json(path: str | Path, content: Any, indent: int | None = None) -> None:
