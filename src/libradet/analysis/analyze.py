@@ -3,7 +3,7 @@
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -11,7 +11,7 @@ from libradet.analysis.choosing import proposals_of, spread_evenly, subset
 from libradet.analysis.classes_and_errors import by_class, by_size, decompose, frequency_correlation
 from libradet.analysis.figure_style import save_png, style, to_svg
 from libradet.analysis.figures import make_figures
-from libradet.analysis.measuring import Measured, Options, measure
+from libradet.analysis.measuring import Drawing, Measured, Options, measure
 from libradet.analysis.objective_level import curves
 from libradet.analysis.page import render
 from libradet.analysis.page_parts import Page
@@ -58,20 +58,47 @@ def analyze(
     Raises:
         UserError: nothing to look at, model and data that do not fit, or a folder that cannot be written.
     """
+    with replacing_folder(out, OWN) as folder:
+        found = look(model, data, split, name=name, options=options, proposals=proposals, skip_broken=skip_broken)
+        write(found, folder)
+    return found.report
+
+
+class Found(NamedTuple):
+    """Attributes:
+    report: what report.json holds.
+    drawings: samples to draw.
+    dataset: the pictures that were looked at.
+    """
+
+    report: dict[str, Any]
+    drawings: list[Drawing]
+    dataset: Dataset
+
+
+def look(
+    model: Detector,
+    data: str | Path,
+    split: str = "val",
+    *,
+    name: str | Path = "model",
+    options: Options | None = None,
+    proposals: str | Path | None = None,
+    skip_broken: bool = False,
+) -> Found:
+    """Everything that the report says, with nothing written; see :func:`analyze`."""
     options = options or Options()
     _check(options)
     check_proposals(model.config, proposals)
-    with replacing_folder(out, OWN) as folder:
-        dataset, checked = read(data, split, training=False, skip_broken=skip_broken, masks=False)
-        looked_at, rows = _choose(dataset, options.pictures, data)
-        given = proposals_of(give(model.config, proposals, dataset, training=False), rows)
-        measured = measure(model, looked_at, options, given)
-        skipped = [f"{s['count']} × {s['what']} left out" for s in checked.skipped]
-        notes = [*skipped, *checked.warnings, *measured.metrics["notes"]]
-        report = _report(model, dataset, looked_at, measured, options, {"model": str(name), "data": str(data)}, notes)
-        report = json.loads(json.dumps(report))
-        _write(report, measured, looked_at, folder)
-    return report
+    dataset, checked = read(data, split, training=False, skip_broken=skip_broken, masks=False)
+    looked_at, rows = _choose(dataset, options.pictures, data)
+    given = proposals_of(give(model.config, proposals, dataset, training=False), rows)
+    measured = measure(model, looked_at, options, given)
+    skipped = [f"{s['count']} × {s['what']} left out" for s in checked.skipped]
+    notes = [*skipped, *checked.warnings, *measured.metrics["notes"]]
+    report = _report(model, dataset, looked_at, measured, options, {"model": str(name), "data": str(data)}, notes)
+    # As it will be read back: the page is made of what machines get.
+    return Found(json.loads(json.dumps(report)), measured.drawings, looked_at)
 
 
 def _check(options: Options) -> None:
@@ -167,18 +194,20 @@ def _left_out(model: Detector) -> list[str]:
     if config.cascade is not None:
         said.append("Of the cascade, the first stage is looked at; later ones see what it has refined.")
     if config.mask is not None:
-        said.append("Masks are not looked at; their loss counts among the gradients.")
+        said.append("Masks are not looked at, nor is their loss.")
     return said
 
 
-def _write(report: dict[str, Any], measured: Measured, dataset: Dataset, folder: Path) -> None:
+def write(found: Found, folder: Path) -> None:
+    """Page, numbers, tables and figures, into a folder that is empty."""
+    report = found.report
     figures = make_figures(report)
     (folder / "figures").mkdir()
     with style():
         for name, figure in figures.items():
             save_png(figure, folder / "figures" / f"{name}.png")
         drawn = {name: to_svg(figure, name) for name, figure in figures.items()}
-    pictures = _pictures(report, measured, dataset)
+    pictures = _pictures(found)
     for name, content in pictures.items():
         (folder / "figures" / f"{name}.jpg").write_bytes(content)
     write_tables(report["tables"], folder / "tables")
@@ -186,11 +215,11 @@ def _write(report: dict[str, Any], measured: Measured, dataset: Dataset, folder:
     (folder / PAGE).write_text(render(Page(report, drawn, pictures)), encoding="utf-8")
 
 
-def _pictures(report: dict[str, Any], measured: Measured, dataset: Dataset) -> dict[str, bytes]:
-    found = {}
-    for row, drawing in zip(report["drawings"], measured.drawings, strict=True):
+def _pictures(found: Found) -> dict[str, bytes]:
+    files = {}
+    for row, drawing in zip(found.report["drawings"], found.drawings, strict=True):
         for sampler in drawing.chosen:
             file = io.BytesIO()
-            Image.fromarray(draw_samples(drawing, dataset, sampler)).save(file, "JPEG", quality=82)
-            found[f"{row['name']}_{sampler}"] = file.getvalue()
-    return found
+            Image.fromarray(draw_samples(drawing, found.dataset, sampler)).save(file, "JPEG", quality=82)
+            files[f"{row['name']}_{sampler}"] = file.getvalue()
+    return files

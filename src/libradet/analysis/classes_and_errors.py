@@ -34,7 +34,7 @@ def decompose(dataset: Dataset, rows: Float64[ndarray, "D 7"]) -> dict[str, Any]
 
     Returns:
         ``AP50``, and for each kind ``count`` and ``cost``: by how much AP50 rises when errors of this kind alone are
-        mended. Costs do not add up to what is missing.
+        mended; objects that are missed are mended by not asking for them. Costs do not add up to what is missing.
     """
     truth = to_coco(dataset)
     for number, annotation in enumerate(truth["annotations"], start=1):

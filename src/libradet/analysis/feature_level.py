@@ -13,6 +13,9 @@ from libradet.balance.pyramid import rescale
 SIZES = ("small", "medium", "large")
 """COCO's: below 32², below 96², and above; pixels of the file."""
 
+CELLS = 2048
+"""Of a batch, at most so many cells count, evenly spaced: their products cost the square of all levels' channels."""
+
 
 class PyramidTally:
     """Collects first and second moments of pyramid levels, rescaled to one of them as a balanced pyramid does.
@@ -38,8 +41,11 @@ class PyramidTally:
         height, width = pyramid[self.target].shape[-2:]
         inside = _inside(height, width, sizes, strides[self.target])
         # Level by level in the columns: their products are blocks of one matrix.
-        rows = torch.cat([rescale(x, height, width).permute(0, 2, 3, 1)[inside] for x in pyramid], 1).float()
-        first, second = rows.double().sum(0).cpu(), (rows.T @ rows).double().cpu()
+        rows = torch.cat([rescale(x, height, width).permute(0, 2, 3, 1)[inside] for x in pyramid], 1)
+        if len(rows) > CELLS:
+            rows = rows[torch.linspace(0, len(rows) - 1, CELLS, device=rows.device).long()]
+        rows = rows.double()
+        first, second = rows.sum(0).cpu(), (rows.T @ rows).cpu()
         energy, entries = zip(*(_energy(x, sizes, s) for x, s in zip(pyramid, strides, strict=True)), strict=True)
         self._cells += len(rows)
         self._sum = first if self._sum is None else self._sum + first
@@ -77,10 +83,11 @@ def linear_cka(
     blocks = covariance.reshape(levels, len(sums) // levels, levels, -1)
     shared = np.einsum("icjd,icjd->ij", blocks, blocks)
     own = np.sqrt(np.diag(shared))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        table = shared / np.outer(own, own)
-    # A level that never changes shares nothing with any other.
-    return np.where(np.eye(levels, dtype=bool), 1.0, np.nan_to_num(table)).clip(0, 1)
+    raw = products.reshape(levels, len(sums) // levels, levels, -1)
+    # A level that never changes shares nothing with any other; what is left of it is rounding.
+    alive = own > 1e-9 * np.sqrt(np.einsum("icid,icid->i", raw, raw))
+    scale = np.where(alive, own, np.inf)
+    return np.where(np.eye(levels, dtype=bool), 1.0, shared / np.outer(scale, scale)).clip(0, 1)
 
 
 def integration_shares(products: Float[ndarray, "LC LC"], levels: int) -> Float[ndarray, " L"]:

@@ -91,10 +91,11 @@ def judge_sizes(sizes: list[dict[str, Any]], measure: str) -> Finding | None:
 
 
 def judge_errors(mistakes: dict[str, Any] | None) -> Finding | None:
-    """Which kind of error costs most AP50."""
-    if mistakes is None:
+    """Which kind of error costs most AP50; None where mending any one kind brings nothing."""
+    kinds = mistakes["kinds"].items() if mistakes else ()
+    ordered = sorted(kinds, key=lambda item: -item[1]["cost"])
+    if mistakes is None or ordered[0][1]["cost"] <= 0:
         return None
-    ordered = sorted(mistakes["kinds"].items(), key=lambda item: -item[1]["cost"])
     (first, most), (second, next_most) = ordered[:2]
     numbers = [
         Number(most["cost"], f"of AP50 lost to {_named(first)}", "points"),

@@ -15,7 +15,7 @@ from libradet.analysis.feature_level import PyramidTally, level_table, size_of
 from libradet.analysis.gradient_level import GradientTally, measure_gradients
 from libradet.analysis.objective_level import ErrorTally
 from libradet.analysis.sample_level import SampleTally, draw
-from libradet.analysis.watching import watching
+from libradet.analysis.watching import watching, without_masks
 from libradet.bars import progress_bar
 from libradet.data.batch import Batch
 from libradet.data.loading.loader import make_loader
@@ -98,14 +98,20 @@ def measure(model: Detector, dataset: Dataset, options: Options, given: GivenPro
     home = device_of(model)
     model.to(options.device or home)
     try:
-        walk = _Walk(model, dataset, options)
-        with evaluating(model), watching(model) as seen, progress_bar(options.progress) as bar:
-            for batch in bar.track(_load(model, dataset, options, options.batch_size, given), description="looking"):
-                walk.look(batch.to(device_of(model)), seen)
-        gradients = _gradients(model, dataset, options, given)
+        with without_masks(model):
+            walk = _look(model, dataset, options, given)
+            gradients = _gradients(model, dataset, options, given)
     finally:
         model.to(home)
     return walk.result(gradients)
+
+
+def _look(model: Detector, dataset: Dataset, options: Options, given: GivenProposals | None) -> "_Walk":
+    walk, loader = _Walk(model, dataset, options), _load(model, dataset, options, options.batch_size, given)
+    with evaluating(model), watching(model) as seen, progress_bar(options.progress) as bar:
+        for batch in bar.track(loader, description="looking"):
+            walk.look(batch.to(device_of(model)), seen)
+    return walk
 
 
 class _Walk:

@@ -92,7 +92,7 @@ def _method(page: Page) -> str:
         "Gradients are those of single pictures. Inliers: positives whose smooth L1 loss, in units of β and summed "
         "over four deltas, is below 1.0.",
         "Errors are decomposed at IoU 0.5 and 0.1 (TIDE, Bolya et al., ECCV 2020). Similarity is linear centred kernel "
-        "alignment (Kornblith et al., ICML 2019) over all cells of all pictures.",
+        "alignment (Kornblith et al., ICML 2019) over evenly spaced cells of all pictures.",
         "Limits of the verdict and their reasons are in libradet/analysis/thresholds.py. The paper's numbers are "
         "COCO's; other data need not resemble it.",
     ]

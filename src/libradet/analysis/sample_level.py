@@ -52,8 +52,9 @@ def histogram(
     iou: Float[Tensor, "B N"], weight: Float[Tensor, "B N"] | Bool[Tensor, "B N"], bins: int
 ) -> Float[Tensor, "B K"]:
     """Weight in (k · BIN, (k + 1) · BIN] for each k; the first bin also holds IoU = 0, the last one all above."""
-    edges = torch.arange(1, bins, dtype=torch.float64) * BIN
-    which = torch.bucketize(iou.double(), edges)
+    # In the precision of IoUs, so that 0.05 is 0.05.
+    edges = (torch.arange(1, bins, dtype=torch.float64) * BIN).float()
+    which = torch.bucketize(iou.float(), edges)
     return torch.zeros(len(iou), bins, dtype=torch.float64).scatter_add(1, which, weight.double())
 
 

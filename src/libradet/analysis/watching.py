@@ -29,6 +29,16 @@ class Seen:
 
 
 @contextmanager
+def without_masks(model: Detector) -> Iterator[None]:
+    """Its boxes alone, as long as it lasts."""
+    mask, model.mask = model.mask, None
+    try:
+        yield
+    finally:
+        model.mask = mask
+
+
+@contextmanager
 def watching(model: Detector) -> Iterator[Seen]:
     """Keeps what the parts of ``model`` give, as long as it lasts."""
     seen = Seen()
