@@ -11,7 +11,7 @@ from libradet.analysis.finding import grade
 from libradet.analysis.judge_features import judge_pyramid
 from libradet.analysis.judge_objective import judge_regression, judge_tasks
 from libradet.analysis.judge_outcome import judge_classes, judge_errors, judge_sizes
-from libradet.analysis.judge_samples import judge_negatives, judge_positives
+from libradet.analysis.judge_samples import judge_coverage, judge_negatives, judge_positives
 from libradet.models.zoo import MODELS, make_config
 from libradet.train_options import parse_train
 
@@ -40,7 +40,8 @@ def samples(hard=0.6, drawn=0.3, even=0.7, low=0.25, own="random", stage="roi", 
 
 
 @pytest.mark.parametrize(
-    ("value", "level"), [(0.3, "strong"), (0.2, "strong"), (0.19, "some"), (0.08, "some"), (0.07, "none"), (-1.0, "none")]
+    ("value", "level"),
+    [(0.3, "strong"), (0.2, "strong"), (0.19, "some"), (0.08, "some"), (0.07, "none"), (-1.0, "none")],
 )
 def test_limits_belong_to_the_stronger_side(value, level):
     assert grade(value, limits.GAP_STRONG, limits.GAP_SOME) == level
@@ -94,6 +95,20 @@ def test_positives():
     assert "all are taken" in taken.text
 
 
+def test_objects_that_no_anchor_stands_for():
+    def found(without, what="anchors"):
+        numbers = {"without": without, "mean": 2.0, "small": 0.5, "medium": None, "large": 3.5}
+        positives = {"objects": 9, "by_sampler": {"available": numbers}}
+        return judge_coverage({"stage": "rpn", "candidates": what, "positives": positives})
+
+    assert [found(share).level for share in (0.7, 0.1, 0.01)] == ["strong", "some", "none"]
+    assert "small ones 0.5, large ones 3.5" in found(0.7).text
+    assert found(0.7, "proposals") is None
+
+
+GRADIENTS = [3.0, 1.0, 0.0, 0.0, 0.0]
+
+
 def features(mean, balanced=False):
     part = {"mean_cka": mean, "others": [mean] * 5, "integration": [0.2] * 4 + [0.21]}
     strides = [4, 8, 16, 32, 64]
@@ -101,11 +116,12 @@ def features(mean, balanced=False):
 
 
 def test_pyramids():
-    assert [judge_pyramid(features(mean)).level for mean in (0.2, 0.4, 0.6)] == ["strong", "some", "none"]
-    assert judge_pyramid(features(0.2, balanced=True)).level == "balanced"
-    assert "21\u00a0% P6" in judge_pyramid(features(0.2)).text
+    assert [judge_pyramid(features(mean), GRADIENTS).level for mean in (0.2, 0.4, 0.6)] == ["strong", "some", "none"]
+    assert judge_pyramid(features(0.2, balanced=True), GRADIENTS).level == "balanced"
+    assert judge_pyramid(features(0.2), GRADIENTS).numbers[1].value == 0.75
+    assert "21\u00a0% P6" in judge_pyramid(features(0.2), GRADIENTS).text
     alone = {"before": {"mean_cka": None, "others": [0.0], "integration": [1.0]}, "strides": [4], "target": 0}
-    assert judge_pyramid(alone | {"balanced": False, "after": None}).level == "undecided"
+    assert judge_pyramid(alone | {"balanced": False, "after": None}, [1.0]).level == "undecided"
 
 
 def regression(ratio, inliers=0.7, kind="smooth_l1", positives=1000):
@@ -216,7 +232,7 @@ def test_switches_are_options_of_train(stage):
     switches = [
         judge_negatives(samples(stage=stage)),
         judge_positives(samples(stage=stage)),
-        judge_pyramid(features(0.1)),
+        judge_pyramid(features(0.1), GRADIENTS),
         judge_regression(regression(0.3) | {"stage": stage}),
         *judge_tasks(tasks(1 / 9), {"roi": {"box": 1.0, "class": 1.0}}),
     ]

@@ -166,7 +166,7 @@ def _normed(values: list[float]) -> list[float]:
 
 def level_sizes(found: dict[str, Any], strides: list[int]) -> Figure:
     """Which level serves objects of which size."""
-    parts = [("objects that the second stage reads", found["reads"])] if found["reads"] else []
+    parts = [("objects read by 2nd stage", found["reads"])] if found["reads"] else []
     parts += [("positive anchors", table) for key, table in found["positives"].items() if key != "roi"]
     figure, axes = new(2.5, len(parts), sharey=True)
     names = levels(strides)
@@ -204,12 +204,12 @@ def curves(found: dict[str, Any]) -> Figure:
 
 def distribution(found: dict[str, Any]) -> Figure:
     """Where the deltas of positives lie, and where the gradient comes from."""
-    figure, (axis,) = new(2.6)
+    figure, (axis,) = new(2.8)
     edges = np.array(found["edges"])
     centre = (edges[:-1] + edges[1:]) / 2
-    axis.bar(centre, found["shares"], np.diff(edges), color=GREY, alpha=0.55, label="deltas")
+    axis.bar(centre, found["shares"], np.diff(edges), color=GREY, alpha=0.55, label="errors")
     for key, colour in (("smooth_l1", ORANGE), ("balanced_l1_0.5_1.5", BLUE)):
-        label = f"gradient, {loss_name(key)}".replace(", α 0.5, γ 1.5", "")
+        label = f"gradient of {loss_name(key)}".replace(", α 0.5, γ 1.5", "")
         axis.stairs(found["gradient"][key], edges, color=colour, linewidth=1.8, label=label)
     axis.axvline(1, color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
     axis.set_xlim(0, edges[-1])
@@ -217,7 +217,7 @@ def distribution(found: dict[str, Any]) -> Figure:
     axis.grid(axis="x", visible=False)
     axis.set_xlabel("size of a delta's error (in β)")
     as_percent(axis.yaxis)
-    legend_above(axis)
+    legend_above(axis, 2)
     return figure
 
 
@@ -231,7 +231,7 @@ def inliers(errors: dict[str, Any]) -> Figure:
     axis.axvline(errors["inliers"]["value"], color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
     axis.set_xlim(0, 1)
     as_percent(axis.xaxis)
-    axis.set_xlabel("gradient that inliers bring (dashed: their share of the positives)")
+    axis.set_xlabel("share of the gradient")
     return figure
 
 

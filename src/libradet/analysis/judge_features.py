@@ -13,8 +13,12 @@ def level_name(stride: int) -> str:
     return f"P{stride.bit_length() - 1}"
 
 
-def judge_pyramid(features: dict[str, Any]) -> Finding:
-    """Whether levels know of each other."""
+def judge_pyramid(features: dict[str, Any], gradients: list[float]) -> Finding:
+    """Whether levels know of each other.
+
+    Args:
+        gradients: norm of the gradient that each level gets, before any balancing.
+    """
     before, after = features["before"], features["after"]
     names = [level_name(stride) for stride in features["strides"]]
     mean = before["mean_cka"]
@@ -22,6 +26,9 @@ def judge_pyramid(features: dict[str, Any]) -> Finding:
         return Finding("pyramid", "Pyramid levels", "undecided", [], "The pyramid has one level: there is no balance.")
     lonely, loud = int(np.argmin(before["others"])), int(np.argmax(before["integration"]))
     numbers = [Number(mean, "mean similarity of two levels (linear CKA, 0 to 1)", "decimal")]
+    if sum(gradients):
+        first = int(np.argmax(gradients))
+        numbers.append(Number(gradients[first] / sum(gradients), f"of the gradient goes to {names[first]}"))
     level = grade(mean, limits.CKA_STRONG, limits.CKA_SOME)
     finding = Finding("pyramid", "Pyramid levels", level, numbers, "")
     finding.paper = (
@@ -34,7 +41,7 @@ def judge_pyramid(features: dict[str, Any]) -> Finding:
         f"{percent(before['integration'][loud])} {names[loud]}."
     )
     if features["balanced"]:
-        numbers.append(Number(after["mean_cka"], "after balancing", "decimal"))
+        numbers.insert(1, Number(after["mean_cka"], "after balancing", "decimal"))
         finding.level = "balanced"
         finding.text = (
             f"This model balances its pyramid, which moves the similarity of levels from {mean:.2f} to "

@@ -45,9 +45,10 @@ def judge_classes(classes: dict[str, Any]) -> Finding | None:
     level = grade(times, limits.CLASSES_STRONG, limits.CLASSES_SOME)
     numbers = [Number(times, f"times as many {most['class']} as {least['class']}", "ratio")]
     numbers += [Number(row["AP"], f"AP of {row['class']}", "decimal") for row in (most, least) if row["AP"] is not None]
-    text = f"{most['class']} has {most['objects']:,} objects in this split, {least['class']} {least['objects']:,}."
+    text = f"Of {most['class']} there are {most['objects']:,} objects, of {least['class']} {least['objects']:,}."
     if (correlation := classes["correlation"]) is not None:
-        text += f" AP goes with the logarithm of the number of objects (correlation {correlation:.2f})."
+        goes = "goes" if correlation > 0.5 else "does not go"
+        text += f" AP {goes} with the logarithm of that number (correlation {correlation:.2f}).".replace("-", "−")
     elif None not in (most["AP"], least["AP"]) and least["AP"] > most["AP"] and level != "none":
         text += " Yet the rare class is found better, so frequency is not what holds the model back here."
         level = "none"

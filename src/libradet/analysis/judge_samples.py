@@ -3,6 +3,7 @@
 from typing import Any
 
 from libradet.analysis import thresholds as limits
+from libradet.analysis.feature_level import SIZES
 from libradet.analysis.finding import Finding, Level, Number, grade, percent
 
 NAMES = {"roi": "second stage", "rpn": "RPN", "dense": "head"}
@@ -92,6 +93,28 @@ def _focal(samples: dict[str, Any], hard: float) -> str:
         f"overlap an object, and they bring {percent(weighed)} of the loss (hard ones: {percent(hard)}). The second "
         "and third number above are what an RPN's sampling of 256 would see."
     )
+
+
+def judge_coverage(samples: dict[str, Any]) -> Finding | None:
+    """Whether there are objects that no anchor stands for; None for proposals, to which training adds the objects."""
+    if samples["candidates"] != "anchors" or not samples["positives"]["objects"]:
+        return None
+    available, stage = samples["positives"]["by_sampler"]["available"], samples["stage"]
+    level = grade(available["without"], limits.WITHOUT_STRONG, limits.WITHOUT_SOME)
+    numbers = [
+        Number(available["without"], "of the objects have no positive anchor"),
+        Number(available["mean"], "positive anchors an object has on average", "decimal"),
+    ]
+    sizes = [f"{size} ones {available[size]:.1f}" for size in SIZES if available[size] is not None]
+    text = f"On average {', '.join(sizes)} positive anchors."
+    if level != "none":
+        text += (
+            " No sampler helps an object that nothing stands for, and it is learned as background. Larger pictures "
+            f"(--detector.image.size) or other anchors (--detector.{stage}.anchors.scales, .ratios) do; libradet data "
+            "stats tells which shapes are missed."
+        )
+    key, title = f"coverage_{stage}", f"Anchors of the {NAMES[stage]}"
+    return Finding(key, title, level, numbers, text, "Not the paper's subject: the limits are ours.")
 
 
 def judge_positives(samples: dict[str, Any]) -> Finding | None:

@@ -22,6 +22,9 @@ tenth has 0.10, so "strong" is as much as it should have at all."""
 CHOICE = 0.2
 """Share of pictures with more positives than slots below which a sampler of positives has nothing to decide."""
 
+WITHOUT_STRONG, WITHOUT_SOME = 0.2, 0.05
+"""Share of objects that no candidate is a positive for. Ours: what has no positive is learned as background."""
+
 CKA_STRONG, CKA_SOME = 0.3, 0.5
 """Mean linear CKA between levels. Ours: 1 is the same content, 0 none in common."""
 

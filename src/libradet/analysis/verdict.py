@@ -10,7 +10,7 @@ from libradet.analysis.finding import WORDS, Finding
 from libradet.analysis.judge_features import judge_pyramid
 from libradet.analysis.judge_objective import judge_regression, judge_tasks
 from libradet.analysis.judge_outcome import judge_classes, judge_errors, judge_sizes
-from libradet.analysis.judge_samples import NAMES, judge_negatives, judge_positives
+from libradet.analysis.judge_samples import NAMES, judge_coverage, judge_negatives, judge_positives
 from libradet.models.config import DetectorConfig
 
 
@@ -38,7 +38,8 @@ def _findings(report: dict[str, Any]) -> list[Finding]:
     found = [
         *(judge_negatives(samples) for samples in reversed(report["samples"])),
         *(judge_positives(samples) for samples in reversed(report["samples"])),
-        judge_pyramid(report["features"]),
+        *(judge_coverage(samples) for samples in report["samples"]),
+        judge_pyramid(report["features"], report["gradients"]["levels"]["before"]),
         *(judge_regression(errors) for errors in reversed(report["errors"])),
         *judge_tasks(report["gradients"], weights),
         judge_classes(report["classes"]),
