@@ -21,7 +21,12 @@ def share(value, low=None, high=None):
 
 
 def samples(hard=0.6, drawn=0.3, even=0.7, low=0.25, own="random", stage="roi", choice=1.0, spread=(0.3, 0.15)):
-    rows = {"hard": hard, "random": drawn, "iou_balanced_paper_3": even, "own": even if own != "random" else drawn}
+    rows = {
+        "hard": hard,
+        "random": drawn,
+        "iou_balanced_paper_3": even,
+        "own": drawn if own in ("all", "random") else even,
+    }
     rows |= {"all": 0.1, "by_loss": 0.5}
     by_sampler = {
         name: {"top_tenth": top, "without": 0.1}
@@ -80,8 +85,9 @@ def test_a_switch_that_is_on_is_not_asked_for():
 
 
 def test_focal_loss_has_no_sampler():
-    finding = judge_negatives(samples(stage="dense"))
+    finding = judge_negatives(samples(stage="dense", own="all"))
     assert not finding.options
+    assert [number.value for number in finding.numbers] == [0.6, 0.3, 0.7]
     assert "50\u00a0%" in finding.text
     assert judge_positives(samples(stage="dense")) is None
 
@@ -190,11 +196,14 @@ def test_sizes():
 def test_the_costliest_error_is_named():
     kinds = dict.fromkeys(("classification", "localisation", "both", "duplicate", "background", "missed"))
     mistakes = {"AP50": 0.5, "kinds": {name: {"cost": 0.0, "count": 0} for name in kinds}}
-    assert judge_errors(mistakes) is None
+    assert judge_errors(mistakes, True) is None
     worse = deepcopy(mistakes)
     worse["kinds"]["localisation"]["cost"] = 0.2
-    assert "balanced L1" in judge_errors(worse).text
-    assert judge_errors(None) is None
+    assert "balanced L1" in judge_errors(worse, True).text
+    worse["kinds"]["background"]["cost"] = 0.3
+    assert "IoU-balanced" in judge_errors(worse, True).text
+    assert "IoU-balanced" not in judge_errors(worse, False).text
+    assert judge_errors(None, True) is None
 
 
 @pytest.mark.parametrize("name", list(MODELS))

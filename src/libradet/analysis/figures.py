@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullLocator
 
 from libradet.analysis.feature_level import SIZES
 from libradet.analysis.figure_style import (
@@ -130,9 +132,7 @@ def similarity(features: dict[str, Any], when: str) -> Figure:
     return figure
 
 
-def _cell(x: int, y: int, value: float):
-    from matplotlib.patches import Rectangle
-
+def _cell(x: int, y: int, value: float) -> Rectangle:
     # Transparent, so that a dark page shines through where a light one does.
     return Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, facecolor=BLUE, alpha=0.04 + 0.6 * value, linewidth=0)
 
@@ -258,6 +258,9 @@ def classes(rows: list[dict[str, Any]]) -> Figure:
     for row in found if len(found) <= 20 else ():
         axis.annotate(row["class"], (row["objects"], row["AP"]), (5, 4), textcoords="offset points", fontsize=9)
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.margins(x=0.18)
     axis.set_ylim(0, 1)
     axis.set_xlabel("objects of the class in this split")

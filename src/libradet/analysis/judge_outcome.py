@@ -91,19 +91,25 @@ def judge_sizes(sizes: list[dict[str, Any]], measure: str) -> Finding | None:
     return finding
 
 
-def judge_errors(mistakes: dict[str, Any] | None) -> Finding | None:
-    """Which kind of error costs most AP50; None where mending any one kind brings nothing."""
+def judge_errors(mistakes: dict[str, Any] | None, samples: bool) -> Finding | None:
+    """Which kind of error costs most AP50; None where mending any one kind brings nothing.
+
+    Args:
+        samples: whether the detector samples, so that a sampler could be switched.
+    """
     kinds = mistakes["kinds"].items() if mistakes else ()
     ordered = sorted(kinds, key=lambda item: -item[1]["cost"])
     if mistakes is None or ordered[0][1]["cost"] <= 0:
         return None
     (first, most), (second, next_most) = ordered[:2]
     numbers = [
-        Number(most["cost"], f"of AP50 lost to {_named(first)}", "points"),
-        Number(next_most["cost"], f"lost to {_named(second)}", "points"),
+        Number(most["cost"], f"points of AP50 lost to {_named(first)}", "points"),
+        Number(next_most["cost"], f"points lost to {_named(second)}", "points"),
         Number(mistakes["AP50"], "AP50 as it is", "decimal"),
     ]
     advice, switch = _ERRORS[first]
+    if first == "background" and not samples:
+        switch = ""
     text = advice + (f" Of the three switches, {switch} speaks to this." if switch else "")
     return Finding("errors", "Where precision is lost", "outcome", numbers, text)
 

@@ -19,7 +19,8 @@ def judge_negatives(samples: dict[str, Any]) -> Finding:
     rows, name = samples["negatives"], NAMES[samples["stage"]]
     hard, drawn = rows["hard"]["above"]["value"], rows["random"]["above"]["value"]
     kind = "hardest" if samples["own_negatives"] == "hardest" else "iou_balanced"
-    better = rows["own" if samples["own_negatives"] != "random" else "iou_balanced_paper_3"]["above"]["value"]
+    own = samples["samples"] and samples["own_negatives"] != "random"
+    better = rows["own" if own else "iou_balanced_paper_3"]["above"]["value"]
     title = f"Negatives of the {name}"
     if hard is None or drawn is None or better is None:
         return Finding(f"negatives_{samples['stage']}", title, "undecided", [], "There are no negatives to look at.")

@@ -1,6 +1,7 @@
 """Pieces of the page: numbers, tables, figures with captions, cards."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -36,7 +37,7 @@ class Page:
             f"{self.table(table or name, f'figures/{name}.png')}</figure>"
         )
 
-    def table(self, name: str, picture: str = "") -> str:
+    def table(self, name: str, picture: str = "", title: str = "Numbers") -> str:
         """A table that opens on request, and links to the files beside the page."""
         table = self.report["tables"][name]
         head = "".join(f"<th>{escape(column)}</th>" for column in table["columns"])
@@ -46,7 +47,7 @@ class Page:
         )
         files = f'<a href="tables/{name}.csv">CSV</a>' + (f' · <a href="{picture}">PNG</a>' if picture else "")
         return (
-            f'<details><summary>Numbers</summary><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+            f'<details><summary>{title}</summary><div class="scroll"><table><thead><tr>{head}</tr></thead>'
             f'<tbody>{rows}</tbody></table></div><p class="small">{files}</p></details>'
         )
 
@@ -66,7 +67,7 @@ class Page:
         parts = [
             f'<p class="tag">{escape(finding["word"])}</p><h3>{escape(finding["title"])}</h3>',
             f'<dl class="numbers">{numbers}</dl>' if numbers else "",
-            f"<p>{escape(finding['text'])}</p>",
+            f"<p>{marked(finding['text'])}</p>",
             f'<p class="paper">{escape(finding["paper"])}</p>' if finding["paper"] else "",
         ]
         if finding["options"]:
@@ -74,7 +75,7 @@ class Page:
             parts.append(f'<p class="switch"><b>Switch</b><br>{options}</p>')
             command = f"<pre>{escape(finding['command'])}</pre>"
             parts.append(f"<details><summary>Command, and how to check</summary>{command}")
-            parts.append(f"<p>{escape(finding['check'])}</p></details>")
+            parts.append(f"<p>{marked(finding['check'])}</p></details>")
         return f'<article class="card {finding["level"]}" id="finding-{finding["key"]}">{"".join(parts)}</article>'
 
     def picture(self, name: str, text: str) -> str:
@@ -88,6 +89,11 @@ class Page:
 def figures(parts: Sequence[str]) -> str:
     """Side by side where there is room."""
     return f'<div class="figures">{"".join(parts)}</div>' if any(parts) else ""
+
+
+def marked(text: str) -> str:
+    """Plain text as HTML, in which options and commands are set as such."""
+    return re.sub(r"--[a-z_]\w*(?:\.\w+)*|libradet (?:data )?[a-z]+", r"<code>\g<0></code>", escape(text))
 
 
 def items(sentences: Sequence[str]) -> str:

@@ -50,7 +50,7 @@ def _stage(page: Page, i: int, samples: dict[str, Any]) -> str:
             "objects with none.",
         ),
     ]
-    more = "" if samples["samples"] else page.table(f"positives_{stage}")
+    more = "" if samples["samples"] else page.table(f"positives_{stage}", title="Positive anchors of the objects")
     return f"<h3>{escape(name[0].upper() + name[1:])}</h3><p class='small'>{looked}; {slots}.</p>{figures(shown)}{more}"
 
 
@@ -151,7 +151,7 @@ def objective_section(page: Page) -> str:
     return (
         '<h2 id="objective">Objective level</h2><p class="lead">A loss is heard by its gradient. The paper finds that '
         "few inaccurate samples (outliers) drown the many accurate ones in the localisation loss.</p>"
-        f"{figures(shown)}<p>Gradients where losses meet, and whether they pull the same way:</p>{page.table('tasks')}"
+        f"{figures(shown)}{page.table('tasks', title='Gradients where losses meet, and if they pull the same way')}"
     )
 
 

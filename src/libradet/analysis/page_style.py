@@ -61,7 +61,7 @@ pre {
   overflow-x: auto; user-select: all; -webkit-user-select: all; line-height: 1.5;
 }
 .card pre { background: var(--paper); }
-.card code { overflow-wrap: anywhere; }
+p code { white-space: nowrap; } .switch code { white-space: normal; overflow-wrap: anywhere; }
 .cards.quiet { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
 .quiet .card { padding: .8rem 1rem 1rem; border-top-width: 3px; font-size: .93rem; }
 .quiet .card h3 { font-size: 1.08rem; margin-bottom: .5rem; }

@@ -8,14 +8,14 @@ def form(value: float | int | None, how: str) -> str:
     """A number for people.
 
     Args:
-        how: ``percent`` (of a share), ``points`` (of a share, with one digit), ``decimal``, ``small`` (three
+        how: ``percent`` (of a share), ``points`` (the same with one digit and no sign), ``decimal``, ``small`` (three
             significant digits), ``ratio`` (with ×), ``count``.
     """
     if value is None:
         return "–"
     texts = {
         "percent": lambda: f"{100 * value:.0f}\u00a0%",
-        "points": lambda: f"{100 * value:.1f}\u00a0points",
+        "points": lambda: f"{100 * value:.1f}",
         "decimal": lambda: f"{value:.2f}",
         "small": lambda: f"{value:.3g}",
         "ratio": lambda: f"{value:.1f}\u00a0×" if value < 10 else f"{value:.0f}\u00a0×",

@@ -44,7 +44,7 @@ def _findings(report: dict[str, Any]) -> list[Finding]:
         *judge_tasks(report["gradients"], weights),
         judge_classes(report["classes"]),
         judge_sizes(report["sizes"], measure),
-        judge_errors(report["mistakes"]),
+        judge_errors(report["mistakes"], any(samples["samples"] for samples in report["samples"])),
     ]
     return [finding for finding in found if finding is not None]
 
