@@ -25,7 +25,7 @@ from libradet.files import replacing_folder
 from libradet.models.model_file import save_model
 from libradet.models.zoo import MODELS
 
-OPTIONS = Options(pictures=3, gradient_pictures=1, drawn=1, progress=False)
+OPTIONS = Options(pictures=3, gradient_pictures=1, drawn=1, workers=0, progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -142,6 +142,7 @@ def test_regression():
     assert [judge_regression(regression(r)).level for r in (0.3, 0.6, 0.7)] == ["strong", "some", "none"]
     assert judge_regression(regression(0.3, inliers=0.97)).level == "none", "hardly any outliers"
     assert judge_regression(regression(0.3, positives=50)).level == "undecided"
+    assert judge_regression(regression(0.3, inliers=0.5)).level == "undecided", "half of them bring half of it"
     assert judge_regression(regression(0.8, kind="balanced_l1")).level == "balanced"
     boxes = regression(0.3, kind="giou")
     del boxes["losses"]["own"]
@@ -159,6 +160,9 @@ def test_tasks():
     levels = [judge_tasks(tasks(r), weights)[0].level for r in (8.0, 3.0, 1.0, 1 / 3, 1 / 8)]
     assert levels == ["strong", "some", "none", "some", "strong"]
     assert len(judge_tasks(tasks(8.0), weights)) == 1
+    unsure = tasks(8.0)
+    unsure["pairs"][0]["ratio"] = share(8.0, 0.9, 20.0)
+    assert judge_tasks(unsure, weights)[0].level == "undecided"
     assert judge_tasks(tasks(8.0), weights)[0].options == ["--detector.roi.box_loss.weight 3"]
     assert judge_tasks(tasks(1 / 8), weights)[0].options == ["--detector.roi.class_weight 1.5"]
     (first,) = judge_tasks(tasks(1 / 8, "rpn_class", "rpn_box"), weights)

@@ -102,7 +102,7 @@ def look(
 
 
 def _check(options: Options) -> None:
-    for name, least in (("pictures", 1), ("batch_size", 1), ("workers", 0)):
+    for name, least in (("pictures", 1), ("gradient_pictures", 1), ("batch_size", 1), ("seed", 0)):
         if getattr(options, name) < least:
             raise UserError(f"{name} is {getattr(options, name)}; it has to be {least} or above")
 

@@ -46,6 +46,9 @@ def judge_regression(errors: dict[str, Any]) -> Finding:
     elif errors["positives"] < limits.FEW_POSITIVES and level != "none":
         finding.level = "undecided"
         finding.text += f" But these are {errors['positives']} positives only."
+    elif current["share"]["high"] >= inliers and level != "none":
+        finding.level = "undecided"
+        finding.text += " Their 95 % interval does not tell that from an even share."
     if errors["kind"] == "balanced_l1":
         plain = losses["smooth_l1"]
         finding.level = "balanced"
@@ -79,6 +82,8 @@ def _judge_pair(pair: dict[str, Any], losses: dict[str, float], stage: str, weig
     ratio = pair["ratio"]["value"]
     louder = max(ratio, 1 / ratio)
     level = grade(louder, limits.TASKS_STRONG, limits.TASKS_SOME)
+    if level != "none" and pair["ratio"]["low"] <= 1 <= pair["ratio"]["high"]:
+        level = "undecided"
     number = pair["class"].partition("class")[2].strip("_")
     name = NAMES[stage] + (f", stage {number} of its cascade" if number else "")
     first, second = ("class", "box") if ratio >= 1 else ("box", "class")
@@ -95,7 +100,7 @@ def _judge_pair(pair: dict[str, Any], losses: dict[str, float], stage: str, weig
         f"The {names[first]} loss is {losses[pair[first]]:.2g} and sends {louder:.1f} times the gradient of "
         f"the {names[second]} loss ({losses[pair[second]]:.2g}) into the layers that both share."
     )
-    if level == "none":
+    if level not in ("strong", "some"):
         return finding
     if ratio >= 1:
         finding.options = [f"--detector.{stage}.box_loss.weight {1.5 * weights['box']:g}"]

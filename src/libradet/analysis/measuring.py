@@ -1,5 +1,6 @@
 """One walk through the pictures on which everything is counted, and a second one through few of them for gradients."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ class Options:
         seed: of sampling, resampling and drawing.
         size: (short, long) side to resize to; as trained if None.
         batch_size: pictures that go through the model together.
-        workers: processes that load pictures.
+        workers: processes that load pictures; half the cores, at most four, if None.
         device: where to compute; where the model is, if None.
         progress: show bars on stderr.
     """
@@ -53,7 +54,7 @@ class Options:
     seed: int = 0
     size: Size | None = None
     batch_size: int = 2
-    workers: int = 0
+    workers: int | None = None
     device: str | None = None
     progress: bool = True
 
@@ -244,7 +245,7 @@ def _load(
         batch_size=batch_size,
         training=False,
         divisor=model.divisor,
-        workers=options.workers,
+        workers=min(4, (os.cpu_count() or 1) // 2) if options.workers is None else options.workers,
         proposals=given,
     )
 

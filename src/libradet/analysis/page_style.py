@@ -79,7 +79,9 @@ summary { cursor: pointer; color: var(--blue); padding: .25rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .86rem; margin: .4rem 0 .8rem; }
 th, td { text-align: right; padding: .28rem .7rem .28rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--faint); font-weight: 500; vertical-align: bottom; white-space: normal; min-width: 4.2rem; }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 7rem; }
+th:first-child, td:first-child {
+  text-align: left; white-space: normal; min-width: 7rem; position: sticky; left: 0; background: var(--paper);
+}
 .pair { display: grid; gap: .8rem; grid-template-columns: 1fr 1fr; max-width: 62rem; }
 .pictures { display: grid; gap: 1.8rem; margin: 1.2rem 0; }
 .pair img { width: 100%; height: auto; border-radius: .4rem; display: block; }

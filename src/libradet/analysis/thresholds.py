@@ -2,8 +2,7 @@
 
 The paper measures three things on COCO and shows what their balancing brings; where it gives a figure, "strong" begins
 at about two thirds of the imbalance that it found there. Where it gives none the limits are our judgement, and the
-verdict says so. Whatever the limit, an imbalance that its 95 % interval does not tell from none is reported as
-undecided.
+verdict says so. Whatever the limit, what has a 95 % interval that does not tell it from balance is called undecided.
 """
 
 PAPER_HARD, PAPER_RANDOM = 0.60, 0.30
