@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: str | Path) -> Iterator[Path]:
+def replacing_folder(path: str | Path, own: Sequence[str] = ()) -> Iterator[Path]:
     """A folder to fill, which then becomes ``path``, at once or not at all; folders on the way to it are made.
 
+    Args:
+        own: names of what an earlier folder may hold and be replaced for.
+
     Raises:
-        UserError: ``path`` is there already and not an empty folder, or something cannot be written.
+        UserError: ``path`` is there already and holds anything else, or something cannot be written.
     """
     path = Path(path)
-    require_free(path)
+    require_free(path, own)
     partial = path.with_name(path.name + ".partial")
     try:
         partial.mkdir(parents=True)
@@ -62,7 +65,7 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
     try:
         yield partial
         if path.is_dir():
-            path.rmdir()
+            shutil.rmtree(path)
         partial.rename(path)
     except OSError as e:
         named = f", {e.filename}" if e.filename else ""
@@ -71,9 +74,9 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def require_free(path: Path) -> None:
-    """Raises UserError if there is anything at ``path`` but an empty folder, other than the one we are in."""
-    if path.is_dir() and not any(path.iterdir()) and path.resolve() != Path.cwd():
+def require_free(path: Path, own: Sequence[str] = ()) -> None:
+    """Raises UserError if ``path`` is anything but a folder with at most ``own`` in it, or is where we are."""
+    if path.is_dir() and all(entry.name in own for entry in path.iterdir()) and path.resolve() != Path.cwd():
         return
     if path.exists() or path.is_symlink():
         raise UserError(f"{path}: is there already: name a new or empty folder.")

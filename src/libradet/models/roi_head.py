@@ -117,19 +117,19 @@ def sample_regions(
     config: RoIConfig,
 ) -> RegionSamples:
     """Match proposals to ground truths and choose those that the losses see."""
-    boxes, valid = _candidates(proposals, batch, config)
+    boxes, valid = training_candidates(proposals, batch, config)
     matches = match_proposals(boxes, valid, batch, config)
     background, hardness = head.logits.out_features - 1, None
     if "hardest" in (config.sampling.positives, config.sampling.negatives):
         # Online hard example mining looks at the loss of every proposal before it chooses.
         logits, _ = head(pool(pyramid, boxes, matches.gt >= -1, strides, config.align))
-        labels = _labels(matches.gt, batch, background)
+        labels = labels_of(matches.gt, batch, background)
         hardness = F.cross_entropy(logits, labels.flatten(), reduction="none").view(labels.shape)
     samples = sample(matches, batch.boxes.shape[1], config.sampling, config.match.negative, hardness)
     gt = take(matches.gt, samples.index)
     added = samples.index >= proposals.boxes.shape[1]
     return RegionSamples(
-        take(boxes, samples.index), gt, _labels(gt, batch, background), samples.valid, samples.positive, added
+        take(boxes, samples.index), gt, labels_of(gt, batch, background), samples.valid, samples.positive, added
     )
 
 
@@ -170,14 +170,18 @@ def match_proposals(
     return matches._replace(gt=matches.gt.masked_fill(~valid, IGNORED))
 
 
-def _candidates(proposals: Proposals, batch: Batch, config: RoIConfig) -> tuple[Tensor, Tensor]:
+def training_candidates(
+    proposals: Proposals, batch: Batch, config: RoIConfig
+) -> tuple[Float[Tensor, "B N 4"], Bool[Tensor, "B N"]]:
+    """What samples are chosen from, and which of it is real: proposals, and ground truths if they are added."""
     if not config.add_ground_truth:
         return proposals.boxes, proposals.valid
     objects = (batch.labels >= 0) & ~batch.crowd
     return torch.cat([proposals.boxes, batch.boxes], 1), torch.cat([proposals.valid, objects], 1)
 
 
-def _labels(gt: Int[Tensor, "B N"], batch: Batch, background: int) -> Int[Tensor, "B N"]:
+def labels_of(gt: Int[Tensor, "B N"], batch: Batch, background: int) -> Int[Tensor, "B N"]:
+    """The class of the ground truth that each candidate stands for, ``background`` where it stands for none."""
     return torch.where(gt >= 0, take(batch.labels, gt), background)
 
 

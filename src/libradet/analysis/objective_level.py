@@ -1,0 +1,159 @@
+"""Objective level (paper 3.3): which regression errors the gradient of a localisation loss comes from."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from libradet.analysis.uncertainty import estimate
+from libradet.balance import balanced_l1_loss
+from libradet.models.config import BoxLossConfig
+
+Loss = Callable[[Tensor], Tensor]
+
+
+def _smooth_l1(error: Tensor) -> Tensor:
+    return F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=1.0)
+
+
+SETTINGS = ((0.5, 1.5), (0.5, 1.0), (0.5, 2.0), (0.3, 1.0), (0.2, 1.0))
+"""α and γ of the paper's Table 6, its choice first."""
+
+LOSSES: dict[str, Loss] = {"smooth_l1": _smooth_l1, "l1": torch.abs} | {
+    f"balanced_l1_{alpha}_{gamma}": partial(balanced_l1_loss, alpha=alpha, gamma=gamma) for alpha, gamma in SETTINGS
+}
+"""Losses by name, of errors in units of β, the error at which the linear part of smooth and balanced L1 begins."""
+
+OWN = "own"
+"""The name of the loss that the model was trained with, beside those above."""
+
+CURVE = np.linspace(0, 2, 41)
+BINS = np.linspace(0, 3, 31)
+
+
+def own_loss(config: BoxLossConfig, unit: float) -> Loss | None:
+    """The model's own loss of errors in units of ``unit``; None if it compares boxes, not deltas."""
+    if config.kind in ("l1", "smooth_l1"):
+        return LOSSES[config.kind]
+    if config.kind != "balanced_l1":
+        return None
+    shape = {"alpha": config.alpha, "gamma": config.gamma, "beta": config.beta, "variant": config.variant}
+    return lambda error: balanced_l1_loss(error * unit, **shape) / unit
+
+
+def slope(loss: Loss, error: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+    """Size of the gradient of ``loss`` at each error."""
+    with torch.inference_mode(False), torch.enable_grad():
+        at = error.detach().clone().requires_grad_()
+        return torch.autograd.grad(loss(at).sum(), at)[0].abs()
+
+
+def curves() -> dict[str, Any]:
+    """Loss and gradient of each loss over the error (the paper's Figure 5)."""
+    at = torch.from_numpy(CURVE)
+    return {
+        "error": CURVE.tolist(),
+        "loss": {name: loss(at).tolist() for name, loss in LOSSES.items()},
+        "gradient": {name: slope(loss, at).tolist() for name, loss in LOSSES.items()},
+    }
+
+
+def is_inlier(errors: Float[Tensor, "N 4"]) -> Tensor:
+    """Whether a sample's smooth L1 loss, summed over its four deltas, is below 1.0 (the paper's inliers)."""
+    return _smooth_l1(errors).sum(1) < 1.0
+
+
+def gradient_shares(
+    losses: dict[str, Loss], errors: Float[Tensor, "N 4"], owner: Int[ndarray, " N"], pictures: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """For each loss, what inliers bring.
+
+    Args:
+        errors: of positives, in units of β.
+        owner: picture of each.
+
+    Returns:
+        name → ``share``: of the gradient (absolute values, summed) that comes from inliers; ``ratio``: mean gradient
+        of an inlier over that of an outlier, None where one of them is missing; ``coordinates``: share of the
+        gradient that comes from single deltas below β.
+    """
+    inlier = is_inlier(errors).numpy()
+    found = {}
+    for name, loss in losses.items():
+        single = slope(loss, errors)
+        sizes = single.sum(1).numpy().astype(np.float64)
+        within, whole = (np.bincount(owner, weights, minlength=pictures) for weights in (sizes * inlier, sizes))
+        both = inlier.any() and not inlier.all() and sizes[~inlier].any()
+        total = float(single.sum())
+        found[name] = {
+            "share": estimate(within, whole, seed),
+            "ratio": float(sizes[inlier].mean() / sizes[~inlier].mean()) if both else None,
+            "coordinates": float(single[errors.abs() < 1].sum()) / total if total else None,
+        }
+    return found
+
+
+def distribution(errors: Float[Tensor, "N 4"]) -> dict[str, Any]:
+    """Shares of |error| by bin (the last one holds all that is larger), and of the gradient that each bin brings."""
+    size = errors.abs().flatten().double()
+    which = torch.bucketize(size, torch.from_numpy(BINS[1:-1]), right=True)
+    weights = {name: slope(LOSSES[name], size) for name in ("smooth_l1", "balanced_l1_0.5_1.5")}
+    number = len(BINS) - 1
+    count = torch.bincount(which, minlength=number).double()
+    by_gradient = {name: torch.bincount(which, w, minlength=number) for name, w in weights.items()}
+    return {
+        "edges": BINS.round(2).tolist(),
+        "deltas": len(size),
+        "shares": _normed(count),
+        "gradient": {name: _normed(value) for name, value in by_gradient.items()},
+        "median": [float(m) for m in errors.abs().median(0).values] if len(errors) else [None] * 4,
+    }
+
+
+def _normed(values: Tensor) -> list[float]:
+    total = float(values.sum())
+    return [v / total if total else 0.0 for v in values.tolist()]
+
+
+class ErrorTally:
+    """Collects the regression errors of a stage's positives, picture by picture.
+
+    Args:
+        unit: the error that counts as 1: β.
+        config: the stage's own loss.
+    """
+
+    def __init__(self, unit: float, config: BoxLossConfig) -> None:
+        self.unit = unit
+        own = own_loss(config, unit)
+        self.losses = LOSSES | ({OWN: own} if own else {})
+        self.pictures = 0
+        self._errors: list[Tensor] = []
+        self._owner: list[Tensor] = []
+
+    def update(self, errors: Float[Tensor, "B N 4"], positive: Tensor) -> None:
+        """Take in a batch: errors, and which of them are of positives."""
+        picture = torch.arange(len(errors))[:, None].expand(positive.shape) + self.pictures
+        self._errors.append(errors[positive].float() / self.unit)
+        self._owner.append(picture[positive])
+        self.pictures += len(errors)
+
+    def result(self, seed: int) -> dict[str, Any]:
+        """Numbers for the report."""
+        errors, owner = torch.cat(self._errors), torch.cat(self._owner).numpy()
+        inlier = is_inlier(errors)
+        pictures = self.pictures
+        counts = np.bincount(owner, inlier.numpy(), minlength=pictures), np.bincount(owner, minlength=pictures)
+        return {
+            "unit": self.unit,
+            "positives": len(errors),
+            "inliers": estimate(*counts, seed),
+            "losses": gradient_shares(self.losses, errors, owner, pictures, seed),
+            "distribution": distribution(errors),
+        }
