@@ -38,10 +38,12 @@ def detections_agree(case: Case, weights: Path) -> dict[str, Any]:
     proposals = {} if model.rpn is None else {"ours": _count_proposals(model, case)}
     found: dict[str, Found] = {}
     there = torchvision(case, "plain", scene, weights)
+    given: list[list[int]] = []
     if proposals:
-        there.model.rpn.register_forward_hook(lambda _m, _i, out: proposals.update(theirs=[len(b) for b in out[0]]))
+        there.model.rpn.register_forward_hook(lambda _m, _i, out: given.append([len(boxes) for boxes in out[0]]))
     for precision in ("fp32", "bf16"):
         found[f"torchvision-{precision}"] = _theirs(there, case, precision, first)
+    proposals |= {"theirs": given[0]} if given else {}
     for precision in ("fp32", "bf16"):
         here = ours(our_model(case, weights), case, Contender("ours", precision), scene)
         found[f"ours-{precision}"] = _ours(here, case, precision)

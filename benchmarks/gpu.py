@@ -86,10 +86,8 @@ def graphs(case: Case, weights: Path) -> None:
         with torch.cuda.graph(graph):
             losses = step()
         plain, replayed = median(seconds(step)), median(seconds(graph.replay))
-        print(
-            f"{size[0]}×{size[1]}, 2 pictures: {plain:.4f} s a step, {replayed:.4f} s as a graph, {plain / replayed:.2f}×;",
-            ", ".join(f"{key} {loss.item():.4f}" for key, loss in losses.items()),
-        )
+        took = f"{plain:.4f} s a step, {replayed:.4f} s as a graph, {plain / replayed:.2f}×"
+        print(f"{size[0]}×{size[1]}, 2 pictures: {took};", {key: round(loss.item(), 4) for key, loss in losses.items()})
 
 
 def throughput(case: Case, weights: Path) -> None:
@@ -118,7 +116,7 @@ def profile(case: Case, weights: Path) -> None:
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as found:
         seconds(step, 3)
-    print(found.key_averages().table(sort_by="cuda_time_total", row_limit=40))
+    print(found.key_averages().table(sort_by="self_device_time_total", row_limit=40))
 
 
 def seconds(step: Step, times: int = 10) -> list[float]:

@@ -143,7 +143,9 @@ def _strewn(number: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     corner = torch.rand(PICTURES, number, 2, generator=g) * torch.tensor([500.0, 340.0])
     extent = 20 + 120 * torch.rand(PICTURES, number, 2, generator=g)
-    scores = torch.rand(PICTURES, number, generator=g)
+    # No two alike: which of equals comes first is nobody's to say.
+    order = [torch.randperm(number, generator=g) for _ in range(PICTURES)]
+    scores = torch.stack(order).float() / number
     labels = torch.randint(0, groups, (PICTURES, number), generator=g)
     return torch.cat([corner, corner + extent], -1), scores, labels
 

@@ -17,7 +17,12 @@ NAMES = {
 }
 # By how much the outputs of a layer differ from cell to cell. Objectness stays small: where it is large, its
 # sigmoids, by which torchvision ranks, are all 1.
-SPREADS = {"cls_logits": 0.7, "bbox_pred": 0.3, "cls_score": 2.0, "bbox_reg": 0.1, "mask_fcn_logits": 1.5}
+SPREADS = {
+    **{"rpn.head.cls_logits": 0.7, "rpn.head.bbox_pred": 0.1},
+    **{"roi_heads.box_predictor.cls_score": 2.0, "roi_heads.box_predictor.bbox_pred": 0.3},
+    "roi_heads.mask_predictor.mask_fcn_logits": 1.5,
+    **{"head.classification_head.cls_logits": 1.3, "head.regression_head.bbox_reg": 0.1},
+}
 # So that about one in a hundred pairs of proposal and class passes the threshold of 0.05.
 BACKGROUND = 5.0
 DENSE_PRIOR = -5.0
@@ -59,8 +64,8 @@ def _enliven(model: nn.Module, pictures: list[Tensor]) -> None:
             layer.running_var.uniform_(1.5, 2.5)
         if isinstance(layer, nn.Conv2d) and ".conv." in name:
             nn.init.kaiming_normal_(layer.weight)
-        if (wanted := SPREADS.get(name.split(".")[-1])) is not None:
-            layer.register_forward_hook(_spread(1.3 if "classification_head" in name else wanted))
+        if name in SPREADS:
+            layer.register_forward_hook(_spread(SPREADS[name]))
     model(pictures)
     for name, layer in model.named_modules():
         layer._forward_hooks.clear()
