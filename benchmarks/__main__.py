@@ -64,9 +64,9 @@ class Session:
         return run(do, self.args.threads, source, **job)
 
     def weights(self, case: Case) -> Path:
-        """The file of the weights that everybody shares, made when first asked for."""
+        """The file of the weights that everybody shares, made when first asked for; other backbones have none."""
         path = self.folder / f"{case.alike}-{case.size[0]}x{case.size[1]}.pth"
-        if not path.exists():
+        if case.backbone == "resnet50" and not path.exists():
             first = replace(case, task="infer", batch=1, backbone="resnet50")
             done = self.run("weights", case=first, weights=path)
             if done is not None:

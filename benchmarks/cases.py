@@ -77,7 +77,7 @@ def contenders(case: Case, compiled: bool, before: bool) -> list[Contender]:
     forms = ("eager", "compiled") if compiled else ("eager",)
     sides = OURS if before else OURS[:1]
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
-    if case in LITE:
+    if case.backbone != "resnet50":
         return [Contender(side, "bf16", form) for form in forms for side in sides]
     found = [Contender(side, p, form) for p in precisions for form in forms for side in sides]
     layouts = ("plain", "channels_last")

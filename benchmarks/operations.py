@@ -83,7 +83,7 @@ def _proposals() -> Candidates:
     gt = _objects(1344, 800, g)
     boxes = gt.repeat(1, 2000 // OBJECTS, 1)
     side = (boxes[..., 2:] - boxes[..., :2]).repeat(1, 1, 2)
-    return Candidates(boxes + 0.3 * side * torch.randn(boxes.shape, generator=g), gt, 512, (0.5, 0.5))
+    return Candidates(boxes + 0.5 * side * torch.randn(boxes.shape, generator=g), gt, 512, (0.5, 0.5))
 
 
 def _samplers(candidates: Candidates, rounds: int) -> dict[str, Any]:
