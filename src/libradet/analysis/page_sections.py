@@ -123,6 +123,14 @@ def objective_section(page: Page) -> str:
             "as any; balanced L1 lies between and stays bounded.",
         )
     ]
+    pictures = page.number("gradients/pictures", "count")
+    shown.append(
+        page.figure(
+            "losses",
+            f"<b>Classes against boxes.</b> The gradient that each loss sends into the pyramid, mean of {pictures} "
+            "pictures.",
+        )
+    )
     for i, errors in enumerate(page.report["errors"]):
         stage, at = errors["stage"], f"errors/{i}"
         share = page.number(f"{at}/inliers/value", "percent")
@@ -140,14 +148,6 @@ def objective_section(page: Page) -> str:
                 f"1.0, are {share} of all. The nearer a dot to the dashed line, the more evenly all are heard.",
             ),
         ]
-    pictures = page.number("gradients/pictures", "count")
-    shown.append(
-        page.figure(
-            "losses",
-            f"<b>Classes against boxes.</b> The gradient that each loss sends into the pyramid, mean of {pictures} "
-            "pictures.",
-        )
-    )
     return (
         '<h2 id="objective">Objective level</h2><p class="lead">A loss is heard by its gradient. The paper finds that '
         "few inaccurate samples (outliers) drown the many accurate ones in the localisation loss.</p>"
