@@ -99,8 +99,9 @@ def feature_section(page: Page) -> str:
         page.figure(
             "levels",
             "<b>How loud each level is:</b> in the plain average of all, in the root mean square of its activation, "
-            "and in the gradient that all losses send it. A level with a large share of the gradient and a small one "
-            "of the average teaches the others little.",
+            "and in the gradient that all losses send it"
+            + (" (before balancing, and as the heads read it)" if features["balanced"] else "")
+            + ". A level with a large share of the gradient and a small one of the average teaches the others little.",
         ),
         page.figure(
             "level_sizes",
