@@ -35,9 +35,9 @@ format: $(READY)
 	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/ruff check --fix src tests benchmarks
 
-# Side by side with torchvision in one run; see docs/results.
+# Side by side with torchvision, less than half an hour on two cores; BENCH="--all --out docs/results/all" for more.
 bench: $(READY)
-	$(BIN)/python benchmarks/against_torchvision.py
+	$(BIN)/python -m benchmarks $(BENCH)
 
 # Renews the pins from the ranges in pyproject.toml.
 pins: $(READY)

@@ -4,26 +4,27 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
-
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger
+from typing import TYPE_CHECKING, Any
 
 from libradet.data.read import read
 from libradet.errors import UserError
-from libradet.evaluation.coco_metrics import Metrics
-from libradet.evaluation.evaluate import evaluate as evaluate_dataset
 from libradet.interop.loading import load_any as load_model
 from libradet.interop.loading import start_from
-from libradet.models import zoo
+from libradet.models import create
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
+from libradet.models.inference_form import optimize
 from libradet.models.proposal_needs import check_proposals
-from libradet.training.run import TrainResult
-from libradet.training.run import train as run_training
 from libradet.training.settings import TrainConfig
 
-__all__ = ["create_model", "evaluate", "load_model", "train"]
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
+
+    from libradet.evaluation.coco_metrics import Metrics
+    from libradet.training.run import TrainResult
+
+__all__ = ["create_model", "evaluate", "load_model", "optimize", "train"]
 
 
 def create_model(
@@ -52,7 +53,7 @@ def create_model(
         UserError: unknown names, or weights that cannot be had or do not fit.
     """
     trained, lost = start_from(weights, allow_partial)
-    model = zoo.create_model(name, num_classes, backbone, trained, class_names, config, allow_partial)
+    model = create.create_model(name, num_classes, backbone, trained, class_names, config, allow_partial)
     model.fresh += lost
     return model
 
@@ -63,10 +64,10 @@ def train(
     *,
     detector: DetectorConfig | None = None,
     resume: str | Path | None = None,
-    callbacks: Sequence[Callback] = (),
-    logger: Sequence[Logger | str] | Logger | None = None,
+    callbacks: "Sequence[Callback]" = (),
+    logger: "Sequence[Logger | str] | Logger | None" = None,
     **settings: Any,
-) -> TrainResult:
+) -> "TrainResult":
     """Train a detector as ``libradet train`` does.
 
     Args:
@@ -84,6 +85,10 @@ def train(
     Raises:
         UserError: unknown settings, with the nearest valid one; or the run cannot start or go on.
     """
+    from lightning.pytorch.loggers import Logger
+
+    from libradet.training.run import train as run_training
+
     known = [f.name for f in fields(TrainConfig)]
     for name in settings:
         if name not in known:
@@ -103,8 +108,9 @@ def train(
     return run_training(config, model if isinstance(model, Detector) else detector, **more)
 
 
-def _resume(folder: Path, settings: dict[str, Any], more: dict[str, Any]) -> TrainResult:
+def _resume(folder: Path, settings: dict[str, Any], more: dict[str, Any]) -> "TrainResult":
     from libradet.train_options import parse_train
+    from libradet.training.run import train as run_training
 
     request = parse_train(["--resume", str(folder)])
     return run_training(replace(request.config, **settings), request.detector, folder, **more)
@@ -118,7 +124,7 @@ def evaluate(
     skip_broken: bool = False,
     proposals: str | Path | None = None,
     **settings: Any,
-) -> Metrics:
+) -> "Metrics":
     """Measure a detector on one split of a data set.
 
     Args:
@@ -132,6 +138,8 @@ def evaluate(
     Returns:
         COCO's numbers, see :func:`libradet.evaluation.coco_metrics.coco_metrics`.
     """
+    from libradet.evaluation.evaluate import evaluate as evaluate_dataset
+
     detector = model if isinstance(model, Detector) else load_model(model)
     check_proposals(detector.config, proposals)
     dataset, report = read(data, split, training=False, skip_broken=skip_broken, masks=detector.config.mask is not None)

@@ -1,17 +1,22 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from safetensors import SafetensorError
 
 from libradet.errors import UserError
+
+
+def require(path: str | Path) -> None:
+    """Raise UserError if nothing is there: checked before libraries are loaded that take seconds."""
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file")
 
 
 @contextmanager
@@ -39,45 +44,70 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: str | Path, own: Sequence[str]) -> Iterator[Path]:
-    """A folder to write to, which then becomes ``path``, at once or not at all; folders on the way to it are made.
+def replacing_folder(path: str | Path, own: Sequence[str] = ()) -> Iterator[Path]:
+    """A folder to fill, which then becomes ``path``, at once or not at all; folders on the way to it are made.
 
     Args:
         own: names of what an earlier folder may hold and be replaced for.
 
     Raises:
-        UserError: there is a folder that holds something else, or it cannot be written.
+        UserError: ``path`` is there already and holds anything else, or something cannot be written.
     """
     path = Path(path)
-    partial: Path | None = None
+    require_free(path, own)
+    partial = path.with_name(path.name + ".partial")
     try:
-        if path.exists() and (not path.is_dir() or any(entry.name not in own for entry in path.iterdir())):
-            raise UserError(f"{path}: there is something else already; name a new folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        partial.chmod(0o777 & ~_umask())
-        yield partial
-        if path.exists():
-            before = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-            os.replace(path, before)
-            os.replace(partial, path)
-            shutil.rmtree(before, ignore_errors=True)
-        else:
-            os.replace(partial, path)
+        partial.mkdir(parents=True)
+    except FileExistsError:
+        raise UserError(f"{partial}: is being written, or was left when that was killed: then remove it.") from None
     except OSError as e:
-        raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e
+        raise UserError(f"{path}: cannot be written ({e.strerror})") from e
+    try:
+        yield partial
+        if path.is_dir():
+            shutil.rmtree(path)
+        partial.rename(path)
+    except OSError as e:
+        named = f", {e.filename}" if e.filename else ""
+        raise UserError(f"{path}: cannot be written ({e.strerror or e}{named})") from e
     finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def require_free(path: Path, own: Sequence[str] = ()) -> None:
+    """Raises UserError if ``path`` is anything but a folder with at most ``own`` in it, or is where we are."""
+    if path.is_dir() and all(entry.name in own for entry in path.iterdir()) and path.resolve() != Path.cwd():
+        return
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path}: is there already: name a new or empty folder.")
 
 
 def write_json(path: str | Path, content: Any, indent: int | None = None) -> None:
     """Write ``content`` as :func:`replacing` does. Raises UserError if it cannot be written."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False), encoding="utf-8")
+
+
+@contextmanager
+def growing_list(path: str | Path) -> Iterator[Callable[[Any], None]]:
+    """A JSON list that is written entry by entry; after an interrupt it holds what came until then.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    interrupt: BaseException | None = None
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        between = "["
+
+        def add(entry: Any) -> None:
+            nonlocal between
+            file.write(between + json.dumps(entry, ensure_ascii=False))
+            between = ",\n"
+
+        try:
+            yield add
+        except BaseException as error:
+            interrupt = error
+        file.write("[]" if between == "[" else "]")
+    if interrupt is not None:
+        raise interrupt

@@ -17,9 +17,11 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from libradet.errors import UserError
+from libradet.files import require
 from libradet.models.config import DetectorConfig
-from libradet.training.prepare import CONFIG
-from libradet.training.settings import TrainConfig
+from libradet.models.pretrained import BackboneWeights
+from libradet.models.zoo import make_config
+from libradet.training.settings import CONFIG, TrainConfig
 
 EPILOG = """\
 Every field of the detector is an option, and every option a key of the --config file. The three components of
@@ -147,13 +149,10 @@ def _read_file(path: str | Path) -> dict[str, Any]:
 
 def _base(file: dict[str, Any], continues: bool) -> DetectorConfig:
     """The zoo's configuration, which file and command line override."""
-    from libradet.interop.loading import read_any_config
-    from libradet.models.zoo import make_config
-
     weights = file.get("weights")
     # A run that continues describes its detector in full, and the file that it started from may be gone.
     if weights not in (None, "imagenet"):
-        weights = None if continues else read_any_config(weights)
+        weights = None if continues else _describe_weights(weights)
     config = make_config(file.get("model") or TrainConfig.model, backbone=file.get("backbone"), weights=weights)
     described = (file.get("detector") or {}).get("model", config.model)
     if described != config.model:
@@ -162,6 +161,13 @@ def _base(file: dict[str, Any], continues: bool) -> DetectorConfig:
             "leave --model out, or the file's detector section"
         )
     return config
+
+
+def _describe_weights(path: str) -> DetectorConfig | BackboneWeights:
+    require(path)
+    from libradet.interop.loading import read_any_config
+
+    return read_any_config(path)
 
 
 def _parse(base: DetectorConfig, args: list[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from libradet.evaluation.proposing import propose
 from tiny_detectors import tiny_detector, tiny_zoo_config
 
 from libradet.analysis.analyze import analyze, look
@@ -20,7 +21,6 @@ from libradet.data.read import read
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
 from libradet.evaluation.evaluate import evaluate
-from libradet.evaluation.proposing import propose
 from libradet.files import replacing_folder
 from libradet.models.model_file import save_model
 from libradet.models.zoo import MODELS
@@ -192,7 +192,7 @@ def test_other_peoples_folders_are_left_alone(data, tmp_path):
     kept = tmp_path / "mine"
     kept.mkdir()
     (kept / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="something else"):
+    with pytest.raises(UserError, match="is there already"):
         analyze(detector("rpn", data), data, kept, options=OPTIONS)
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
 

@@ -6,8 +6,9 @@ import pytest
 
 from libradet.cli import main
 from libradet.data.synthesis.synthetic import synthesize
+from libradet.models.create import create_model
 from libradet.models.model_file import save_model
-from libradet.models.zoo import create_model, make_config
+from libradet.models.zoo import make_config
 
 
 @pytest.fixture(scope="module")

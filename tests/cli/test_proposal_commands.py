@@ -14,8 +14,9 @@ from libradet.data.pictures import load_picture
 from libradet.data.read import read, to_coco
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.evaluation.coco_metrics import coco_metrics
+from libradet.models.create import create_model
 from libradet.models.model_file import load_model, save_model
-from libradet.models.zoo import create_model, make_config
+from libradet.models.zoo import make_config
 
 SMALL = ["--detector.image.size", "[64, 96]", "--detector.pyramid.channels", "16", "--detector.roi.width", "32"]
 FAST = ["train", "--backbone", "test_resnet", "--workers", "0", "--batch_size", "2", "--precision", "32", *SMALL]
@@ -130,10 +131,10 @@ def half(place, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ("train --model fast_rcnn --data nowhere", "name their file with --proposals"),
-        ("train --model fast_rcnn --data nowhere --proposals absent.pkl", "absent.pkl: no such file of proposals"),
-        ("train --model faster_rcnn --data nowhere --proposals PROPS", "faster_rcnn needs no proposals"),
-        ("train --model faster_rcnn --data nowhere --val_proposals PROPS", "faster_rcnn needs no proposals"),
+        ("train --model fast_rcnn --data DATA", "name their file with --proposals"),
+        ("train --model fast_rcnn --data DATA --proposals absent.pkl", "absent.pkl: no such file of proposals"),
+        ("train --model faster_rcnn --data DATA --proposals PROPS", "faster_rcnn needs no proposals"),
+        ("train --model faster_rcnn --data DATA --val_proposals PROPS", "faster_rcnn needs no proposals"),
         ("train --model fast_rcnn --data DATA --proposals PROPS/val.safetensors", "another data set or split"),
         ("train --model fast_rcnn --data DATA --proposals PROPS --val_proposals HALF", "2 of 3 pictures"),
         ("evaluate RUN --data DATA", "name their file with --proposals"),

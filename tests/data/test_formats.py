@@ -109,6 +109,16 @@ def test_yolo(tmp_path, reference, pattern, names):
     np.testing.assert_allclose(polygon.reshape(-1, 2).min(0), dataset.pictures[0].boxes[0, :2], atol=1e-4)
 
 
+def test_yolo_under_a_relative_path(tmp_path, reference, monkeypatch):
+    write_pictures(tmp_path / "set/images/train")
+    yolo_labels(tmp_path / "set/labels/train")
+    (tmp_path / "set/data.yaml").write_text("train: images/train\nnames: [cat, dog, hen]\n")
+    for root, place in (("set", tmp_path), (".", tmp_path / "set")):
+        monkeypatch.chdir(place)
+        assert essence(Path(root)) == reference
+        assert not any("different name" in note for note in check(root).notes)
+
+
 def test_yolo_list_of_files(tmp_path, reference):
     write_pictures(tmp_path / "images")
     yolo_labels(tmp_path / "labels")

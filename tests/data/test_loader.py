@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from libradet.data.loading.loader import BatchSampler, make_loader
 from libradet.data.loading.transforms import prepare
+from libradet.data.rasterise import decode_masks
 from libradet.data.read import read
-from libradet.data.segmentations import decode_masks
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
 from libradet.geometry.masks import unpack_masks

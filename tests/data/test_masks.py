@@ -9,8 +9,9 @@ from pycocotools import mask as reference
 from pycocotools.coco import COCO
 
 from libradet.data.loading.loader import make_loader
+from libradet.data.rasterise import decode_masks
 from libradet.data.read import read
-from libradet.data.segmentations import compact, decode_masks, enclosing_box
+from libradet.data.segmentations import compact, enclosing_box
 from libradet.geometry.masks import unpack_masks
 
 

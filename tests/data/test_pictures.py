@@ -5,8 +5,12 @@ import pytest
 import torch
 from data_building import picture
 from PIL import Image, ImageOps
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
-from libradet.data.pictures import Header, load_picture, read_header, read_headers, to_tensor
+from libradet.data import pictures
+from libradet.data.headers import Header, read_header, read_headers
+from libradet.data.pictures import SPARE, load_picture, to_tensor
 from libradet.errors import UserError
 
 
@@ -141,3 +145,67 @@ def test_damaged_exif_is_ignored_as_viewers_do(tmp_path):
     picture(40, 28).save(path, exif=b"Exif\0\0garbage that is no TIFF header")
     assert read_header(path) == Header(40, 28)
     assert load_picture(path).shape == (3, 28, 40)
+
+
+def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Structure at every scale, as photographs have, in colour."""
+    generator = np.random.default_rng(seed)
+    total = np.zeros((height, width, 3))
+    for octave in range(8):
+        side = 2**octave
+        grain = generator.normal(size=(height // side + 1, width // side + 1, 3)) * 2 ** (octave / 2)
+        resized = Image.fromarray(np.clip(127 + 12 * grain, 0, 255).astype(np.uint8)).resize((width, height), 3)
+        total += np.asarray(resized).astype(float) - 127
+    return Image.fromarray(np.clip(127 + total, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"quality": 20}])
+def test_pixels_do_not_depend_on_the_decoder(tmp_path, monkeypatch, mode, options):
+    if pictures.decode_jpeg is None:
+        pytest.skip("this torchvision decodes no JPEG")
+    path = tmp_path / "x.jpg"
+    photograph(333, 247).convert(mode).save(path, **options)
+    fast = load_picture(path)
+    monkeypatch.setattr(pictures, "decode_jpeg", None)
+    assert fast.equal(load_picture(path))
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+@pytest.mark.parametrize("scale", [1, 2, 4, 8])
+def test_large_jpeg_is_decoded_at_the_least_size_that_spares_enough(tmp_path, turn, scale):
+    path = tmp_path / "x.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    photograph(487, 365).save(path, exif=exif)
+    shape = load_picture(path).shape[1:]
+    assert shape == ((365, 487) if turn == 1 else (487, 365))
+    needed = tuple(int(side // scale / SPARE) for side in shape)
+    reduced = load_picture(path, needed=needed).shape[1:]
+    assert reduced == tuple(-(-side // scale) for side in shape)
+    # A pixel more in one direction is too much for that scale.
+    more = (needed[0], needed[1] + 2)
+    assert load_picture(path, needed=more).shape[1:] == tuple(-(-side // max(1, scale // 2)) for side in shape)
+    assert load_picture(path, upright=False, needed=(365, 487)).shape[1:] == (365, 487)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_reduced_decoding_changes_no_more_than_another_interpolation(tmp_path, scale):
+    """The bound that SPARE promises."""
+    path = tmp_path / "x.jpg"
+    photograph(960, 720).save(path, quality=92)
+    needed = [int(720 / scale / SPARE), int(960 / scale / SPARE)]
+    small = load_picture(path, needed=(needed[0], needed[1]))
+    assert small.shape[1:] == (720 // scale, 960 // scale)
+
+    def difference(picture: torch.Tensor) -> float:
+        exact = F.resize(load_picture(path), needed, antialias=True).float()
+        return float((picture.float() - exact).abs().mean())
+
+    bicubic = F.resize(load_picture(path), needed, InterpolationMode.BICUBIC, antialias=True)
+    assert difference(F.resize(small, needed, antialias=True)) < min(2, 1.5 * difference(bicubic))
+
+
+def test_other_formats_and_small_pictures_come_in_full(tmp_path):
+    photograph(487, 365).save(tmp_path / "x.png")
+    assert load_picture(tmp_path / "x.png", needed=(40, 50)).shape == (3, 365, 487)

@@ -5,13 +5,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from data_building import damaged, records, write
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_iou
 
 from libradet.data.read import read
-from libradet.data.stats import ASPECTS, SIDES, measure
+from libradet.data.stats import ASPECTS, SIDES, _overlapping, measure
 
 
 def shown(stats) -> str:
@@ -46,8 +49,6 @@ def test_anchor_fit_equals_that_of_torchvisions_anchors(shared_data):
     stats = measure(dataset, "original", ratios=(0.5, 2.0))
     generator = AnchorGenerator(sizes=((32, 64, 128, 256, 512),), aspect_ratios=((0.5, 2.0),))
     anchors = generator.cell_anchors[0]
-    import torch
-
     fits = []
     for picture in dataset.pictures:
         boxes = torch.from_numpy(picture.boxes[~picture.crowd])
@@ -89,3 +90,14 @@ def test_summary_and_json(tmp_path):
     for part in ("a set", "48x64 (1)", "cat", "without any box: [bold]cow", "≥ 512", "at most 2"):
         assert part in text
     assert json.loads(json.dumps(stats.to_json()))["picture_sizes"] == {"64x48": 2, "48x64": 1, "50x50": 1}
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 40))
+def test_overlapping_equals_torchvisions_pairwise_iou(seed, count):
+    generator = np.random.default_rng(seed)
+    corner, side = generator.integers(0, 20, (count, 2)), generator.integers(5, 15, (count, 2))
+    boxes = np.concatenate([corner, corner + side], 1).astype(np.float64)
+    owner, labels = np.sort(generator.integers(0, 4, count)), generator.integers(0, 3, count)
+    alike = (owner[:, None] == owner) & (labels[:, None] == labels) & ~np.eye(count, dtype=bool)
+    expected = (box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).numpy() > 0.5) & alike
+    assert _overlapping(boxes, owner, labels) == pytest.approx(expected.any(1).mean() if count else 0)

@@ -7,8 +7,8 @@ import torch
 from known_answers import TruthDetector, make_dataset
 from pycocotools import mask as reference
 
+from libradet.data.rasterise import decode_masks
 from libradet.data.records import Dataset, Picture
-from libradet.data.segmentations import decode_masks
 from libradet.geometry.masks import crop_masks
 from libradet.models.config import MaskConfig
 

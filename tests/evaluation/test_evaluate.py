@@ -14,9 +14,10 @@ from libradet.errors import UserError
 from libradet.evaluation.coco_metrics import coco_metrics
 from libradet.evaluation.evaluate import evaluate
 from libradet.evaluation.sheets import ground_truth, pick, picture_sheet
-from libradet.inference.predictor import device_of, predict
+from libradet.inference.predictor import predict
 from libradet.models.config import RoIConfig
-from libradet.models.zoo import create_model, make_config
+from libradet.models.create import create_model
+from libradet.models.zoo import make_config
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_real_detector_evaluates_what_it_predicts(tiny, dataset):
     tiny.train()
     metrics = evaluate(tiny, dataset, batch_size=2, workers=1, progress=False)
     assert tiny.training
-    assert device_of(tiny).type == "cpu"
+    assert tiny.device.type == "cpu"
     results = []
     for picture in dataset.pictures:
         found = predict(tiny, picture.path, threshold=0.0)

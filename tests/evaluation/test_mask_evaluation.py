@@ -18,7 +18,7 @@ from libradet.evaluation.coco_evaluator import CocoEvaluator
 from libradet.evaluation.coco_metrics import MASK_STANDARD, STANDARD, coco_metrics
 from libradet.evaluation.evaluate import evaluate
 from libradet.evaluation.tables import show
-from libradet.inference.predictor import to_supervision
+from libradet.inference.originals import to_supervision
 
 
 @pytest.fixture

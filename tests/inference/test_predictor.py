@@ -76,12 +76,14 @@ def test_files_are_turned_upright(detector, tmp_path):
     np.testing.assert_allclose(found.xyxy, expected(40, 80, 3), atol=1e-4)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_lists_in_lists_out(detector, batch_size):
-    shapes = [(50, 30), (30, 50), (64, 64)]
+@pytest.mark.parametrize(("batch_size", "batches"), [(1, 5), (2, 3), (5, 2)])
+def test_lists_in_lists_out(detector, batch_size, batches):
+    shapes = [(50, 30), (30, 50), (64, 40), (50, 31), (31, 50)]
     found = predict(detector, [picture(*s) for s in shapes], threshold=0.0, batch_size=batch_size)
     assert isinstance(found, list)
-    assert len(detector.seen) == -(-3 // batch_size)
+    # Landscapes go together, and portraits.
+    assert len(detector.seen) == batches
+    assert {batch.images.shape[2:] for batch in detector.seen} == {(64, 96), (96, 64)}
     for (width, height), detections in zip(shapes, found, strict=True):
         np.testing.assert_allclose(detections.xyxy, expected(width, height, 3), rtol=1e-5, atol=1e-4)
     assert predict(detector, []) == []
@@ -117,3 +119,57 @@ def test_unreadable_files_are_named(detector, tmp_path):
     for path in (broken, tmp_path / "absent.jpg"):
         with pytest.raises(UserError, match=path.name):
             predict(detector, [picture(20, 20), path])
+
+
+def test_folders_and_patterns_are_lists(detector, tmp_path):
+    for number in range(3):
+        Image.fromarray(picture(40 + number, 30)).save(tmp_path / f"{number}.png")
+    for source in (tmp_path, str(tmp_path / "*.png")):
+        found = predict(detector, source, threshold=0.0)
+        assert [round(float(d.xyxy[0, 2])) for d in found] == [30, 31, 32]
+    with pytest.raises(UserError, match="no such file or folder"):
+        predict(detector, str(tmp_path / "*.webp"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_generators_are_looked_at_as_they_come(detector, batch_size):
+    taken = []
+
+    def pictures():
+        for width in range(40, 60):
+            taken.append(width)
+            yield picture(width, 30)
+
+    found = predict(detector, pictures(), threshold=0.0, batch_size=batch_size)
+    assert not taken
+    np.testing.assert_allclose(next(found).xyxy, expected(40, 30, 3), rtol=1e-5)
+    assert len(taken) <= 4 * batch_size
+    # Between two pictures, the caller's own computations have gradients.
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+    assert len(list(found)) == 19
+
+
+@pytest.fixture
+def video(tmp_path):
+    """Twelve frames that get brighter."""
+    path = tmp_path / "clip.mp4"
+    with sv.VideoSink(str(path), sv.VideoInfo(64, 48, 10)) as sink:
+        for number in range(12):
+            sink.write_frame(np.full((48, 64, 3), 20 * number, np.uint8))
+    return path
+
+
+def test_videos_are_looked_at_frame_by_frame(detector, video):
+    found = predict(detector, video, threshold=0.0, size="original")
+    np.testing.assert_allclose(next(found).xyxy, expected(64, 48, 3), rtol=1e-5)
+    assert len(list(found)) == 11
+    brightness = [float(batch.images[0, :, :48, :64].float().mean()) for batch in detector.seen]
+    np.testing.assert_allclose(brightness, np.arange(12) * 20, atol=4)
+
+
+def test_videos_that_are_none(detector, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no film")
+    for name in ("broken.mp4", "absent.mp4"):
+        with pytest.raises(UserError, match=name):
+            next(predict(detector, tmp_path / name))

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 import libradet
 from libradet.cli import main
 from libradet.errors import UserError
-from libradet.models.backbones import pixel_statistics
 from libradet.models.model_file import load_model, save_model
+from libradet.models.pretrained import pixel_statistics
 from libradet.train_options import parse_train
 
 

@@ -17,10 +17,11 @@ from libradet.data.records import Dataset
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.evaluation.coco_evaluator import CocoEvaluator
 from libradet.inference.detections import Detections
-from libradet.inference.predictor import to_supervision
+from libradet.inference.originals import to_supervision
 from libradet.models.config import DetectorConfig
+from libradet.models.create import create_model
 from libradet.models.detector import Detector
-from libradet.models.zoo import create_model, make_config
+from libradet.models.zoo import make_config
 from libradet.training.recipe import build_optimizer, resolve
 from libradet.training.settings import TrainConfig
 

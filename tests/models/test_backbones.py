@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from libradet.errors import UserError
-from libradet.models.backbones import IMAGENET_TAGS, STRIDES, Backbone, ConvNorm, pair_convs_with_norms
+from libradet.models.backbones import STRIDES, Backbone, ConvNorm, pair_convs_with_norms
 from libradet.models.config import BackboneConfig
+from libradet.models.pretrained import IMAGENET_TAGS
 
 BACKBONES = ["resnet18", "resnet50", "resnet18d", "convnext_atto", "mobilenetv3_small_050", "regnetx_002", "dla34"]
 

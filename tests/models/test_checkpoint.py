@@ -10,7 +10,8 @@ from tiny_detectors import tiny_batch, tiny_config, tiny_detector
 
 from libradet.errors import UserError
 from libradet.models.config import BalancedPyramidConfig, BoxLossConfig
-from libradet.models.model_file import load_model, parse_config, read_config, save_model
+from libradet.models.model_file import load_model, save_model
+from libradet.models.saved_config import parse_config, read_config
 from libradet.models.zoo import MODELS, make_config
 
 

@@ -6,8 +6,9 @@ from tiny_detectors import tiny_batch, tiny_config, tiny_detector
 
 from libradet.errors import UserError
 from libradet.models.config import BackboneConfig
+from libradet.models.create import create_model
 from libradet.models.model_file import save_model
-from libradet.models.zoo import create_model, make_config
+from libradet.models.zoo import make_config
 
 
 def test_libra_is_faster_rcnn_and_the_papers_three_components():

@@ -95,6 +95,32 @@ def test_callbacks_and_loggers_of_ones_own(tiny_data, tmp_path):
     assert rows(out)[-1] == "12"
 
 
+def test_one_run_in_four_trackers(tiny_data, tiny, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    client = pytest.importorskip("mlflow").MlflowClient
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    out = tmp_path / "run"
+    names = ["csv", "tensorboard", "wandb", "mlflow"]
+    assert main(tiny(tiny_data, out, "--epochs", "1", "--log_every", "1", "--logger", *names)) == 0
+    written = read_metrics(out / "metrics.csv")["loss"].values
+    assert list(out.glob("events.*"))
+    assert list(out.glob("wandb/offline-run-*/*.wandb"))
+    store = client(f"sqlite:///{out / 'mlflow.db'}")
+    (run,) = store.search_runs([store.get_experiment_by_name("libradet").experiment_id])
+    tracked = [entry.value for entry in store.get_metric_history(run.info.run_id, "train/loss")]
+    assert tracked == pytest.approx(list(written), rel=1e-5)
+    assert "val/AP" in run.data.metrics
+
+
+def test_a_tracker_that_is_not_installed_is_named(tiny_data, tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("libradet.training.loggers.find_spec", lambda name: None)
+    assert main(tiny(tiny_data, tmp_path / "run", "--logger", "wandb")) == 2
+    assert "pip install wandb" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def stop_of(precisions, patience):
     """After how many measurements a run stops."""
     best, waited = -1.0, 0

@@ -1,5 +1,6 @@
 """A run that is killed, interrupted and resumed ends as one that was left alone."""
 
+import gc
 import os
 import signal
 import threading
@@ -56,6 +57,15 @@ def test_killed_in_the_middle_of_an_epoch(untouched, tiny_data, tiny, tmp_path, 
     assert rows(out) == rows(untouched)
     best, expected = load_file(out / "best.safetensors"), load_file(untouched / "best.safetensors")
     assert all(torch.equal(best[name], value) for name, value in expected.items())
+
+
+def test_kept_pictures_change_nothing_and_leave_nothing(untouched, tiny_data, tiny, tmp_path, capfd):
+    out = tmp_path / "run"
+    assert main(tiny(tiny_data, out, *SETTINGS, "--cache", "disk", "--workers", "1")) == 0
+    assert_same(weights(out), weights(untouched))
+    gc.collect()
+    assert not list(out.glob("*.cache"))
+    assert "0.3 MB of pictures for each process, in the run folder" in " ".join(capfd.readouterr().out.split())
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -27,7 +27,7 @@ from libradet.evaluation.coco_evaluator import evaluator_of
 from libradet.evaluation.coco_metrics import Metrics
 from libradet.geometry.matching import Matches
 from libradet.geometry.roi_align import assign_levels
-from libradet.inference.predictor import device_of, evaluating
+from libradet.inference.predictor import evaluating
 from libradet.models.detector import Detector
 from libradet.models.samples import take
 
@@ -96,7 +96,7 @@ def measure(model: Detector, dataset: Dataset, options: Options, given: GivenPro
     Raises:
         UserError: model and data have no class in common, or a picture cannot be read.
     """
-    home = device_of(model)
+    home = model.device
     model.to(options.device or home)
     try:
         with without_masks(model):
@@ -111,7 +111,7 @@ def _look(model: Detector, dataset: Dataset, options: Options, given: GivenPropo
     walk, loader = _Walk(model, dataset, options), _load(model, dataset, options, options.batch_size, given)
     with evaluating(model), watching(model) as seen, progress_bar(options.progress) as bar:
         for batch in bar.track(loader, description="looking"):
-            walk.look(batch.to(device_of(model)), seen)
+            walk.look(batch.to(model.device), seen)
     return walk
 
 
@@ -231,7 +231,7 @@ def _gradients(model: Detector, dataset: Dataset, options: Options, given: Given
     relabel, tally = Relabel(model, dataset), GradientTally()
     loader = _load(model, subset(dataset, rows), options, 1, proposals_of(given, rows))
     with progress_bar(options.progress) as bar:
-        batches = (relabel(batch.to(device_of(model))) for batch in bar.track(loader, description="gradients"))
+        batches = (relabel(batch.to(model.device)) for batch in bar.track(loader, description="gradients"))
         measure_gradients(model, batches, tally, options.seed)
     return tally.result(options.seed)
 

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
+STRETCH = 64
+
 
 def select(
     priority: Float[Tensor, "B N"], count: int | Int[Tensor, " B"], size: int
@@ -26,12 +28,31 @@ def select(
         Indices into N by falling priority, and which slots are filled. Empty slots hold some valid index.
     """
     taken = min(size, priority.shape[1])
-    value, index = priority.topk(taken, dim=1)
+    value, index = highest(priority, taken)
     slot = torch.arange(taken, device=priority.device)
     limit = count[:, None] if isinstance(count, Tensor) else count
     filled = (value > -torch.inf) & (slot < limit)
     missing = (0, size - taken)
     return torch.nn.functional.pad(index, missing), torch.nn.functional.pad(filled, missing, value=False)
+
+
+def highest(priority: Float[Tensor, "B N"], count: int) -> tuple[Float[Tensor, "B count"], Int[Tensor, "B count"]]:
+    """``priority.topk(count)``, in a fraction of its time where few are taken of many.
+
+    The ``count`` largest are in those ``count`` stretches whose largest are largest: finding these takes one pass.
+    """
+    stretches = priority.shape[1] // STRETCH
+    if stretches < 4 * count:
+        return priority.topk(count, dim=1)
+    split = stretches * STRETCH
+    table = priority[:, :split].unflatten(1, (stretches, STRETCH))
+    rows = table.amax(2).topk(count, dim=1, sorted=False).indices
+    inside = torch.arange(STRETCH, device=rows.device)
+    # What is left at the end is looked at, too.
+    rest = torch.arange(split, priority.shape[1], device=rows.device).expand(len(rows), -1)
+    places = torch.cat([(rows[..., None] * STRETCH + inside).flatten(1), rest], 1)
+    value, at = priority.gather(1, places).topk(count, dim=1)
+    return value, places.gather(1, at)
 
 
 def random_priority(candidates: Bool[Tensor, "B N"], generator: Generator | None = None) -> Float[Tensor, "B N"]:
@@ -52,6 +73,7 @@ def iou_balanced_priority(
     max_iou: float = 0.5,
     bins: Literal["paper", "mmdet"] = "paper",
     generator: Generator | None = None,
+    size: int | None = None,
 ) -> Float[Tensor, "B N"]:
     """Equally many from each IoU bin: p_k = N/K · 1/M_k (paper 3.1, equation 1).
 
@@ -68,7 +90,9 @@ def iou_balanced_priority(
             its second call on: splits up to the largest IoU of all candidates, negative or not, gives
             floor(N/K) to each bin, and takes boxes with IoU = 0 only to fill what is left. Entries that
             are no candidates have to carry their IoU for that.
+        size: no ``count`` is larger; by default the number itself, or N.
     """
+    size = size or (iou.shape[1] if isinstance(count, Tensor) else count)
     count = count if isinstance(count, Tensor) else torch.full_like(iou[:, 0], count, dtype=torch.int64)
     share = (count // num_bins)[:, None].expand(-1, num_bins)
     if bins == "paper":
@@ -77,8 +101,14 @@ def iou_balanced_priority(
     else:
         upper, fill = iou.amax(dim=1, keepdim=True), candidates & (iou > 0)
         binned = fill & (iou < upper)
-    which = (iou * num_bins / upper.clamp(min=1e-6)).long().clamp(0, num_bins - 1)
-    first = binned & (_rank_in_group(which, _chance(candidates, generator), binned, num_bins) < share.gather(1, which))
+    scaled, key = iou * num_bins / upper.clamp(min=1e-6), _chance(candidates, generator)
+    first = torch.zeros_like(candidates)
+    for k in range(num_bins):
+        above = scaled >= k if k else torch.ones_like(binned)
+        inside = binned & above & (scaled < k + 1) if k < num_bins - 1 else binned & above
+        value, index = highest(key.masked_fill(~inside, -1), min(-(-size // num_bins), iou.shape[1]))
+        taken = (value >= 0) & (torch.arange(value.shape[1], device=iou.device) < share[:, k, None])
+        first |= torch.zeros_like(first).scatter_(1, index, taken)
     # What a bin leaves over are its largest keys: the filling needs a chance of its own to be fair between bins.
     return (first.float() + fill.float() + _chance(candidates, generator)).masked_fill(~candidates, -torch.inf)
 

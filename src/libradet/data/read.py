@@ -9,7 +9,7 @@ from libradet.data.checks.report import Report, few, merge
 from libradet.data.checks.split import check as check_split
 from libradet.data.layouts.formats import choose_split, find_layout
 from libradet.data.records import Dataset, Picture
-from libradet.data.segmentations import plain_rle, points
+from libradet.data.segmentations import plain_segmentation
 from libradet.errors import UserError
 
 __all__ = ["Dataset", "Picture", "Report", "check", "read", "splits", "to_coco"]
@@ -76,11 +76,12 @@ def check(data: Path | str, split: str | None = None, *, skip_broken: bool = Fal
     except UserError as error:
         return Report(errors=[str(error)])
     report = merge({name: part for name, (_, part) in found.items()})
-    _compare_splits([dataset for dataset, _ in found.values()], report)
+    compare_splits([dataset for dataset, _ in found.values()], report)
     return report
 
 
-def _compare_splits(datasets: list[Dataset], report: Report) -> None:
+def compare_splits(datasets: list[Dataset], report: Report) -> None:
+    """Add to a report how the splits of a data set fit together."""
     first, *others = datasets
     for other in others:
         names = dict(zip(first.category_ids, first.class_names, strict=True))
@@ -118,7 +119,7 @@ def to_coco(dataset: Dataset) -> dict[str, Any]:
                 "iscrowd": int(p.crowd[i]),
             }
             if p.segmentations and p.segmentations[i] is not None:
-                record["segmentation"] = _plain(p.segmentations[i])
+                record["segmentation"] = plain_segmentation(p.segmentations[i])
             annotations.append(record)
     images = [{"id": p.id, "file_name": p.path.name, "width": p.width, "height": p.height} for p in dataset.pictures]
     classes = zip(dataset.category_ids, dataset.class_names, strict=True)
@@ -127,9 +128,3 @@ def to_coco(dataset: Dataset) -> dict[str, Any]:
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in classes],
     }
-
-
-def _plain(segmentation: Any) -> Any:
-    if isinstance(segmentation, list):
-        return [points(polygon).tolist() for polygon in segmentation]
-    return plain_rle(segmentation)

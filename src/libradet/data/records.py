@@ -25,6 +25,7 @@ class Picture:
             None; None altogether if masks were not asked for.
         upright: whether the file's EXIF orientation applies. False where the boxes were drawn on the
             stored, unrotated pixels.
+        records: the picture's record and its boxes' as they were read, if they were asked for.
     """
 
     id: int
@@ -38,6 +39,7 @@ class Picture:
     annotation_ids: Int64[ndarray, " G"]
     segmentations: list[Any] | None = None
     upright: bool = True
+    records: tuple[dict[str, Any], list[dict[str, Any]]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ class Raw:
         categories: ``id``, ``name``.
         relative: boxes and polygons are fractions of the upright picture's width and height.
         notes: what a reader should know about how this was read.
+        rest: what else the file holds, such as ``info`` and ``licenses``.
     """
 
     root: Path
@@ -78,6 +81,17 @@ class Raw:
     categories: list[Any]
     relative: bool = False
     notes: list[str] = field(default_factory=list)
+    rest: dict[str, Any] = field(default_factory=dict)
+
+
+IMAGE_FIELDS = frozenset({"id", "file_name", "width", "height"})
+BOX_FIELDS = frozenset({"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "where"})
+CLASS_FIELDS = frozenset({"id", "name"})
+
+
+def other_fields(record: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """What a record holds beside the fields that are known here."""
+    return {key: value for key, value in record.items() if key not in known}
 
 
 def plain_id(value: Any) -> Any:

@@ -1,17 +1,14 @@
-"""Segmentations: polygons and run lengths, kept small, and drawn as masks."""
+"""Segmentations: polygons and run lengths, kept small."""
 
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from hotcoco import mask as rle
-from jaxtyping import Bool, Float32, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64
 from numpy import ndarray
-from torch import Tensor
-from torch.nn import functional as F
 
-from libradet.data.records import Dataset, Picture
+from libradet.data.records import Dataset
 from libradet.errors import UserError
 
 
@@ -61,6 +58,13 @@ def points(polygon: Float32[ndarray, " P"]) -> Float64[ndarray, " P"]:
     return np.round(polygon.astype(np.float64), 3)
 
 
+def plain_segmentation(segmentation: Any) -> Any:
+    """Polygons or run lengths as JSON can hold them."""
+    if isinstance(segmentation, list):
+        return [points(polygon).tolist() for polygon in segmentation]
+    return plain_rle(segmentation)
+
+
 def enclosing_box(segmentation: Any) -> list[float] | None:
     """xywh around a segmentation, for records that have no box."""
     if isinstance(segmentation, dict):
@@ -97,45 +101,6 @@ def require_masks(dataset: Dataset) -> None:
             f"{dataset.root}, {dataset.split}: {missing}: a model with masks needs one for every object. "
             "Add them, or take a model without masks."
         )
-
-
-def decode_masks(picture: Picture, height: int, width: int) -> UInt8[Tensor, "G {height} {width}"]:
-    """Masks of a picture's objects, 0 or 1, with the picture resized to ``height`` and ``width``.
-
-    A crowd region without segmentation is its box.
-
-    Raises:
-        UserError: an object has no segmentation.
-    """
-    masks = torch.zeros(len(picture.labels), height, width, dtype=torch.uint8)
-    scale = np.array([width / picture.width, height / picture.height])
-    for i, found in enumerate(picture.segmentations or [None] * len(picture.labels)):
-        if isinstance(found, list):
-            masks[i] = _fill(found, scale, height, width)
-        elif isinstance(found, dict):
-            masks[i] = _decode(found, height, width)
-        elif picture.crowd[i]:
-            left, top, right, bottom = np.rint(picture.boxes[i] * np.tile(scale, 2)).astype(int)
-            masks[i, top:bottom, left:right] = 1
-        else:
-            raise UserError(
-                f"{picture.path.name}: annotation {picture.annotation_ids[i]} has no segmentation; "
-                "a model with masks needs one for every object."
-            )
-    return masks
-
-
-def _fill(polygons: list[ndarray], scale: ndarray, height: int, width: int) -> Tensor:
-    scaled = [(points(p).reshape(-1, 2) * scale).ravel().tolist() for p in polygons]
-    parts = rle.frPyObjects(scaled, height, width)
-    return torch.from_numpy(np.ascontiguousarray(rle.decode(rle.merge(parts))))
-
-
-def _decode(found: dict[str, Any], height: int, width: int) -> Tensor:
-    mask = torch.from_numpy(np.ascontiguousarray(rle.decode(found)))
-    if mask.shape == (height, width):
-        return mask
-    return F.interpolate(mask[None, None].float(), (height, width), mode="area")[0, 0].ge(0.5).to(torch.uint8)
 
 
 def encode_masks(

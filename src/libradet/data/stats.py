@@ -12,8 +12,6 @@ from numpy import ndarray
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
-from torch import from_numpy
-from torchvision.ops import box_iou
 
 from libradet.data.checks.report import few
 from libradet.data.loading.transforms import Size, target_size
@@ -96,7 +94,7 @@ def measure(
     root = np.sqrt(sides.prod(1))
     resized_root = np.sqrt(resized.prod(1))
     covered = _covered(resized, scales, ratios, strides)
-    overlapping = _overlapping(dataset)
+    overlapping = _overlapping(boxes, owner, labels)
     advice = _advise(resized_root, resized, covered, overlapping, per_picture, np.bincount(labels))
     shapes = Counter((p.width, p.height) for p in dataset.pictures)
     return Stats(
@@ -143,17 +141,24 @@ def _covered(
     return best >= 0.5
 
 
-def _overlapping(dataset: Dataset) -> float:
-    """Share of objects that overlap another of their class by IoU above 0.5."""
-    hits = total = 0
-    for picture in dataset.pictures:
-        boxes, labels = picture.boxes[~picture.crowd], picture.labels[~picture.crowd]
-        total += len(boxes)
-        if len(boxes) > 1:
-            overlap = box_iou(from_numpy(boxes), from_numpy(boxes)).numpy() > 0.5
-            same = labels[:, None] == labels
-            hits += int((overlap & same & ~np.eye(len(boxes), dtype=bool)).any(1).sum())
-    return hits / total if total else 0.0
+def _overlapping(boxes: Float[ndarray, "N 4"], owner: ndarray, labels: ndarray) -> float:
+    """Share of objects that overlap another of their class in their picture by IoU above 0.5."""
+    order = np.lexsort((labels, owner))
+    boxes, owner, labels = boxes[order].astype(np.float32), owner[order], labels[order]
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    hit = np.zeros(len(boxes), bool)
+    rows = np.arange(len(boxes))
+    # Each object with the first after it, then with the second, …, as long as some have one of their kind there.
+    for step in range(1, len(boxes)):
+        rows = rows[: np.searchsorted(rows, len(boxes) - step)]
+        rows = rows[(owner[rows] == owner[rows + step]) & (labels[rows] == labels[rows + step])]
+        if not len(rows):
+            break
+        a, b = boxes[rows], boxes[rows + step]
+        common = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(0).prod(1)
+        close = rows[common / (area[rows] + area[rows + step] - common) > 0.5]
+        hit[close] = hit[close + step] = True
+    return _share(hit)
 
 
 def _by_class(dataset: Dataset, labels: ndarray, owner: ndarray, root: ndarray) -> dict[str, dict[str, int | float]]:

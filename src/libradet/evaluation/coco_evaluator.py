@@ -11,11 +11,11 @@ from numpy import ndarray
 from torchmetrics import Metric
 
 from libradet.data.batch import Batch
-from libradet.data.read import to_coco
 from libradet.data.records import Dataset
 from libradet.data.segmentations import encode_masks, plain_rle
 from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco_metrics import Metrics, ResultRows, coco_metrics, mask_metrics, to_results
+from libradet.evaluation.ground_truth import truth_of
 from libradet.geometry.masks import paste_masks
 from libradet.inference.detections import Detections
 from libradet.models.detector import Detector
@@ -67,14 +67,15 @@ class CocoEvaluator(Metric):
             valid = valid & (labels >= 0)
         self._max_detections = max(self._max_detections, valid.shape[1])
         masks = detections.masks.cpu().float().numpy() if self.masks and detections.masks is not None else None
+        boxes = boxes / np.tile(scales, 2)[:, None]
+        rows = self._to_rows(indices, boxes, scores, labels)
         for i, index in enumerate(indices.tolist()):
             if index in self._rows:
                 continue
             keep = valid[i]
-            original = boxes[i, keep] / np.tile(scales[i], 2)
-            self._rows[index] = self._to_rows(index, original, scores[i, keep], labels[i, keep])
+            self._rows[index] = rows[i, keep]
             if masks is not None:
-                self._segmentations[index] = self._to_segmentations(index, original, masks[i, keep])
+                self._segmentations[index] = self._to_segmentations(index, boxes[i, keep], masks[i, keep])
 
     def reset(self) -> None:
         """Forget all pictures."""
@@ -94,7 +95,7 @@ class CocoEvaluator(Metric):
         Those of masks are added with ``mask_`` before their names.
         """
         self.gather()
-        truth, seen = to_coco(self.dataset), [self.dataset.pictures[index].id for index in self._rows]
+        truth, seen = truth_of(self.dataset, self.masks), [self.dataset.pictures[index].id for index in self._rows]
         limit, agnostic = self._max_detections, self.class_agnostic
         metrics = coco_metrics(truth, self.rows(), max_detections=limit, class_agnostic=agnostic, image_ids=seen)
         if not self.masks:
@@ -120,13 +121,21 @@ class CocoEvaluator(Metric):
         return results
 
     def _to_rows(
-        self, index: int, boxes: Float64[ndarray, "D 4"], scores: Float64[ndarray, " D"], labels: Int64[ndarray, " D"]
-    ) -> ResultRows:
-        picture = self.dataset.pictures[index]
-        boxes = boxes.clip(0, [picture.width, picture.height] * 2)
-        corner, side = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
-        images = np.full((len(boxes), 1), picture.id, dtype=np.float64)
-        return np.concatenate([images, corner, side, scores[:, None], self._category_ids[labels][:, None]], axis=1)
+        self,
+        indices: Int64[ndarray, " B"],
+        boxes: Float64[ndarray, "B D 4"],
+        scores: Float64[ndarray, "B D"],
+        labels: Int64[ndarray, "B D"],
+    ) -> Float64[ndarray, "B D 7"]:
+        pictures = [self.dataset.pictures[index] for index in indices.tolist()]
+        rows = np.empty((*labels.shape, 7))
+        rows[..., 0] = np.array([picture.id for picture in pictures])[:, None]
+        limits = np.array([[picture.width, picture.height] * 2 for picture in pictures])
+        np.clip(boxes, 0, limits[:, None], out=rows[..., 1:5])
+        rows[..., 3:5] -= rows[..., 1:3]
+        rows[..., 5] = scores
+        rows[..., 6] = self._category_ids[labels]
+        return rows
 
     def _to_segmentations(
         self, index: int, boxes: Float64[ndarray, "D 4"], masks: Float32[ndarray, "D M M"]

@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from libradet.evaluation.coco_metrics import coco_metrics, scalars
+from libradet.evaluation.ground_truth import GroundTruth
 
 
 class CocoMetric(Metric):
@@ -77,11 +78,17 @@ class CocoMetric(Metric):
         truths = _numbered(dim_zero_cat(self.truths), pictures[:, 2], ids, keep)
         most = int(max(detections[:, 6].max(initial=0), truths[:, 6].max(initial=0)))
         names = self.class_names or [str(label) for label in range(most + 1)]
-        ground_truth = {
-            "images": [{"id": int(i)} for i in ids[keep]],
-            "categories": [{"id": label, "name": name} for label, name in enumerate(names)],
-            "annotations": [_annotation(number, row) for number, row in enumerate(truths.tolist())],
-        }
+        ground_truth = GroundTruth(
+            pictures=[{"id": i} for i in ids[keep].tolist()],
+            categories=[{"id": label, "name": name} for label, name in enumerate(names)],
+            picture=truths[:, 0].astype(np.int64),
+            category=truths[:, 6].astype(np.int64),
+            boxes=truths[:, 1:5],
+            area=truths[:, 5],
+            crowd=truths[:, 7].astype(bool),
+            segmentations=None,
+            numbers=list(range(len(truths))),
+        )
         options = {"max_detections": self.max_detections, "class_agnostic": self.class_agnostic}
         found = coco_metrics(ground_truth, detections, **options)
         numbers = scalars(found)
@@ -116,9 +123,3 @@ def _numbered(
     owner = np.repeat(np.arange(len(ids)), counts.cpu().numpy().astype(np.int64))
     table = np.concatenate([ids[owner, None].astype(np.float64), rows.cpu().numpy()], axis=1)
     return table[keep[owner]]
-
-
-def _annotation(number: int, row: list[float]) -> dict[str, Any]:
-    image, *box, area, label, crowd = row
-    whole = {"id": number + 1, "image_id": int(image), "category_id": int(label), "iscrowd": int(crowd)}
-    return whole | {"bbox": box, "area": area}

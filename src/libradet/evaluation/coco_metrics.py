@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from libradet.errors import UserError
+from libradet.evaluation.ground_truth import GroundTruth, truth_of_records
 
 Metrics = dict[str, Any]
 """AP … ARl as float or None, ``per_class``, counts and ``notes``: see :func:`coco_metrics`."""
@@ -26,7 +27,7 @@ _AREAS = {"": 0, "s": 1, "m": 2, "l": 3}
 
 
 def coco_metrics(
-    ground_truth: dict[str, Any],
+    ground_truth: GroundTruth | dict[str, Any],
     results: ResultRows | Sequence[dict[str, Any]],
     *,
     iou_type: Literal["bbox", "segm"] = "bbox",
@@ -37,8 +38,8 @@ def coco_metrics(
     """COCO's twelve numbers, recall beyond 100 detections, and average precision by class.
 
     Args:
-        ground_truth: a COCO data set: ``images``, ``categories`` and ``annotations`` with ``area`` and
-            ``iscrowd``.
+        ground_truth: columns, or a COCO data set: ``images``, ``categories`` and ``annotations`` with ``area``
+            and ``iscrowd``.
         results: rows (boxes only), or COCO results: dicts with ``image_id``, ``category_id``, ``score``
             and ``bbox`` (xywh, pixels) or ``segmentation`` (RLE, for ``iou_type="segm"``). Where masks have
             a ``bbox``, too, COCO's tools judge by it whether they are small, medium or large.
@@ -56,12 +57,13 @@ def coco_metrics(
     Raises:
         UserError: the results do not belong to this ground truth, or masks are missing from it.
     """
-    wanted = sorted(int(i) for i in image_ids) if image_ids is not None else [i["id"] for i in ground_truth["images"]]
-    _check_results(ground_truth, results, class_agnostic)
-    truth = hotcoco.COCO(_prepared(ground_truth, iou_type))
+    truth = truth_of_records(ground_truth) if isinstance(ground_truth, dict) else ground_truth
+    wanted = sorted(int(i) for i in image_ids) if image_ids is not None else [p["id"] for p in truth.pictures]
+    _check_results(truth, results, class_agnostic)
+    prepared = truth.to_hotcoco(iou_type)
     limits = _limits(max_detections)
-    evaluated = _accumulate(truth, results, iou_type, limits, class_agnostic, wanted) if wanted else None
-    counts = _count_truths(ground_truth, set(wanted))
+    evaluated = _accumulate(prepared, results, iou_type, limits, class_agnostic, wanted) if wanted else None
+    counts = truth.count_by_class(wanted)
     metrics: Metrics = {**(_summary(evaluated, limits) if evaluated else dict.fromkeys([*STANDARD, *_extra(limits)]))}
     metrics |= {"per_class": {}, "per_class_AP50": {}, "ground_truths_per_class": counts}
     if evaluated and not class_agnostic:
@@ -103,15 +105,15 @@ def _extra(limits: list[int]) -> list[str]:
     return [f"AR{limit}" for limit in limits[3:]]
 
 
-def _check_results(ground_truth: dict, results: ResultRows | Sequence[dict], class_agnostic: bool) -> None:
+def _check_results(truth: GroundTruth, results: ResultRows | Sequence[dict], class_agnostic: bool) -> None:
     if isinstance(results, np.ndarray):
         columns = results[:, 0], results[:, 6], results[:, 5]
     else:
         columns = tuple(np.array([r[key] for r in results]) for key in ("image_id", "category_id", "score"))
     images, categories, scores = columns
-    _refuse_unknown(images, [i["id"] for i in ground_truth["images"]], "image_id", "the split they were made on")
+    _refuse_unknown(images, [p["id"] for p in truth.pictures], "image_id", "the split they were made on")
     if not class_agnostic:
-        known = [c["id"] for c in ground_truth["categories"]]
+        known = [c["id"] for c in truth.categories]
         _refuse_unknown(categories, known, "category_id", "the data set's own category ids")
     if not np.isfinite(scores.astype(float)).all():
         raise UserError("Results hold scores that are not finite: the model has diverged or the file is damaged.")
@@ -124,33 +126,6 @@ def _refuse_unknown(found: ndarray, known: list[int], field: str, fix: str) -> N
         raise UserError(
             f"Results name {len(unknown)} {field}s that the ground truth does not have ({named}…): use {fix}."
         )
-
-
-def _prepared(ground_truth: dict, iou_type: str) -> dict:
-    """The data set with annotations numbered from 1: COCO's tools take a match with number 0 for none.
-
-    A crowd region without segmentation is its box.
-    """
-    given = ground_truth["annotations"]
-    if iou_type == "segm":
-        given = [a | {"segmentation": _box_polygon(a)} if _is_bare_crowd(a) else a for a in given]
-    if iou_type == "segm" and (bare := [a["id"] for a in given if not a.get("segmentation")]):
-        raise UserError(
-            f"{len(bare)} annotations have no segmentation (ids {', '.join(map(str, bare[:5]))}…): "
-            "masks cannot be measured on this data set, only boxes."
-        )
-    kept = ["image_id", "category_id", "bbox", "area", "iscrowd", *(["segmentation"] if iou_type == "segm" else [])]
-    annotations = [{"id": number, **{k: a[k] for k in kept if k in a}} for number, a in enumerate(given, start=1)]
-    return ground_truth | {"annotations": annotations}
-
-
-def _is_bare_crowd(annotation: dict) -> bool:
-    return bool(annotation.get("iscrowd")) and not annotation.get("segmentation")
-
-
-def _box_polygon(annotation: dict) -> list[list[float]]:
-    x, y, w, h = map(float, annotation["bbox"])
-    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
 
 def _accumulate(
@@ -195,18 +170,6 @@ def _by_class(precision: ndarray, limits: list[int], names: list[str]) -> dict[s
         "per_class": {name: _mean(table[:, :, k]) for k, name in enumerate(names)},
         "per_class_AP50": {name: _mean(table[0, :, k]) for k, name in enumerate(names)},
     }
-
-
-def _count_truths(ground_truth: dict, image_ids: set[int]) -> dict[str, int]:
-    """Ground truths by class, classes in the order of their ids; names that occur twice are told apart by id."""
-    categories = sorted(ground_truth["categories"], key=lambda c: c["id"])
-    names = [c["name"] for c in categories]
-    labels = {c["id"]: c["name"] if names.count(c["name"]) == 1 else f"{c['name']} ({c['id']})" for c in categories}
-    counts = dict.fromkeys(labels.values(), 0)
-    for a in ground_truth["annotations"]:
-        if a["image_id"] in image_ids and not a.get("iscrowd") and a["category_id"] in labels:
-            counts[labels[a["category_id"]]] += 1
-    return counts
 
 
 def _notes(metrics: Metrics) -> list[str]:

@@ -9,8 +9,8 @@ from numpy import ndarray
 from libradet.data.loading.transforms import Size
 from libradet.data.pictures import load_picture
 from libradet.data.proposals.given import GivenProposals
+from libradet.data.rasterise import decode_masks
 from libradet.data.records import Dataset, Picture
-from libradet.data.segmentations import decode_masks
 from libradet.evaluation.classes import match_classes
 from libradet.inference.drawing import SheetRow, sheet
 from libradet.inference.predictor import predict

@@ -1,12 +1,14 @@
 """RoIAlign over a pyramid as one operator: each box reads the level that fits its size (FPN, equation 1)."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import roi_align
+
+from libradet.geometry.roi_gather import gather_bins, scatter_bins
+from libradet.geometry.roi_taps import Taps, picture_taps
 
 
 def assign_levels(
@@ -31,15 +33,17 @@ def _pyramid_roi_align(
     aligned: bool,
 ) -> Tensor:
     out = pyramid[0].new_zeros((*boxes.shape[:2], pyramid[0].shape[1], size, size))
-
-    def align(level: int, b: slice, c: slice) -> None:
-        rows, rois = _rois_of_level(boxes[b], levels[b], level)
-        if len(rois):
-            features = pyramid[level][b, c].float()
-            pooled = roi_align(features, rois, size, 1 / strides[level], sampling_ratio, aligned)
-            out[b].view(-1, *out.shape[2:])[rows, c] = pooled.to(out.dtype)
-
-    _for_each(align, pyramid)
+    if out.device.type != "cpu":
+        for level, features in enumerate(pyramid):
+            rows, rois = _rois_of_level(boxes, levels, level)
+            if len(rois):
+                pooled = roi_align(features.float(), rois, size, 1 / strides[level], sampling_ratio, aligned)
+                out.flatten(0, 1)[rows] = pooled.to(out.dtype)
+        return out.flatten(0, 1)
+    shapes = [s for x in pyramid for s in x.shape[2:]]
+    taps = _taps(boxes, levels, shapes, out.dtype, strides, size, sampling_ratio, aligned)
+    for b, own in enumerate(taps):
+        gather_bins([x[b] for x in pyramid], own, out[b].flatten(2))
     return out.flatten(0, 1)
 
 
@@ -51,34 +55,51 @@ def _(pyramid, boxes, levels, strides, size, sampling_ratio, aligned):
 @torch.library.custom_op("libradet::pyramid_roi_align_backward", mutates_args=())
 def _pyramid_roi_align_backward(
     grad: Tensor,
-    pyramid: Sequence[Tensor],
     boxes: Tensor,
     levels: Tensor,
+    shapes: Sequence[int],
+    channels_last: bool,
     strides: Sequence[int],
     sampling_ratio: int,
     aligned: bool,
 ) -> list[Tensor]:
-    grads = [torch.zeros_like(features) for features in pyramid]
+    grads = _empty_gradients(grad, boxes, shapes, channels_last)
     size = grad.shape[-1]
-    grad = grad.unflatten(0, boxes.shape[:2])
-
-    def align(level: int, b: slice, c: slice) -> None:
-        rows, rois = _rois_of_level(boxes[b], levels[b], level)
-        if len(rois):
-            shape = grads[level][b, c].shape
-            g = grad[b].flatten(0, 1)[rows, c].float()
-            scale = 1 / strides[level]
-            grads[level][b, c] = torch.ops.torchvision._roi_align_backward(
-                g, rois, scale, size, size, *shape, sampling_ratio, aligned
-            )
-
-    _for_each(align, pyramid)
+    if grad.device.type != "cpu":
+        for level, g in enumerate(grads):
+            rows, rois = _rois_of_level(boxes, levels, level)
+            g.zero_()
+            if len(rois):
+                scale = 1 / strides[level]
+                g[:] = torch.ops.torchvision._roi_align_backward(
+                    grad[rows].float(), rois, scale, size, size, *g.shape, sampling_ratio, aligned
+                )
+        return grads
+    taps = _taps(boxes, levels, shapes, grad.dtype, strides, size, sampling_ratio, aligned)
+    for b, own in enumerate(taps):
+        scatter_bins(grad.unflatten(0, boxes.shape[:2])[b].flatten(2), own, [g[b] for g in grads])
     return grads
 
 
 @_pyramid_roi_align_backward.register_fake
-def _(grad, pyramid, boxes, levels, strides, sampling_ratio, aligned):
-    return [torch.empty_like(features) for features in pyramid]
+def _(grad, boxes, levels, shapes, channels_last, strides, sampling_ratio, aligned):
+    return _empty_gradients(grad, boxes, shapes, channels_last)
+
+
+def _empty_gradients(grad: Tensor, boxes: Tensor, shapes: Sequence, channels_last: bool) -> list[Tensor]:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    sides = zip(shapes[::2], shapes[1::2], strict=True)
+    kind = {"dtype": grad.dtype, "device": grad.device, "memory_format": layout}
+    return [torch.empty(len(boxes), grad.shape[1], h, w, **kind) for h, w in sides]
+
+
+def _taps(
+    boxes: Tensor, levels: Tensor, shapes: Sequence[int], dtype: torch.dtype, strides: Sequence[int], *how
+) -> list[list[Taps]]:
+    """Taps of each picture's boxes."""
+    sides = list(zip(shapes[::2], shapes[1::2], strict=True))
+    boxes = boxes.to(torch.promote_types(dtype, torch.float32))
+    return [picture_taps(b, level, sides, strides, *how) for b, level in zip(boxes, levels, strict=True)]
 
 
 def _rois_of_level(boxes: Tensor, levels: Tensor, level: int) -> tuple[Tensor, Tensor]:
@@ -88,42 +109,16 @@ def _rois_of_level(boxes: Tensor, levels: Tensor, level: int) -> tuple[Tensor, T
     return picture * boxes.shape[1] + slot, rois
 
 
-def _for_each(work: Callable[[int, slice, slice], None], pyramid: Sequence[Tensor]) -> None:
-    """Run ``work`` on every level: of all pictures and channels at once on a GPU, piece by piece on a CPU.
-
-    torchvision's CPU kernel uses one thread, so pictures, and channels where there are too few pictures, are
-    dealt out to threads; each writes to its own part of the result, so the order does not matter.
-    """
-    # New threads would record gradients, and may not write to tensors made in inference mode.
-    work = torch.inference_mode()(work)
-    pictures, channels = pyramid[0].shape[:2]
-    threads = 1 if pyramid[0].is_cuda else torch.get_num_threads()
-    if threads == 1:
-        for level in range(len(pyramid)):
-            work(level, slice(None), slice(None))
-        return
-    step = -(-channels // -(-threads // pictures))
-    parts = [slice(c, c + step) for c in range(0, channels, step)]
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = [
-            pool.submit(work, level, slice(b, b + 1), c)
-            for level in range(len(pyramid))
-            for b in range(pictures)
-            for c in parts
-        ]
-    for job in jobs:
-        job.result()
-
-
 def _setup_context(ctx, inputs, output) -> None:
     pyramid, boxes, levels, strides, _, sampling_ratio, aligned = inputs
-    ctx.save_for_backward(boxes, levels, *pyramid)
-    ctx.arguments = strides, sampling_ratio, aligned
+    ctx.save_for_backward(boxes, levels)
+    shapes = [side for x in pyramid for side in x.shape[2:]]
+    channels_last = pyramid[0].is_contiguous(memory_format=torch.channels_last)
+    ctx.arguments = shapes, channels_last, strides, sampling_ratio, aligned
 
 
 def _backward(ctx, grad):
-    boxes, levels, *pyramid = ctx.saved_tensors
-    grads = _pyramid_roi_align_backward(grad, pyramid, boxes, levels, *ctx.arguments)
+    grads = _pyramid_roi_align_backward(grad, *ctx.saved_tensors, *ctx.arguments)
     return grads, None, None, None, None, None, None
 
 

@@ -12,10 +12,11 @@ from libradet.interop import detectron2, mmdetection, torchvision_models
 from libradet.interop.family import Family, Tensors
 from libradet.interop.reading import read_tensors
 from libradet.interop.rows import background_to_last, sizes_to_last
-from libradet.models.backbones import BackboneWeights
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
-from libradet.models.model_file import FORMAT, load_model, read_config
+from libradet.models.model_file import load_model
+from libradet.models.pretrained import BackboneWeights
+from libradet.models.saved_config import FORMAT, read_config
 
 DETECTOR_PARTS = ("backbone.", "neck.", "rpn", "roi_heads.", "bbox_head.", "proposal_generator.", "detector.")
 
@@ -69,7 +70,7 @@ def load_checkpoint(path: str | Path, allow_partial: bool = False, norm_eps: flo
 def start_from(
     weights: str | Path | None, allow_partial: bool = False
 ) -> tuple[str | Detector | BackboneWeights | None, list[str]]:
-    """What :func:`libradet.models.zoo.create_model` takes as weights, and tensors that the file does not have.
+    """What :func:`libradet.models.create.create_model` takes as weights, and tensors that the file does not have.
 
     Args:
         weights: None, ``"imagenet"``, the path of any file that :func:`load_checkpoint` reads, or of a backbone's

@@ -1,42 +1,17 @@
 """Backbones: any timm model that gives features at strides 4, 8, 16 and 32."""
 
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import timm
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from timm.models import is_model_pretrained
 from torch import Tensor, nn
 
 from libradet.errors import UserError
 from libradet.models.config import BackboneConfig
+from libradet.models.folding import can_fold, fixed_scale, folded_conv
+from libradet.models.pretrained import IMAGENET_TAGS, BackboneWeights
 
-# The ImageNet weights that the papers of this field start from, where timm's own default differs.
-IMAGENET_TAGS = {
-    "resnet18": "resnet18.tv_in1k",
-    "resnet34": "resnet34.tv_in1k",
-    "resnet50": "resnet50.tv_in1k",
-    "resnet101": "resnet101.tv_in1k",
-    "resnext101_64x4d": "resnext101_64x4d.tv_in1k",
-}
 STRIDES = (4, 8, 16, 32)
-
-Statistics = tuple[float, float, float]
-
-
-class BackboneWeights(NamedTuple):
-    """Trained weights of a backbone alone, under timm's names (torchvision's ResNets have the same).
-
-    Attributes:
-        path: the file that they come from.
-        tensors: by name; classifiers and the like are left over.
-    """
-
-    path: Path
-    tensors: dict[str, Tensor]
 
 
 class ConvNorm(nn.Module):
@@ -53,26 +28,15 @@ class ConvNorm(nn.Module):
         self.norm = norm
 
     def forward(self, x: Float[Tensor, "B Ci Hi Wi"]) -> Float[Tensor, "B Co Ho Wo"]:
-        conv, norm = self.conv, self.norm
-        if isinstance(norm, nn.GroupNorm) or norm.training or norm.running_var is None or norm.running_mean is None:
-            return norm(conv(x))
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        shift = norm.bias - norm.running_mean * scale
-        shift = shift if conv.bias is None else shift + conv.bias * scale
-        weight = conv.weight * scale[:, None, None, None]
-        return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
-def _can_fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
-    plain = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and type(norm) is nn.BatchNorm2d and norm.affine
-    return plain and norm.track_running_stats and conv.out_channels == norm.num_features
+        fixed = fixed_scale(self.conv, self.norm)
+        return self.norm(self.conv(x)) if fixed is None else folded_conv(x, *fixed, self.conv)
 
 
 def pair_convs_with_norms(module: nn.Module) -> None:
     """Replace, in place, every convolution directly followed by its plain batch norm with a :class:`ConvNorm`."""
     children = list(module.named_children())
     for (name, conv), (next_name, norm) in pairwise(children):
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and _can_fold(conv, norm):
+        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and can_fold(conv, norm):
             setattr(module, name, ConvNorm(conv, norm))
             setattr(module, next_name, nn.Identity())
     for child in module.children():
@@ -132,6 +96,8 @@ class Backbone(nn.Module):
 
 
 def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
+    import timm
+
     tag = IMAGENET_TAGS.get(name, name) if pretrained else name
     # Swin transformers are made for one size of picture unless told otherwise.
     options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
@@ -146,7 +112,7 @@ def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
         raise UserError(f"backbone {name!r} is not a timm model with features; near it: {near}") from e
     if not pretrained:
         return body, rows
-    if not is_model_pretrained(tag):
+    if not timm.is_model_pretrained(tag):
         raise UserError(f"timm has no ImageNet weights of {tag!r}; use --weights none, or another backbone")
     try:
         return timm.create_model(tag, features_only=True, pretrained=True, **options), rows
@@ -179,18 +145,10 @@ def _fill(body: nn.Module, name: str, weights: BackboneWeights) -> str:
     return f"{len(found)} tensors of {name} from {weights.path}, {over}"
 
 
-def pixel_statistics(name: str) -> tuple[Statistics, Statistics] | None:
-    """Mean and deviation (RGB, 0..255) that timm's weights of a backbone were trained with; None if it has none."""
-    found = timm.get_pretrained_cfg(IMAGENET_TAGS.get(name, name), allow_unregistered=True)
-    if found is None:
-        return None
-    # Decimals, so that 0.485 · 255 is 123.675 and not a neighbour.
-    (r, g, b), (dr, dg, db) = ([round(255 * value, 3) for value in values] for values in (found.mean, found.std))
-    return (r, g, b), (dr, dg, db)
-
-
 def _move_strides(body: nn.Module, name: str) -> None:
-    blocks = [module for module in body.modules() if isinstance(module, timm.models.resnet.Bottleneck)]
+    from timm.models.resnet import Bottleneck
+
+    blocks = [module for module in body.modules() if isinstance(module, Bottleneck)]
     if not blocks:
         raise UserError(f"backbone {name!r} has no bottleneck blocks; set stride_in_1x1 to false")
     for block in blocks:

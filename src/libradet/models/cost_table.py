@@ -1,5 +1,6 @@
 """Costs of detectors as a table for people."""
 
+import re
 from collections.abc import Mapping
 
 from rich.box import SIMPLE_HEAD
@@ -7,32 +8,64 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from libradet.errors import UserError
 from libradet.models.cost import OBJECTS, Cost
 
-NOTES = f"""\
-One picture in fp32 that fills its canvas, whose sides are multiples of the coarsest stride.
+RESERVED = round(0.7 * 2**30)
+"""Bytes that a process takes before its first tensor."""
 
-GFLOPs: multiply-adds of a detection counted once, as in the tables of papers (single operations: × 2), of \
+NOTES = f"""\
+Pictures fill their canvas, whose sides are multiples of the coarsest stride.
+
+GFLOPs: multiply-adds of one detection counted once, as in the tables of papers (single operations: × 2), of \
 convolutions, linear layers and matrix products. RoIAlign, suppression and element-wise work are left out.
 
-Memory at its worst moment, beside the weights: of a detection, and of a training step with {OBJECTS} objects. \
-Training also holds gradients and momentum, so altogether about 3 × weights + pictures × training, and the \
-workspaces of libraries."""
+Memory: all tensors at the worst moment of a detection, and of a step of SGD with momentum and {OBJECTS} objects per \
+picture, weights and batch included. With --accumulate, gradients wait for their step, as large as the weights.
 
-COLUMNS = ("params", "GFLOPs", "weights", "detect", "train")
-UNITS = ("M", "", "MiB", "MiB", "MiB")
+Fit: most pictures per batch if a tenth of the memory is lost to gaps and workspaces, and \
+{RESERVED / 2**30:.1f} GiB to imports or a GPU's context."""
+
+COLUMNS = (("params", "M"), ("GFLOPs", ""), ("detect", "MiB"), ("train", "MiB"))
+WEIGHTS = (("weights", "MiB"),)
+LARGEST = (("detect", "fit"), ("train", "fit"))
 
 
-def render_costs(costs: Mapping[str, Cost], title: str) -> RenderableType:
-    """One row for each name, and below it what the numbers mean."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+def render_costs(costs: Mapping[str, Cost], title: str, pictures: int = 1, limit: int | None = None) -> RenderableType:
+    """One row for each name, and below it what the numbers mean.
+
+    Args:
+        pictures: per batch, where memory is given.
+        limit: bytes of memory, for columns with the most pictures per batch that fit into it.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("model", no_wrap=True)
     table.add_column("canvas", justify="right")
-    for name, unit in zip(COLUMNS, UNITS, strict=True):
+    for name, unit in COLUMNS + (WEIGHTS if limit is None else LARGEST):
         table.add_column(f"{name}\n{unit}", justify="right")
     for name, cost in costs.items():
         height, width = cost.canvas
-        memory = (f"{size / 2**20:.0f}" for size in (cost.weights, cost.detecting, cost.training))
-        numbers = (f"{cost.parameters / 1e6:.2f}", f"{cost.multiply_adds / 1e9:.1f}")
-        table.add_row(Text(name), f"{height}×{width}", *numbers, *memory)
+        sizes = [cost.detecting.at(pictures), cost.training.at(pictures)] + [cost.weights] * (limit is None)
+        cells = [f"{cost.parameters / 1e6:.2f}", f"{cost.multiply_adds / 1e9:.1f}"]
+        cells += [f"{size / 2**20:.0f}" for size in sizes]
+        if limit is not None:
+            cells += [str(memory.largest(usable(limit))) for memory in (cost.detecting, cost.training)]
+        table.add_row(Text(name), f"{height}×{width}", *cells)
     return Group(Text(title, style="bold"), table, Text(NOTES, style="dim"))
+
+
+def usable(memory: int) -> int:
+    """Bytes for tensors, of those that a device has."""
+    return memory * 9 // 10 - RESERVED
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as ``24G``, ``24GiB``, ``512M``; K, M, G and T are powers of 1024, as GPUs are sold.
+
+    Raises:
+        UserError: it is no size.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMGT]?)(?:I?B)?", text.strip().upper())
+    if found is None or not float(found[1]):
+        raise UserError(f"--memory is {text!r}: a size such as 24G or 512M")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))

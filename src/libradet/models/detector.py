@@ -1,5 +1,6 @@
 """The road from pictures to losses or detections."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -8,12 +9,14 @@ from torch import Tensor, nn
 
 from libradet.balance import BalancedFeaturePyramid
 from libradet.data.batch import Batch
+from libradet.data.loading.transforms import Size
 from libradet.inference.detections import Detections
-from libradet.models.backbones import Backbone, BackboneWeights
+from libradet.models.backbones import Backbone
 from libradet.models.config import DetectorConfig
 from libradet.models.config_checks import check_config
 from libradet.models.dense_head import DenseHead, dense_detect, dense_losses
 from libradet.models.mask_head import MaskHead, add_masks, mask_loss
+from libradet.models.pretrained import BackboneWeights
 from libradet.models.pyramids import FeaturePyramid
 from libradet.models.roi_head import given_proposals
 from libradet.models.rpn import RPN, as_detections, propose, rpn_losses
@@ -22,8 +25,6 @@ from libradet.models.second_stage import box_heads, second_stage_detect, second_
 
 if TYPE_CHECKING:
     import supervision
-
-    from libradet.data.loading.transforms import Size
 
 
 class Detector(nn.Module):
@@ -46,6 +47,8 @@ class Detector(nn.Module):
         self.config = config
         # Layers that trained weights, where it was given any, have left at random.
         self.fresh: list[str] = []
+        # Made by optimize: norms are folded, so the layers are not those of a file.
+        self.for_inference = False
         self.backbone = Backbone(config.backbone, pretrained)
         self.pyramid = FeaturePyramid(self.backbone.channels, config.pyramid)
         self.strides = self.pyramid.strides
@@ -76,6 +79,36 @@ class Detector(nn.Module):
         coarsest = self.strides[-1] if self.config.pyramid.balanced else 32
         return self.config.image.divisor or max(coarsest, 32)
 
+    @property
+    def name(self) -> str:
+        """The zoo entry."""
+        return self.config.model
+
+    @property
+    def image_size(self) -> Size:
+        """(short, long) side to which pictures are resized."""
+        return self.config.image.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the backbone's weights."""
+        return next(self.backbone.parameters()).dtype
+
+    @property
+    def proposes(self) -> bool:
+        """Whether the detections are proposals."""
+        return self.config.proposes
+
+    @property
+    def proposals_wanted(self) -> int:
+        """Boxes of a picture that are looked at, best first; 0 if the detector looks for objects itself."""
+        return self.config.roi.test_proposals if self.config.takes_proposals and self.config.roi else 0
+
     def normalise(self, batch: Batch) -> Float[Tensor, "B 3 H W"]:
         """Pictures as the backbone wants them, zero in the padding."""
         images = batch.images.flip(1) if self.config.image.channels == "bgr" else batch.images
@@ -86,7 +119,8 @@ class Detector(nn.Module):
         # Convolutions take their layout from their input. On CPUs without wide vectors, gradients of channels-last
         # ones take half as long again.
         plain = self.training and images.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        return images.contiguous(memory_format=torch.contiguous_format if plain else torch.channels_last)
+        layout = torch.contiguous_format if plain else torch.channels_last
+        return images.to(self.dtype, memory_format=layout)
 
     def extract_features(self, batch: Batch) -> list[Float[Tensor, "B C _ _"]]:
         """Pyramid levels, finest first, after balancing."""
@@ -134,16 +168,18 @@ class Detector(nn.Module):
         return found
 
     def predict(
-        self, images, threshold: float = 0.5, size: "Size | None" = None, proposals=None
-    ) -> "supervision.Detections | list[supervision.Detections]":
-        """Detections of one picture or of a list of them, in pixels of the original.
+        self, images, threshold: float = 0.5, size: Size | None = None, batch_size: int = 1, proposals=None
+    ) -> "supervision.Detections | list[supervision.Detections] | Iterator[supervision.Detections]":
+        """Detections of one picture or of many, in pixels of the original; see :mod:`libradet.inference.predictor`.
 
         Args:
-            images: path, PIL image or uint8 RGB array [H, W, 3], or a list of them.
+            images: path, PIL image or uint8 RGB array [H, W, 3]; a list of them; a folder or pattern; a video, or
+                anything else that gives pictures one by one, for which the result is an iterator.
             threshold: least score.
             size: (short, long) side to resize to, None for that of training, "original" for no resizing.
+            batch_size: pictures that go through the model together.
             proposals: boxes [P, 4] to look at, or a list of them, for a detector without rpn.
         """
         from libradet.inference.predictor import predict
 
-        return predict(self, images, threshold, size, proposals=proposals)
+        return predict(self, images, threshold, size, batch_size, proposals)

@@ -1,9 +1,8 @@
 """Which detectors are given proposals, and how they get them."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from libradet.data.proposals.given import GivenProposals, give_to_dataset, give_to_files
+from libradet.data.proposals.given import GivenProposals, give_to_dataset
 from libradet.data.records import Dataset
 from libradet.errors import UserError
 from libradet.models.config import DetectorConfig
@@ -31,12 +30,6 @@ def give(config: DetectorConfig, path: str | Path | None, dataset: Dataset, trai
     """The proposals of a data set for a detector that takes them, None for any other. Raises UserError."""
     check_proposals(config, path)
     return None if path is None else give_to_dataset(path, dataset, _limit(config, training))
-
-
-def give_files(config: DetectorConfig, path: str | Path | None, pictures: Sequence[Path]) -> GivenProposals | None:
-    """The proposals of picture files for a detector that takes them, None for any other. Raises UserError."""
-    check_proposals(config, path)
-    return None if path is None else give_to_files(path, pictures, _limit(config, training=False))
 
 
 def _limit(config: DetectorConfig, training: bool) -> int:

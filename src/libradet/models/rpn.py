@@ -64,11 +64,15 @@ class RPN(nn.Module):
     def forward(self, pyramid: Sequence[Float[Tensor, "B C _ _"]]) -> RPNOutput:
         """Predictions for every anchor of every level."""
         logits, deltas = [], []
+        weight = torch.cat([self.logits.weight, self.deltas.weight])
+        bias = torch.cat([b for b in (self.logits.bias, self.deltas.bias) if b is not None])
         for x in pyramid:
             for conv in self.convs:
                 x = F.relu(conv(x))
-            logits.append(self.logits(x).permute(0, 2, 3, 1).flatten(1))
-            deltas.append(self.deltas(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4))
+            # Both read the same: one convolution makes one gradient of it, not two to be added up.
+            both = F.conv2d(x, weight, bias).permute(0, 2, 3, 1)
+            logits.append(both[..., : self.per_cell].flatten(1))
+            deltas.append(both[..., self.per_cell :].reshape(len(x), -1, 4))
         return RPNOutput(torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), *self.grid(pyramid))
 
 

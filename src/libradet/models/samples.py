@@ -60,7 +60,8 @@ def sample(
         limit = (config.negatives_per_positive * num_positive.clamp(min=1)).long()
         num_negative = torch.minimum(num_negative, limit)
     if config.negatives == "iou_balanced":
-        priority = iou_balanced_priority(negatives, matches.iou, num_negative, config.num_bins, max_iou, config.bins)
+        how = {"num_bins": config.num_bins, "max_iou": max_iou, "bins": config.bins, "size": config.size}
+        priority = iou_balanced_priority(negatives, matches.iou, num_negative, **how)
     else:
         priority = _plain_priority(negatives, config.negatives, hardness)
     chosen = torch.zeros_like(matches.gt).scatter_add(1, index, filled.long()) > 0

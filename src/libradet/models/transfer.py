@@ -3,10 +3,13 @@
 import re
 from copy import deepcopy
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from libradet.errors import UserError
 from libradet.models.config import DetectorConfig
-from libradet.models.detector import Detector
+
+if TYPE_CHECKING:
+    from libradet.models.detector import Detector
 
 # Of each part, what decides on shapes of tensors and on what their values mean.
 PRESUPPOSED: dict[str, tuple[str, ...]] = {
@@ -49,7 +52,7 @@ def follow_values(config: DetectorConfig, trained: DetectorConfig) -> DetectorCo
     return config
 
 
-def take_over(model: Detector, trained: Detector, allow_partial: bool = False) -> list[str]:
+def take_over(model: "Detector", trained: "Detector", allow_partial: bool = False) -> list[str]:
     """Copy the tensors of ``trained``; if its classes are others, all but those of the class layers.
 
     Returns:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from libradet.data.batch import Batch
 from libradet.data.checks.report import Report, merge
 from libradet.data.layouts.formats import choose_split, find_layout
+from libradet.data.loading.cache import Kind, PictureCache, cache_bytes
 from libradet.data.loading.loader import BatchSampler, make_loader
 from libradet.data.loading.transforms import Size
 from libradet.data.proposals.given import GivenProposals
@@ -36,6 +37,9 @@ class DetectorData(pl.LightningDataModule):
         flip: probability of mirroring a picture in training.
         masks: give masks to train on.
         train_proposals, val_proposals: of the pictures, for a detector without rpn.
+        cache: keep decoded and resized pictures in shared memory ("ram"), or in a file in the Trainer's
+            ``default_root_dir`` that is deleted at the end ("disk"). Batches are the same. Each training
+            process has its own.
 
     Attributes:
         pictures: rows of those in the latest batch.
@@ -58,6 +62,7 @@ class DetectorData(pl.LightningDataModule):
         masks: bool = False,
         train_proposals: GivenProposals | None = None,
         val_proposals: GivenProposals | None = None,
+        cache: Kind | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(train_set, Dataset):
@@ -66,7 +71,9 @@ class DetectorData(pl.LightningDataModule):
         self.train_set, self.val_set = train_set, val_set
         self.train_proposals, self.val_proposals = train_proposals, val_proposals
         self.masks = masks
-        self.batch_size = batch_size
+        self.batch_size, self.size = batch_size, size
+        self.cache: Kind | None = cache
+        self._caches: dict[bool, PictureCache] = {}
         self._workers = workers
         self._load = partial(make_loader, size=size, batch_size=batch_size, divisor=divisor, seed=seed, flip=flip)
         self.pictures: list[int] = []
@@ -82,6 +89,11 @@ class DetectorData(pl.LightningDataModule):
         """Of each process."""
         return self.batches_of(self.trainer.world_size if self.trainer else 1)
 
+    @property
+    def cache_bytes(self) -> int:
+        """What the cache of one process takes."""
+        return cache_bytes([dataset for dataset in (self.train_set, self.val_set) if dataset is not None], self.size)
+
     def batches_of(self, processes: int) -> int:
         """Training batches of each of so many processes in one epoch."""
         return len(self._loader(0, processes, training=True, workers=0))
@@ -90,7 +102,8 @@ class DetectorData(pl.LightningDataModule):
         """The loader, at the batch where the run stands."""
         trainer = self.trainer
         assert trainer is not None
-        loader = self._loader(trainer.global_rank, trainer.world_size, training=True)
+        cache = self._cached(trainer, training=True)
+        loader = self._loader(trainer.global_rank, trainer.world_size, training=True, cache=cache)
         assert isinstance(loader.batch_sampler, BatchSampler)
         self._train_sampler = loader.batch_sampler
         epoch, start = divmod(getattr(trainer.lightning_module, "batches_done", 0), len(loader))
@@ -104,7 +117,8 @@ class DetectorData(pl.LightningDataModule):
             return []
         trainer = self.trainer
         assert trainer is not None
-        return self._loader(trainer.global_rank, trainer.world_size, training=False)
+        cache = self._cached(trainer, training=False)
+        return self._loader(trainer.global_rank, trainer.world_size, training=False, cache=cache)
 
     def set_epoch(self, epoch: int) -> None:
         """The order of another epoch, from its first batch; nothing changes in the epoch that it is."""
@@ -120,7 +134,27 @@ class DetectorData(pl.LightningDataModule):
         """Copies run beside the computation where the loader pins its memory."""
         return batch.to(device, non_blocking=True)
 
-    def _loader(self, rank: int, processes: int, training: bool, workers: int | None = None) -> DataLoader:
+    def _cached(self, trainer: pl.Trainer, training: bool) -> PictureCache | None:
+        if self.cache is None:
+            return None
+        if training not in self._caches:
+            dataset, file = self.train_set if training else self.val_set, None
+            assert dataset is not None
+            if self.cache == "disk":
+                folder = Path(trainer.default_root_dir)
+                folder.mkdir(parents=True, exist_ok=True)
+                file = folder / f"pictures-{'train' if training else 'val'}-{trainer.global_rank}.cache"
+            self._caches[training] = PictureCache(dataset, self.size, file)
+        return self._caches[training]
+
+    def _loader(
+        self,
+        rank: int,
+        processes: int,
+        training: bool,
+        workers: int | None = None,
+        cache: PictureCache | None = None,
+    ) -> DataLoader:
         asked = self._workers if workers is None else workers
         dataset = self.train_set if training else self.val_set
         assert dataset is not None
@@ -132,6 +166,7 @@ class DetectorData(pl.LightningDataModule):
             proposals=self.train_proposals if training else self.val_proposals,
             rank=rank,
             world_size=processes,
+            cache=cache,
         )
 
 

@@ -4,6 +4,7 @@ import csv
 import os
 import zlib
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from libradet.training.settings import TrainConfig
 
 COLUMNS = ("step", "epoch", "lr", "images_per_second", "loss")
 CSV = "metrics.csv"
+TRACKERS = ("wandb", "mlflow")
+"""Loggers whose packages are installed on their own."""
 
 
 class RunCSV(CSVLogger):
@@ -121,8 +124,6 @@ def make_loggers(config: TrainConfig, folder: Path, metrics: Sequence[str], step
     wandb and mlflow go where their environment variables say (``WANDB_MODE``, ``MLFLOW_TRACKING_URI``), else into the
     run folder.
 
-    Raises:
-        UserError: wandb or mlflow is not installed.
     """
     loggers: list[Logger] = [RunCSV(folder, metrics, step)]
     for name in dict.fromkeys(config.logger):
@@ -133,16 +134,21 @@ def make_loggers(config: TrainConfig, folder: Path, metrics: Sequence[str], step
     return loggers
 
 
+def check_loggers(names: Sequence[str]) -> None:
+    """Raises UserError if one needs a package that is not installed; cheap, so that it comes before all else."""
+    for name in names:
+        if name in TRACKERS and find_spec(name) is None:
+            raise UserError(f"--logger {name} needs a package that is not installed: pip install {name}")
+
+
 def _tracker(name: str, folder: Path) -> Logger:
-    try:
-        if name == "wandb":
-            # The same run goes on where training is resumed.
-            options = {"id": _identity(folder), "resume": "allow"}
-            return WandbLogger(name=folder.name, save_dir=folder, project="libradet", **options)
-        where = os.environ.get("MLFLOW_TRACKING_URI") or f"file:{(folder / 'mlruns').resolve()}"
-        return MLFlowLogger("libradet", folder.name, tracking_uri=where)
-    except ModuleNotFoundError as e:
-        raise UserError(f"--logger {name} needs a package that is not installed: pip install {name}") from e
+    if name == "wandb":
+        # The same run goes on where training is resumed.
+        options = {"id": _identity(folder), "resume": "allow"}
+        return WandbLogger(name=folder.name, save_dir=folder, project="libradet", **options)
+    # Its folders of files are no longer written.
+    where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+    return MLFlowLogger("libradet", folder.name, tracking_uri=where)
 
 
 def _identity(folder: Path) -> str:

@@ -100,6 +100,11 @@ class DetectorModule(pl.LightningModule):
         self.batches_done += 1
         return total
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Gradients are freed at once: Lightning does so after the next forward pass, when memory is shortest."""
+        super().optimizer_step(*args, **kwargs)
+        self.zero_grad()
+
     def on_validation_start(self) -> None:
         """Measure on the validation pictures of :class:`DetectorData`."""
         data = self.data

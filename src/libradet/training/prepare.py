@@ -4,12 +4,12 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 import yaml
 
 from libradet.data.checks.report import Report
+from libradet.data.loading.cache import check_room
 from libradet.data.proposals.given import GivenProposals
 from libradet.data.records import Dataset
 from libradet.data.segmentations import require_masks
@@ -17,18 +17,18 @@ from libradet.errors import UserError
 from libradet.files import replacing
 from libradet.interop.loading import start_from
 from libradet.models.config import DetectorConfig
+from libradet.models.create import create_model
 from libradet.models.detector import Detector
+from libradet.models.precision import choose_precision
 from libradet.models.proposal_needs import check_proposals, give
 from libradet.models.recompute import recompute_blocks
 from libradet.models.sync_norm import synchronise_norms
-from libradet.models.zoo import create_model, make_config
+from libradet.models.zoo import make_config
 from libradet.quiet import quietly
 from libradet.training.checkpoints import LAST, Circumstances, Standing, circumstances, read_standing
 from libradet.training.datamodule import DetectorData, read_splits
 from libradet.training.recipe import resolve
-from libradet.training.settings import TrainConfig, check
-
-CONFIG = "config.yaml"
+from libradet.training.settings import CONFIG, TrainConfig, check
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,15 @@ def prepare(
     if config.world_size > 1:
         synchronise_norms(model, on_gpu)
     data = _data(config, model, train_set, val_set, given, val_given)
+    if config.cache:
+        check_room(config.cache, data.cache_bytes * config.devices, folder)
     batches = data.batches_of(config.world_size)
     if batches == 0:
         raise UserError(
             f"{config.data}: {len(train_set)} training pictures do not fill one batch of {config.batch_size} for each "
             f"of {config.world_size} processes; lower --batch_size"
         )
-    precision, why = choose_precision(config, on_gpu)
+    precision, why = choose_precision(config.precision, "cuda" if on_gpu else "cpu")
     config = resolve(replace(config, precision=precision), batches)
     return Plan(config, model, folder, data, report, batches, standing, now, on_gpu, why)
 
@@ -175,23 +177,8 @@ def _data(
         masks=model.config.mask is not None,
         train_proposals=given,
         val_proposals=val_given,
+        cache=config.cache,
     )
-
-
-def choose_precision(config: TrainConfig, on_gpu: bool) -> tuple[Literal["32", "bf16"], str]:
-    """The precision to train in, and why, in a few words.
-
-    The processor's instructions decide, never a clock: a busy machine trains what an idle one does.
-    """
-    if config.precision != "auto":
-        return config.precision, "as asked"
-    if on_gpu:
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return ("bf16", "the GPU has it") if native else ("32", "the GPU has no bf16")
-    # What oneDNN asks before it takes bf16 kernels that are not emulated.
-    if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported():
-        return "bf16", "this CPU computes in it"
-    return "32", "this CPU would emulate bf16, which is slower"
 
 
 def is_first_process() -> bool:

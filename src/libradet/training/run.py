@@ -14,15 +14,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from libradet.data.loading.cache import in_words
 from libradet.evaluation.coco_metrics import MASK_STANDARD, STANDARD, Metrics
 from libradet.evaluation.curves import plot_curves
 from libradet.evaluation.tables import show
+from libradet.models.compiling import compile_in_place
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.quiet import quietly
 from libradet.training.callbacks import LossLogging, Measured, SampleSheets
 from libradet.training.checkpoints import BEST, METRICS, SHEET, BestWeights, LastCheckpoint, RunFiles
-from libradet.training.loggers import RunCSV, make_loggers
+from libradet.training.loggers import RunCSV, check_loggers, make_loggers
 from libradet.training.module import DetectorModule
 from libradet.training.prepare import Plan, is_first_process, prepare, write_config
 from libradet.training.progress import RunProgress
@@ -65,6 +67,7 @@ def train(
         UserError: the run cannot start, or its loss is not finite any more.
         Interrupted: Ctrl-C or SIGTERM; everything is saved.
     """
+    check_loggers(config.logger)
     first = is_first_process()
     console = (console or Console()) if first else Console(quiet=True)
     plan = prepare(config, detector, resume, lambda report: console.print(report.render(f"Data set {config.data}")))
@@ -73,7 +76,7 @@ def train(
         plan.folder.mkdir(parents=True, exist_ok=True)
         write_config(plan.folder, plan.config, plan.detector.config)
     names = (*STANDARD, *MASK_STANDARD) if plan.detector.config.mask else STANDARD
-    with quietly("lightning.pytorch", "lightning.fabric"):
+    with quietly("lightning.pytorch", "lightning.fabric", "mlflow"):
         made = make_loggers(plan.config, plan.folder, names, plan.standing.steps)
         module = DetectorModule(plan.detector, plan.config, plan.circumstances)
         _catch_up(plan, module, made, console)
@@ -86,6 +89,8 @@ def _fit(
     plan: Plan, module: DetectorModule, loggers: list[Logger], callbacks: list[pl.Callback], console: Console
 ) -> None:
     config = plan.config
+    if config.compile:
+        compile_in_place(plan.detector)
     progress = RunProgress(console, config.epochs, visible=is_first_process())
     with SignalWatch(progress.say) as signals:
         last = LastCheckpoint(plan.folder, config, signals, lambda failure, step: _describe(plan, failure, step))
@@ -166,6 +171,8 @@ def _catch_up(plan: Plan, module: DetectorModule, loggers: list[Logger], console
     # Only the first process reads what it wrote, but all have to come to the same.
     if book.has_measured(standing.steps):
         return
+    if config.compile:
+        compile_in_place(plan.detector)
     progress = RunProgress(console, config.epochs, visible=is_first_process())
     parts = [SampleSheets(plan.folder, config.samples), BestWeights(plan.folder, _monitored(plan), progress.say)]
     trainer = _trainer(plan, [*parts, progress], loggers)
@@ -201,6 +208,7 @@ def summary(plan: Plan) -> Table:
         "model": _model(plan),
         "pictures": _pictures(plan),
         **_proposals(plan),
+        **_cache(plan),
         "precision": f"{plan.config.precision} ({plan.why_precision})",
         "schedule": _schedule(plan),
         "folder": str(plan.folder),
@@ -239,6 +247,12 @@ def _proposals(plan: Plan) -> dict[str, str]:
     given = [g for g in (plan.data.train_proposals, plan.data.val_proposals) if g is not None]
     files = dict.fromkeys(f"{g.file.path} (the best {g.count} of a picture)" for g in given)
     return {"proposals": ", ".join(files)} if files else {}
+
+
+def _cache(plan: Plan) -> dict[str, str]:
+    kind, each = plan.data.cache, in_words(plan.data.cache_bytes)
+    where = {"ram": "in shared memory", "disk": "in the run folder, deleted at the end"}
+    return {"cache": f"{each} of pictures for each process, {where[kind]}"} if kind else {}
 
 
 def _schedule(plan: Plan) -> str:

@@ -5,6 +5,9 @@ from typing import Literal
 
 from libradet.errors import UserError
 
+CONFIG = "config.yaml"
+"""The file in a run folder that holds all settings of the run."""
+
 
 @dataclass
 class TrainConfig:
@@ -38,10 +41,13 @@ class TrainConfig:
         ema: decay of an exponential moving average of the weights, which is then what is measured and kept.
         checkpointing: keep less of the backbone for the backward pass and compute it again; spares memory, costs time.
         precision: auto takes bf16 where the processor computes in it, else 32.
+        compile: have the steps compiled; the first step of each shape takes minutes on a CPU, the others are faster.
         devices: processes per machine, one per GPU where there are any.
         nodes: machines.
         strategy: auto is ddp as soon as there are several processes.
         workers: processes that load pictures, per training process; by the number of cores if null.
+        cache: keep decoded and resized pictures for the next epochs, in shared memory (ram) or in a file in the run
+            folder (disk, deleted at the end); each process keeps its own, and the size is said before.
         seed: of weights, order, augmentation and sampling.
         flip: probability of a horizontal flip.
         eval_every: epochs between two measurements; the last epoch is always measured.
@@ -80,10 +86,12 @@ class TrainConfig:
     ema: float | None = None
     checkpointing: bool = False
     precision: Literal["auto", "32", "bf16"] = "auto"
+    compile: bool = False
     devices: int = 1
     nodes: int = 1
     strategy: Literal["auto", "ddp"] = "auto"
     workers: int | None = None
+    cache: Literal["ram", "disk"] | None = None
     seed: int = 0
     flip: float = 0.5
     eval_every: int = 1

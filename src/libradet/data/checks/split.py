@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from libradet.collecting import uncollected
 from libradet.data.checks.annotations import Columns, check_boxes, read_columns
 from libradet.data.checks.report import Report, few
+from libradet.data.headers import Header, read_headers
 from libradet.data.layouts.locate import locate
-from libradet.data.pictures import Header, read_headers
 from libradet.data.records import Dataset, Picture, Raw, plain_id
 from libradet.data.segmentations import compact
 
@@ -35,8 +36,15 @@ class Listed(NamedTuple):
     header: Header
 
 
+@uncollected()
 def check(
-    raw: Raw, *, training: bool = True, skip_broken: bool = False, masks: bool = True, decode: bool = False
+    raw: Raw,
+    *,
+    training: bool = True,
+    skip_broken: bool = False,
+    masks: bool = True,
+    decode: bool = False,
+    records: bool = False,
 ) -> tuple[Dataset, Report]:
     """Checked pictures of a split, and what there was to say about it.
 
@@ -45,6 +53,7 @@ def check(
         skip_broken: leave out pictures that are missing or damaged, instead of refusing the split.
         masks: keep segmentations.
         decode: decode every picture as a whole instead of reading its header (slow, finds all damage).
+        records: keep the records, too, whatever else they hold.
     """
     report = Report(notes=list(raw.notes))
     _name_text_ids(raw, report)
@@ -53,7 +62,7 @@ def check(
     sizes, upright = _check_sizes(listed, report)
     columns = read_columns(raw.annotations, {p.key: row for row, p in enumerate(listed)}, dropped, classes.labels)
     columns = check_boxes(columns, sizes, [p.path.name for p in listed], raw.relative, report)
-    pictures = _assemble(listed, sizes, upright, columns, masks, raw.relative, report)
+    pictures = _assemble(listed, sizes, upright, columns, masks, raw.relative, records, report)
     _count(report, pictures, columns, classes, training)
     return Dataset(raw.root, raw.split, pictures, classes.ids, classes.names), report
 
@@ -245,6 +254,7 @@ def _assemble(
     columns: Columns,
     masks: bool,
     relative: bool,
+    keep_records: bool,
     report: Report,
 ) -> list[Picture]:
     """Boxes sorted to their pictures."""
@@ -252,14 +262,15 @@ def _assemble(
     starts = np.searchsorted(columns.row[order], np.arange(len(listed) + 1))
     boxes, labels = columns.boxes[order].astype(np.float32), columns.label[order]
     crowd, area, ids = columns.crowd[order], columns.area[order], columns.id[order]
-    records = [columns.records[i] for i in order]
+    records = [columns.records[i] for i in order] if masks else []
     unfit: list[str] = []
     pictures = []
     for row, picture in enumerate(listed):
         part = slice(starts[row], starts[row + 1])
         width, height = (int(side) for side in sizes[row])
         kept = [compact(r, width, height, relative, unfit) for r in records[part]] if masks else None
-        fields = (boxes[part], labels[part], crowd[part], area[part], ids[part], kept, upright[row])
+        own = (picture.record, records[part]) if keep_records else None
+        fields = (boxes[part], labels[part], crowd[part], area[part], ids[part], kept, upright[row], own)
         pictures.append(Picture(picture.id, picture.path, width, height, *fields))
     if unfit:
         report.warnings.append(f"{len(unfit)} segmentations cannot be used, only their boxes are ({few(unfit)}).")

@@ -1,16 +1,16 @@
 """Recognises how a folder holds a data set, and turns every layout into COCO's terms."""
 
-import gc
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from libradet.collecting import uncollected
 from libradet.data.layouts import voc, yolo
 from libradet.data.records import Raw
 from libradet.errors import UserError
@@ -88,7 +88,7 @@ def read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -
     if not text.strip():
         raise UserError(f"{path}: the file is empty.")
     try:
-        with _uncollected():
+        with uncollected():
             return json.loads(text.removeprefix(b"\xef\xbb\xbf"), object_hook=hook)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}, of {len(text):,} bytes"
@@ -114,21 +114,10 @@ def read_coco(path: Path, root: Path, split: str, folders: list[Path], roboflow:
             raise UserError(f"{path}: {key!r} {problem}: a COCO data set has images, annotations and categories.")
         parts.append(content[key])
     raw = Raw(root, split, path, folders, *parts)
+    raw.rest = {key: value for key, value in content.items() if key not in ("images", "annotations", "categories")}
     if roboflow:
         _drop_root_category(raw)
     return raw
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Millions of new objects, none of them garbage: looking for cycles among them doubles the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _thin(record: dict[str, Any]) -> dict[str, Any]:

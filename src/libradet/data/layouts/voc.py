@@ -11,9 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from libradet.data.pictures import SUFFIXES
+from libradet.data.headers import SUFFIXES
 from libradet.data.records import Raw
 from libradet.errors import UserError
+
+ATTRIBUTES = ("pose", "truncated", "occluded")
+"""What else is said of an object and kept, though nothing here uses it."""
 
 
 def recognise(root: Path) -> dict[str, Callable[[], Raw]]:
@@ -49,8 +52,13 @@ def _order(splits: dict[str, list[Path]]) -> list[tuple[str, list[Path]]]:
 
 
 def _listed(file: Path, annotations: Path) -> list[Path]:
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return [annotations / f"{line.split()[0]}.xml" for line in lines if line.strip()]
+    """A line is a name, which may have spaces, or a name and whether a class occurs there."""
+    files = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if words := line.split():
+            whole = annotations / f"{line}.xml"
+            files.append(whole if line != words[0] and whole.is_file() else annotations / f"{words[0]}.xml")
+    return files
 
 
 def _read(root: Path, split: str, files: list[Path], every: list[Path], folders: list[Path]) -> Raw:
@@ -73,6 +81,7 @@ def _read(root: Path, split: str, files: list[Path], every: list[Path], folders:
                     "category_id": numbers[found["name"]],
                     "bbox": found["bbox"],
                     "iscrowd": found["difficult"],
+                    **({"attributes": found["attributes"]} if found["attributes"] else {}),
                 }
             )
     difficult = sum(a["iscrowd"] for a in raw.annotations)
@@ -119,4 +128,17 @@ def _parse_object(file: Path, node: ET.Element) -> dict[str, Any]:
         box = [x1, y1, x2 - x1, y2 - y1]
     except ValueError:
         box = None
-    return {"name": name, "bbox": box, "difficult": int((node.findtext("difficult") or "0").strip() == "1")}
+    difficult = int((node.findtext("difficult") or "0").strip() == "1")
+    said = {key: text.strip() for key in ATTRIBUTES if (text := node.findtext(key))}
+    return {"name": name, "bbox": box, "difficult": difficult, "attributes": said}
+
+
+def attributes(record: dict[str, Any]) -> dict[str, str]:
+    """A record's ``attributes`` that objects have here, as text."""
+    found = record.get("attributes")
+    found = found if isinstance(found, dict) else {}
+    return {
+        key: str(int(found[key]) if isinstance(found[key], bool) else found[key])
+        for key in ATTRIBUTES
+        if isinstance(found.get(key), str | int)
+    }

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from libradet.data.pictures import SUFFIXES
+from libradet.data.headers import SUFFIXES
 from libradet.data.records import Raw
 from libradet.errors import UserError
 
@@ -30,7 +30,9 @@ def _read_config(file: Path) -> dict[str, Any] | None:
             return None
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: not valid YAML ({reason}).") from None
-    if not isinstance(config, dict) or not ({"train", "val", "valid"} & config.keys()):
+    if not isinstance(config, dict) or not (
+        {"train", "val", "valid"} & config.keys() or {"test", "names"} <= config.keys()
+    ):
         return None
     return config
 
@@ -42,7 +44,8 @@ def _read_split(file: Path, config: dict[str, Any], split: str) -> Raw:
     raw.categories = [{"id": i, "name": name} for i, name in names.items()]
     unlabelled = 0
     for number, picture in enumerate(pictures, start=1):
-        raw.images.append({"id": number, "file_name": str(picture)})
+        inside = picture.is_relative_to(file.parent)
+        raw.images.append({"id": number, "file_name": str(picture.relative_to(file.parent) if inside else picture)})
         labels = _label_file(picture)
         unlabelled += not labels.is_file()
         if labels.is_file():

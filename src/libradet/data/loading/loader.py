@@ -11,16 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from numpy import ndarray
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from libradet.data.batch import Batch
+from libradet.data.loading.cache import PictureCache
 from libradet.data.loading.canvases import assign_canvases, choose_canvases
-from libradet.data.loading.transforms import Sample, Size, collate, flip, load_picture, resize, target_size
+from libradet.data.loading.transforms import Sample, Size, collate, flip, load_picture, resize_to, target_size
 from libradet.data.proposals.given import GivenProposals
+from libradet.data.rasterise import decode_masks
 from libradet.data.records import Dataset
-from libradet.data.segmentations import decode_masks, require_masks
+from libradet.data.segmentations import require_masks
 from libradet.errors import UserError
 
 
@@ -32,7 +35,10 @@ class Key(NamedTuple):
 
 
 class Samples(torch.utils.data.Dataset):
-    """A data set by :class:`Key`: decoded, resized, flipped with probability ``flip_chance``."""
+    """A data set by :class:`Key`: decoded, resized, flipped with probability ``flip_chance``.
+
+    ``reduced`` lets large JPEG files be decoded at a smaller size first.
+    """
 
     def __init__(
         self,
@@ -42,9 +48,11 @@ class Samples(torch.utils.data.Dataset):
         flip_chance: float,
         masks: bool,
         proposals: GivenProposals | None,
+        reduced: bool,
+        cache: PictureCache | None,
     ) -> None:
         self.dataset, self.size, self.seed, self.flip_chance, self.masks = dataset, size, seed, flip_chance, masks
-        self.proposals = proposals
+        self.proposals, self.reduced, self.cache = proposals, reduced, cache
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -58,16 +66,29 @@ class Samples(torch.utils.data.Dataset):
 
     def _load(self, key: Key) -> Sample:
         picture = self.dataset.pictures[key.index]
-        image, scale_x, scale_y = resize(load_picture(picture.path, picture.upright), self.size)
+        height, width = target_size(picture.height, picture.width, self.size)
+        image = self._pixels(key.index, height, width)
+        scale_x, scale_y = width / picture.width, height / picture.height
         scales = torch.tensor([scale_x, scale_y, scale_x, scale_y])
         boxes, given = torch.from_numpy(picture.boxes) * scales, None
         if self.proposals is not None:
             given = self.proposals.of(key.index, picture.width, picture.height) * scales
-        masks = decode_masks(picture, *image.shape[1:]) if self.masks else None
+        masks = decode_masks(picture, height, width) if self.masks else None
         labels, crowd = torch.from_numpy(picture.labels), torch.from_numpy(picture.crowd)
         sample = Sample(image, boxes, labels, crowd, (scale_x, scale_y), key.index, masks, given)
         chance = np.random.default_rng([self.seed, key.epoch, key.index, 1]).random()
         return flip(sample) if chance < self.flip_chance else sample
+
+    def _pixels(self, index: int, height: int, width: int) -> UInt8[Tensor, "3 {height} {width}"]:
+        kept = self.cache.get(index) if self.cache else None
+        if kept is not None:
+            return kept
+        picture = self.dataset.pictures[index]
+        pixels = load_picture(picture.path, picture.upright, (height, width) if self.reduced else None)
+        resized = resize_to(pixels, height, width)
+        if self.cache:
+            self.cache.put(index, resized)
+        return resized
 
 
 class PictureLoader(DataLoader):
@@ -149,6 +170,7 @@ def make_loader(
     world_size: int = 1,
     masks: bool = False,
     proposals: GivenProposals | None = None,
+    cache: PictureCache | None = None,
 ) -> DataLoader:
     """Batches of a data set; ``loader.batch_sampler`` has ``set_epoch`` and ``set_start``.
 
@@ -156,11 +178,13 @@ def make_loader(
         size: (short, long) side, or "original".
         batch_size: pictures per process; process ``rank`` takes rows ``rank · batch_size`` and on of the
             joint batch, so several processes see what a single one with the joint batch would.
-        training: shuffled, augmented, full batches; otherwise in order, as they are, each once.
+        training: shuffled, augmented, full batches, large JPEG files decoded at reduced size (see
+            ``pictures.SPARE``); otherwise in order, as they are, each once.
         divisor: canvas sides are multiples of it.
         flip: probability of mirroring a picture in training.
         masks: fill ``Batch.masks`` (packed).
         proposals: what to fill ``Batch.proposals`` from.
+        cache: where to keep the pictures, of this data set at this size, that were loaded once.
 
     Raises:
         UserError: masks are asked for and an object has no segmentation.
@@ -175,7 +199,7 @@ def make_loader(
     given = proposals.count if proposals else None
     gather = partial(_gather, canvases=canvases, canvas_of=canvas_of, most=_most_rows(dataset), proposals=given)
     return PictureLoader(
-        Samples(dataset, size, seed, flip if training else 0.0, masks, proposals),
+        Samples(dataset, size, seed, flip if training else 0.0, masks, proposals, training, cache),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=gather,

@@ -1,5 +1,6 @@
 """From picture files to a batch: decoded, resized, flipped, padded. The same for training, evaluation, prediction."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -18,7 +20,10 @@ from libradet.data.pictures import load_picture, to_tensor
 from libradet.errors import UserError
 from libradet.geometry.masks import pack_masks
 
-__all__ = ["Sample", "Size", "collate", "flip", "load_picture", "prepare", "resize", "target_size"]
+__all__ = [
+    *["Sample", "Size", "canvas_of", "collate", "flip", "load_picture", "pixels_of", "prepare", "resize"],
+    *["resize_to", "target_size", "unlabelled"],
+]
 
 Size = tuple[int, int] | Literal["original"]
 """(short, long): the short side becomes ``short`` unless the long one would exceed ``long``. "original": as it is."""
@@ -50,9 +55,14 @@ def resize(picture: UInt8[Tensor, "3 H W"], size: Size) -> tuple[UInt8[Tensor, "
     """The picture resized (bilinear, antialiased), and its scales in x and y."""
     height, width = picture.shape[1:]
     new_height, new_width = target_size(height, width, size)
-    if (new_height, new_width) != (height, width):
-        picture = F.resize(picture, [new_height, new_width], InterpolationMode.BILINEAR, antialias=True)
-    return picture, new_width / width, new_height / height
+    return resize_to(picture, new_height, new_width), new_width / width, new_height / height
+
+
+def resize_to(picture: UInt8[Tensor, "3 H W"], height: int, width: int) -> UInt8[Tensor, "3 {height} {width}"]:
+    """The picture resized (bilinear, antialiased); itself if it has that size."""
+    if picture.shape[1:] == (height, width):
+        return picture
+    return F.resize(picture, [height, width], InterpolationMode.BILINEAR, antialias=True)
 
 
 def flip(sample: Sample) -> Sample:
@@ -90,8 +100,7 @@ def collate(
     height, width = canvas or (_round_up(max(side), divisor) for side in zip(*shapes, strict=True))
     rows = rows or max(1, *(len(sample.labels) for sample in samples))
     count = len(samples)
-    # Decoders give interleaved pixels and convolutions want them: no transposition on the way.
-    images = torch.empty(count, 3, height, width, dtype=torch.uint8, memory_format=torch.channels_last).zero_()
+    images = _canvas(count, height, width)
     boxes, labels = torch.zeros(count, rows, 4), torch.full((count, rows), -1)
     crowd = torch.zeros(count, rows, dtype=torch.bool)
     with_masks = samples[0].masks is not None
@@ -99,6 +108,7 @@ def collate(
     for i, sample in enumerate(samples):
         (h, w), g = sample.image.shape[1:], len(sample.labels)
         images[i, :, :h, :w] = sample.image
+        images[i, :, h:], images[i, :, :h, w:] = 0, 0
         boxes[i, :g], labels[i, :g], crowd[i, :g] = sample.boxes, sample.labels, sample.crowd
         if masks is not None and sample.masks is not None:
             masks[i, :g, :h, : -(-w // 8)] = pack_masks(sample.masks)
@@ -106,6 +116,17 @@ def collate(
     scales = torch.tensor([sample.scale for sample in samples])
     given = _pad([s.proposals for s in samples if s.proposals is not None], proposals)
     return Batch(images, torch.tensor(shapes), boxes, labels, crowd, masks, index, scales, given)
+
+
+def _canvas(count: int, height: int, width: int) -> UInt8[Tensor, "{count} 3 {height} {width}"]:
+    """Memory for pictures, not yet written."""
+    # Decoders give interleaved pixels and convolutions want them: no transposition on the way.
+    shape = count, height, width, 3
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8).permute(0, 3, 1, 2)
+    # A worker hands its batch over in shared memory: what lies there already is not copied once more.
+    shared = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape).permute(0, 3, 1, 2)
 
 
 def _pad(proposals: list[Float[Tensor, "_ 4"]], count: int | None) -> Float[Tensor, "B P 4"] | None:
@@ -129,16 +150,29 @@ def prepare(
     Raises:
         UserError: something else, or a file that cannot be decoded.
     """
+    given = [None] * len(images) if proposals is None else proposals
+    pictures = enumerate(zip(images, given, strict=True))
+    return collate([unlabelled(pixels_of(image), size, row, boxes) for row, (image, boxes) in pictures], divisor)
+
+
+def unlabelled(
+    picture: UInt8[Tensor, "3 H W"], size: Size, index: int = 0, proposals: Float[Tensor, "P 4"] | None = None
+) -> Sample:
+    """A picture without ground truth, resized as those of an evaluation; ``proposals`` are in its own pixels."""
     empty = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
-    samples = []
-    for index, image in enumerate(images):
-        picture, scale_x, scale_y = resize(_pixels(image), size)
-        given = None if proposals is None else proposals[index] * torch.tensor([scale_x, scale_y] * 2)
-        samples.append(Sample(picture, *empty, (scale_x, scale_y), index, proposals=given))
-    return collate(samples, divisor)
+    resized, scale_x, scale_y = resize(picture, size)
+    given = None if proposals is None else proposals * torch.tensor([scale_x, scale_y] * 2)
+    return Sample(resized, *empty, (scale_x, scale_y), index, proposals=given)
 
 
-def _pixels(image: Any) -> UInt8[Tensor, "3 H W"]:
+def canvas_of(sample: Sample, divisor: int) -> tuple[int, int]:
+    """Height and width of the smallest canvas that holds the picture."""
+    height, width = sample.image.shape[1:]
+    return _round_up(height, divisor), _round_up(width, divisor)
+
+
+def pixels_of(image: Any) -> UInt8[Tensor, "3 H W"]:
+    """Pixels of a file, a Pillow image or an array, as :func:`prepare` takes them. Raises UserError."""
     if isinstance(image, str | os.PathLike):
         return load_picture(Path(image))
     if isinstance(image, Image.Image):

@@ -11,7 +11,9 @@ from known_answers import FixedDetector
 from PIL import Image
 
 from libradet.errors import UserError
-from libradet.inference.picture_files import describe, find_pictures, number_pictures, predict_files
+from libradet.inference.prediction_files import describe, number_pictures, predict_files
+from libradet.inference.sights import find_pictures
+from libradet.quiet import supervision as sv
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def test_what_is_written(folder, detector, tmp_path):
     assert [(r["image_id"], r["category_id"]) for r in results] == [(1, 2), (2, 2)]
     np.testing.assert_allclose([r["bbox"] for r in results], [[7.5, 25, 15, 25], [15, 20, 30, 20]], atol=1e-4)
     assert [r["score"] for r in results] == pytest.approx([0.9, 0.9])
-    assert (done.results, done.images) == (results, companion["images"])
+    assert (done.objects, done.images) == (len(results), companion["images"])
     with Image.open(out / "b.jpg") as drawing:
         assert drawing.size == (60 * 11, 40 * 11)
 
@@ -96,8 +98,8 @@ def test_masks_are_drawn_and_written(folder, tmp_path):
     grid = torch.zeros(2, 28, 28)
     grid[:, :, :14] = 1
     detector = FixedDetector([(0.25, 0.5, 0.75, 1.0), (0.0, 0.0, 0.5, 0.5)], [0.9, 0.8], [1, 0])
-    plain = predict_files(detector, [folder / "b.jpg"], tmp_path / "plain", progress=False)
-    assert "segmentation" not in plain.results[0]
+    predict_files(detector, [folder / "b.jpg"], tmp_path / "plain", progress=False)
+    assert "segmentation" not in json.loads((tmp_path / "plain" / "predictions.json").read_text())[0]
     look = detector.forward
     detector.forward = lambda batch: look(batch)._replace(
         masks=torch.cat([grid, torch.zeros(detector.slots - 2, 28, 28)]).expand(len(batch.sizes), -1, -1, -1)
@@ -166,7 +168,27 @@ def test_many_files_show_their_progress(folder, detector, tmp_path, capsys):
 
 def test_results_carry_the_category_ids_of_the_training_data(folder, detector, tmp_path):
     detector.config.category_ids = (17, 3)
-    done = predict_files(detector, [folder / "b.jpg"], tmp_path / "out", threshold=0.0, progress=False)
-    assert [r["category_id"] for r in done.results] == [3, 17]
+    predict_files(detector, [folder / "b.jpg"], tmp_path / "out", threshold=0.0, progress=False)
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [r["category_id"] for r in results] == [3, 17]
     companion = json.loads((tmp_path / "out" / "images.json").read_text())
     assert companion["categories"] == [{"id": 17, "name": "cat"}, {"id": 3, "name": "dog"}]
+
+
+def test_videos_come_out_as_videos(folder, detector, tmp_path):
+    with sv.VideoSink(str(folder / "clip.mp4"), sv.VideoInfo(64, 48, 10)) as sink:
+        for number in range(5):
+            sink.write_frame(np.full((48, 64, 3), 20 * number, np.uint8))
+    (folder / "broken.avi").write_bytes(b"no film")
+    out = tmp_path / "out"
+    done = predict_files(detector, [folder], out, batch_size=2, progress=False)
+    assert sorted(path.name for path in done.unreadable) == ["broken.avi", "c.jpg"]
+    images = json.loads((out / "images.json").read_text())["images"]
+    assert [image["id"] for image in images] == list(range(1, 8))
+    assert [image["frame"] for image in images if "frame" in image] == list(range(5))
+    assert {image["drawing"] for image in images} == {"a.png", "b.jpg", "clip.mp4"}
+    info = sv.VideoInfo.from_video_path(str(out / "clip.mp4"))
+    assert (info.width, info.height, info.fps) == (640, 480, 10)
+    assert len(list(sv.get_video_frames_generator(str(out / "clip.mp4")))) == 5
+    results = json.loads((out / "predictions.json").read_text())
+    assert [r["image_id"] for r in results] == list(range(1, 8))

@@ -10,9 +10,9 @@ from libradet.data.batch import Batch
 from libradet.data.proposals.proposal_file import Proposed, write_proposals
 from libradet.data.records import Dataset, Picture
 from libradet.errors import UserError
-from libradet.evaluation.evaluate import look_through
+from libradet.inference.data_sets import look_through
 from libradet.inference.detections import Detections
-from libradet.models.detector import Detector
+from libradet.inference.finder import Finder
 
 
 @dataclass
@@ -36,11 +36,11 @@ class ProposalCollector:
             self.found[index] = Proposed(picture.id, name, picture.width, picture.height, *arrays)
 
 
-def propose(model: Detector, dataset: Dataset, path: Path, **settings: Any) -> int:
+def propose(model: Finder, dataset: Dataset, path: Path, **settings: Any) -> int:
     """Write the proposals of every picture of a data set to ``path`` (:mod:`libradet.data.proposals.proposal_file`).
 
     Args:
-        settings: ``size``, ``batch_size``, ``workers``, ``device``, ``precision`` and ``progress`` of
+        settings: ``size``, ``batch_size``, ``workers``, ``device`` and ``progress`` of
             :func:`libradet.evaluation.evaluate.evaluate`; with the same, recall is what that measures.
 
     Returns:
@@ -54,15 +54,15 @@ def propose(model: Detector, dataset: Dataset, path: Path, **settings: Any) -> i
     collector = ProposalCollector(dataset)
     look_through(model, dataset, collector.update, **settings)
     found = [collector.found[index] for index in range(len(dataset))]
-    write_proposals(path, found, model.config.model)
+    write_proposals(path, found, model.name)
     return sum(len(picture.scores) for picture in found)
 
 
-def check_proposing(model: Detector) -> None:
+def check_proposing(model: Finder) -> None:
     """Raises UserError if the model's detections are no proposals."""
-    if not model.config.proposes:
+    if not model.proposes:
         raise UserError(
-            f"{model.config.model} does not propose, rpn and libra_rpn do; libradet evaluate --results writes what "
+            f"{model.name} does not propose, rpn and libra_rpn do; libradet evaluate --results writes what "
             "other models find in a data set"
         )
 

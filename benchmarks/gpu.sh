@@ -1,0 +1,12 @@
+#!/bin/sh
+# All that needs a GPU, one after the other: tests, a step that never waits for the device, a step as a CUDA graph,
+# throughput beside torchvision, and where the time goes. From the repository's root:
+#     sh benchmarks/gpu.sh [PYTHON] > gpu.txt 2>&1
+python=${1:-.venv/bin/python}
+export PYTHONPATH="$PWD/src:$PWD${PYTHONPATH:+:$PYTHONPATH}"
+nvidia-smi
+"$python" -m pytest -m gpu
+for part in synchronisation graphs throughput profile; do
+    echo "== $part"
+    "$python" -m benchmarks.gpu "$part" || echo "$part failed"
+done

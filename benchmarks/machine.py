@@ -1,0 +1,52 @@
+"""What was measured on what: the header of a report."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from benchmarks.processes import HERE
+
+WIDE = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512-BF16", "amx_bf16": "AMX-BF16"}
+
+
+def describe(threads: int, before: Path | None) -> dict[str, Any]:
+    """Processor, its vector instructions, versions, commits, load and date."""
+    cpu = _cpuinfo()
+    commits = {"ours": commit(HERE)} | ({"before": commit(before)} if before else {})
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": cpu.get("model name", platform.processor() or platform.machine()),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "instructions": [name for flag, name in WIDE.items() if flag in cpu.get("flags", "").split()],
+        "torch computes in": torch.backends.cpu.get_cpu_capability(),
+        "load": round(os.getloadavg()[0], 1),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+        "commits": commits,
+    }
+
+
+def commit(source: Path) -> str:
+    """The commit of a checkout, and whether files differ from it."""
+    git = ["git", "-C", str(source)]
+    found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True).stdout.strip()
+    return (found or "unknown") + (" and changes" if changed else "")
+
+
+def _cpuinfo() -> dict[str, str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

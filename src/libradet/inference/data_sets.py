@@ -1,0 +1,84 @@
+"""A detector shown every picture of a data set."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from libradet.bars import progress_bar
+from libradet.data.batch import Batch
+from libradet.data.loading.loader import make_loader
+from libradet.data.loading.transforms import Size
+from libradet.data.proposals.given import GivenProposals
+from libradet.data.records import Dataset
+from libradet.inference.detections import Detections
+from libradet.inference.finder import Finder
+from libradet.inference.predictor import find
+
+Take = Callable[[Detections, Batch], None]
+"""Takes in the detections of one batch, whose ``index`` and ``scales`` say what they were found in."""
+
+
+def look_through(
+    model: Finder,
+    dataset: Dataset,
+    take: Take,
+    proposals: GivenProposals | None = None,
+    *,
+    size: Size | None = None,
+    batch_size: int = 4,
+    workers: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> None:
+    """Show ``model`` every picture of ``dataset``, and ``take`` what it finds; mode and device are left as they were.
+
+    In a job of several processes each looks at its share.
+
+    Args:
+        size: (short, long) side to resize to; None as trained; "original" for no resizing.
+        batch_size: pictures that go through the model together, per process.
+        workers: processes that load pictures; half the cores, at most four, if None.
+        device: where to compute; where the model is, if None.
+        progress: show a bar on stderr.
+
+    Raises:
+        UserError: a picture cannot be read.
+    """
+    loader = make_loader(
+        dataset,
+        size=size or model.image_size,
+        batch_size=batch_size,
+        training=False,
+        divisor=model.divisor,
+        workers=min(4, (os.cpu_count() or 1) // 2) if workers is None else workers,
+        seed=0,
+        rank=dist.get_rank() if in_a_job() else 0,
+        world_size=dist.get_world_size() if in_a_job() else 1,
+        proposals=proposals,
+    )
+    with _on(model, device), progress_bar(progress and not (in_a_job() and dist.get_rank())) as bar:
+        for batch in bar.track(loader, description="measuring"):
+            take(find(model, batch), batch)
+
+
+def in_a_job() -> bool:
+    """Whether this is one of several processes that work together."""
+    return dist.is_available() and dist.is_initialized()
+
+
+@contextmanager
+def _on(model: Finder, device: str | torch.device | None) -> Iterator[None]:
+    """The model on a device, and afterwards where it was."""
+    if device is None or not isinstance(model, nn.Module):
+        yield
+        return
+    home = model.device
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(home)

@@ -1,0 +1,47 @@
+"""What pictures are looked at with."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from libradet.data.batch import Batch
+from libradet.data.loading.transforms import Size
+from libradet.inference.detections import Detections
+
+
+@runtime_checkable
+class Finder(Protocol):
+    """What finds objects in a batch: a detector, or anything else that answers the same questions.
+
+    Attributes:
+        name: of the kind of detector, for messages.
+        class_names: of labels 0..C−1.
+        category_ids: the training data set's own ids of labels 0..C−1.
+        image_size: to which pictures are resized unless somebody says otherwise.
+        divisor: sides of a canvas are multiples of it.
+        device: where it computes.
+        proposes: its detections are proposals, whatever they score.
+        proposals_wanted: boxes that it looks at in a picture, best first; 0 if it looks for objects itself.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def class_names(self) -> Sequence[str]: ...
+    @property
+    def category_ids(self) -> Sequence[int]: ...
+    @property
+    def image_size(self) -> Size: ...
+    @property
+    def divisor(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def proposes(self) -> bool: ...
+    @property
+    def proposals_wanted(self) -> int: ...
+
+    def __call__(self, batch: Batch) -> Detections | Any:
+        """Detections of a batch; a detector that is in training mode gives losses."""
+        ...

@@ -1,0 +1,77 @@
+"""The inference form finds what the detector finds."""
+
+import pytest
+import torch
+from tiny_detectors import tiny_batch, tiny_config, tiny_detector, tiny_zoo_config
+from torch import nn
+
+import libradet
+from libradet.errors import UserError
+from libradet.models.config import BackboneConfig
+from libradet.models.detector import Detector
+from libradet.models.model_file import save_model
+from libradet.models.zoo import MODELS
+
+
+def lively(model):
+    """Norms that do something, and detections of all scores."""
+    for part in model.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.running_mean.normal_(0, 0.3)
+            part.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias, 0, 0.3)
+    return model.eval()
+
+
+def assert_same(a, b, boxes=1e-3, scores=1e-4):
+    assert torch.equal(a.valid, b.valid)
+    torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=scores)
+    torch.testing.assert_close(a.boxes, b.boxes, rtol=0, atol=boxes)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "fast_rcnn" not in name.replace("faster", "")])
+def test_the_same_is_found(name):
+    model = lively(tiny_detector(tiny_zoo_config(name)))
+    batch = tiny_batch()
+    with torch.inference_mode():
+        expected, found = model(batch), libradet.optimize(model)(batch)
+    assert expected.valid.any()
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0", "mobilenetv3_small_050", "test_convnext"])
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_features_are_those_of_the_detector(backbone, precision):
+    config = tiny_config()
+    config.backbone = BackboneConfig(backbone)
+    model = lively(Detector(config))
+    form = libradet.optimize(model, precision)
+    with torch.inference_mode():
+        for own, theirs in zip(form.extract_features(tiny_batch()), model.extract_features(tiny_batch()), strict=True):
+            difference = (own.float() - theirs).norm() / theirs.norm()
+            assert difference < (1e-4 if precision == "32" else 0.05)
+
+
+def test_no_norm_with_fixed_statistics_is_left():
+    for backbone in ("resnet18", "tf_efficientnet_lite0"):
+        config = tiny_config()
+        config.backbone = BackboneConfig(backbone)
+        form = libradet.optimize(Detector(config))
+        assert not [m for m in form.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def test_the_detector_itself_is_left_as_it_was():
+    model = tiny_detector(tiny_config()).train()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    form = libradet.optimize(model, "bf16")
+    assert model.training
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(p.requires_grad for p in form.parameters())
+
+
+def test_an_inference_form_is_not_saved(tmp_path):
+    with pytest.raises(UserError, match="made of"):
+        save_model(libradet.optimize(tiny_detector(tiny_config())), tmp_path / "x.safetensors")
+    assert not (tmp_path / "x.safetensors").exists()
