@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from libradet.evaluation.proposing import propose
 from tiny_detectors import tiny_detector, tiny_zoo_config
 
 from libradet.analysis.analyze import analyze, look
@@ -22,6 +21,7 @@ from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
 from libradet.evaluation.evaluate import evaluate
 from libradet.files import replacing_folder
+from libradet.inference.proposing import propose
 from libradet.models.model_file import save_model
 from libradet.models.zoo import MODELS
 

@@ -131,7 +131,7 @@ def _dense_anchors(model: Detector, seen: Seen, batch: Batch) -> Candidates:
     own = (output.anchors, output.shapes, model.strides, head.per_cell, batch)
     anchors, matches = match_anchors(*own, config.match)
     labels = labels_of(matches.gt, batch, head.num_classes)
-    targets = F.one_hot(labels, head.num_classes + 1)[..., :-1].to(output.logits.dtype)
+    targets = (labels[..., None] == torch.arange(head.num_classes, device=labels.device)).float()
     loss = sigmoid_focal_loss(output.logits, targets, config.focal.alpha, config.focal.gamma).sum(-1)
     errors = output.deltas - encode(anchors, take(batch.boxes, matches.gt))
     return Candidates(anchors, matches, loss, errors, _anchor_levels(output.shapes, head.per_cell, anchors))

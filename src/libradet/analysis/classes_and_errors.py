@@ -54,7 +54,7 @@ def decompose(dataset: Dataset, rows: Float64[ndarray, "D 7"]) -> dict[str, Any]
 
 
 def by_class(metrics: Metrics, dataset: Dataset) -> list[dict[str, Any]]:
-    """Classes from the most to the least frequent one: objects of the split, AP and AP50 where they were measured."""
+    """Classes from the most to the least frequent one: objects, AP and AP50 where they were measured."""
     counts = count_objects(dataset)
     rows = [
         {

@@ -263,7 +263,7 @@ def classes(rows: list[dict[str, Any]]) -> Figure:
     axis.xaxis.set_minor_locator(NullLocator())
     axis.margins(x=0.18)
     axis.set_ylim(0, 1)
-    axis.set_xlabel("objects of the class in this split")
+    axis.set_xlabel("objects of the class")
     axis.set_ylabel("AP")
     return figure
 

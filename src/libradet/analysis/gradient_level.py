@@ -1,6 +1,7 @@
 """Gradients of single loss terms: where in the pyramid they arrive, and which of two tasks is louder."""
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from libradet.analysis.watching import watching
 from libradet.data.batch import Batch
 from libradet.models.detector import Detector
 from libradet.models.roi_head import BoxHead
+
+_BEFORE = "pyramid before balancing"
 
 
 class GradientTally:
@@ -32,10 +35,9 @@ class GradientTally:
             pyramid: levels before balancing; ``places["pyramid"]`` holds them as the heads read them.
         """
         self._losses.append({name: float(loss.detach()) for name, loss in losses.items()})
-        sent = {name: {place: _gradient(loss, at) for place, at in places.items()} for name, loss in losses.items()}
-        self._norms.append(
-            {place: {name: _norm(by_place[place]) for name, by_place in sent.items()} for place in places}
-        )
+        every = places | {_BEFORE: pyramid}
+        sent = {name: _gradients(loss, every) for name, loss in losses.items()}
+        self._norms.append({place: {name: _norm(found[place]) for name, found in sent.items()} for place in places})
         self._cosines.append(
             {
                 f"{place}/{a}/{b}": _cosine(sent[a][place], sent[b][place])
@@ -43,9 +45,7 @@ class GradientTally:
                 for a, b in task_pairs(list(losses))
             }
         )
-        total = torch.stack(list(losses.values())).sum()
-        levels = {"after": _gradient(total, places["pyramid"]), "before": _gradient(total, pyramid)}
-        self._levels.append({when: [_norm([g]) for g in found] for when, found in levels.items()})
+        self._levels.append({"before": _of_all(sent, _BEFORE), "after": _of_all(sent, "pyramid")})
 
     def result(self, seed: int) -> dict[str, Any]:
         """Means over pictures: of losses, of norms by place and loss, of norms by level; and the louder task."""
@@ -121,9 +121,19 @@ def _last(head: nn.Module | None, kind: type[nn.Module], without: tuple[str, ...
     return layers[-1] if layers else None
 
 
-def _gradient(loss: Float[Tensor, ""], at: list[Tensor]) -> list[Tensor]:
-    found = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g for g, x in zip(found, at, strict=True)]
+def _gradients(loss: Float[Tensor, ""], places: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+    """In one backward pass."""
+    tensors = [x for place in places.values() for x in place]
+    found = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
+    gradients = iter(torch.zeros_like(x) if g is None else g for g, x in zip(found, tensors, strict=True))
+    return {name: list(islice(gradients, len(place))) for name, place in places.items()}
+
+
+def _of_all(sent: dict[str, dict[str, list[Tensor]]], place: str) -> list[float]:
+    """Norm of the gradient that all losses together send to each tensor of a place."""
+    return [
+        _norm([torch.stack(parts).sum(0)]) for parts in zip(*(found[place] for found in sent.values()), strict=True)
+    ]
 
 
 def _norm(gradients: list[Tensor]) -> float:

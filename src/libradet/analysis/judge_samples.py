@@ -110,7 +110,7 @@ def judge_coverage(samples: dict[str, Any]) -> Finding | None:
     text = f"On average {', '.join(sizes)} positive anchors."
     if level != "none":
         text += (
-            " No sampler helps an object that nothing stands for, and it is learned as background. Larger pictures "
+            " No sampler helps an object that nothing stands for: it is learned as background. Larger pictures "
             f"(--detector.image.size) or other anchors (--detector.{stage}.anchors.scales, .ratios) do; libradet data "
             "stats tells which shapes are missed."
         )

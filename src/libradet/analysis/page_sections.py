@@ -99,8 +99,9 @@ def feature_section(page: Page) -> str:
         page.figure(
             "levels",
             "<b>How loud each level is:</b> in the plain average of all, in the root mean square of its activation, "
-            "and in the gradient that all losses send it. A level with a large share of the gradient and a small one "
-            "of the average teaches the others little.",
+            "and in the gradient that all losses send it"
+            + (" (before balancing, and as the heads read it)" if features["balanced"] else "")
+            + ". A level with a large share of the gradient and a small one of the average teaches the others little.",
         ),
         page.figure(
             "level_sizes",
@@ -123,6 +124,14 @@ def objective_section(page: Page) -> str:
             "as any; balanced L1 lies between and stays bounded.",
         )
     ]
+    pictures = page.number("gradients/pictures", "count")
+    shown.append(
+        page.figure(
+            "losses",
+            f"<b>Classes against boxes.</b> The gradient that each loss sends into the pyramid, mean of {pictures} "
+            "pictures.",
+        )
+    )
     for i, errors in enumerate(page.report["errors"]):
         stage, at = errors["stage"], f"errors/{i}"
         share = page.number(f"{at}/inliers/value", "percent")
@@ -140,14 +149,6 @@ def objective_section(page: Page) -> str:
                 f"1.0, are {share} of all. The nearer a dot to the dashed line, the more evenly all are heard.",
             ),
         ]
-    pictures = page.number("gradients/pictures", "count")
-    shown.append(
-        page.figure(
-            "losses",
-            f"<b>Classes against boxes.</b> The gradient that each loss sends into the pyramid, mean of {pictures} "
-            "pictures.",
-        )
-    )
     return (
         '<h2 id="objective">Objective level</h2><p class="lead">A loss is heard by its gradient. The paper finds that '
         "few inaccurate samples (outliers) drown the many accurate ones in the localisation loss.</p>"
