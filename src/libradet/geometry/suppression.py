@@ -4,6 +4,8 @@ The kernel is torchvision's; the operator around it hides its data-dependent siz
 training step stays one graph.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -16,27 +18,44 @@ def _suppress(
 ) -> tuple[Tensor, Tensor]:
     kept = torch.zeros((len(boxes), size), dtype=torch.int64, device=boxes.device)
     filled = torch.zeros((len(boxes), size), dtype=torch.bool, device=boxes.device)
-    for b in range(len(boxes)):
-        rows = valid[b].nonzero().squeeze(1)
-        rows = rows[_grouped_nms(boxes[b, rows], scores[b, rows], groups[b, rows], threshold)[:size]]
+    boxes, scores = boxes.float(), scores.float()
+    for b, rows in enumerate(_survivors(boxes, scores, groups, valid, threshold)):
+        rows = rows[:size]
         kept[b, : len(rows)] = rows
         filled[b, : len(rows)] = True
     return kept, filled
 
 
+def _survivors(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float
+) -> list[Int[Tensor, " K"]]:
+    """Of each picture, rows kept by falling score.
+
+    The kernel is quadratic and uses one thread of a CPU: there each group of each picture goes alone, dealt out to
+    threads.
+    """
+    rows = [own.nonzero().squeeze(1) for own in valid]
+    if boxes.device.type != "cpu":
+        return [r[_grouped_nms(boxes[b, r], scores[b, r], groups[b, r], threshold)] for b, r in enumerate(rows)]
+    parts = [(b, r[groups[b, r] == group]) for b, r in enumerate(rows) for group in groups[b, r].unique()]
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        kept = list(threads.map(lambda part: part[1][_nms(boxes[part], scores[part], threshold)], parts))
+    found = []
+    for b in range(len(boxes)):
+        # Sorted first, so that of equal scores the earlier row comes first, whatever its group.
+        own = torch.cat([rows[b][:0], *(k for (picture, _), k in zip(parts, kept, strict=True) if picture == b)])
+        own = own.sort().values
+        found.append(own[scores[b, own].argsort(descending=True, stable=True)])
+    return found
+
+
+# New threads would record gradients.
+_nms = torch.inference_mode()(nms)
+
+
 def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """Rows kept, by falling score. The kernel is quadratic, so on a CPU each group goes alone."""
-    boxes, scores = boxes.float(), scores.float()
-    if boxes.is_cuda:
-        span = boxes.amax() - boxes.amin() + 1 if len(boxes) else 1
-        return nms(boxes + (groups * span)[:, None], scores, threshold)
-    kept = []
-    for group in groups.unique():
-        rows = (groups == group).nonzero().squeeze(1)
-        kept.append(rows[nms(boxes[rows], scores[rows], threshold)])
-    # Sorted first, so that of equal scores the earlier row comes first, whatever its group.
-    rows = torch.cat(kept).sort().values if kept else groups
-    return rows[scores[rows].argsort(descending=True, stable=True)]
+    span = boxes.amax() - boxes.amin() + 1 if len(boxes) else 1
+    return nms(boxes + (groups * span)[:, None], scores, threshold)
 
 
 @_suppress.register_fake
