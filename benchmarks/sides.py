@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import OURS, Case, Contender
+from benchmarks.cases import Case, Contender
 from benchmarks.scene import Scene, as_batch, as_lists
 
 
@@ -19,18 +19,6 @@ class Side(NamedTuple):
 
     model: nn.Module
     call: Callable[[], Any]
-
-
-def set_up(case: Case, contender: Contender, scene: Scene, weights: Path) -> Side:
-    """Build and load. ``weights``: what :func:`benchmarks.torchvision_models.write_weights` wrote."""
-    if contender.side in OURS:
-        model = our_model(case, weights)
-        return ours(model, case, contender, scene)
-    if contender.side == "torchvision":
-        return torchvision(case, contender.form, scene, weights)
-    from benchmarks import peers
-
-    return peers.set_up(case, contender.side, scene, weights)
 
 
 def our_model(case: Case, weights: Path):

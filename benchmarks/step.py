@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from benchmarks import peers
 from benchmarks.cases import OURS, Case, Contender
 from benchmarks.floor import Floor, best_rate, record
 from benchmarks.scene import draw
-from benchmarks.sides import Side, our_model, ours, set_up, total
+from benchmarks.sides import Side, our_model, ours, torchvision, total
 
 WARM_UP = 2
 
@@ -95,3 +96,13 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def set_up(case: Case, contender: Contender, scene: Scene, weights: Path) -> Side:
+    """Build and load. ``weights``: what :func:`benchmarks.torchvision_models.write_weights` wrote."""
+    if contender.side in OURS:
+        model = our_model(case, weights)
+        return ours(model, case, contender, scene)
+    if contender.side == "torchvision":
+        return torchvision(case, contender.form, scene, weights)
+    return peers.set_up(case, contender.side, scene, weights)

@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 
 from libradet.evaluation.curves import read_metrics
-from libradet.training.callbacks import LossWatch
 from libradet.training.checkpoints import BestWeights
 from libradet.training.loggers import RunCSV
+from libradet.training.module import LossWatch
 from libradet.training.progress import RunProgress
 
 LOSSES = {"class": 1.0, "box": 0.5}

@@ -1,89 +1,18 @@
 """What a run reads from its steps, and shows of its pictures."""
 
-from collections import deque
-from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 
 from libradet.evaluation.sheets import picture_sheet
 from libradet.inference.drawing import save
-
-if TYPE_CHECKING:
-    from libradet.training.module import DetectorModule
+from libradet.training.module import DetectorModule, Measured
 
 SAMPLES = "samples"
 SHOWN_FROM = 0.3
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Losses of one batch as numbers, and the rows of its pictures in the data set."""
-
-    losses: dict[str, float]
-    pictures: list[int]
-
-    @property
-    def finite(self) -> bool:
-        """Whether every term is a number."""
-        return all(isfinite(v) for v in self.losses.values())
-
-
-class LossWatch:
-    """Losses go in as tensors and come out as numbers once the device has computed them.
-
-    On a CPU that is at once. On a GPU they are copied in the background and come out one or more steps
-    later, so that no step waits for its own result.
-
-    Attributes:
-        failure: the first batch whose losses turned out not to be finite.
-        latest: the last losses that were read.
-    """
-
-    def __init__(self) -> None:
-        self.failure: Measured | None = None
-        self.latest: Measured | None = None
-        self._waiting: deque[tuple[list[str], Tensor, torch.cuda.Event | None, list[int]]] = deque()
-        self._arrived: list[Measured] = []
-
-    def put(self, losses: dict[str, Tensor], pictures: list[int]) -> None:
-        """Hand in the losses of a batch."""
-        values = torch.stack([v.detach().float() for v in losses.values()])
-        event = None
-        if values.is_cuda:
-            pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            pinned.copy_(values, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-            values = pinned
-        self._waiting.append((list(losses), values, event, pictures))
-
-    def poll(self, wait: bool = False) -> None:
-        """Read what the device has finished; with ``wait``, everything handed in."""
-        while self._waiting:
-            names, values, event, pictures = self._waiting[0]
-            if event is not None and not event.query():
-                if not wait:
-                    return
-                event.synchronize()
-            self._waiting.popleft()
-            measured = Measured(dict(zip(names, values.tolist(), strict=True)), pictures)
-            self._arrived.append(measured)
-            self.latest = measured
-            if self.failure is None and not measured.finite:
-                self.failure = measured
-
-    def take(self) -> list[Measured]:
-        """All that is known by now and was not taken before, oldest first."""
-        self.poll()
-        taken, self._arrived = self._arrived, []
-        return taken
 
 
 class LossLogging(pl.Callback):
@@ -102,16 +31,16 @@ class LossLogging(pl.Callback):
         self._step = 0
         self._batches, self._since = 0, monotonic()
 
-    def on_train_start(self, trainer: pl.Trainer, module: "DetectorModule") -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: DetectorModule) -> None:
         """Steps are counted from where the run stands."""
         self._step = trainer.global_step
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: "DetectorModule") -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: DetectorModule) -> None:
         """What happened between epochs was not training."""
         self._batches, self._since = 0, monotonic()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, module: "DetectorModule", outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, module: DetectorModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A row every few steps."""
         self._losses += module.watch.take()
@@ -124,7 +53,7 @@ class LossLogging(pl.Callback):
             self._log(trainer)
             self._batches, self._since = 0, monotonic()
 
-    def on_train_end(self, trainer: pl.Trainer, module: "DetectorModule") -> None:
+    def on_train_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:
         """Write what is left."""
         module.watch.poll(wait=True)
         self._losses += module.watch.take()
@@ -156,7 +85,7 @@ class SampleSheets(pl.Callback):
         self._folder = folder
         self._count = count
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, module: "DetectorModule") -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:
         """Draw, in the first process."""
         data = module.data
         if not (self._count and trainer.is_global_zero and data.val_set) or trainer.sanity_checking:

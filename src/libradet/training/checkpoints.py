@@ -21,26 +21,15 @@ from libradet.evaluation.coco_metrics import Metrics
 from libradet.files import replacing, write_json
 from libradet.models.config import DetectorConfig
 from libradet.models.model_file import write_model
-from libradet.training.callbacks import Measured, sample_path
-from libradet.training.settings import TrainConfig
+from libradet.training.callbacks import sample_path
+from libradet.training.module import Measured
+from libradet.training.settings import Circumstances, TrainConfig
 from libradet.training.stopping import AgreedError, Agreement, Interrupted, SignalWatch, Wish
 
 if TYPE_CHECKING:
     from libradet.training.module import DetectorModule
 
 LAST, BEST, METRICS, SHEET = "last.ckpt", "best.safetensors", "metrics.json", "sheet.png"
-
-
-@dataclass(frozen=True)
-class Circumstances:
-    """What has to stay the same for a run to continue with the data order it began with."""
-
-    pictures: int
-    class_names: list[str]
-    seed: int
-    batch_size: int
-    accumulate: int
-    processes: int
 
 
 @dataclass(frozen=True)

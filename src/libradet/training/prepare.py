@@ -25,10 +25,10 @@ from libradet.models.recompute import recompute_blocks
 from libradet.models.sync_norm import synchronise_norms
 from libradet.models.zoo import make_config
 from libradet.quiet import quietly
-from libradet.training.checkpoints import LAST, Circumstances, Standing, circumstances, read_standing
+from libradet.training.checkpoints import LAST, Standing, circumstances, read_standing
 from libradet.training.datamodule import DetectorData, read_splits
 from libradet.training.recipe import resolve
-from libradet.training.settings import CONFIG, TrainConfig, check
+from libradet.training.settings import CONFIG, Circumstances, TrainConfig, check
 
 
 @dataclass(frozen=True)

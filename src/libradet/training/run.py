@@ -22,10 +22,10 @@ from libradet.models.compiling import compile_in_place
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.quiet import quietly
-from libradet.training.callbacks import LossLogging, Measured, SampleSheets
+from libradet.training.callbacks import LossLogging, SampleSheets
 from libradet.training.checkpoints import BEST, METRICS, SHEET, BestWeights, LastCheckpoint, RunFiles
 from libradet.training.loggers import RunCSV, check_loggers, make_loggers
-from libradet.training.module import DetectorModule
+from libradet.training.module import DetectorModule, Measured
 from libradet.training.prepare import Plan, is_first_process, prepare, write_config
 from libradet.training.progress import RunProgress
 from libradet.training.settings import TrainConfig

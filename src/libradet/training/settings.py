@@ -116,6 +116,18 @@ class TrainConfig:
         return self.batch_size * self.accumulate * self.world_size
 
 
+@dataclass(frozen=True)
+class Circumstances:
+    """What has to stay the same for a run to continue with the data order it began with."""
+
+    pictures: int
+    class_names: list[str]
+    seed: int
+    batch_size: int
+    accumulate: int
+    processes: int
+
+
 _POSITIVE = (
     *("epochs", "max_steps", "batch_size", "accumulate", "lr", "gamma", "clip", "devices", "nodes"),
     *("eval_every", "patience", "save_steps", "log_every"),
