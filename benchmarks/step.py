@@ -11,7 +11,7 @@ import torch
 from benchmarks import peers
 from benchmarks.cases import OURS, Case, Contender
 from benchmarks.floor import Floor, best_rate, record
-from benchmarks.scene import draw
+from benchmarks.scene import Scene, draw
 from benchmarks.sides import Side, our_model, ours, torchvision, total
 
 WARM_UP = 2
