@@ -62,6 +62,7 @@ def _parser() -> Parser:
     _add_predict(kinds.add_parser("predict", help="draw what a trained detector finds in pictures"))
     _add_convert(kinds.add_parser("convert", help="take over a checkpoint of another toolbox, or write one"))
     _add_analyze(kinds.add_parser("analyze", help="what a model's training is unbalanced in, as a page"))
+    _add_reproduce(kinds.add_parser("reproduce", help="the paper's tables, figures and claims, on your data"))
     _add_data(kinds.add_parser("data", help="check, count or draw up data sets"))
     _add_models(kinds.add_parser("models", help="what --model and --backbone can be, and what it costs"))
     return parser
@@ -140,6 +141,28 @@ def _add_analyze(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip_broken", action="store_true", help="leave out missing and damaged pictures")
     parser.add_argument("--proposals", metavar="FILE|DIR", help="of the pictures, for a model without rpn")
     parser.set_defaults(run=commands.run_analyze)
+
+
+def _add_reproduce(parser: argparse.ArgumentParser) -> None:
+    text = "table1 … table6, switches, bins, figure3, figure5, figure6, claims, verdict, or a .yaml file"
+    parser.add_argument("what", metavar="WHAT", help=text)
+    parser.add_argument("--data", type=Path, required=True, nargs="+", metavar="DIR", help="data sets to train on")
+    text = "small (two cores, under an hour a table), coco (the paper's protocol), or a .yaml file (default: small)"
+    parser.add_argument("--preset", default="small", help=text)
+    text = (
+        "where backbones start: file, imagenet or none; else as the preset has it, which may look into DIR/../weights"
+    )
+    parser.add_argument("--weights", metavar="FILE", help=text)
+    text = "one run for each (default: 0 1 2)"
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), metavar="N", help=text)
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="default: runs/reproduce"
+    )
+    text = "runs at a time; by the number of cores if the preset's runs take one each, else 1"
+    parser.add_argument("--jobs", type=int, metavar="N", help=text)
+    text = "setting of libradet train for all rows, such as epochs=3 or detector.roi.width=512"
+    parser.add_argument("--set", nargs="+", default=(), metavar="KEY=VALUE", help=text)
+    parser.set_defaults(run=commands.run_reproduce)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

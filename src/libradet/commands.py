@@ -134,6 +134,27 @@ def run_analyze(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_reproduce(args: argparse.Namespace) -> int:
+    """Train and compare what the paper compares."""
+    from rich.console import Console
+
+    from libradet.experiments.reproduce import Options, reproduce
+
+    options = Options(
+        data=tuple(args.data),
+        preset=args.preset,
+        weights=args.weights,
+        seeds=tuple(args.seeds),
+        out=args.out,
+        jobs=args.jobs,
+        changes=tuple(args.set),
+    )
+    console = Console()
+    for table in reproduce(args.what, options, console):
+        console.print(table)
+    return 0
+
+
 def run_check(args: argparse.Namespace) -> int:
     """Say whether training could start."""
     from rich.console import Console

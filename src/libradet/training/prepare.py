@@ -93,7 +93,9 @@ def prepare(
     on_gpu = torch.cuda.is_available()
     _check_devices(config, on_gpu)
     given, val_given = _give(config, tree, train_set, val_set)
-    model = _build(config, detector, train_set.class_names, resume is not None)
+    # Before its first checkpoint a run has nothing to go on from but what it started with.
+    trained = resume is not None and (resume / LAST).exists()
+    model = _build(config, detector, train_set.class_names, trained)
     model.config.category_ids = tuple(train_set.category_ids)
     recompute_blocks(model.backbone.body, config.checkpointing)
     folder = resume or choose_folder(config, model.config.backbone.name)
@@ -132,7 +134,7 @@ def _check_devices(config: TrainConfig, on_gpu: bool) -> None:
 
 
 def _build(
-    config: TrainConfig, detector: DetectorConfig | Detector | None, class_names: list[str], resumed: bool
+    config: TrainConfig, detector: DetectorConfig | Detector | None, class_names: list[str], trained: bool
 ) -> Detector:
     torch.manual_seed(config.seed)
     if isinstance(detector, Detector):
@@ -142,8 +144,8 @@ def _build(
                 "give the model's file as weights instead, which keeps all but the last layers"
             )
         return detector.train()
-    # A run that continues has its weights already.
-    weights, lost = start_from(None if resumed else config.weights, config.allow_partial)
+    # A run that continues takes its weights from its checkpoint.
+    weights, lost = start_from(None if trained else config.weights, config.allow_partial)
     with quietly("huggingface_hub"):
         model = create_model(
             config.model,
