@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from libradet.errors import UserError
 from libradet.models.config import BackboneConfig
+from libradet.models.depthwise import use_quick_gradients
 from libradet.models.folding import can_fold, fixed_scale, folded_conv
 from libradet.models.pretrained import IMAGENET_TAGS, BackboneWeights
 
@@ -76,6 +77,7 @@ class Backbone(nn.Module):
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and config.norm_eps is not None:
                 module.eps = config.norm_eps
         pair_convs_with_norms(self.body)
+        use_quick_gradients(self.body)
         self.train()
 
     def train(self, mode: bool = True) -> "Backbone":

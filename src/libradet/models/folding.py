@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from libradet.models.depthwise import conv_gradients
+
 
 def can_fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
     """Whether the norm is one of what comes out of the convolution, which pads with zeros."""
@@ -55,13 +57,9 @@ class _FoldedConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         x, weight, scale = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.arguments
         needs_x, needs_weight, needs_scale, needs_shift = ctx.needs_input_grad[:4]
-        grad_x, product, grad_shift = torch.ops.aten.convolution_backward(
-            *(grads[0], x, (weight * scale).to(x.dtype), [len(weight)]),
-            *(stride, padding, dilation, False, [0, 0], groups),
-            [needs_x, needs_weight or needs_scale, needs_shift],
-        )
+        needs = (needs_x, needs_weight or needs_scale, needs_shift)
+        grad_x, product, grad_shift = conv_gradients(grads[0], x, (weight * scale).to(x.dtype), ctx.arguments, needs)
         product = None if product is None else product.to(weight.dtype)
         grad_weight = product * scale if needs_weight and product is not None else None
         grad_scale = (product * weight).sum((1, 2, 3), keepdim=True) if needs_scale and product is not None else None
