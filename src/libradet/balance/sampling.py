@@ -101,16 +101,22 @@ def iou_balanced_priority(
     else:
         upper, fill = iou.amax(dim=1, keepdim=True), candidates & (iou > 0)
         binned = fill & (iou < upper)
-    scaled, key = iou * num_bins / upper.clamp(min=1e-6), _chance(candidates, generator)
-    first = torch.zeros_like(candidates)
+    # Arithmetic with 0 and 1 in place of masks: on a CPU those take several times as long.
+    key = _chance(candidates, generator)
+    which = (iou * (num_bins / upper.clamp(min=1e-6))).floor_().clamp_(0, num_bins - 1)
+    which = torch.where(binned, which, num_bins + 1.0)
+    priority = key if bins == "paper" else key + fill
     for k in range(num_bins):
-        above = scaled >= k if k else torch.ones_like(binned)
-        inside = binned & above & (scaled < k + 1) if k < num_bins - 1 else binned & above
-        value, index = highest(key.masked_fill(~inside, -1), min(-(-size // num_bins), iou.shape[1]))
+        apart = (which - k).abs_()
+        value, index = highest(torch.add(key, apart, alpha=-2), min(-(-size // num_bins), iou.shape[1]))
         taken = (value >= 0) & (torch.arange(value.shape[1], device=iou.device) < share[:, k, None])
-        first |= torch.zeros_like(first).scatter_(1, index, taken)
-    # What a bin leaves over are its largest keys: the filling needs a chance of its own to be fair between bins.
-    return (first.float() + fill.float() + _chance(candidates, generator)).masked_fill(~candidates, -torch.inf)
+        # What a bin leaves over are its smallest keys, evenly spread below the last one taken: stretched to 0..1 again
+        # they are as good a chance as any other bin's.
+        last = torch.nn.functional.pad(torch.where(taken, value, 1.0), (0, 1), value=1.0).amin(1, keepdim=True)
+        inside = apart.neg_().add_(1).clamp_(min=0)
+        priority = torch.addcmul(priority, inside.mul_(key), 1 / last.clamp(min=1e-6) - 1)
+        priority.scatter_(1, index, torch.where(taken, value + 3, priority.gather(1, index)))
+    return torch.where(candidates, priority, -torch.inf)
 
 
 def instance_balanced_priority(
