@@ -12,6 +12,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from libradet.cli import main
 from libradet.data.loading.transforms import prepare
 from libradet.interop.loading import load_checkpoint
+from libradet.interop.torchvision import balance
 from libradet.models.detector import Detector
 from libradet.models.model_file import load_model, save_model
 
@@ -24,6 +25,12 @@ NAMES = (
     *("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"),
     "maskrcnn_resnet50_fpn",
     pytest.param("maskrcnn_resnet50_fpn_v2", marks=pytest.mark.slow),
+    # Balanced in their own toolbox.
+    *("libra maskrcnn_resnet50_fpn", "libra retinanet_resnet50_fpn"),
+    *(
+        pytest.param(f"libra {name}_resnet50_fpn{version}", marks=pytest.mark.slow)
+        for name, version in (("fasterrcnn", ""), ("fasterrcnn", "_v2"), ("retinanet", "_v2"))
+    ),
 )
 
 
@@ -33,7 +40,11 @@ class Pair(NamedTuple):
 
 
 def make(name: str, **options) -> nn.Module:
-    model = torchvision.models.get_model(name, weights=None, weights_backbone=None, **options)
+    libra, _, plain = name.rpartition(" ")
+    model = torchvision.models.get_model(plain, weights=None, weights_backbone=None, **options)
+    if libra:
+        balance(model, sampling="rcnn" in plain)
+        nn.init.normal_(model.backbone.balance.refine.out.weight, std=0.1)
     return model.eval()
 
 
@@ -144,6 +155,7 @@ def test_the_way_back(pair, tmp_path, capsys):
     # What was changed for a quick test, and nothing else.
     totals = ["rpn.test_proposals.total: 60 here, 1000 there", "detections.total: 30 here, 100 there"]
     totals = totals if pair.here.rpn is not None else ["detections.total: 30 here, 300 there"]
+    totals += ["the balanced pyramid, by libradet.interop.torchvision.balance"] if pair.here.balance else []
     assert said == [f"not in a file of torchvision, set it there: {total}" for total in totals]
     back, state = torch.load(out, weights_only=True), pair.there.state_dict()
     assert back.keys() == state.keys()
