@@ -12,6 +12,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from libradet.cli import main
 from libradet.data.loading.transforms import prepare
 from libradet.interop.loading import load_checkpoint
+from libradet.interop.torchvision import balance
 from libradet.models.detector import Detector
 from libradet.models.model_file import load_model, save_model
 
@@ -24,6 +25,15 @@ NAMES = (
     *("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"),
     "maskrcnn_resnet50_fpn",
     pytest.param("maskrcnn_resnet50_fpn_v2", marks=pytest.mark.slow),
+    # Balanced in their own toolbox.
+    "libra fasterrcnn_resnet50_fpn",
+    *(
+        pytest.param(f"libra {name}", marks=pytest.mark.slow)
+        for name in (
+            *("fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn"),
+            *("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"),
+        )
+    ),
 )
 
 
@@ -33,7 +43,11 @@ class Pair(NamedTuple):
 
 
 def make(name: str, **options) -> nn.Module:
-    model = torchvision.models.get_model(name, weights=None, weights_backbone=None, **options)
+    libra, _, plain = name.rpartition(" ")
+    model = torchvision.models.get_model(plain, weights=None, weights_backbone=None, **options)
+    if libra:
+        balance(model, sampling="rcnn" in plain)
+        nn.init.normal_(model.backbone.balance.refine.out.weight, std=0.1)
     return model.eval()
 
 
@@ -46,14 +60,15 @@ def enliven(model: nn.Module) -> None:
             t.copy_(torch.rand_like(t) + 1.5)
     # Not far from 0: there, proposals are ranked by sigmoid scores, which are all 1 where logits are large.
     spreads = {"cls_logits": 0.7, "bbox_pred": 0.3, "cls_score": 2.0, "bbox_reg": 0.1, "mask_fcn_logits": 1.5}
+    hooks = []
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d) and ".conv." in name:
             nn.init.kaiming_normal_(layer.weight)
         if (wanted := spreads.get(name.split(".")[-1])) is not None:
-            layer.register_forward_hook(spread(wanted))
+            hooks.append(layer.register_forward_hook(spread(wanted)))
     run(model, next(iter(PICTURES.values())))
-    for layer in model.modules():
-        layer._forward_hooks.clear()
+    for hook in hooks:
+        hook.remove()
 
 
 def spread(deviation: float):
@@ -144,6 +159,7 @@ def test_the_way_back(pair, tmp_path, capsys):
     # What was changed for a quick test, and nothing else.
     totals = ["rpn.test_proposals.total: 60 here, 1000 there", "detections.total: 30 here, 100 there"]
     totals = totals if pair.here.rpn is not None else ["detections.total: 30 here, 300 there"]
+    totals += ["the balanced pyramid, by libradet.interop.torchvision.balance"] if pair.here.balance else []
     assert said == [f"not in a file of torchvision, set it there: {total}" for total in totals]
     back, state = torch.load(out, weights_only=True), pair.there.state_dict()
     assert back.keys() == state.keys()

@@ -21,7 +21,7 @@ FAMILIES: dict[str, Family] = {"mmdet": mmdetection.FAMILY, "torchvision": torch
 
 # What decides on detections beside the weights, and is no part of them.
 SETTINGS = (
-    *("image", "backbone.stride_in_1x1", "backbone.norm_eps", "pyramid.extra_relu"),
+    *("image", "backbone.stride_in_1x1", "backbone.norm_eps", "pyramid.extra_relu", "pyramid.balanced"),
     *("rpn.anchors", "rpn.test_proposals", "roi.align", "roi.box_std", "cascade.box_stds", "cascade.average"),
     *("mask.align", "dense.anchors", "dense.per_level", "dense.clip_last", "detections"),
 )
@@ -45,11 +45,14 @@ def differences(model: Detector, family: str) -> list[str]:
     known = FAMILIES[family]
     theirs = known.describe(known.normalise(to_foreign(model, family)), {})
     ours, theirs = (dict(_flatten(json.loads(json.dumps(asdict(c))))) for c in (model.config, theirs))
-    return [
+    found = [
         f"{name}: {value} here, {theirs.get(name)} there"
         for name, value in ours.items()
         if name.startswith(SETTINGS) and theirs.get(name) != value
     ]
+    if family == "torchvision" and model.balance is not None:
+        found.append("the balanced pyramid, by libradet.interop.torchvision.balance")
+    return found
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,8 @@ torchvision therefore sets that epsilon to 0 when it loads them itself. A file d
 and COCO's 91 classes together stand for the published weights; every other file is read as torchvision reads a
 user's own, with 1e-5. ``norm_eps`` of :func:`libradet.interop.loading.load_checkpoint` decides otherwise, for
 instance for a model that was fine-tuned from the published weights on other classes.
+
+Models that :func:`libradet.interop.torchvision.balance` has balanced are the zoo's Libra models, in and out.
 """
 
 import re
@@ -64,7 +66,12 @@ def layout(tensors: Tensors | None, config: DetectorConfig) -> Layout:
     """Names as they are since version 0.14. Its RetinaNet treats background as a class like any other."""
     pairs = [*resnet_pairs(NAMING), *_pyramid_pairs(config), *_rpn_pairs(config), *_dense_pairs(config)]
     pairs += [*_box_pairs(config), *_mask_pairs(config)]
+    pairs += [(f"backbone.{own}", own) for own in (f"balance.refine.{part}" for part in ("g", "theta", "phi", "out"))]
     return Layout(pairs, background_first=config.roi is not None)
+
+
+def _balanced(tensors: Tensors) -> bool:
+    return any(name.startswith("backbone.balance.") for name in tensors)
 
 
 def _rename(name: str) -> str:
@@ -75,7 +82,8 @@ def _rename(name: str) -> str:
 
 def _describe_two_stage(tensors: Tensors) -> DetectorConfig:
     masks = "roi_heads.mask_predictor.mask_fcn_logits.weight" in tensors
-    config = make_config("mask_rcnn" if masks else "faster_rcnn")
+    libra = "libra_" if _balanced(tensors) else ""
+    config = make_config(f"{libra}{'mask_rcnn' if masks else 'faster_rcnn'}")
     assert config.rpn is not None
     assert config.roi is not None
     config.num_classes = tensors["roi_heads.box_predictor.cls_score.weight"].shape[0] - 1
@@ -103,7 +111,7 @@ def _describe_two_stage(tensors: Tensors) -> DetectorConfig:
 
 
 def _describe_dense(tensors: Tensors) -> DetectorConfig:
-    config = make_config("retinanet")
+    config = make_config("libra_retinanet" if _balanced(tensors) else "retinanet")
     assert config.dense is not None
     per_cell = tensors["head.regression_head.bbox_reg.weight"].shape[0] // 4
     config.num_classes = tensors["head.classification_head.cls_logits.weight"].shape[0] // per_cell
@@ -116,7 +124,7 @@ def _describe_dense(tensors: Tensors) -> DetectorConfig:
     extra = tensors["backbone.fpn.extra_blocks.p6.weight"]
     config.pyramid.extra = "conv_on_p5" if extra.shape[0] == extra.shape[1] else "conv_on_c5"
     config.pyramid.extra_relu = True
-    if config.dense.norm == "group":
+    if config.dense.norm == "group" and not _balanced(tensors):
         # What its version 2 is trained with.
         config.dense.box_loss = BoxLossConfig(kind="giou")
     config.detections.min_size, config.detections.total = -1.0, 300

@@ -1,0 +1,162 @@
+"""torchvision's Faster R-CNN, plain and balanced, in torchvision's own way of training.
+
+    python examples/balance_torchvision.py --data DIR --weights tf_efficientnet_lite0.in1k.safetensors
+
+The loop is that of torchvision's reference: SGD with momentum, a linear warm-up in the first epoch, the learning rate
+divided by ten near the end, mirrored pictures. The one line that makes the difference is ``balance(model)``. Both
+models start from the same weights and see the same pictures in the same order; both are measured with COCO's numbers.
+"""
+
+import argparse
+import time
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LinearLR, MultiStepLR, SequentialLR
+from torch.utils.data import DataLoader
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.transforms.v2.functional import horizontal_flip
+
+from libradet.data.pictures import load_picture
+from libradet.data.read import read
+from libradet.data.records import Dataset
+from libradet.evaluation.coco_metric import CocoMetric
+from libradet.interop.reading import read_tensors
+from libradet.interop.torchvision import balance
+from libradet.models.backbones import Backbone
+from libradet.models.config import BackboneConfig
+from libradet.models.pretrained import BackboneWeights, pixel_statistics
+
+SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+CHANNELS, WIDTH = 128, 512
+
+
+class Pyramid(nn.Module):
+    """A timm backbone and torchvision's FPN, as torchvision's detectors want them."""
+
+    def __init__(self, name: str, weights: str | None) -> None:
+        super().__init__()
+        given = BackboneWeights(weights, read_tensors(weights)[0]) if weights else False
+        config = BackboneConfig(name, freeze_at=2, frozen_norm=True) if weights else BackboneConfig(name)
+        self.body = Backbone(config, given)
+        self.fpn = FeaturePyramidNetwork(self.body.channels, CHANNELS, LastLevelMaxPool())
+        self.out_channels = CHANNELS
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        return self.fpn(OrderedDict((str(i), x) for i, x in enumerate(self.body(images))))
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Pictures and targets as torchvision's reference has them: 0..1, and labels from 1 on."""
+
+    def __init__(self, dataset: Dataset, training: bool, seed: int = 0) -> None:
+        self.dataset, self.training = dataset, training
+        # Its own, so that no sampling of a model has a say in it.
+        self.chance = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, dict[str, Tensor]]:
+        picture = self.dataset.pictures[row]
+        image = load_picture(picture.path, picture.upright).float() / 255
+        # Crowd regions are not trained on, as in the reference, but measured with.
+        kept = ~picture.crowd if self.training else slice(None)
+        boxes, labels = torch.from_numpy(picture.boxes[kept]), torch.from_numpy(picture.labels[kept]) + 1
+        if self.training and torch.rand((), generator=self.chance) < 0.5:
+            image = horizontal_flip(image)
+            boxes = torch.stack([picture.width - boxes[:, 2], boxes[:, 1], picture.width - boxes[:, 0], boxes[:, 3]], 1)
+        extra = {"area": torch.from_numpy(picture.area[kept]), "iscrowd": torch.from_numpy(picture.crowd[kept])}
+        return image, {"boxes": boxes, "labels": labels, **extra}
+
+
+def make_model(args: argparse.Namespace, classes: int) -> FasterRCNN:
+    """Small enough for a processor."""
+    torch.manual_seed(args.seed)
+    mean, std = pixel_statistics(args.backbone) or ((127.5,) * 3, (127.5,) * 3)
+    return FasterRCNN(
+        Pyramid(args.backbone, args.weights),
+        min_size=args.size,
+        max_size=args.size * 5 // 3,
+        image_mean=[v / 255 for v in mean],
+        image_std=[v / 255 for v in std],
+        box_head=TwoMLPHead(CHANNELS * 49, WIDTH),
+        box_predictor=FastRCNNPredictor(WIDTH, classes + 1),
+        box_batch_size_per_image=256,
+        rpn_pre_nms_top_n_train=1000,
+        rpn_post_nms_top_n_train=1000,
+    )
+
+
+def train(model: FasterRCNN, dataset: Dataset, args: argparse.Namespace) -> None:
+    """torchvision's reference, on one device."""
+    torch.manual_seed(args.seed)
+    order = torch.Generator().manual_seed(args.seed)
+    pictures = Pictures(dataset, True, args.seed)
+    loader = DataLoader(pictures, args.batch_size, shuffle=True, generator=order, drop_last=True, collate_fn=list)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.02 * args.batch_size / 16, momentum=0.9, weight_decay=1e-4)
+    warmup, steps = min(1000, len(loader) - 1), args.epochs * len(loader)
+    drops = [round(steps * part) - warmup for part in (2 / 3, 11 / 12)]
+    schedule = SequentialLR(
+        optimizer, [LinearLR(optimizer, 1e-3, total_iters=warmup), MultiStepLR(optimizer, drops)], [warmup]
+    )
+    for epoch in range(args.epochs):
+        model.train()
+        start, total = time.perf_counter(), 0.0
+        for batch in loader:
+            images, targets = (list(part) for part in zip(*batch, strict=True))
+            loss = sum(model(images, targets).values())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item()
+        print(f"  epoch {epoch + 1}: loss {total / len(loader):.3f}, {time.perf_counter() - start:.0f} s", flush=True)
+
+
+@torch.inference_mode()
+def measure(model: FasterRCNN, dataset: Dataset, args: argparse.Namespace) -> dict[str, float]:
+    """COCO's numbers."""
+    metric = CocoMetric(dataset.class_names)
+    model.eval()
+    for batch in DataLoader(Pictures(dataset, training=False), args.batch_size, collate_fn=list):
+        pictures, targets = (list(part) for part in zip(*batch, strict=True))
+        parts = ([one | {"labels": one["labels"] - 1} for one in part] for part in (model(pictures), targets))
+        metric.update(*parts)
+    return {name: value.item() for name, value in metric.compute().items()}
+
+
+def main() -> None:
+    """Train both, measure both, print both."""
+    parser = argparse.ArgumentParser(description="torchvision's Faster R-CNN, plain and balanced")
+    parser.add_argument("--data", required=True, help="folder of a data set with train and val, in any layout")
+    parser.add_argument("--weights", help="file with ImageNet weights of the backbone; random if left out")
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="a timm model with features")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=224, help="short side of pictures, pixels")
+    parser.add_argument("--forms", nargs="+", choices=["plain", "balanced"], default=["plain", "balanced"])
+    args = parser.parse_args()
+    train_set, _ = read(args.data, "train", masks=False)
+    val_set, _ = read(args.data, "val", training=False, masks=False)
+    results = {}
+    for form in args.forms:
+        print(form, flush=True)
+        model = make_model(args, len(train_set.class_names))
+        if form == "balanced":
+            balance(model)
+        train(model, train_set, args)
+        results[form] = measure(model, val_set, args)
+    print(f"{'':10}" + "".join(f"{name:>8}" for name in SHOWN))
+    for form, found in results.items():
+        print(f"{form:10}" + "".join(f"{found.get(name, float('nan')):8.3f}" for name in SHOWN))
+
+
+if __name__ == "__main__":
+    main()
