@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from libradet.cli import main
+from libradet.data.loading.augmentation import Augmentation
 from libradet.data.loading.loader import make_loader
 from libradet.data.proposals.given import find_file, give_to_dataset, give_to_files
 from libradet.data.proposals.proposal_file import FORMAT, Proposed, read_proposals, write_proposals
@@ -92,10 +93,9 @@ def test_pictures_without_any_proposal(dataset, tmp_path):
     assert not batch.proposals.any()
 
 
-def loader(dataset, given_, size="original", **options):
-    return make_loader(
-        dataset, size=size, batch_size=2, training=True, divisor=8, proposals=given_, **({"flip": 0.5} | options)
-    )
+def loader(dataset, given_, size="original", flip=0.5, **options):
+    options |= {"augmentation": Augmentation(flip=flip), "proposals": given_}
+    return make_loader(dataset, size=size, batch_size=2, training=True, divisor=8, **options)
 
 
 @given(st.integers(20, 120), st.integers(20, 200), st.integers(0, 9), st.sampled_from([0.0, 0.5, 1.0]))
