@@ -261,7 +261,7 @@ def _cache(plan: Plan) -> dict[str, str]:
 def _augmentation(plan: Plan) -> dict[str, str]:
     """What happens to pictures beside the usual flip."""
     config, augment = plan.config, plan.data.augmentation
-    mixed = f" in the first {augment.mixed_epochs} epochs" if augment.mixed_epochs is not None else ""
+    mixed = f" until epoch {augment.mixed_epochs}" if augment.mixed_epochs is not None else ""
     said = [
         *([f"scale × {augment.scale_jitter[0]:g} to {augment.scale_jitter[1]:g}"] if augment.scale_jitter else []),
         *([f"mosaic {config.mosaic:g}{mixed}"] if config.mosaic else []),

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
 from libradet.data.loading.transforms import Sample
-from libradet.data.loading.windows import MIN_SHARE, only
+from libradet.data.loading.windows import MIN_SHARE, at_least_a_pixel, drawn, only
 
 CHOSEN = 0.5
 """Probability that an object is pasted; one always is."""
@@ -27,9 +27,7 @@ def paste(sample: Sample, source: Sample, chance: np.random.Generator) -> Sample
     move as the sides of the mask do, and those that keep less than MIN_SHARE are dropped. Crowd regions are not
     chosen.
     """
-    assert source.masks is not None
-    # What is too thin for a pixel of its own cannot be pasted.
-    source = only(source, source.masks.flatten(1).any(1))
+    source = drawn(source)
     chosen = _choose(source.crowd, chance)
     if not chosen.any():
         return sample
@@ -56,12 +54,14 @@ def _choose(crowd: Bool[Tensor, " G"], chance: np.random.Generator) -> Bool[Tens
 
 
 def _reduced(sample: Sample, visible: Bool[Tensor, "H W"], least: float) -> Sample:
-    """The objects of which at least this share is ``visible``, and what is visible of them."""
+    """The objects of which at least this share, and a pixel, is ``visible``, and what is visible of them."""
     assert sample.masks is not None
     masks = sample.masks * visible
     before, after = (m.flatten(1).sum(1) for m in (sample.masks, masks))
     moved = torch.where((after > 0)[:, None], _extents(masks) - _extents(sample.masks), 0)
-    return only(sample._replace(masks=masks, boxes=sample.boxes + moved), after >= least * before)
+    boxes = sample.boxes + moved
+    left = (after >= least * before) & ((after == before) | at_least_a_pixel(boxes))
+    return only(sample._replace(masks=masks, boxes=boxes), left)
 
 
 def _extents(masks: UInt8[Tensor, "G H W"]) -> Tensor:

@@ -14,7 +14,7 @@ from libradet.data.loading.colours import recolour
 from libradet.data.loading.copy_paste import paste
 from libradet.data.loading.mosaic import assemble, corner, quarters, tile_scale
 from libradet.data.loading.transforms import Sample, Size, flip, load_picture, resize_to, stored_size, target_size
-from libradet.data.loading.windows import Window, any_window, look_through, only, scaled
+from libradet.data.loading.windows import Window, any_window, drawn, look_through, scaled
 from libradet.data.proposals.given import GivenProposals
 from libradet.data.rasterise import EVERYTHING, decode_masks
 from libradet.data.records import Dataset
@@ -159,10 +159,9 @@ class Samples(torch.utils.data.Dataset):
         if not masks:
             return sample
         part = EVERYTHING if window is None else window.part
-        drawn = decode_masks(picture, height, width, part, or_boxes=not self.masks)[left]
-        sample = sample._replace(masks=drawn)
+        sample = sample._replace(masks=decode_masks(picture, height, width, part, or_boxes=not self.masks)[left])
         # Of an object that bends around the window, the box may be in it and the object not.
-        return sample if window is None else only(sample, drawn.flatten(1).any(1))
+        return sample if window is None else drawn(sample)
 
     def _pixels(self, index: int) -> UInt8[Tensor, "3 H W"]:
         kept = self.cache.get(index) if self.cache else None

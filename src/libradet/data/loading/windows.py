@@ -48,10 +48,10 @@ def look_through(sample: Sample, window: Window) -> tuple[Sample, Bool[Tensor, "
     likewise, and dropped only below a pixel.
     """
     boxes = _cut(sample.boxes, window)
-    left = _at_least_a_pixel(boxes) & (_areas(boxes) >= MIN_SHARE * _areas(sample.boxes))
+    left = at_least_a_pixel(boxes) & (_areas(boxes) >= MIN_SHARE * _areas(sample.boxes))
     proposals = None if sample.proposals is None else _cut(sample.proposals, window)
     if proposals is not None:
-        proposals = proposals[_at_least_a_pixel(proposals)]
+        proposals = proposals[at_least_a_pixel(proposals)]
     seen = sample._replace(image=F.crop(sample.image, *window), boxes=boxes, proposals=proposals)
     return only(seen, left), left
 
@@ -62,6 +62,12 @@ def only(sample: Sample, rows: Bool[Tensor, " G"]) -> Sample:
     return sample._replace(boxes=sample.boxes[rows], labels=sample.labels[rows], crowd=sample.crowd[rows], masks=masks)
 
 
+def drawn(sample: Sample) -> Sample:
+    """The sample with the objects of which a pixel is in the picture."""
+    assert sample.masks is not None
+    return only(sample, sample.masks.flatten(1).any(1).bool())
+
+
 def _cut(boxes: Float[Tensor, "N 4"], window: Window) -> Float[Tensor, "N 4"]:
     return F.crop_bounding_boxes(boxes, BoundingBoxFormat.XYXY, *window)[0]
 
@@ -70,5 +76,6 @@ def _areas(boxes: Float[Tensor, "N 4"]) -> Float[Tensor, " N"]:
     return (boxes[:, 2:] - boxes[:, :2]).prod(1)
 
 
-def _at_least_a_pixel(boxes: Float[Tensor, "N 4"]) -> Bool[Tensor, " N"]:
+def at_least_a_pixel(boxes: Float[Tensor, "N 4"]) -> Bool[Tensor, " N"]:
+    """Whether both sides are one pixel or more."""
     return ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
