@@ -111,6 +111,19 @@ def test_proposals_go_where_the_ground_truth_goes(set_and_truth, short, long, se
             assert not proposals[held:].any()
 
 
+@given(st.floats(0.3, 2.5), st.integers(0, 9))
+def test_proposals_are_cut_like_the_ground_truth(set_and_truth, factor, seed):
+    """Every ground truth that is left after a random crop has its proposal, and no proposal leaves its picture."""
+    dataset, path = set_and_truth
+    given_ = give_to_dataset(path, dataset, 7)
+    augmentation = Augmentation(scale_jitter=(factor, factor))
+    options = {"size": (60, 80), "batch_size": 2, "training": True, "divisor": 8, "seed": seed}
+    for batch in make_loader(dataset, augmentation=augmentation, proposals=given_, **options):
+        for boxes, labels, proposals, size in zip(batch.boxes, batch.labels, batch.proposals, batch.sizes, strict=True):
+            assert all((box == proposals).all(1).any() for box in boxes[labels >= 0])
+            assert (proposals <= size.flip(0).repeat(2)).all()
+
+
 @pytest.fixture(scope="module")
 def set_and_truth(tmp_path_factory):
     root = tmp_path_factory.mktemp("truth")
