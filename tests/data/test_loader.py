@@ -7,6 +7,7 @@ from data_building import damaged, records, write
 from hypothesis import given
 from hypothesis import strategies as st
 
+from libradet.data.loading.augmentation import Augmentation
 from libradet.data.loading.loader import BatchSampler, make_loader
 from libradet.data.loading.transforms import prepare
 from libradet.data.rasterise import decode_masks
@@ -137,8 +138,8 @@ def test_augmentation_depends_on_the_epoch_and_not_on_the_company(dataset):
     assert first == flipped(0, batch_size=5)
     assert first != flipped(1)
     assert 0 < sum(first.values()) < len(first)
-    assert set(flipped(0, flip=0.0).values()) == {False}
-    assert set(flipped(0, flip=1.0).values()) == {True}
+    assert set(flipped(0, augmentation=Augmentation(flip=0.0)).values()) == {False}
+    assert set(flipped(0, augmentation=Augmentation(flip=1.0)).values()) == {True}
 
 
 def test_small_set_still_fills_a_batch(tmp_path):

@@ -8,6 +8,7 @@ import torch
 from pycocotools import mask as reference
 from pycocotools.coco import COCO
 
+from libradet.data.loading.augmentation import Augmentation
 from libradet.data.loading.loader import make_loader
 from libradet.data.rasterise import decode_masks
 from libradet.data.read import read
@@ -49,7 +50,8 @@ def test_masks_of_training_batches_lie_on_the_objects(shared_data):
     dataset.pictures[:] = [*crowded[:2], *[p for p in dataset.pictures if len(p.labels) > 3][:4]]
     coco = COCO(shared_data / "coco_cc" / "train.json")
     seen = 0
-    for batch in make_loader(dataset, size=(300, 400), batch_size=2, training=True, flip=1.0, masks=True):
+    options = {"size": (300, 400), "batch_size": 2, "training": True, "augmentation": Augmentation(flip=1.0)}
+    for batch in make_loader(dataset, **options, masks=True):
         masks = unpack_masks(batch.masks, batch.images.shape[3])
         assert batch.masks.shape == (*batch.labels.shape, batch.images.shape[2], batch.images.shape[3] // 8)
         for row, index in enumerate(batch.index.tolist()):

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from libradet.cli import main
+from libradet.data.loading.augmentation import Augmentation
 from libradet.data.loading.loader import make_loader
 from libradet.data.proposals.given import find_file, give_to_dataset, give_to_files
 from libradet.data.proposals.proposal_file import FORMAT, Proposed, read_proposals, write_proposals
@@ -92,10 +93,9 @@ def test_pictures_without_any_proposal(dataset, tmp_path):
     assert not batch.proposals.any()
 
 
-def loader(dataset, given_, size="original", **options):
-    return make_loader(
-        dataset, size=size, batch_size=2, training=True, divisor=8, proposals=given_, **({"flip": 0.5} | options)
-    )
+def loader(dataset, given_, size="original", flip=0.5, **options):
+    options |= {"augmentation": Augmentation(flip=flip), "proposals": given_}
+    return make_loader(dataset, size=size, batch_size=2, training=True, divisor=8, **options)
 
 
 @given(st.integers(20, 120), st.integers(20, 200), st.integers(0, 9), st.sampled_from([0.0, 0.5, 1.0]))
@@ -109,6 +109,19 @@ def test_proposals_go_where_the_ground_truth_goes(set_and_truth, short, long, se
             held = int((labels >= 0).sum())
             assert torch.equal(proposals[:held], boxes[:held])
             assert not proposals[held:].any()
+
+
+@given(st.floats(0.3, 2.5), st.integers(0, 9))
+def test_proposals_are_cut_like_the_ground_truth(set_and_truth, factor, seed):
+    """Every ground truth that is left after a random crop has its proposal, and no proposal leaves its picture."""
+    dataset, path = set_and_truth
+    given_ = give_to_dataset(path, dataset, 7)
+    augmentation = Augmentation(scale_jitter=(factor, factor))
+    options = {"size": (60, 80), "batch_size": 2, "training": True, "divisor": 8, "seed": seed}
+    for batch in make_loader(dataset, augmentation=augmentation, proposals=given_, **options):
+        for boxes, labels, proposals, size in zip(batch.boxes, batch.labels, batch.proposals, batch.sizes, strict=True):
+            assert all((box == proposals).all(1).any() for box in boxes[labels >= 0])
+            assert (proposals <= size.flip(0).repeat(2)).all()
 
 
 @pytest.fixture(scope="module")

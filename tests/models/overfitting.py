@@ -11,6 +11,7 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_iou
 
 from libradet.data.batch import Batch
+from libradet.data.loading.augmentation import NONE
 from libradet.data.loading.loader import make_loader
 from libradet.data.read import read
 from libradet.data.records import Dataset
@@ -58,7 +59,7 @@ def few_pictures(folder: Path) -> tuple[Dataset, Batch]:
         divisor=SIDE,
         workers=0,
         seed=0,
-        flip=0.0,
+        augmentation=NONE,
         masks=True,
     )
     return dataset, next(iter(loader))

@@ -1,13 +1,28 @@
 """Schedule, optimiser and seeds."""
 
+import re
 from dataclasses import fields, replace
 
 import pytest
 import torch
+from tiny_detectors import tiny_config
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from libradet.errors import UserError
-from libradet.training.recipe import build_optimizer, lr_factor, mix, parameter_groups, resolve, total_steps
+from libradet.models.config import BackboneConfig
+from libradet.models.detector import Detector
+from libradet.training.recipe import (
+    augmentation_of,
+    build_optimizer,
+    cosine_factor,
+    depth_of_parameters,
+    lr_factor,
+    mix,
+    parameter_groups,
+    resolve,
+    total_steps,
+)
 from libradet.training.settings import TrainConfig, check
 
 CONFIG = TrainConfig(data="somewhere")
@@ -52,6 +67,130 @@ def test_optimiser_follows_the_schedule():
     assert rates == pytest.approx([0.5, 0.75, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01])
 
 
+def rates_of(optimizer, schedule, steps):
+    rates = []
+    for _ in range(steps):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+@pytest.mark.parametrize(("warmup", "final"), [(0, 0.01), (7, 0.05), (40, 0.0), (3, 1.0)])
+def test_cosine_is_that_of_torch(warmup, final):
+    config = replace(CONFIG, lr=0.5, epochs=4, accumulate=2, schedule="cosine", warmup=warmup, final_lr=final)
+    ours = build_optimizer(nn.Linear(2, 2), resolve(config, 19), 19)
+    total = total_steps(config, 19)
+    assert total == 40
+    theirs = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.5)
+    parts = [LinearLR(theirs, config.warmup_from, total_iters=warmup)] if warmup else []
+    parts.append(CosineAnnealingLR(theirs, T_max=max(1, total - warmup), eta_min=0.5 * final))
+    schedule = SequentialLR(theirs, parts, milestones=[warmup]) if warmup else parts[0]
+    expected = rates_of(theirs, schedule, total)
+    assert torch.tensor(rates_of(*ours, total)).allclose(torch.tensor(expected), atol=1e-9)
+
+
+def test_cosine_ends_at_its_floor_wherever_the_run_ends():
+    config = resolve(replace(CONFIG, lr=2.0, schedule="cosine", max_steps=50), 10)
+    optimizer, schedule = build_optimizer(nn.Linear(2, 2), config, 10)
+    rates = [rate for (rate,) in rates_of(optimizer, schedule, 60)]
+    assert max(rates) == rates[config.warmup] == 2.0
+    assert all(a > b for a, b in zip(rates[config.warmup : 50], rates[config.warmup + 1 : 51], strict=True))
+    assert rates[50:] == pytest.approx([0.02] * 10)
+    assert cosine_factor(30, 10, 0.3, 50, 0.1) == pytest.approx(0.55), "half way down, half way between"
+
+
+def test_a_schedule_that_goes_on_gives_the_same_rates():
+    config = resolve(replace(CONFIG, epochs=3, schedule="cosine"), 10)
+    whole = rates_of(*build_optimizer(nn.Linear(2, 2), config, 10), 30)
+    optimizer, schedule = build_optimizer(nn.Linear(2, 2), config, 10)
+    first = rates_of(optimizer, schedule, 13)
+    again, rest = build_optimizer(nn.Linear(2, 2), config, 10)
+    again.load_state_dict(optimizer.state_dict())
+    rest.load_state_dict(schedule.state_dict())
+    assert first + rates_of(again, rest, 17) == whole
+
+
+def test_adamw_has_its_own_rate_and_decay():
+    config = resolve(replace(CONFIG, optimizer="adamw"), 100)
+    assert (config.lr, config.weight_decay) == pytest.approx((0.5e-4, 0.05)), "4 pictures, a quarter of 16"
+    assert resolve(replace(CONFIG, optimizer="adamw", batch_size=16), 100).lr == pytest.approx(1e-4)
+    assert resolve(replace(CONFIG, optimizer="adamw", lr=0.3, weight_decay=0.0), 100).weight_decay == 0
+    assert resolve(CONFIG, 100).weight_decay == 1e-4
+    optimizer, _ = build_optimizer(nn.Linear(2, 2), config, 100)
+    assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def detector_on(backbone, freeze_at=0):
+    config = tiny_config(backbone=backbone)
+    config.backbone = BackboneConfig(backbone, freeze_at=freeze_at)
+    config.image.divisor = 32
+    with torch.device("meta"):
+        return Detector(config)
+
+
+BACKBONES = ["resnet18", "tf_efficientnet_lite0", "convnext_atto", "swin_tiny_patch4_window7_224", "hiera_tiny_224"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("decay_norm_bias", [True, False])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_trained_parameter_is_in_one_group_with_the_rate_of_its_depth(backbone, decay_norm_bias, optimizer):
+    model = detector_on(backbone, freeze_at=2 if backbone == "resnet18" else 0)
+    config = replace(CONFIG, optimizer=optimizer, lr=1.0, layer_decay=0.5, decay_norm_bias=decay_norm_bias, warmup=0)
+    built, _ = build_optimizer(model, resolve(config, 10), 10)
+    rates = {id(p): group["lr"] for group in built.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in built.param_groups) == len(rates)
+    assert set(rates) == {id(p) for p in model.parameters() if p.requires_grad}
+    decays = {id(p): group["weight_decay"] for group in built.param_groups for p in group["params"]}
+    depths = depth_of_parameters(model)
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            assert rates[id(p)] == 0.5 ** depths[name]
+            assert (decays[id(p)] == 0) == (not decay_norm_bias and p.ndim < 2)
+            assert (depths[name] > 0) == name.startswith("backbone.")
+    assert built.param_groups[0]["lr"] == 1.0, "that is the one which is logged"
+
+
+# Where each stage begins, read off the models; a name belongs to the last of these that it does not come before.
+STAGES = {
+    "resnet18": {r"conv1|bn1": 5, r"layer1": 4, r"layer2": 3, r"layer3": 2, r"layer4": 1},
+    "tf_efficientnet_lite0": {
+        r"conv_stem|bn1|blocks\.0": 5,
+        r"blocks\.1": 4,
+        r"blocks\.2": 3,
+        r"blocks\.[34]": 2,
+        r"blocks\.[56]": 1,
+    },
+    "convnext_atto": {r"stem": 5, r"stages_0": 4, r"stages_1": 3, r"stages_2": 2, r"stages_3": 1},
+}
+
+
+@pytest.mark.parametrize("backbone", STAGES)
+def test_stages_are_told_apart(backbone):
+    depths = depth_of_parameters(detector_on(backbone))
+    for name, depth in depths.items():
+        if name.startswith("backbone.body."):
+            found = [
+                d for pattern, d in STAGES[backbone].items() if re.match(pattern, name.removeprefix("backbone.body."))
+            ]
+            assert found == [depth], name
+
+
+def test_a_backbone_without_stages_is_refused_for_layer_decay():
+    with pytest.raises(UserError, match="no stages to tell apart: leave layer_decay out"):
+        depth_of_parameters(detector_on("hrnet_w18_small"))
+
+
+def test_plain_epochs_are_the_last_ones_of_the_run():
+    config = replace(CONFIG, mosaic=0.5, epochs=10, plain_epochs=3, accumulate=2)
+    assert augmentation_of(config, 9).mixed_epochs == 7
+    assert augmentation_of(replace(config, max_steps=11), 9).mixed_epochs == 0, "the third epoch is the last"
+    assert augmentation_of(replace(config, max_steps=26), 9).mixed_epochs == 3
+    assert augmentation_of(replace(config, plain_epochs=0), 9).mixed_epochs is None
+    assert augmentation_of(CONFIG, 9) == augmentation_of(CONFIG)
+
+
 def test_norms_and_biases_can_be_spared_from_decay():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
     model[2].weight.requires_grad_(False)
@@ -71,7 +210,12 @@ def test_seeds_differ_wherever_any_number_does():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"batch_size": -1}, {"lr": 0.0}, {"flip": 1.5}, {"ema": -0.1}, {"devices": 0}]
+    "wrong",
+    [
+        *({"epochs": 0}, {"batch_size": -1}, {"lr": 0.0}, {"flip": 1.5}, {"ema": -0.1}, {"devices": 0}),
+        *({"mosaic": 1.1}, {"copy_paste": -0.1}, {"color_jitter": 2.0}, {"layer_decay": 0.0}, {"plain_epochs": -1}),
+        *({"scale_jitter": [0.5]}, {"scale_jitter": [2.0, 0.5]}, {"scale_jitter": [0.0, 1.0]}, {"final_lr": 1.5}),
+    ],
 )
 def test_values_that_no_run_can_use_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):

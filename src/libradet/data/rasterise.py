@@ -14,31 +14,46 @@ from libradet.data.records import Picture
 from libradet.data.segmentations import points
 from libradet.errors import UserError
 
+EVERYTHING = (slice(None), slice(None))
 
-def decode_masks(picture: Picture, height: int, width: int) -> UInt8[Tensor, "G {height} {width}"]:
+
+def decode_masks(
+    picture: Picture, height: int, width: int, part: tuple[slice, slice] = EVERYTHING, or_boxes: bool = False
+) -> UInt8[Tensor, "G h w"]:
     """Masks of a picture's objects, 0 or 1, with the picture resized to ``height`` and ``width``.
 
     A crowd region without segmentation is its box.
 
+    Args:
+        part: rows and columns of the resized picture to give.
+        or_boxes: an object without segmentation is its box, too.
+
     Raises:
         UserError: an object has no segmentation.
     """
-    masks = torch.zeros(len(picture.labels), height, width, dtype=torch.uint8)
+    spans = [len(range(*cut.indices(side))) for cut, side in zip(part, (height, width), strict=True)]
+    masks = torch.zeros(len(picture.labels), *spans, dtype=torch.uint8)
     scale = np.array([width / picture.width, height / picture.height])
     for i, found in enumerate(picture.segmentations or [None] * len(picture.labels)):
         if isinstance(found, list):
-            masks[i] = _fill(found, scale, height, width)
+            masks[i] = _fill(found, scale, height, width)[part]
         elif isinstance(found, dict):
-            masks[i] = _decode(found, height, width)
-        elif picture.crowd[i]:
-            left, top, right, bottom = np.rint(picture.boxes[i] * np.tile(scale, 2)).astype(int)
-            masks[i, top:bottom, left:right] = 1
+            masks[i] = _decode(found, height, width)[part]
+        elif picture.crowd[i] or or_boxes:
+            masks[i] = _rectangle(picture.boxes[i] * np.tile(scale, 2), height, width)[part]
         else:
             raise UserError(
                 f"{picture.path.name}: annotation {picture.annotation_ids[i]} has no segmentation; "
                 "a model with masks needs one for every object."
             )
     return masks
+
+
+def _rectangle(box: ndarray, height: int, width: int) -> Tensor:
+    left, top, right, bottom = np.rint(box).astype(int)
+    mask = torch.zeros(height, width, dtype=torch.uint8)
+    mask[top:bottom, left:right] = 1
+    return mask
 
 
 def _fill(polygons: list[ndarray], scale: ndarray, height: int, width: int) -> Tensor:

@@ -4,7 +4,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -289,24 +289,29 @@ def in_short(metrics: Metrics) -> str:
 
 def circumstances(config: TrainConfig, pictures: int, class_names: list[str]) -> Circumstances:
     """Those of a run that is about to start."""
-    return Circumstances(pictures, class_names, config.seed, config.batch_size, config.accumulate, config.world_size)
+    jitter = None if config.scale_jitter is None else list(config.scale_jitter)
+    derived: dict[str, Any] = {"pictures": pictures, "class_names": class_names, "processes": config.world_size}
+    derived["scale_jitter"] = jitter
+    settings = {f.name: getattr(config, f.name) for f in fields(Circumstances) if f.name not in derived}
+    return Circumstances(**derived, **settings)
 
 
 def read_standing(path: Path, now: Circumstances) -> Standing:
     """Where the run of a checkpoint stands.
 
     Raises:
-        UserError: the file cannot be read, or data or batches have changed since.
+        UserError: the file cannot be read, or data, batches, augmentation or optimiser have changed since.
     """
     if not path.exists():
         return Standing()
     checkpoint = read_checkpoint(path)
     before = checkpoint["libradet"]["circumstances"]
     for name, value in asdict(now).items():
-        if before[name] != value:
+        # What was not a setting yet when the file was written is as it was.
+        if name in before and before[name] != value:
             raise UserError(
-                f"{path}: the run had {name} {before[name]} and would now have {value}, which changes the order of "
-                "its data; resume it as it was, or start a new run"
+                f"{path}: the run had {name} {before[name]} and would now have {value}, which makes it another run; "
+                "resume it as it was, or start a new run"
             )
     waited = [
         state["wait_count"] for name, state in checkpoint["callbacks"].items() if name.startswith("EarlyStopping")

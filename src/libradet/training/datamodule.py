@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from libradet.data.batch import Batch
 from libradet.data.checks.report import Report, merge
 from libradet.data.layouts.formats import choose_split, find_layout
+from libradet.data.loading.augmentation import FLIPPED, Augmentation
 from libradet.data.loading.cache import Kind, PictureCache, cache_bytes
 from libradet.data.loading.loader import BatchSampler, make_loader
 from libradet.data.loading.transforms import Size
@@ -34,7 +35,7 @@ class DetectorData(pl.LightningDataModule):
         divisor: canvas sides are multiples of it: ``Detector.divisor``.
         workers: processes that load pictures, per training process; by the number of cores if None.
         seed: of order and augmentation.
-        flip: probability of mirroring a picture in training.
+        augmentation: of pictures in training.
         masks: give masks to train on.
         train_proposals, val_proposals: of the pictures, for a detector without rpn.
         cache: keep decoded and resized pictures in shared memory ("ram"), or in a file in the Trainer's
@@ -43,6 +44,7 @@ class DetectorData(pl.LightningDataModule):
 
     Attributes:
         pictures: rows of those in the latest batch.
+        augmentation: may be set until training starts.
 
     Raises:
         UserError: the data cannot be trained on.
@@ -58,7 +60,7 @@ class DetectorData(pl.LightningDataModule):
         divisor: int = 128,
         workers: int | None = None,
         seed: int = 0,
-        flip: float = 0.5,
+        augmentation: Augmentation = FLIPPED,
         masks: bool = False,
         train_proposals: GivenProposals | None = None,
         val_proposals: GivenProposals | None = None,
@@ -66,7 +68,7 @@ class DetectorData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if not isinstance(train_set, Dataset):
-            train_set, found, _ = read_splits(Path(train_set), masks=masks)
+            train_set, found, _ = read_splits(Path(train_set), masks=masks, train_masks=augmentation.copy_paste > 0)
             val_set = val_set or found
         self.train_set, self.val_set = train_set, val_set
         self.train_proposals, self.val_proposals = train_proposals, val_proposals
@@ -75,7 +77,8 @@ class DetectorData(pl.LightningDataModule):
         self.cache: Kind | None = cache
         self._caches: dict[bool, PictureCache] = {}
         self._workers = workers
-        self._load = partial(make_loader, size=size, batch_size=batch_size, divisor=divisor, seed=seed, flip=flip)
+        self.augmentation = augmentation
+        self._load = partial(make_loader, size=size, batch_size=batch_size, divisor=divisor, seed=seed)
         self.pictures: list[int] = []
         self._train_sampler: BatchSampler | None = None
 
@@ -92,7 +95,8 @@ class DetectorData(pl.LightningDataModule):
     @property
     def cache_bytes(self) -> int:
         """What the cache of one process takes."""
-        return cache_bytes([dataset for dataset in (self.train_set, self.val_set) if dataset is not None], self.size)
+        measured = 0 if self.val_set is None else cache_bytes([self.val_set], self.size)
+        return measured + cache_bytes([self.train_set], self.size, self.augmentation.zoom)
 
     def batches_of(self, processes: int) -> int:
         """Training batches of each of so many processes in one epoch."""
@@ -144,7 +148,8 @@ class DetectorData(pl.LightningDataModule):
                 folder = Path(trainer.default_root_dir)
                 folder.mkdir(parents=True, exist_ok=True)
                 file = folder / f"pictures-{'train' if training else 'val'}-{trainer.global_rank}.cache"
-            self._caches[training] = PictureCache(dataset, self.size, file)
+            zoom = self.augmentation.zoom if training else None
+            self._caches[training] = PictureCache(dataset, self.size, file, zoom)
         return self._caches[training]
 
     def _loader(
@@ -161,6 +166,7 @@ class DetectorData(pl.LightningDataModule):
         return self._load(
             dataset,
             training=training,
+            augmentation=self.augmentation,
             workers=_default_workers(self.trainer) if asked is None else asked,
             masks=training and self.masks,
             proposals=self.train_proposals if training else self.val_proposals,
@@ -176,9 +182,13 @@ def _default_workers(trainer: pl.Trainer | None) -> int:
 
 
 def read_splits(
-    data: Path, train_split: str = "train", val_split: str = "val", masks: bool = False
+    data: Path, train_split: str = "train", val_split: str = "val", masks: bool = False, train_masks: bool = False
 ) -> tuple[Dataset, Dataset | None, Report]:
     """Pictures to train on, those to measure on (None if there are none), and what the checks found.
+
+    Args:
+        masks: keep segmentations.
+        train_masks: keep those of the pictures to train on.
 
     Raises:
         UserError: the data cannot be trained on, or a split that was asked for is missing.
@@ -191,7 +201,7 @@ def read_splits(
         if val_split != "val":
             raise
         val_name = train_name
-    train_set, report = read(data, train_name, masks=masks)
+    train_set, report = read(data, train_name, masks=masks or train_masks)
     # One split for everything serves to measure on only if that is what was asked for.
     if val_name == train_name and val_split != train_name:
         report.notes.append("no split to measure on: nothing is measured, the latest weights are kept as the best")

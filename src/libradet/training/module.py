@@ -134,9 +134,11 @@ class DetectorModule(pl.LightningModule):
         return max(0, self.batches_done - 1) // self.batches_per_epoch
 
     def configure_optimizers(self) -> Any:
-        """SGD; its schedule advances with every optimiser step."""
+        """The optimiser; its schedule advances with every optimiser step."""
         trainer = self.trainer
         config = replace(self.config, accumulate=trainer.accumulate_grad_batches)
+        if trainer.max_steps > 0:
+            config = replace(config, max_steps=trainer.max_steps)
         if trainer.max_epochs is not None and trainer.max_epochs > 0:
             config = replace(config, epochs=trainer.max_epochs)
         optimizer, schedule = build_optimizer(

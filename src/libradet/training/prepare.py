@@ -10,6 +10,7 @@ import yaml
 
 from libradet.data.checks.report import Report
 from libradet.data.loading.cache import check_room
+from libradet.data.loading.loader import check_mixing
 from libradet.data.proposals.given import GivenProposals
 from libradet.data.records import Dataset
 from libradet.data.segmentations import require_masks
@@ -27,7 +28,7 @@ from libradet.models.zoo import make_config
 from libradet.quiet import quietly
 from libradet.training.checkpoints import LAST, Standing, circumstances, read_standing
 from libradet.training.datamodule import DetectorData, read_splits
-from libradet.training.recipe import resolve
+from libradet.training.recipe import augmentation_of, depth_of_parameters, resolve
 from libradet.training.settings import CONFIG, Circumstances, TrainConfig, check
 
 
@@ -85,7 +86,10 @@ def prepare(
     masks = tree.mask is not None
     for given in (config.proposals, config.val_proposals or config.proposals):
         check_proposals(tree, given)
-    train_set, val_set, report = read_splits(Path(config.data), config.train_split, config.val_split, masks)
+    check_mixing(augmentation_of(config), config.proposals is not None)
+    train_set, val_set, report = read_splits(
+        Path(config.data), config.train_split, config.val_split, masks, train_masks=config.copy_paste > 0
+    )
     show(report)
     for dataset in (train_set, val_set) if masks else ():
         if dataset is not None:
@@ -98,6 +102,8 @@ def prepare(
     model = _build(config, detector, train_set.class_names, trained)
     model.config.category_ids = tuple(train_set.category_ids)
     recompute_blocks(model.backbone.body, config.checkpointing)
+    if config.layer_decay is not None:
+        depth_of_parameters(model)
     folder = resume or choose_folder(config, model.config.backbone.name)
     now = circumstances(config, len(train_set), train_set.class_names)
     standing = read_standing(folder / LAST, now) if resume else Standing()
@@ -114,6 +120,7 @@ def prepare(
         )
     precision, why = choose_precision(config.precision, "cuda" if on_gpu else "cpu")
     config = resolve(replace(config, precision=precision), batches)
+    data.augmentation = augmentation_of(config, batches)
     return Plan(config, model, folder, data, report, batches, standing, now, on_gpu, why)
 
 
@@ -175,7 +182,7 @@ def _data(
         divisor=model.divisor,
         workers=config.workers,
         seed=config.seed,
-        flip=config.flip,
+        augmentation=augmentation_of(config),
         masks=model.config.mask is not None,
         train_proposals=given,
         val_proposals=val_given,

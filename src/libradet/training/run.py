@@ -28,10 +28,12 @@ from libradet.training.loggers import RunCSV, check_loggers, make_loggers
 from libradet.training.module import DetectorModule, Measured
 from libradet.training.prepare import Plan, is_first_process, prepare, write_config
 from libradet.training.progress import RunProgress
+from libradet.training.recipe import total_steps
 from libradet.training.settings import TrainConfig
 from libradet.training.stopping import Interrupted, SignalWatch
 
 CURVES = "curves.png"
+OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 
 
 class TrainResult(NamedTuple):
@@ -208,6 +210,7 @@ def summary(plan: Plan) -> Table:
         "model": _model(plan),
         "pictures": _pictures(plan),
         **_proposals(plan),
+        **_augmentation(plan),
         **_cache(plan),
         "precision": f"{plan.config.precision} ({plan.why_precision})",
         "schedule": _schedule(plan),
@@ -255,10 +258,28 @@ def _cache(plan: Plan) -> dict[str, str]:
     return {"cache": f"{each} of pictures for each process, {where[kind]}"} if kind else {}
 
 
+def _augmentation(plan: Plan) -> dict[str, str]:
+    """What happens to pictures beside the usual flip."""
+    config, augment = plan.config, plan.data.augmentation
+    mixed = f" until epoch {augment.mixed_epochs}" if augment.mixed_epochs is not None else ""
+    said = [
+        *([f"scale × {augment.scale_jitter[0]:g} to {augment.scale_jitter[1]:g}"] if augment.scale_jitter else []),
+        *([f"mosaic {config.mosaic:g}{mixed}"] if config.mosaic else []),
+        *([f"copy-paste {config.copy_paste:g}{mixed}"] if config.copy_paste else []),
+        *([f"colour ± {config.color_jitter:g}"] if config.color_jitter else []),
+    ]
+    return {"augmented": ", ".join([f"flip {config.flip:g}", *said])} if said else {}
+
+
 def _schedule(plan: Plan) -> str:
     config = plan.config
+    rates = f", × {config.layer_decay:g} from stage to stage of the backbone" if config.layer_decay else ""
     drops = " and ".join(f"{step:g}" for step in config.steps or [])
+    falls = f"× {config.gamma:g} after epochs {drops or '–'}"
+    if config.schedule == "cosine":
+        steps = total_steps(config, plan.batches_per_epoch)
+        falls = f"cosine to {config.final_lr:g} of it after {steps} steps"
     return (
-        f"{config.epochs} epochs of {plan.batches_per_epoch} batches, lr {config.lr:g} after {config.warmup} steps of "
-        f"warm-up, × {config.gamma:g} after epochs {drops or '–'}"
+        f"{config.epochs} epochs of {plan.batches_per_epoch} batches, {OPTIMIZERS[config.optimizer]}, lr {config.lr:g}"
+        f"{rates} after {config.warmup} steps of warm-up, {falls}"
     )

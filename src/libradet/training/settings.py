@@ -29,14 +29,22 @@ class TrainConfig:
         max_steps: stop after this many optimiser steps.
         batch_size: pictures per process and step.
         accumulate: batches whose gradients are added up for one optimiser step.
-        lr: peak learning rate; 0.02 for 16 pictures per step, scaled linearly, if null.
+        optimizer: sgd with momentum, or adamw.
+        lr: peak learning rate. If null, of sgd 0.02 for 16 pictures per step, scaled linearly (Goyal et al., 2017), of
+            adamw 0.0001 for 16 (Swin Transformer, Liu et al., 2021), scaled with the square root (Malladi et al.,
+            2022).
         momentum: of SGD.
-        weight_decay: of SGD.
+        weight_decay: 0.0001 with sgd, 0.05 with adamw, if null.
         decay_norm_bias: whether norms and biases decay too.
+        layer_decay: learning rates fall by this factor from each stage of the backbone to the one before it, beginning
+            with the last, and once more to the stem (as in BEiT, Bao et al., 2022); the same rate everywhere if null.
+        schedule: of the learning rate after warm-up. It falls in steps, or at each step of the optimiser along a
+            cosine (SGDR without restarts, Loshchilov & Hutter, 2017) to final_lr at the end of the run.
         warmup: optimiser steps of linear warm-up; 500, at most a tenth of the run, if null.
         warmup_from: fraction of lr at which warm-up starts.
-        steps: epochs after which lr is multiplied by gamma; 2/3 and 11/12 of the run if null.
+        steps: with schedule steps, epochs after which lr is multiplied by gamma; 2/3 and 11/12 of the run if null.
         gamma: see steps.
+        final_lr: with schedule cosine, fraction of lr at which the run ends.
         clip: largest norm of the gradient; null does not clip.
         ema: decay of an exponential moving average of the weights, which is then what is measured and kept.
         checkpointing: keep less of the backbone for the backward pass and compute it again; spares memory, costs time.
@@ -50,6 +58,14 @@ class TrainConfig:
             folder (disk, deleted at the end); each process keeps its own, and the size is said before.
         seed: of weights, order, augmentation and sampling.
         flip: probability of a horizontal flip.
+        scale_jitter: resize pictures by a random factor between these two, such as [0.1, 2], and cut a random part out
+            of what is larger than its canvas then (large-scale jitter, Ghiasi et al., 2021). What keeps less than a
+            tenth of its box, or less than a pixel, is no object any more. A cache grows with the larger factor.
+        mosaic: probability of parts of four pictures in place of one (Bochkovskiy et al., 2020).
+        copy_paste: probability of objects of another picture pasted in (Ghiasi et al., 2021), along their
+            segmentations; as rectangles where there are none.
+        color_jitter: brightness, contrast and saturation vary by up to this fraction, hue by a quarter of it in turns.
+        plain_epochs: epochs at the end without mosaic and copy_paste (as in YOLOX, Ge et al., 2021).
         eval_every: epochs between two measurements; the last epoch is always measured.
         patience: stop after so many measurements without a better one; null trains all epochs.
         save_minutes: minutes between two writes of last.ckpt inside an epoch.
@@ -74,14 +90,18 @@ class TrainConfig:
     max_steps: int | None = None
     batch_size: int = 4
     accumulate: int = 1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float | None = None
     momentum: float = 0.9
-    weight_decay: float = 1e-4
+    weight_decay: float | None = None
     decay_norm_bias: bool = True
+    layer_decay: float | None = None
+    schedule: Literal["steps", "cosine"] = "steps"
     warmup: int | None = None
     warmup_from: float = 1 / 3
     steps: list[float] | None = None
     gamma: float = 0.1
+    final_lr: float = 0.01
     clip: float | None = 35.0
     ema: float | None = None
     checkpointing: bool = False
@@ -94,6 +114,11 @@ class TrainConfig:
     cache: Literal["ram", "disk"] | None = None
     seed: int = 0
     flip: float = 0.5
+    scale_jitter: list[float] | None = None
+    mosaic: float = 0.0
+    copy_paste: float = 0.0
+    color_jitter: float = 0.0
+    plain_epochs: int = 0
     eval_every: int = 1
     patience: int | None = None
     save_minutes: float = 10.0
@@ -118,7 +143,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What has to stay the same for a run to continue with the data order it began with."""
+    """What has to stay the same for a run to continue with the data and the optimiser that it began with."""
 
     pictures: int
     class_names: list[str]
@@ -126,14 +151,24 @@ class Circumstances:
     batch_size: int
     accumulate: int
     processes: int
+    optimizer: str
+    layer_decay: float | None
+    flip: float
+    scale_jitter: list[float] | None
+    mosaic: float
+    copy_paste: float
+    color_jitter: float
 
 
 _POSITIVE = (
     *("epochs", "max_steps", "batch_size", "accumulate", "lr", "gamma", "clip", "devices", "nodes"),
-    *("eval_every", "patience", "save_steps", "log_every"),
+    *("eval_every", "patience", "save_steps", "log_every", "layer_decay"),
 )
-_NOT_NEGATIVE = ("momentum", "weight_decay", "warmup", "samples", "workers", "save_minutes", "seed")
-_FRACTIONS = ("warmup_from", "flip", "ema")
+_NOT_NEGATIVE = ("momentum", "weight_decay", "warmup", "samples", "workers", "save_minutes", "seed", "plain_epochs")
+_FRACTIONS = (
+    *("warmup_from", "final_lr", "layer_decay", "ema"),
+    *("flip", "mosaic", "copy_paste", "color_jitter"),
+)
 
 
 def check(config: TrainConfig) -> None:
@@ -148,3 +183,6 @@ def check(config: TrainConfig) -> None:
             value = getattr(config, name)
             if value is not None and not holds(value):
                 raise UserError(f"{name} is {value}; it has to be {wanted}")
+    jitter = config.scale_jitter
+    if jitter is not None and not (len(jitter) == 2 and 0 < jitter[0] <= jitter[1]):
+        raise UserError(f"scale_jitter is {list(jitter)}; it has to be two factors, the smaller one first, above 0")

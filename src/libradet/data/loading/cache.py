@@ -12,7 +12,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from libradet.data.loading.transforms import Size, target_size
+from libradet.data.loading.transforms import Size, stored_size
 from libradet.data.records import Dataset
 from libradet.errors import UserError
 
@@ -31,13 +31,14 @@ class PictureCache:
         dataset: the pictures.
         size: (short, long) side, or "original".
         file: where to keep them, made anew and deleted with the cache; shared memory if None.
+        zoom: by how much they may be enlarged in training (``Augmentation.zoom``), which takes more room.
 
     Raises:
         UserError: there is no room.
     """
 
-    def __init__(self, dataset: Dataset, size: Size, file: Path | None = None) -> None:
-        self.shapes = [target_size(p.height, p.width, size) for p in dataset.pictures]
+    def __init__(self, dataset: Dataset, size: Size, file: Path | None = None, zoom: float | None = None) -> None:
+        self.shapes = [stored_size(p.height, p.width, size, zoom) for p in dataset.pictures]
         self.starts = np.cumsum([len(self.shapes), *(3 * height * width for height, width in self.shapes)]).tolist()
         self.file = file
         check_room("disk" if file else "ram", self.starts[-1], file.parent if file else None)
@@ -72,9 +73,9 @@ class PictureCache:
         return self._bytes
 
 
-def cache_bytes(datasets: Sequence[Dataset], size: Size) -> int:
+def cache_bytes(datasets: Sequence[Dataset], size: Size, zoom: float | None = None) -> int:
     """What the pictures of some data sets take in a cache."""
-    shapes = (target_size(p.height, p.width, size) for dataset in datasets for p in dataset.pictures)
+    shapes = (stored_size(p.height, p.width, size, zoom) for dataset in datasets for p in dataset.pictures)
     return sum(3 * height * width + 1 for height, width in shapes)
 
 

@@ -1,94 +1,30 @@
 """Batches in an order, and with augmentations, that depend on (seed, epoch) and nothing else.
 
 Nothing here has a state that would have to be saved: a run that is resumed, or spread over other
-processes, sees the same pictures, flipped alike, in the same joint batches.
+processes, sees the same pictures, augmented alike, in the same joint batches.
 """
 
 import os
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from numpy import ndarray
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from libradet.data.batch import Batch
+from libradet.data.loading.augmentation import FLIPPED, NONE, Augmentation
 from libradet.data.loading.cache import PictureCache
 from libradet.data.loading.canvases import assign_canvases, choose_canvases
-from libradet.data.loading.transforms import Sample, Size, collate, flip, load_picture, resize_to, target_size
+from libradet.data.loading.samples import Key, Samples
+from libradet.data.loading.transforms import Sample, Size, collate, target_size
 from libradet.data.proposals.given import GivenProposals
-from libradet.data.rasterise import decode_masks
 from libradet.data.records import Dataset
 from libradet.data.segmentations import require_masks
 from libradet.errors import UserError
-
-
-class Key(NamedTuple):
-    """Which picture, and when: all that its augmentation depends on besides the seed."""
-
-    epoch: int
-    index: int
-
-
-class Samples(torch.utils.data.Dataset):
-    """A data set by :class:`Key`: decoded, resized, flipped with probability ``flip_chance``.
-
-    ``reduced`` lets large JPEG files be decoded at a smaller size first.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        size: Size,
-        seed: int,
-        flip_chance: float,
-        masks: bool,
-        proposals: GivenProposals | None,
-        reduced: bool,
-        cache: PictureCache | None,
-    ) -> None:
-        self.dataset, self.size, self.seed, self.flip_chance, self.masks = dataset, size, seed, flip_chance, masks
-        self.proposals, self.reduced, self.cache = proposals, reduced, cache
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: Key) -> Sample | UserError:
-        """The sample, or what is wrong with it: raised in a worker, it would arrive in wrappings."""
-        try:
-            return self._load(key)
-        except UserError as error:
-            return error
-
-    def _load(self, key: Key) -> Sample:
-        picture = self.dataset.pictures[key.index]
-        height, width = target_size(picture.height, picture.width, self.size)
-        image = self._pixels(key.index, height, width)
-        scale_x, scale_y = width / picture.width, height / picture.height
-        scales = torch.tensor([scale_x, scale_y, scale_x, scale_y])
-        boxes, given = torch.from_numpy(picture.boxes) * scales, None
-        if self.proposals is not None:
-            given = self.proposals.of(key.index, picture.width, picture.height) * scales
-        masks = decode_masks(picture, height, width) if self.masks else None
-        labels, crowd = torch.from_numpy(picture.labels), torch.from_numpy(picture.crowd)
-        sample = Sample(image, boxes, labels, crowd, (scale_x, scale_y), key.index, masks, given)
-        chance = np.random.default_rng([self.seed, key.epoch, key.index, 1]).random()
-        return flip(sample) if chance < self.flip_chance else sample
-
-    def _pixels(self, index: int, height: int, width: int) -> UInt8[Tensor, "3 {height} {width}"]:
-        kept = self.cache.get(index) if self.cache else None
-        if kept is not None:
-            return kept
-        picture = self.dataset.pictures[index]
-        pixels = load_picture(picture.path, picture.upright, (height, width) if self.reduced else None)
-        resized = resize_to(pixels, height, width)
-        if self.cache:
-            self.cache.put(index, resized)
-        return resized
 
 
 class PictureLoader(DataLoader):
@@ -165,7 +101,7 @@ def make_loader(
     workers: int = 0,
     seed: int = 0,
     epoch: int = 0,
-    flip: float = 0.5,
+    augmentation: Augmentation = FLIPPED,
     rank: int = 0,
     world_size: int = 1,
     masks: bool = False,
@@ -181,25 +117,29 @@ def make_loader(
         training: shuffled, augmented, full batches, large JPEG files decoded at reduced size (see
             ``pictures.SPARE``); otherwise in order, as they are, each once.
         divisor: canvas sides are multiples of it.
-        flip: probability of mirroring a picture in training.
+        augmentation: of pictures in training.
         masks: fill ``Batch.masks`` (packed).
         proposals: what to fill ``Batch.proposals`` from.
-        cache: where to keep the pictures, of this data set at this size, that were loaded once.
+        cache: where to keep the pictures, of this data set at this size and zoom, that were loaded once.
 
     Raises:
-        UserError: masks are asked for and an object has no segmentation.
+        UserError: masks are asked for and an object has no segmentation, or pictures with proposals shall be mixed.
     """
     if masks:
         require_masks(dataset)
+    augmentation = augmentation if training else NONE
+    check_mixing(augmentation, proposals is not None)
     shapes = np.array([target_size(p.height, p.width, size) for p in dataset.pictures], np.int64).reshape(-1, 2)
     canvases = choose_canvases(shapes, divisor)
     canvas_of = assign_canvases(shapes, canvases)
     sampler = BatchSampler(canvas_of, batch_size, training, seed, rank, world_size)
     sampler.set_epoch(epoch)
     given = proposals.count if proposals else None
-    gather = partial(_gather, canvases=canvases, canvas_of=canvas_of, most=_most_rows(dataset), proposals=given)
+    most = _most_rows(dataset, augmentation.crowding)
+    gather = partial(_gather, canvases=canvases, canvas_of=canvas_of, most=most, proposals=given)
+    frames = np.array(canvases, np.int64).reshape(-1, 2)[canvas_of]
     return PictureLoader(
-        Samples(dataset, size, seed, flip if training else 0.0, masks, proposals, training, cache),
+        Samples(dataset, size, seed, augmentation, frames, masks, proposals, training, cache),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=gather,
@@ -209,6 +149,15 @@ def make_loader(
     )
 
 
+def check_mixing(augmentation: Augmentation, proposals: bool) -> None:
+    """Refuse to mix pictures that come with proposals. Raises UserError."""
+    if proposals and augmentation.mixes:
+        raise UserError(
+            "mosaic and copy_paste make pictures of which nobody has proposals: set both to 0, or take a model with an "
+            "rpn of its own"
+        )
+
+
 def _gather(
     samples: list[Sample | UserError],
     canvases: list[tuple[int, int]],
@@ -216,7 +165,7 @@ def _gather(
     most: int,
     proposals: int | None,
 ) -> Batch | UserError:
-    """Few distinct numbers of ground truths, too: powers of two from 8, up to the data set's most."""
+    """Few distinct numbers of ground truths, too: powers of two from 8, up to ``most``, the most there can be."""
     whole: list[Sample] = []
     for sample in samples:
         if isinstance(sample, UserError):
@@ -227,8 +176,9 @@ def _gather(
     return collate(whole, canvas=canvases[canvas_of[whole[0].index]], rows=rows, proposals=proposals)
 
 
-def _most_rows(dataset: Dataset) -> int:
-    most = max((len(picture.labels) for picture in dataset.pictures), default=0)
+def _most_rows(dataset: Dataset, pictures: int) -> int:
+    """Of one picture into which the objects of so many may have come."""
+    most = pictures * max((len(picture.labels) for picture in dataset.pictures), default=0)
     return max(8, -(-most // 8) * 8)
 
 

@@ -22,7 +22,7 @@ from libradet.geometry.masks import pack_masks
 
 __all__ = [
     *["Sample", "Size", "canvas_of", "collate", "flip", "load_picture", "pixels_of", "prepare", "resize"],
-    *["resize_to", "target_size", "unlabelled"],
+    *["resize_to", "stored_size", "target_size", "unlabelled"],
 ]
 
 Size = tuple[int, int] | Literal["original"]
@@ -49,6 +49,16 @@ def target_size(height: int, width: int, size: Size) -> tuple[int, int]:
     short, long = size
     scale = min(short / min(height, width), long / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def stored_size(height: int, width: int, size: Size, zoom: float | None) -> tuple[int, int]:
+    """Height and width at which a picture's pixels are kept between epochs.
+
+    That after resizing; where pictures are also resized at random, by up to ``zoom``, ``zoom`` times as much, but no
+    more than there is.
+    """
+    rows, columns = target_size(height, width, size)
+    return (rows, columns) if zoom is None else (min(height, round(rows * zoom)), min(width, round(columns * zoom)))
 
 
 def resize(picture: UInt8[Tensor, "3 H W"], size: Size) -> tuple[UInt8[Tensor, "3 h w"], float, float]:

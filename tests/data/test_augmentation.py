@@ -1,0 +1,354 @@
+"""Augmented pictures: what is said of them is what is in them, whoever loads them and whenever."""
+
+import json
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from libradet.data.loading.augmentation import Augmentation
+from libradet.data.loading.cache import PictureCache, cache_bytes
+from libradet.data.loading.loader import make_loader
+from libradet.data.loading.windows import MIN_SHARE
+from libradet.data.read import read
+from libradet.errors import UserError
+from libradet.geometry.masks import unpack_masks
+from libradet.training.datamodule import DetectorData
+
+COLOURS = np.array([c for c in product((60, 150, 240), repeat=3) if len(set(c)) > 1])
+"""Each object of the set has one of its own, and its number as its class. The background is black, mosaics grey."""
+
+EVERYTHING = Augmentation(scale_jitter=(0.4, 1.8), mosaic=0.5, copy_paste=0.5, color_jitter=0.4)
+SIZES = [(120, 90), (90, 120), (120, 90), (100, 100), (120, 90), (120, 90), (90, 120)]
+SIZE = (108, 144)
+
+
+def build(root, round_=False, sizes=SIZES, last_empty=True):
+    """Pictures with up to four objects, rectangles or (with segmentations) ellipses, which do not touch."""
+    chance = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for number, (width, height) in enumerate(sizes):
+        picture = np.zeros((height, width, 3), np.uint8)
+        for cell in range(0 if last_empty and number == len(sizes) - 1 else 1 + number % 4):
+            if len(annotations) == len(COLOURS):
+                break
+            w, h = chance.integers(14, width // 2 - 4), chance.integers(14, height // 2 - 4)
+            x = cell % 2 * (width // 2) + chance.integers(1, width // 2 - w)
+            y = cell // 2 * (height // 2) + chance.integers(1, height // 2 - h)
+            annotation = {"id": len(annotations), "image_id": number, "category_id": len(annotations)}
+            annotation |= {"bbox": [int(v) for v in (x, y, w, h)], "iscrowd": 0, "area": int(w * h)}
+            ys, xs = np.mgrid[:height, :width] + 0.5
+            inside = (xs > x) & (xs < x + w) & (ys > y) & (ys < y + h)
+            if round_:
+                turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+                points = np.stack([x + w / 2 + w / 2 * np.cos(turn), y + h / 2 + h / 2 * np.sin(turn)], 1)
+                annotation["segmentation"] = [points.ravel().tolist()]
+                inside = ((xs - x - w / 2) / (w / 2)) ** 2 + ((ys - y - h / 2) / (h / 2)) ** 2 < 1
+            picture[inside] = COLOURS[len(annotations)]
+            annotations.append(annotation)
+        Image.fromarray(picture).save(root / "images" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
+    categories = [{"id": i, "name": f"c{i}"} for i in range(len(annotations))]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+@pytest.fixture(scope="module")
+def rectangles(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("rectangles"))
+
+
+@pytest.fixture(scope="module")
+def ellipses(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("ellipses"), round_=True)
+
+
+def made(root, **options):
+    write(root, build(root, **options))
+    return read(root)[0]
+
+
+def write(root, content):
+    (root / "annotations.json").write_text(json.dumps(content))
+
+
+def loader(dataset, augmentation, **changes):
+    options = {"size": SIZE, "batch_size": 2, "training": True, "divisor": 16, "seed": 5}
+    return make_loader(dataset, augmentation=augmentation, **(options | changes))
+
+
+def pictures(dataset, augmentation, epochs=(0,), **changes):
+    """Each picture of some epochs: pixels [H, W, 3], boxes, labels, masks, scale in x and y."""
+    each = loader(dataset, augmentation, **changes)
+    for epoch in epochs:
+        each.batch_sampler.set_epoch(epoch)
+        for batch in each:
+            assert not any(batch.images[row, :, int(h) :].any() for row, (h, _) in enumerate(batch.sizes))
+            for row, (height, width) in enumerate(batch.sizes.tolist()):
+                held = batch.labels[row] >= 0
+                masks = None
+                if batch.masks is not None:
+                    masks = unpack_masks(batch.masks[row, held], batch.images.shape[3])[:, :height, :width].numpy()
+                pixels = batch.images[row, :, :height, :width].permute(1, 2, 0).numpy().astype(int)
+                yield pixels, batch.boxes[row, held].numpy(), batch.labels[row, held].numpy(), masks, batch.scales[row]
+
+
+def where(pixels, label):
+    """Pixels that have the colour of an object, but for those along its edge that are mixed with others."""
+    return np.abs(pixels - COLOURS[label]).max(2) < 12
+
+
+def extent(found):
+    ys, xs = np.nonzero(found)
+    return np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+
+
+def assert_true(pixels, boxes, labels, scale):
+    """Every box lies inside the picture, and tightly around pixels of its object, which ``scale`` has blurred."""
+    height, width = pixels.shape[:2]
+    slack = max(1.75, 1 + scale / 2)
+    for box, label in zip(boxes, labels, strict=True):
+        assert (box >= 0).all()
+        assert (box <= [width, height, width, height]).all()
+        if (box[2:] - box[:2]).min() < 2 * slack + 2 or (labels == label).sum() > 1:
+            continue
+        # Another part of the object may be elsewhere: too small to be named, or in another quarter of a mosaic.
+        left, top, right, bottom = np.rint(box + np.array([-1, -1, 1, 1]) * (slack + 2)).astype(int).clip(0)
+        near = np.array([left, top] * 2) + extent(where(pixels, label)[top:bottom, left:right])
+        assert np.abs(near - box).max() <= slack
+
+
+def assert_complete(pixels, labels, areas):
+    """What is not named is hardly there: less than MIN_SHARE of it, give or take a row of pixels."""
+    for label in set(range(len(areas))) - set(labels.tolist()):
+        assert where(pixels, label).sum() <= MIN_SHARE * areas[label] + 2 * areas[label] ** 0.5
+
+
+def areas_of(dataset, scale):
+    each = [(p.boxes[:, 2:] - p.boxes[:, :2]).prod(1) for p in dataset.pictures]
+    return np.concatenate(each) * scale
+
+
+factors = st.tuples(st.floats(0.2, 2.5), st.floats(0.2, 2.5)).map(sorted).map(tuple)
+
+
+@settings(max_examples=15)
+@given(factors, st.integers(0, 9))
+def test_boxes_follow_pixels_at_any_scale(rectangles, jitter, epoch):
+    for pixels, boxes, labels, _, scale in pictures(rectangles, Augmentation(scale_jitter=jitter), [epoch]):
+        assert_true(pixels, boxes, labels, float(scale.max()))
+        assert_complete(pixels, labels, areas_of(rectangles, float(scale.prod())))
+        assert 1.08 * jitter[0] - 0.02 < float(scale.mean()) < 1.2 * jitter[1] + 0.02, "times that of training"
+
+
+@pytest.mark.parametrize("jitter", [None, (0.5, 2.0)])
+def test_mosaics_name_what_is_in_them(rectangles, jitter):
+    augmentation, crowded = Augmentation(mosaic=1.0, scale_jitter=jitter), 0
+    for pixels, boxes, labels, _, _ in pictures(rectangles, augmentation, range(4)):
+        assert_true(pixels, boxes, labels, 1.2)
+        assert_complete(pixels, labels, areas_of(rectangles, 1.2**2))
+        crowded += len(labels) > 4
+    assert crowded > 5, "more than any picture has alone"
+
+
+@pytest.mark.parametrize("mosaic", [0.0, 1.0])
+@pytest.mark.parametrize("jitter", [None, (0.5, 1.5)])
+def test_pasted_objects_are_named_and_hidden_ones_are_not(rectangles, mosaic, jitter):
+    augmentation, most = Augmentation(copy_paste=1.0, mosaic=mosaic, scale_jitter=jitter), 0
+    largest = 1.2 * (1.5 if jitter else 1)
+    for pixels, boxes, labels, _, _ in pictures(rectangles, augmentation, range(3)):
+        assert_true(pixels, boxes, labels, largest)
+        assert_complete(pixels, labels, areas_of(rectangles, largest**2))
+        most = max(most, len(labels))
+    assert most > 4
+
+
+def test_segmentations_are_pasted_along_their_edges_also_for_models_without_masks(ellipses):
+    """The corners of a box around a whole ellipse are not pasted."""
+    sizes, seen = np.concatenate([p.boxes[:, 2:] - p.boxes[:, :2] for p in ellipses.pictures]), 0
+    for pixels, boxes, labels, masks, _ in pictures(ellipses, Augmentation(copy_paste=1.0), range(3)):
+        assert masks is None
+        assert_complete(pixels, labels, areas_of(ellipses, 1.2**2))
+        for box, label in zip(boxes, labels, strict=True):
+            # Pictures are enlarged by 1.08 or by 1.2.
+            if any(np.abs(box[2:] - box[:2] - sizes[label] * scale).max() < 1 for scale in (1.08, 1.2)):
+                left, top, right, bottom = np.rint(box).astype(int)
+                found = where(pixels[top:bottom, left:right], label)
+                assert not np.array([found[0, 0], found[0, -1], found[-1, 0], found[-1, -1]]).any()
+                seen += 1
+    assert seen > 20
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [Augmentation(scale_jitter=(0.3, 2.0)), Augmentation(mosaic=1.0), Augmentation(copy_paste=1.0), EVERYTHING],
+    ids=["jitter", "mosaic", "paste", "everything"],
+)
+def test_masks_lie_on_their_objects_and_in_their_boxes(ellipses, augmentation):
+    seen = 0
+    plain = replace(augmentation, color_jitter=0.0)
+    for pixels, boxes, labels, masks, _ in pictures(ellipses, plain, range(3), masks=True):
+        assert masks.any((1, 2)).all()
+        for box, label, mask in zip(boxes, labels, masks, strict=True):
+            assert ((extent(mask) - box) * [1, 1, -1, -1]).min() > -1
+            once = (labels == label).sum() == 1
+            if mask.sum() > 150 and once:
+                found = where(pixels, label)
+                assert (found & (mask > 0)).sum() > 0.97 * found.sum(), "all of the object is in its mask"
+                assert (found & (mask > 0)).sum() > 0.75 * mask.sum(), "and little else, edges aside"
+                seen += 1
+    assert seen > 20
+
+
+def same(a, b):
+    return all((x is None and y is None) or x.equal(y) for x, y in zip(a, b, strict=True))
+
+
+def batches(dataset, epochs=(0, 1), start=0, **changes):
+    each = loader(dataset, EVERYTHING, **changes)
+    for epoch in epochs:
+        each.batch_sampler.set_epoch(epoch)
+        each.batch_sampler.set_start(start)
+        yield from each
+
+
+def test_workers_and_resuming_change_nothing(ellipses):
+    whole = list(batches(ellipses, [0, 3], masks=True))
+    for a, b in zip(whole, batches(ellipses, [0, 3], masks=True, workers=2), strict=True):
+        assert same(a, b)
+    for a, b in zip(whole[len(whole) // 2 + 1 :], batches(ellipses, [3], start=1, masks=True), strict=True):
+        assert same(a, b)
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_kept_pictures_give_the_same_batches(rectangles, tmp_path, kind):
+    for size in (SIZE, "original") if kind == "ram" else ((40, 60),):
+        file = tmp_path / "x.cache" if kind == "disk" else None
+        kept = PictureCache(rectangles, size, file, EVERYTHING.zoom)
+        assert kept.starts[-1] == cache_bytes([rectangles], size, EVERYTHING.zoom)
+        options = {"size": size}
+        for a, b in zip(batches(rectangles, **options), batches(rectangles, cache=kept, **options), strict=True):
+            assert same(a, b)
+
+
+def test_a_picture_depends_on_seed_and_epoch_and_not_on_its_company(rectangles):
+    def by_index(**changes):
+        return {
+            int(i): image
+            for b in batches(rectangles, [2], **changes)
+            for i, image in zip(b.index, b.images, strict=True)
+        }
+
+    first, others = by_index(), by_index(batch_size=3)
+    assert all(image.equal(others[i]) for i, image in first.items())
+    assert any(not image.equal(first[i]) for i, image in by_index(seed=6).items())
+
+
+def test_canvases_are_those_without_augmentation(rectangles):
+    plain = {b.images.shape[2:] for b in loader(rectangles, Augmentation())}
+    assert {b.images.shape[2:] for b in batches(rectangles, range(3))} == plain
+
+
+def test_each_switch_leaves_the_others_as_they_were(rectangles):
+    """Colours move no box, and with probability 0 nothing is drawn from anybody's chances."""
+    for a, b in zip(batches(rectangles), _with(rectangles, color_jitter=0.0), strict=True):
+        assert a.boxes.equal(b.boxes)
+        assert not a.images.equal(b.images)
+    jitter = Augmentation(scale_jitter=EVERYTHING.scale_jitter, color_jitter=EVERYTHING.color_jitter)
+    untouched = [
+        same(a, b)
+        for a, b in zip(_with(rectangles, mosaic=0.0, copy_paste=0.0), _with(rectangles, jitter), strict=True)
+    ]
+    assert all(untouched)
+
+
+def _with(dataset, augmentation=EVERYTHING, **changes):
+    each = loader(dataset, replace(augmentation, **changes))
+    for epoch in range(2):
+        each.batch_sampler.set_epoch(epoch)
+        yield from each
+
+
+def test_the_last_epochs_are_not_mixed(rectangles):
+    closing = replace(EVERYTHING, mixed_epochs=1)
+    plain = replace(EVERYTHING, mosaic=0.0, copy_paste=0.0)
+
+    def epoch(augmentation, number):
+        each = loader(rectangles, augmentation)
+        each.batch_sampler.set_epoch(number)
+        return [b._replace(labels=b.labels[:, :8], boxes=b.boxes[:, :8], crowd=b.crowd[:, :8]) for b in each]
+
+    assert all(same(a, b) for a, b in zip(epoch(closing, 0), epoch(EVERYTHING, 0), strict=True))
+    assert all(same(a, b) for a, b in zip(epoch(closing, 1), epoch(plain, 1), strict=True))
+    assert not all(same(a, b) for a, b in zip(epoch(closing, 0), epoch(plain, 0), strict=True))
+
+
+def test_measuring_is_never_augmented(rectangles):
+    for a, b in zip(
+        loader(rectangles, EVERYTHING, training=False), loader(rectangles, Augmentation(), training=False), strict=True
+    ):
+        assert same(a, b)
+
+
+def test_there_are_rows_for_all_objects_of_four_pictures_and_those_pasted(tmp_path):
+    dataset = made(tmp_path, sizes=[(300, 300)] * 6, last_empty=False)
+    most = max(len(p.labels) for p in dataset.pictures)
+    rows = [b.labels.shape[1] for b in batches(dataset, range(4), size=(64, 64))]
+    assert max(rows) > 8 * -(-most // 8)
+    assert set(rows) <= {8, 16, 24, 32}
+
+
+@pytest.mark.parametrize("divisor", [1, 16])
+@pytest.mark.parametrize("objects", [True, False])
+def test_pictures_of_one_pixel_and_sets_without_objects(tmp_path, divisor, objects):
+    sizes = [(1, 1), (1, 40), (40, 1), (60, 50)]
+    (tmp_path / "images").mkdir()
+    images, annotations = [], []
+    for number, (width, height) in enumerate(sizes):
+        Image.new("RGB", (width, height), (240, 60, 60)).save(tmp_path / "images" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
+        box = {"image_id": number, "category_id": 0, "bbox": [0, 0, width, height], "area": width * height}
+        annotations.append(box | {"id": number, "iscrowd": 0})
+    write(tmp_path, {"images": images, "annotations": annotations * objects, "categories": [{"id": 0, "name": "c0"}]})
+    dataset, _ = read(tmp_path, training=objects)
+    for size in ((20, 30), "original"):
+        held = 0
+        for batch in batches(dataset, range(3), size=size, divisor=divisor):
+            assert (batch.sizes >= 1).all()
+            assert (batch.boxes[batch.labels >= 0] <= batch.sizes.max()).all()
+            held += int((batch.labels >= 0).sum())
+        assert (held > 0) == objects
+
+
+def test_a_folder_is_read_with_what_pasting_needs(tmp_path):
+    root = tmp_path / "set"
+    made(root, round_=True)
+    plain, pasting = (DetectorData(root, augmentation=Augmentation(copy_paste=p)).train_set for p in (0.0, 0.5))
+    assert plain.pictures[0].segmentations is None
+    assert pasting.pictures[0].segmentations is not None
+
+
+def test_colours_stray_no_further_than_asked(rectangles):
+    image = next(iter(loader(rectangles, Augmentation(flip=0.0), training=False))).images
+    for strength in (0.05, 0.8):
+        each = loader(rectangles, Augmentation(flip=0.0, color_jitter=strength), batch_size=1)
+        plain = {int(b.index): b.images for b in loader(rectangles, Augmentation(flip=0.0), batch_size=1)}
+        away = max(float((b.images.float() - plain[int(b.index)].float()).abs().mean()) for b in each)
+        assert away > 0
+        assert (away < 6) == (strength < 0.1)
+    assert image.dtype == torch.uint8
+
+
+def test_pictures_with_proposals_are_not_mixed(rectangles):
+    from libradet.data.loading.loader import check_mixing
+
+    for mixing in (Augmentation(mosaic=0.1), Augmentation(copy_paste=0.1)):
+        with pytest.raises(UserError, match="nobody has proposals"):
+            check_mixing(mixing, proposals=True)
+    check_mixing(EVERYTHING, proposals=False)
+    check_mixing(Augmentation(scale_jitter=(0.5, 2.0), color_jitter=0.5), proposals=True)
