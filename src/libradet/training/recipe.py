@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
+from libradet.models.config import LOSS_WEIGHTS
 from libradet.training.settings import TrainConfig
 
 LR_PER_16 = 0.02
@@ -48,13 +49,17 @@ def lr_factor(step: int, warmup: int, warmup_from: float, drops: Sequence[int], 
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
-    """Trained parameters; norms and biases apart when they do not decay."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if config.decay_norm_bias:
-        return [{"params": trained}]
+    """Trained parameters; apart what does not decay: learned weights of losses, norms and biases if they do not."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in trained if _decays(name, p, config)]
+    spared = [p for name, p in trained if not _decays(name, p, config)]
+    groups: list[dict] = [{"params": decayed}]
+    return [*groups, {"params": spared, "weight_decay": 0.0}] if spared or not config.decay_norm_bias else groups
+
+
+def _decays(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:
     # Norms and biases are exactly the parameters with fewer than two dimensions.
-    decayed = [p for p in trained if p.ndim > 1]
-    return [{"params": decayed}, {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}]
+    return not name.startswith(LOSS_WEIGHTS) and (config.decay_norm_bias or parameter.ndim > 1)
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig, batches_per_epoch: int) -> tuple[SGD, LambdaLR]:
