@@ -72,9 +72,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="trained model: .safetensors, or anybody's checkpoint")
     parser.add_argument("--data", required=True, metavar="DIR", help="folder with pictures and annotations")
     parser.add_argument("--split", default="val", help="train, val, … (default: val)")
-    parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("SHORT", "LONG"), help="resize to; as trained if not given"
-    )
+    _add_views(parser)
     parser.add_argument("--batch_size", type=int, default=4, help="pictures at a time (default: 4)")
     parser.add_argument("--device", help="cpu, cuda, …; a GPU if there is one")
     _add_precision(parser)
@@ -83,6 +81,16 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, metavar="FILE", help="write detections as COCO results")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     parser.set_defaults(run=commands.run_evaluate)
+
+
+def _add_views(parser: argparse.ArgumentParser) -> None:
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument(
+        "--size", type=int, nargs=2, metavar=("SHORT", "LONG"), help="resize to; as trained if not given"
+    )
+    text = "look at each of these sizes, and merge what is found"
+    sizes.add_argument("--scales", type=int, nargs="+", default=(), metavar="SHORT", help=text)
+    parser.add_argument("--flip", action="store_true", help="also look at mirrored pictures, and merge what is found")
 
 
 def _add_precision(parser: argparse.ArgumentParser) -> None:
@@ -104,9 +112,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_precision(parser)
     parser.add_argument("--proposals", metavar="FILE", help="of the pictures, for a model without rpn")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score (default: 0.5)")
-    parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("SHORT", "LONG"), help="resize to; as trained if not given"
-    )
+    _add_views(parser)
     parser.add_argument("--device", help="cpu, cuda, …; a GPU if there is one")
     parser.set_defaults(run=commands.run_predict)
 

@@ -43,6 +43,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
         compiled=args.compile,
         results=args.results,
         proposals=args.proposals,
+        flip=args.flip,
+        sizes=args.scales,
     )
     show(metrics, f"{args.model} on {args.split} of {args.data}")
     if args.json:
@@ -61,6 +63,7 @@ def run_predict(args: argparse.Namespace) -> int:
     from libradet.api import load_model
     from libradet.models.inference_form import optimize
     from libradet.models.proposal_needs import check_proposals
+    from libradet.models.several_views import in_views
 
     model = optimize(load_model(args.model, _device(args.device)), args.precision, args.compile)
     if args.data:
@@ -69,7 +72,7 @@ def run_predict(args: argparse.Namespace) -> int:
     from libradet.inference.prediction_files import describe, predict_files
 
     options = {"threshold": args.threshold, "size": size, "batch_size": args.batch_size, "proposals": args.proposals}
-    done = predict_files(model, args.pictures, args.out, **options)
+    done = predict_files(in_views(model, args.flip, args.scales), args.pictures, args.out, **options)
     print(describe(done, args.out))
     return 0
 
@@ -78,13 +81,15 @@ def _propose(args: argparse.Namespace, model: "Detector", size: tuple[int, int] 
     from libradet.data.read import read, splits
     from libradet.inference.proposing import check_proposing, propose
     from libradet.models.proposal_needs import check_proposals
+    from libradet.models.several_views import in_views
 
     check_proposing(model)
     check_proposals(model.config, args.proposals)
+    finder = in_views(model, args.flip, args.scales)
     for split in [args.split] if args.split else splits(args.data):
         dataset, _ = read(args.data, split, training=False, masks=False)
         path = args.out / f"{dataset.split}.safetensors"
-        count = propose(model, dataset, path, size=size, batch_size=args.batch_size)
+        count = propose(finder, dataset, path, size=size, batch_size=args.batch_size)
         print(f"{path}: {count} proposals in {len(dataset)} pictures")
     return 0
 

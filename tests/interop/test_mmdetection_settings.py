@@ -131,6 +131,20 @@ def test_one_stage(describe):
     assert (config.detections.score, config.detections.nms, config.detections.total) == (0.2, 0.6, 70)
 
 
+@pytest.mark.parametrize(
+    ("nms", "expected"),
+    [
+        ("type='soft_nms', iou_threshold=0.5, min_score=0.05", ("soft_linear", 0.5, 0.5, 0.05)),
+        ("type='soft_nms', method='gaussian', sigma=0.3", ("soft_gaussian", 0.3, 0.3, 0.001)),
+        ("type='nms', iou_threshold=0.6", ("nms", 0.6, 0.5, 0.001)),
+    ],
+)
+def test_soft_suppression(describe, nms, expected):
+    test = f"test_cfg=dict(rcnn=dict(score_thr=0.1, nms=dict({nms}), max_per_img=70))"
+    found = describe("faster_rcnn_r50_fpn", f"model = dict({test})").detections
+    assert (found.suppression, found.nms, found.sigma, found.floor) == expected
+
+
 def test_a_second_stage_alone(describe):
     assert describe("faster_rcnn_r50_fpn", "", drop="rpn_head.").model == "fast_rcnn"
     assert describe("libra_faster_rcnn_r50_fpn", "", drop="rpn_head.").model == "libra_fast_rcnn"

@@ -3,6 +3,8 @@
 A script of its own: the run-time checks that the test suite installs are not meant to be compiled.
 
     python compile_detectors.py NAME …
+
+A plus behind a name turns on what the detector has of related work.
 """
 
 import sys
@@ -11,11 +13,18 @@ import torch
 from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 from libradet.geometry.masks import pack_masks
+from libradet.models.config import IoUConfig
 
 
 def check(name: str) -> None:
     """A training step and a detection, each without a graph break."""
-    model = tiny_detector(tiny_zoo_config(name))
+    config = tiny_zoo_config(name.removesuffix("+"))
+    if name.endswith("+"):
+        config.learned_weights, config.detections.suppression = True, "soft_linear"
+        if config.roi is not None:
+            config.roi.iou, config.detections.quality = IoUConfig(), "guide" if config.cascade else "multiply"
+            config.detections.suppression = "nms" if config.cascade else "soft_gaussian"
+    model = tiny_detector(config)
     batch = tiny_batch(size=(64, 128), proposals=20, masks=model.config.mask is not None)
     if batch.masks is not None:
         batch = batch._replace(masks=pack_masks(batch.masks))

@@ -49,6 +49,25 @@ def test_a_model_comes_back_to_the_bit(model, saved):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+NEWER = {"detections": ("suppression", "sigma", "floor", "quality"), "roi": ("iou",), None: ("learned_weights",)}
+"""Fields that files did not always have, by the part that they are in."""
+
+
+def test_files_without_newer_fields_mean_what_they_meant(model, saved):
+    def forget(metadata):
+        config = json.loads(metadata["config"])
+        for part, names in NEWER.items():
+            for name in names:
+                del (config if part is None else config[part])[name]
+        return metadata | {"config": json.dumps(config)}
+
+    rewrite(saved, change_metadata=forget)
+    loaded = load_model(saved)
+    assert loaded.config == model.config
+    with torch.no_grad():
+        torch.testing.assert_close(model(tiny_batch()), loaded(tiny_batch()), rtol=0, atol=0)
+
+
 def test_the_file_moves_and_nothing_lies_beside_it(model, saved, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
     elsewhere = tmp_path / "far" / "away.safetensors"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from libradet.errors import UserError
-from libradet.models.config import BoxLossConfig, FocalConfig, MatchConfig
+from libradet.models.config import BoxLossConfig, FocalConfig, IoUConfig, MatchConfig
 from libradet.models.config_checks import check_config
 from libradet.models.zoo import MODELS, faster_rcnn, libra_faster_rcnn
 
@@ -42,6 +42,10 @@ def test_every_entry_of_the_zoo_makes_sense(name):
         ("roi.focal", FocalConfig(alpha=2.0)),
         ("detections.score", 1.01),
         ("detections.total", 0),
+        ("detections.sigma", 0.0),
+        ("detections.floor", -0.1),
+        ("roi.iou", IoUConfig(weight=-1.0)),
+        ("roi.iou", IoUConfig(beta=-1.0)),
     ],
 )
 def test_what_is_out_of_range_is_refused_by_name(path, value):

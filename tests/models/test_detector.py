@@ -5,7 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_iou
 
 from libradet.inference.detections import Detections
-from libradet.models.config import BalancedPyramidConfig, BoxLossConfig
+from libradet.models.config import BalancedPyramidConfig, BoxLossConfig, DetectionConfig, IoUConfig
 
 BATCHES = {
     "objects": {},
@@ -222,10 +222,14 @@ def test_pictures_are_normalised_and_padding_is_zero():
     torch.testing.assert_close(model.normalise(batch)[0, :, :50, :80], swapped[:, :50, :80])
 
 
+def with_related_work(config):
+    config.roi.iou, config.learned_weights = IoUConfig(), True
+
+
 class NoWaiting(TorchDispatchMode):
     """Refuses every operation for which a host would have to wait for its GPU.
 
-    The two custom operators count as one operation each: what happens inside of them is theirs.
+    Custom operators count as one operation each: what happens inside of them is theirs.
     """
 
     REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh", "equal", "is_nonzero")
@@ -258,6 +262,7 @@ def test_waiting_is_noticed(wait):
         ("libra_faster_rcnn", None),
         ("libra_faster_rcnn", switch_mmdet_bins),
         ("libra_faster_rcnn", switch_hardest),
+        ("libra_faster_rcnn", with_related_work),
     ],
 )
 def test_a_training_step_waits_for_nothing(name, switch):
@@ -268,3 +273,22 @@ def test_a_training_step_waits_for_nothing(name, switch):
     with NoWaiting() as mode:
         sum(model(batch).values()).backward()
     assert {"suppress", "pyramid_roi_align", "pyramid_roi_align_backward", "convolution_backward"} <= mode.seen
+
+
+@pytest.mark.parametrize(
+    ("detections", "operator"),
+    [
+        ({}, "suppress"),
+        ({"suppression": "soft_gaussian"}, "soft_suppress"),
+        ({"quality": "multiply", "suppression": "soft_linear"}, "soft_suppress"),
+        ({"quality": "guide"}, "guided_suppress"),
+    ],
+)
+def test_a_detection_waits_for_nothing(detections, operator):
+    config = tiny_config()
+    with_related_work(config)
+    config.detections = DetectionConfig(**detections)
+    model, batch = tiny_detector(config).eval(), tiny_batch()
+    with torch.no_grad(), NoWaiting() as mode:
+        model(batch)
+    assert operator in mode.seen

@@ -101,7 +101,7 @@ def test_a_saved_model_says_the_same(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "mask_rcnn+", "cascade_rcnn+", "retinanet+"])
 def test_a_step_and_a_detection_are_one_graph(name):
     subprocess.run([sys.executable, "compile_detectors.py", name], cwd=HERE, check=True)
 

@@ -97,6 +97,14 @@ def test_losses_come_out_once_and_failures_are_noticed():
     assert watch.failure.pictures == [5]
 
 
+def test_what_is_read_beside_losses_is_none_of_them():
+    watch = LossWatch()
+    watch.put({"class": torch.tensor(1.0)}, [3], {"log_variance_class": torch.tensor(math.inf, requires_grad=True)})
+    (measured,) = watch.take()
+    assert (measured.losses, measured.beside) == ({"class": 1.0}, {"log_variance_class": math.inf})
+    assert measured.finite
+
+
 class Stage(pl.LightningModule):
     """As much of a module as a bar needs."""
 

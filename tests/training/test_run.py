@@ -132,3 +132,20 @@ def test_training_from_python(tiny_data, tmp_path):
         libradet.train(model, tiny_data, epoch=3)
     with pytest.raises(UserError, match="ball"):
         libradet.train(libradet.create_model("faster_rcnn", backbone="test_resnet"), tiny_data, **settings)
+
+
+def test_learned_weights_are_trained_written_down_and_continued(tiny_data, tiny, tmp_path):
+    out = tmp_path / "run"
+    options = ["--detector.learned_weights", "true", "--detector.roi.iou.weight", "0.5", "--epochs", "1"]
+    assert main(tiny(tiny_data, out, *options, "--lr", "0.01")) == 0
+    assert main(["train", "--resume", str(out), "--epochs", "2"]) == 0
+    curves = read_metrics(out / "metrics.csv")
+    names = ["rpn_class", "rpn_box", "class", "box", "iou"]
+    weights = load_file(out / "best.safetensors")["loss_weights.log_variances"]
+    assert len(weights) == len(names)
+    assert weights.all()
+    for name in names:
+        assert curves[f"log_variance_{name}"].steps.tolist() == curves["loss"].steps.tolist() == list(range(1, 13))
+        assert curves[f"log_variance_{name}"].values[0] == 0
+    total = sum(curves[f"loss_{name}"].values for name in names)
+    assert curves["loss"].values == pytest.approx(total, rel=1e-4)

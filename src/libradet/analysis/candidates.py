@@ -21,10 +21,10 @@ from libradet.models.detector import Detector
 from libradet.models.roi_head import (
     BoxHead,
     given_proposals,
+    judge,
     labels_of,
     match_proposals,
     of_class,
-    pool,
     training_candidates,
 )
 from libradet.models.rpn import propose
@@ -164,14 +164,10 @@ def _judge(
     head: BoxHead, pyramid: list[Tensor], strides: list[int], boxes: Tensor, valid: Tensor, config: RoIConfig
 ) -> tuple[Float[Tensor, "B N C1"], Float[Tensor, "B N C4 4"]]:
     parts = [
-        head(pool(pyramid, some, real, strides, config.align))
+        judge(head, pyramid, some, real, strides, config)
         for some, real in zip(boxes.split(_CHUNK, 1), valid.split(_CHUNK, 1), strict=True)
     ]
-    shapes = [some.shape[:2] for some in boxes.split(_CHUNK, 1)]
-    logits, deltas = (
-        torch.cat([part[i].unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)], 1) for i in (0, 1)
-    )
-    return logits, deltas
+    return torch.cat([part.logits for part in parts], 1), torch.cat([part.deltas for part in parts], 1)
 
 
 def _anchor_levels(shapes: list[tuple[int, int]], per_cell: int, anchors: Tensor) -> Int[Tensor, "B N"]:

@@ -1,5 +1,6 @@
 """From a detector and a data set to COCO's numbers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from libradet.inference.data_sets import in_a_job, look_through
 from libradet.models.detector import Detector
 from libradet.models.inference_form import optimize
 from libradet.models.proposal_needs import give
+from libradet.models.several_views import in_views
 
 
 def evaluate(
@@ -31,6 +33,8 @@ def evaluate(
     compiled: bool = False,
     results: Path | None = None,
     proposals: str | Path | None = None,
+    flip: bool = False,
+    sizes: Sequence[int | Size] = (),
     progress: bool = True,
 ) -> Metrics:
     """Measure ``model`` on every picture of ``dataset``; its mode and device are left as they were.
@@ -45,6 +49,8 @@ def evaluate(
         precision, compiled: as in :func:`libradet.models.inference_form.optimize`.
         results: write the detections there, as COCO results with the data set's own ids.
         proposals: file or folder with those of the pictures, for a detector without rpn.
+        flip, sizes: look several times, also at mirrored pictures and at each of these sizes, see
+            :func:`libradet.models.several_views.in_views`.
         progress: show a bar on stderr.
 
     Returns:
@@ -66,8 +72,9 @@ def evaluate(
         masks=bool(model.config.mask) and not no_masks,
     )
     given = give(model.config, proposals, dataset, training=False)
-    options = {"size": size, "batch_size": batch_size, "workers": workers, "device": device}
-    look_through(optimize(model, precision, compiled), dataset, evaluator.update, given, **options, progress=progress)
+    options = {"size": size, "batch_size": batch_size, "workers": workers, "device": device, "progress": progress}
+    finder = in_views(optimize(model, precision, compiled), flip, sizes, size)
+    look_through(finder, dataset, evaluator.update, given, **options)
     metrics = evaluator.compute()
     unmeasured = [f"Masks are not measured: {no_masks}."] if no_masks else []
     metrics["notes"] = [*(classes.notes if classes else []), *unmeasured, *metrics["notes"]]

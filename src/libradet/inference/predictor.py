@@ -96,7 +96,7 @@ def look(
     while seen := list(islice(coming, batch_size * AHEAD if batch_size > 1 else 1)):
         samples = [_sample(model, sight, size, row) for row, sight in enumerate(seen)]
         found: dict[int, supervision.Detections] = {}
-        for batch in _batches(samples, model.divisor, batch_size):
+        for batch in batches_of(samples, model.divisor, batch_size):
             assert batch.index is not None
             ours = to_supervision(find(model, batch), batch, model.class_names, threshold)
             found |= zip(batch.index.tolist(), ours, strict=True)
@@ -157,7 +157,7 @@ def _name(sight: Sight) -> str:
     return f"{sight.path}" if sight.frame is None else f"{sight.path}, frame {sight.frame}"
 
 
-def _batches(samples: Sequence[Sample], divisor: int, batch_size: int) -> Iterator[Batch]:
+def batches_of(samples: Sequence[Sample], divisor: int, batch_size: int) -> Iterator[Batch]:
     """Batches of pictures on one canvas, so that none looks different for the company it is in."""
     canvases = np.array([canvas_of(sample, divisor) for sample in samples])
     for canvas in np.unique(canvases, axis=0):

@@ -5,7 +5,7 @@ from typing import Any
 
 from libradet.errors import UserError
 from libradet.interop.python_text import find, find_all, read
-from libradet.models.config import AnchorConfig, DetectorConfig, ProposalConfig, RoIAlignConfig
+from libradet.models.config import AnchorConfig, DetectionConfig, DetectorConfig, ProposalConfig, RoIAlignConfig
 
 Settings = Mapping[str, Any]
 BoxStd = tuple[float, float, float, float]
@@ -168,7 +168,7 @@ def _apply_test(config: DetectorConfig, test: Settings) -> None:
         return
     _only(last, {"mask_thr_binary": (0.5,)})
     config.detections.score = float(last["score_thr"])
-    config.detections.nms = _iou(last, config.detections.nms)
+    _apply_suppression(config.detections, last)
     config.detections.total = int(last.get("max_per_img", config.detections.total))
     if config.dense is not None:
         config.dense.per_level = int(last.get("nms_pre", config.dense.per_level))
@@ -181,6 +181,18 @@ def _apply_proposals(proposals: ProposalConfig, found: Settings) -> None:
     proposals.total = int(found.get("max_per_img", found.get("max_num", proposals.total)))
     proposals.nms = _iou(found, proposals.nms)
     proposals.min_size = float(found.get("min_bbox_size", proposals.min_size))
+
+
+def _apply_suppression(detections: DetectionConfig, found: Settings) -> None:
+    nms = found.get("nms")
+    if not isinstance(nms, dict) or nms.get("type") != "soft_nms":
+        detections.nms = _iou(found, detections.nms)
+        return
+    _only(nms, {"method": ("linear", "gaussian"), "class_agnostic": (False,)})
+    detections.suppression = "soft_gaussian" if nms.get("method") == "gaussian" else "soft_linear"
+    # What is not said is mmcv's.
+    detections.nms = float(nms.get("iou_threshold", nms.get("iou_thr", 0.3)))
+    detections.sigma, detections.floor = float(nms.get("sigma", 0.5)), float(nms.get("min_score", 1e-3))
 
 
 def _iou(found: Settings, default: float) -> float:

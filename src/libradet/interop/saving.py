@@ -14,6 +14,7 @@ from libradet.files import replacing
 from libradet.interop import mmdetection, torchvision_models
 from libradet.interop.family import Family
 from libradet.interop.rows import background_to_first
+from libradet.models.config import LOSS_WEIGHTS
 from libradet.models.detector import Detector
 
 FAMILIES: dict[str, Family] = {"mmdet": mmdetection.FAMILY, "torchvision": torchvision_models.FAMILY}
@@ -71,6 +72,8 @@ def to_foreign(model: Detector, family: str) -> dict[str, Tensor]:
     there = {ours: theirs for theirs, ours in layout.pairs}
     state: dict[str, Tensor] = {}
     for name, t in model.state_dict().items():
+        if name.startswith(LOSS_WEIGHTS):
+            continue
         layer, _, kind = name.rpartition(".")
         if layer not in there:
             raise UserError(f"{FAMILIES[family].name} has no place for {name!r} of this {model.config.model}")

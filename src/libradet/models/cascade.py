@@ -14,9 +14,9 @@ from libradet.models.config import CascadeConfig, DetectionConfig, RoIConfig
 from libradet.models.roi_head import (
     BoxHead,
     RegionSamples,
+    judge,
     keep_best,
     of_class,
-    pool,
     region_losses,
     sample_regions,
 )
@@ -24,7 +24,11 @@ from libradet.models.rpn import Proposals
 
 
 def stage_configs(roi: RoIConfig, cascade: CascadeConfig) -> list[RoIConfig]:
-    """The second stage's configuration with each stage's own thresholds, deltas and weights."""
+    """The second stage's configuration with each stage's own thresholds, deltas and weights.
+
+    Only the last, whose boxes are detections, predicts how well they lie.
+    """
+    each = zip(cascade.ious, cascade.box_stds, cascade.weights, strict=True)
     return [
         replace(
             roi,
@@ -32,8 +36,9 @@ def stage_configs(roi: RoIConfig, cascade: CascadeConfig) -> list[RoIConfig]:
             box_std=std,
             class_weight=roi.class_weight * weight,
             box_loss=replace(roi.box_loss, weight=roi.box_loss.weight * weight),
+            iou=replace(roi.iou, weight=roi.iou.weight * weight) if roi.iou and stage == len(cascade.ious) else None,
         )
-        for iou, std, weight in zip(cascade.ious, cascade.box_stds, cascade.weights, strict=True)
+        for stage, (iou, std, weight) in enumerate(each, start=1)
     ]
 
 
@@ -45,7 +50,7 @@ def cascade_losses(
     batch: Batch,
     configs: Sequence[RoIConfig],
 ) -> tuple[dict[str, Float[Tensor, ""]], RegionSamples]:
-    """``class_1``, ``box_1``, ``class_2``, … and the last stage's samples.
+    """``class_1``, ``box_1``, ``class_2``, … (and the last stage's ``iou_K``), and the last stage's samples.
 
     A stage's proposals are the samples of the one before, refined, without the ground truths among them:
     those are added anew.
@@ -89,15 +94,14 @@ def cascade_detect(
     detections: DetectionConfig,
 ) -> Detections:
     """The boxes of the last stage, scored by the mean of all stages' classifiers."""
-    shape, votes, deltas = proposals.valid.shape, [], None
+    votes, output = [], None
     for head, config in zip(heads, configs, strict=True):
-        logits, deltas = head(pool(pyramid, proposals.boxes, proposals.valid, strides, config.align))
-        logits, deltas = logits.unflatten(0, shape), deltas.unflatten(0, shape)
-        votes.append(logits if cascade.average == "logits" else logits.softmax(-1))
+        output = judge(head, pyramid, proposals.boxes, proposals.valid, strides, config)
+        votes.append(output.logits if cascade.average == "logits" else output.logits.softmax(-1))
         if len(votes) < len(configs):
-            labels = logits[..., :-1].argmax(-1)
-            proposals = refine(proposals.boxes, deltas, labels, proposals.valid, sizes, config)
-    assert deltas is not None, "a cascade has stages"
+            labels = output.logits[..., :-1].argmax(-1)
+            proposals = refine(proposals.boxes, output.deltas, labels, proposals.valid, sizes, config)
+    assert output is not None, "a cascade has stages"
     scores = torch.stack(votes).mean(0)
     scores = scores.softmax(-1) if cascade.average == "logits" else scores
-    return keep_best(scores, deltas, proposals, sizes, configs[-1].box_std, detections)
+    return keep_best(scores, output, proposals, sizes, configs[-1].box_std, detections)

@@ -15,6 +15,9 @@ from typing import Literal
 Norm = Literal["none", "batch", "group"]
 """What follows a convolution of pyramid or head: nothing, batch norm, or group norm of 32 groups."""
 
+LOSS_WEIGHTS = "loss_weights."
+"""What the names of learned weights of losses begin with among a detector's parameters. They serve training alone."""
+
 
 @dataclass
 class ImageConfig:
@@ -183,12 +186,25 @@ class RoIAlignConfig:
 
 @dataclass
 class DetectionConfig:
-    """What leaves the detector."""
+    """What leaves the detector: the ``total`` best of what scores more than ``score`` and whose sides exceed
+    ``min_size`` pixels, after boxes of a class have suppressed each other.
+
+    ``nms``: the IoU above which they do. ``suppression``: ``nms`` drops the worse one. Soft-NMS (Bodla et al., ICCV
+    2017) lowers its score instead, and drops it where it falls to ``floor``: ``soft_linear`` multiplies it by 1 − IoU
+    above the IoU ``nms``, ``soft_gaussian`` by exp(−IoU² / ``sigma``) at any IoU. ``quality``: what becomes of the
+    IoU that ``roi.iou`` predicts: nothing; ``multiply``: it is multiplied with the score, before anything is compared
+    with ``score``; ``guide``: boxes suppress each other in its order, and who stays gets the best score of those it
+    suppressed (IoU-guided NMS; Jiang et al., ECCV 2018).
+    """
 
     score: float = 0.05
     nms: float = 0.5
     total: int = 100
     min_size: float = 0.0
+    suppression: Literal["nms", "soft_linear", "soft_gaussian"] = "nms"
+    sigma: float = 0.5
+    floor: float = 0.001
+    quality: Literal["none", "multiply", "guide"] = "none"
 
 
 @dataclass
@@ -200,12 +216,27 @@ class FocalConfig:
 
 
 @dataclass
+class IoUConfig:
+    """A further output of the second stage, of a cascade's last one: the IoU of each refined box with its object
+    (IoU-Net; Jiang et al., ECCV 2018), one for each class, or one for all if the stage is ``class_agnostic``.
+
+    It is learned by smooth L1 on the IoU stretched to −1..1, as there; ``beta`` is where the linear part starts.
+    There, boxes to learn from are objects moved about to an IoU of at least 0.5, and the branch has linear layers of
+    its own; here they are the refined boxes of the positives that the other losses see, objects among them if they
+    are added to the proposals, and the output shares the stage's layers.
+    """
+
+    weight: float = 1.0
+    beta: float = 1.0
+
+
+@dataclass
 class RoIConfig:
     """Second stage: ``convs`` convolutions with ``norm``, then ``fcs`` linear layers of ``width``.
 
     ``convs=4, norm="group", fcs=1`` is the head of Group Normalization (Wu and He, ECCV 2018). ``focal`` makes
-    the classification loss a focal one. ``train_proposals``, ``test_proposals``: the most that it is given of a
-    picture where there is no ``rpn``.
+    the classification loss a focal one. ``iou``: also predict how well boxes lie, for ``detections.quality``.
+    ``train_proposals``, ``test_proposals``: the most that it is given of a picture where there is no ``rpn``.
     """
 
     align: RoIAlignConfig = field(default_factory=RoIAlignConfig)
@@ -221,6 +252,7 @@ class RoIConfig:
     class_weight: float = 1.0
     focal: FocalConfig | None = None
     box_loss: BoxLossConfig = field(default_factory=BoxLossConfig)
+    iou: IoUConfig | None = None
     train_proposals: int = 2000
     test_proposals: int = 1000
 
@@ -287,6 +319,8 @@ class DetectorConfig:
     """Everything needed to build a detector, and all that a saved model has to remember about itself.
 
     ``category_ids`` are the ids that the training data set calls its classes by, for writing results.
+    ``learned_weights``: each loss L has a variance that is learned with everything else, and counts
+    exp(−s) · L + s, s being its logarithm (Kendall et al., CVPR 2018).
     """
 
     model: str = "faster_rcnn"
@@ -301,6 +335,7 @@ class DetectorConfig:
     cascade: CascadeConfig | None = None
     mask: MaskConfig | None = None
     dense: DenseConfig | None = None
+    learned_weights: bool = False
     detections: DetectionConfig = field(default_factory=DetectionConfig)
 
     @property

@@ -22,14 +22,14 @@ COUNTS = {
     "num_classes",
     "roi.fcs",
 }
-SHARES = {"positive_fraction", "positive", "negative", "min_positive", "crowd", "nms", "score", "focal.alpha"}
+SHARES = {"positive_fraction", "positive", "negative", "min_positive", "crowd", "nms", "score", "focal.alpha", "floor"}
 ABOVE_ZERO = {
     *("negatives_per_positive", "canonical_size", "prior", "std", "scales", "ratios"),
-    *("box_std", "box_stds", "ious", "box_loss.alpha", "box_loss.gamma"),
+    *("box_std", "box_stds", "ious", "box_loss.alpha", "box_loss.gamma", "sigma"),
 }
 NOT_BELOW_ZERO = {
     *("weight", "weights", "class_weight", "sampling_ratio", "convs", "divisor", "freeze_at", "norm_eps"),
-    *("focal.gamma", "box_loss.beta", "allowed_border"),
+    *("focal.gamma", "box_loss.beta", "iou.beta", "allowed_border"),
 }
 
 
@@ -40,6 +40,7 @@ def check_config(config: DetectorConfig) -> None:
         UserError: names the field, its value and what it may be.
     """
     _check_heads(config)
+    _check_suppression(config)
     for name, value in _leaves(config):
         _check_range(name, value)
     for name, part in _parts(config):
@@ -63,6 +64,26 @@ def _check_heads(config: DetectorConfig) -> None:
     cascade = config.cascade
     if cascade is not None and not (0 < len(cascade.ious) == len(cascade.box_stds) == len(cascade.weights)):
         raise UserError(f"{config.model}: cascade.ious, box_stds and weights must have one entry for each stage")
+
+
+def _check_suppression(config: DetectorConfig) -> None:
+    found = config.detections
+    if found.suppression != "nms" and config.proposes:
+        raise UserError(
+            f"detections.suppression is {found.suppression}: only nms is for proposals, which {config.model} gives"
+        )
+    if found.quality != "none" and (config.roi is None or config.roi.iou is None):
+        need = (
+            "so give the model roi.iou"
+            if config.roi
+            else f"which only a second stage does, and {config.model} has none"
+        )
+        raise UserError(f"detections.quality is {found.quality}: it needs a predicted IoU, {need}")
+    if found.quality == "guide" and found.suppression != "nms":
+        raise UserError(
+            f"detections.quality is guide, detections.suppression {found.suppression}: guided suppression is one "
+            "of its own; set one of them to none or nms"
+        )
 
 
 def _check_range(path: str, value: Any) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from libradet.data.batch import Batch
 from libradet.geometry.boxes import clip, decode, is_larger
 from libradet.geometry.matching import NEGATIVE
-from libradet.geometry.suppression import suppress
 from libradet.inference.detections import Detections
 from libradet.models.anchor_grid import AnchorGrid, match_anchors
 from libradet.models.config import DenseConfig, DetectionConfig
@@ -20,6 +19,7 @@ from libradet.models.layers import conv
 from libradet.models.loss_terms import focal_loss, localisation_loss, shared_count
 from libradet.models.ranking import best
 from libradet.models.samples import take
+from libradet.models.survivors import survivors
 
 
 class DenseOutput(NamedTuple):
@@ -97,9 +97,9 @@ def dense_detect(
     boxes = decode(output.anchors[index], take(output.deltas, index))
     boxes = boxes if config.clip_last else clip(boxes, sizes)
     valid = (scores > detections.score) & is_larger(boxes, detections.min_size)
-    rows, kept = suppress(boxes, scores, labels, valid, threshold=detections.nms, size=detections.total)
+    rows, scores, kept = survivors(boxes, scores, labels, valid, detections)
     boxes = take(boxes, rows)
     if config.clip_last:
         boxes = clip(boxes, sizes)
         kept = kept & is_larger(boxes, 0.0)
-    return Detections(boxes * kept[..., None], take(scores, rows) * kept, take(labels, rows) * kept, kept)
+    return Detections(boxes * kept[..., None], scores * kept, take(labels, rows) * kept, kept)

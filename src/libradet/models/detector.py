@@ -1,6 +1,6 @@
 """The road from pictures to losses or detections."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +15,7 @@ from libradet.models.backbones import Backbone
 from libradet.models.config import DetectorConfig
 from libradet.models.config_checks import check_config
 from libradet.models.dense_head import DenseHead, dense_detect, dense_losses
+from libradet.models.learned_weights import learned_weights
 from libradet.models.mask_head import MaskHead, add_masks, mask_loss
 from libradet.models.pretrained import BackboneWeights
 from libradet.models.pyramids import FeaturePyramid
@@ -60,6 +61,7 @@ class Detector(nn.Module):
         self.roi = box_heads(channels, config)
         self.mask = MaskHead(channels, classes, config.mask) if config.mask else None
         self.dense = DenseHead(channels, classes, self.strides, config.dense) if config.dense else None
+        self.loss_weights = learned_weights(config)
         self.register_buffer("mean", torch.tensor(config.image.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.image.std).view(3, 1, 1), persistent=False)
 
@@ -133,7 +135,10 @@ class Detector(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]] | Detections:
         """Losses by name (training mode) or detections (evaluation mode)."""
         pyramid = self.extract_features(batch)
-        return self._losses(pyramid, batch) if self.training else self._detections(pyramid, batch)
+        if not self.training:
+            return self._detections(pyramid, batch)
+        losses = self._losses(pyramid, batch)
+        return losses if self.loss_weights is None else self.loss_weights(losses)
 
     def _losses(self, pyramid: list[Tensor], batch: Batch) -> dict[str, Float[Tensor, ""]]:
         config, strides = self.config, self.strides
@@ -171,7 +176,15 @@ class Detector(nn.Module):
         return found
 
     def predict(
-        self, images, threshold: float = 0.5, size: Size | None = None, batch_size: int = 1, proposals=None
+        self,
+        images,
+        threshold: float = 0.5,
+        size: Size | None = None,
+        batch_size: int = 1,
+        proposals=None,
+        *,
+        flip: bool = False,
+        sizes: Sequence[int | Size] = (),
     ) -> "supervision.Detections | list[supervision.Detections] | Iterator[supervision.Detections]":
         """Detections of one picture or of many, in pixels of the original; see :mod:`libradet.inference.predictor`.
 
@@ -182,7 +195,10 @@ class Detector(nn.Module):
             size: (short, long) side to resize to, None for that of training, "original" for no resizing.
             batch_size: pictures that go through the model together.
             proposals: boxes [P, 4] to look at, or a list of them, for a detector without rpn.
+            flip, sizes: look several times, also at the mirrored picture and at each of these sizes, see
+                :func:`libradet.models.several_views.in_views`.
         """
         from libradet.inference.predictor import predict
+        from libradet.models.several_views import in_views
 
-        return predict(self, images, threshold, size, batch_size, proposals)
+        return predict(in_views(self, flip, sizes, size), images, threshold, size, batch_size, proposals)

@@ -11,7 +11,7 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, genera
 
 from libradet.balance import balanced_l1_loss
 from libradet.geometry.boxes import area, decode, encode
-from libradet.models.config import BoxLossConfig, FocalConfig
+from libradet.models.config import BoxLossConfig, FocalConfig, IoUConfig
 
 
 def shared_count(valid: Bool[Tensor, "*N"]) -> Float[Tensor, ""]:
@@ -100,6 +100,24 @@ def iou_loss(a: Float[Tensor, "*N 4"], b: Float[Tensor, "*N 4"]) -> Float[Tensor
     left_top, right_bottom = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
     shared = area(torch.cat([left_top, right_bottom], dim=-1))
     return 1 - shared / (area(a) + area(b) - shared).clamp(min=1e-7)
+
+
+def iou_prediction_loss(
+    predicted: Float[Tensor, "B S"],
+    boxes: Float[Tensor, "B S 4"],
+    gt_boxes: Float[Tensor, "B S 4"],
+    positive: Bool[Tensor, "B S"],
+    config: IoUConfig,
+) -> Float[Tensor, ""]:
+    """Smooth L1 of the positives' ``predicted`` IoU, −1..1 for 0..1, mean over positives (IoU-Net, 3.1).
+
+    Args:
+        boxes: whose IoU with ``gt_boxes`` is to be predicted; no gradient goes to them.
+    """
+    with torch.no_grad():
+        target = (1 - 2 * iou_loss(boxes, gt_boxes)).where(positive, 0)
+    loss = F.smooth_l1_loss(predicted.float().where(positive, 0), target, reduction="none", beta=config.beta)
+    return config.weight * loss.sum() / shared_count(positive)
 
 
 IOU_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

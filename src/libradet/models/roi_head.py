@@ -1,4 +1,4 @@
-"""Second stage: classify and refine proposals (Fast R-CNN on a pyramid)."""
+"""Second stage: classify and refine proposals (Fast R-CNN on a pyramid), and say how well they lie (IoU-Net)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,18 +14,35 @@ from libradet.errors import UserError
 from libradet.geometry.boxes import area, clip, decode, is_larger
 from libradet.geometry.matching import IGNORED, Matches
 from libradet.geometry.roi_align import pyramid_roi_align
-from libradet.geometry.suppression import suppress
 from libradet.inference.detections import Detections
 from libradet.models.anchor_grid import match_objects
 from libradet.models.config import DetectionConfig, RoIAlignConfig, RoIConfig
 from libradet.models.layers import conv
-from libradet.models.loss_terms import class_loss, localisation_loss, shared_count
+from libradet.models.loss_terms import class_loss, iou_prediction_loss, localisation_loss, shared_count
 from libradet.models.rpn import Proposals
 from libradet.models.samples import num_positive_slots, sample, take
+from libradet.models.survivors import survivors
+
+
+class RegionOutput(NamedTuple):
+    """What a second stage says of regions: of all in a row (N is R), or picture by picture (N is B P).
+
+    Attributes:
+        logits: of each class, background last.
+        deltas: from region to box, of each class or one for all.
+        iou: expected IoU of this box with its object, −1..1 for 0..1; None if the stage does not say.
+    """
+
+    logits: Float[Tensor, "*N C1"]
+    deltas: Float[Tensor, "*N C4 4"]
+    iou: Float[Tensor, "*N C4"] | None = None
 
 
 class BoxHead(nn.Module):
-    """Shared layers (convolutions, if any, then ``fc1``, …), then class logits (background last) and deltas."""
+    """Shared layers (convolutions, if any, then ``fc1``, …), then class logits (background last) and deltas.
+
+    With ``config.iou``, a further layer ``iou``.
+    """
 
     def __init__(self, channels: int, num_classes: int, config: RoIConfig) -> None:
         super().__init__()
@@ -41,22 +58,29 @@ class BoxHead(nn.Module):
         for name, layer in zip(self.fc_names, shared, strict=True):
             self.add_module(name, layer)
         self.logits = nn.Linear(config.width, num_classes + 1)
-        self.deltas = nn.Linear(config.width, 4 if config.class_agnostic else 4 * num_classes)
+        boxes = 1 if config.class_agnostic else num_classes
+        self.deltas = nn.Linear(config.width, 4 * boxes)
+        self.iou = nn.Linear(config.width, boxes) if config.iou else None
         for layer in shared:
             nn.init.xavier_uniform_(layer.weight)
         nn.init.normal_(self.logits.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
-        for layer in (*shared, self.logits, self.deltas):
+        outputs = [self.logits, self.deltas]
+        if self.iou is not None:
+            nn.init.normal_(self.iou.weight, std=0.01)
+            outputs.append(self.iou)
+        for layer in (*shared, *outputs):
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Float[Tensor, "R C size size"]) -> tuple[Float[Tensor, "R C1"], Float[Tensor, "R R_or_1 4"]]:
-        """Class logits and deltas of each region."""
+    def forward(self, x: Float[Tensor, "R C size size"]) -> RegionOutput:
+        """What it says of each region."""
         for layer in self.convs:
             x = F.relu(layer(x))
         x = x.flatten(1)
         for name in self.fc_names:
             x = F.relu(getattr(self, name)(x))
-        return self.logits(x).float(), self.deltas(x).float().unflatten(1, (-1, 4))
+        iou = None if self.iou is None else self.iou(x).float()
+        return RegionOutput(self.logits(x).float(), self.deltas(x).float().unflatten(1, (-1, 4)), iou)
 
 
 class RegionSamples(NamedTuple):
@@ -107,6 +131,15 @@ def pool(
     )
 
 
+def judge(
+    head: BoxHead, pyramid: Sequence[Tensor], boxes: Tensor, valid: Tensor, strides: Sequence[int], config: RoIConfig
+) -> RegionOutput:
+    """What the head says of every picture's boxes."""
+    output = head(pool(pyramid, boxes, valid, strides, config.align))
+    iou = None if output.iou is None else output.iou.unflatten(0, valid.shape)
+    return RegionOutput(output.logits.unflatten(0, valid.shape), output.deltas.unflatten(0, valid.shape), iou)
+
+
 @torch.no_grad()
 def sample_regions(
     head: BoxHead,
@@ -122,9 +155,9 @@ def sample_regions(
     background, hardness = head.logits.out_features - 1, None
     if "hardest" in (config.sampling.positives, config.sampling.negatives):
         # Online hard example mining looks at the loss of every proposal before it chooses.
-        logits, _ = head(pool(pyramid, boxes, matches.gt >= -1, strides, config.align))
+        logits = judge(head, pyramid, boxes, matches.gt >= -1, strides, config).logits
         labels = labels_of(matches.gt, batch, background)
-        hardness = F.cross_entropy(logits, labels.flatten(), reduction="none").view(labels.shape)
+        hardness = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
     samples = sample(matches, batch.boxes.shape[1], config.sampling, config.match.negative, hardness)
     gt = take(matches.gt, samples.index)
     added = samples.index >= proposals.boxes.shape[1]
@@ -141,25 +174,21 @@ def region_losses(
     batch: Batch,
     config: RoIConfig,
 ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "B S C4 4"]]:
-    """``class`` and ``box``, and the deltas behind them."""
-    logits, deltas = head(pool(pyramid, samples.boxes, samples.valid, strides, config.align))
-    logits, deltas = (t.unflatten(0, samples.valid.shape) for t in (logits, deltas))
+    """``class``, ``box``, and ``iou`` if the stage predicts it; and the deltas behind them."""
+    output = judge(head, pyramid, samples.boxes, samples.valid, strides, config)
     count = shared_count(samples.valid)
     slots = num_positive_slots(config.sampling)
     boxes, gt, labels, positive = (t[:, :slots] for t in (samples.boxes, samples.gt, samples.labels, samples.positive))
+    deltas, gt_boxes = of_class(output.deltas[:, :slots], labels), take(batch.boxes, gt)
     losses = {
-        "class": config.class_weight * class_loss(logits, samples.labels, samples.valid, count, config.focal),
-        "box": localisation_loss(
-            of_class(deltas[:, :slots], labels),
-            boxes,
-            take(batch.boxes, gt),
-            positive,
-            count,
-            config.box_loss,
-            config.box_std,
-        ),
+        "class": config.class_weight * class_loss(output.logits, samples.labels, samples.valid, count, config.focal),
+        "box": localisation_loss(deltas, boxes, gt_boxes, positive, count, config.box_loss, config.box_std),
     }
-    return losses, deltas
+    if output.iou is not None and config.iou is not None:
+        refined = clip(decode(boxes, deltas.detach(), config.box_std), batch.sizes)
+        expected = of_class(output.iou[:, :slots, :, None], labels).squeeze(2)
+        losses["iou"] = iou_prediction_loss(expected, refined, gt_boxes, positive, config.iou)
+    return losses, output.deltas
 
 
 def match_proposals(
@@ -185,10 +214,10 @@ def labels_of(gt: Int[Tensor, "B N"], batch: Batch, background: int) -> Int[Tens
     return torch.where(gt >= 0, take(batch.labels, gt), background)
 
 
-def of_class(deltas: Float[Tensor, "B S C4 4"], labels: Int[Tensor, "B S"]) -> Float[Tensor, "B S 4"]:
-    """The deltas that belong to each sample's class; class-agnostic heads have one set for all."""
-    row = labels.clamp(0, deltas.shape[2] - 1)[..., None, None].expand(-1, -1, 1, 4)
-    return deltas.gather(2, row).squeeze(2)
+def of_class(values: Float[Tensor, "B S C4 X"], labels: Int[Tensor, "B S"]) -> Float[Tensor, "B S X"]:
+    """What belongs to each sample's class, such as its deltas; class-agnostic heads have one set for all."""
+    row = labels.clamp(0, values.shape[2] - 1)[..., None, None].expand(-1, -1, 1, values.shape[3])
+    return values.gather(2, row).squeeze(2)
 
 
 def detect(
@@ -201,25 +230,29 @@ def detect(
     detections: DetectionConfig,
 ) -> Detections:
     """Score and refine every proposal for every class, suppress within classes, keep the best."""
-    logits, deltas = head(pool(pyramid, proposals.boxes, proposals.valid, strides, config.align))
-    logits, deltas = (t.unflatten(0, proposals.valid.shape) for t in (logits, deltas))
-    return keep_best(logits.softmax(-1), deltas, proposals, sizes, config.box_std, detections)
+    output = judge(head, pyramid, proposals.boxes, proposals.valid, strides, config)
+    return keep_best(output.logits.softmax(-1), output, proposals, sizes, config.box_std, detections)
 
 
 def keep_best(
     scores: Float[Tensor, "B P C1"],
-    deltas: Float[Tensor, "B P C4 4"],
+    output: RegionOutput,
     proposals: Proposals,
     sizes: Int[Tensor, "B 2"],
     box_std: Sequence[float],
     config: DetectionConfig,
 ) -> Detections:
-    """Detections from class scores (background last) and deltas of proposals."""
-    scores = scores[..., :-1]
+    """Detections from class scores (background last), and from deltas and expected IoUs of proposals."""
+    scores, quality = scores[..., :-1], None
+    if config.quality != "none":
+        assert output.iou is not None, "check_config wants roi.iou"
+        quality = ((1 + output.iou) / 2).clamp(0, 1).expand_as(scores)
+        scores = scores * quality if config.quality == "multiply" else scores
     boxes = proposals.boxes[:, :, None].expand(-1, -1, scores.shape[2], -1)
-    boxes = clip(decode(boxes, deltas.expand_as(boxes), box_std), sizes)
+    boxes = clip(decode(boxes, output.deltas.expand_as(boxes), box_std), sizes)
     valid = (scores > config.score) & proposals.valid[..., None] & is_larger(boxes, config.min_size)
     labels = torch.arange(scores.shape[2], device=scores.device).expand_as(scores).flatten(1)
-    boxes, scores = boxes.flatten(1, 2), scores.flatten(1)
-    rows, kept = suppress(boxes, scores, labels, valid.flatten(1), threshold=config.nms, size=config.total)
-    return Detections(take(boxes, rows) * kept[..., None], take(scores, rows) * kept, take(labels, rows) * kept, kept)
+    guide = quality.flatten(1) if quality is not None and config.quality == "guide" else None
+    boxes = boxes.flatten(1, 2)
+    rows, scores, kept = survivors(boxes, scores.flatten(1), labels, valid.flatten(1), config, guide)
+    return Detections(take(boxes, rows) * kept[..., None], scores * kept, take(labels, rows) * kept, kept)

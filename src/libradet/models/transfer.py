@@ -6,21 +6,24 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from libradet.errors import UserError
-from libradet.models.config import DetectorConfig
+from libradet.models.config import LOSS_WEIGHTS, DetectorConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from libradet.models.detector import Detector
 
 # Of each part, what decides on shapes of tensors and on what their values mean.
 PRESUPPOSED: dict[str, tuple[str, ...]] = {
     "rpn": ("anchors", "convs"),
-    "roi": ("align", "convs", "norm", "fcs", "width", "class_agnostic", "box_std"),
+    "roi": ("align", "convs", "norm", "fcs", "width", "class_agnostic", "box_std", "iou"),
     "cascade": ("ious", "box_stds", "average"),
     "mask": ("align", "convs", "norm", "channels"),
     "dense": ("anchors", "convs", "norm", "clip_last"),
 }
-CLASS_LAYERS = re.compile(r"roi\.(\d+\.)?(logits|deltas)\.|mask\.logits\.|dense\.logits\.")
-BOX_LAYERS = re.compile(r"roi\.(\d+\.)?deltas\.")
+CLASS_LAYERS = re.compile(r"roi\.(\d+\.)?(logits|deltas|iou)\.|mask\.logits\.|dense\.logits\.")
+BOX_LAYERS = re.compile(r"roi\.(\d+\.)?(deltas|iou)\.")
+IOU_LAYER = re.compile(r"roi\.(\d+\.)?iou\.")
 
 
 def follow(config: DetectorConfig, trained: DetectorConfig) -> DetectorConfig:
@@ -55,6 +58,9 @@ def follow_values(config: DetectorConfig, trained: DetectorConfig) -> DetectorCo
 def take_over(model: "Detector", trained: "Detector", allow_partial: bool = False) -> list[str]:
     """Copy the tensors of ``trained``; if its classes are others, all but those of the class layers.
 
+    An IoU that ``trained`` does not predict is learned from random values. Learned weights of losses are not looked
+    at: how a detector is trained is its own.
+
     Returns:
         Names of the layers that keep their random values.
 
@@ -66,8 +72,9 @@ def take_over(model: "Detector", trained: "Detector", allow_partial: bool = Fals
         raise UserError(
             f"the weights have another backbone than {model.config.backbone.name}: {trained.config.backbone.name}"
         )
-    own, theirs = model.state_dict(), trained.state_dict()
+    own, theirs = (_lasting(detector.state_dict()) for detector in (model, trained))
     fresh = {name for name in own if _of_other_classes(name, model.config, trained.config)}
+    fresh |= {name for name in own if IOU_LAYER.match(name) and name not in theirs}
     fitting = {n: t for n, t in theirs.items() if n in own and n not in fresh and own[n].shape == t.shape}
     missing = [n for n in own if n not in fitting and n not in fresh]
     surplus = [n for n in theirs if n not in own]
@@ -79,6 +86,10 @@ def take_over(model: "Detector", trained: "Detector", allow_partial: bool = Fals
         )
     model.load_state_dict(fitting, strict=False)
     return list(dict.fromkeys(n.rpartition(".")[0] for n in own if n not in fitting))
+
+
+def _lasting(state: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+    return {name: t for name, t in state.items() if not name.startswith(LOSS_WEIGHTS)}
 
 
 def _of_other_classes(name: str, config: DetectorConfig, trained: DetectorConfig) -> bool:

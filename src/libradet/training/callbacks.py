@@ -60,15 +60,19 @@ class LossLogging(pl.Callback):
         self._log(trainer)
 
     def _log(self, trainer: pl.Trainer) -> None:
-        known, self._losses = [m.losses for m in self._losses if m.finite], []
+        known, self._losses = [m for m in self._losses if m.finite], []
         if not known:
             return
-        means = {name: sum(losses[name] for losses in known) / len(known) for name in known[0]}
+        means, beside = (_means(of) for of in ([m.losses for m in known], [m.beside for m in known]))
         row = {"lr": trainer.optimizers[0].param_groups[0]["lr"], "images_per_second": self._rate}
-        row |= {"loss": sum(means.values())} | {f"loss_{name}": value for name, value in means.items()}
+        row |= {"loss": sum(means.values())} | {f"loss_{name}": value for name, value in means.items()} | beside
         epoch = {"epoch": trainer.current_epoch}
         for logger in trainer.loggers:
             logger.log_metrics({f"train/{name}": value for name, value in row.items()} | epoch, trainer.global_step)
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
 class SampleSheets(pl.Callback):

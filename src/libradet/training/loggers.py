@@ -52,7 +52,7 @@ class RunCSV(CSVLogger):
             return
         values = {name.removeprefix("train/").removeprefix("val/"): float(value) for name, value in metrics.items()}
         if self._columns is None:
-            terms = [name for name in values if name.startswith("loss_")]
+            terms = [name for name in values if name.startswith(("loss_", "log_variance_"))]
             self._begin((*COLUMNS, *terms, *self._metrics))
         columns = set(self._columns or ()) - {"step", "epoch"}
         shown = {name: _shown(value) for name, value in values.items() if name in columns}

@@ -1,7 +1,8 @@
 """A detector as Lightning trains it."""
 
 from collections import deque
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -22,10 +23,11 @@ from libradet.training.settings import Circumstances, TrainConfig
 
 @dataclass(frozen=True)
 class Measured:
-    """Losses of one batch as numbers, and the rows of its pictures in the data set."""
+    """Losses of one batch as numbers, the rows of its pictures in the data set, and what else is to be logged."""
 
     losses: dict[str, float]
     pictures: list[int]
+    beside: dict[str, float] = field(default_factory=dict)
 
     @property
     def finite(self) -> bool:
@@ -47,12 +49,15 @@ class LossWatch:
     def __init__(self) -> None:
         self.failure: Measured | None = None
         self.latest: Measured | None = None
-        self._waiting: deque[tuple[list[str], Tensor, torch.cuda.Event | None, list[int]]] = deque()
+        self._waiting: deque[tuple[list[str], Tensor, torch.cuda.Event | None, list[int], int]] = deque()
         self._arrived: list[Measured] = []
 
-    def put(self, losses: dict[str, Tensor], pictures: list[int]) -> None:
-        """Hand in the losses of a batch."""
-        values = torch.stack([v.detach().float() for v in losses.values()])
+    def put(
+        self, losses: dict[str, Tensor], pictures: list[int], beside: Mapping[str, Float[Tensor, ""]] | None = None
+    ) -> None:
+        """Hand in the losses of a batch, and other numbers that are to be logged with them."""
+        everything = [*losses.items(), *(beside or {}).items()]
+        values = torch.stack([v.detach().float() for _, v in everything])
         event = None
         if values.is_cuda:
             pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -60,18 +65,19 @@ class LossWatch:
             event = torch.cuda.Event()
             event.record()
             values = pinned
-        self._waiting.append((list(losses), values, event, pictures))
+        self._waiting.append(([name for name, _ in everything], values, event, pictures, len(losses)))
 
     def poll(self, wait: bool = False) -> None:
         """Read what the device has finished; with ``wait``, everything handed in."""
         while self._waiting:
-            names, values, event, pictures = self._waiting[0]
+            names, values, event, pictures, number = self._waiting[0]
             if event is not None and not event.query():
                 if not wait:
                     return
                 event.synchronize()
             self._waiting.popleft()
-            measured = Measured(dict(zip(names, values.tolist(), strict=True)), pictures)
+            pairs = list(zip(names, values.tolist(), strict=True))
+            measured = Measured(dict(pairs[:number]), pictures, dict(pairs[number:]))
             self._arrived.append(measured)
             self.latest = measured
             if self.failure is None and not measured.finite:
@@ -158,7 +164,8 @@ class DetectorModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """The sum of all losses."""
         losses = self.detector(batch)
-        self.watch.put(losses, self.data.pictures)
+        weights = self.detector.loss_weights
+        self.watch.put(losses, self.data.pictures, None if weights is None else weights.by_name())
         total = torch.stack(list(losses.values())).sum()
         # Loggers get means over several steps, which are read without waiting for the device.
         terms = {"train/loss": total, **{f"train/loss_{name}": value for name, value in losses.items()}}

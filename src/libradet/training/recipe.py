@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from libradet.data.loading.augmentation import Augmentation
 from libradet.models.backbones import Backbone
+from libradet.models.config import LOSS_WEIGHTS
 from libradet.models.stages import STAGES, stage_of_parameters
 from libradet.training.settings import TrainConfig
 
@@ -90,14 +91,18 @@ def cosine_factor(step: int, warmup: int, warmup_from: float, total: int, final:
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
-    """Trained parameters by stage, if rates differ between stages; norms and biases apart when they do not decay."""
+    """Trained parameters by stage, if rates differ between stages; apart what does not decay.
+
+    That are learned weights of losses, and norms and biases if they do not.
+    """
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if config.layer_decay is None:
-        return _by_decay([p for p in model.parameters() if p.requires_grad], config)
+        return _by_decay(trained, config)
     assert config.lr is not None, "not resolved"
     depths = depth_of_parameters(model)
     groups: list[dict] = []
     for depth in sorted(set(depths.values())):
-        some = [p for name, p in model.named_parameters() if p.requires_grad and depths[name] == depth]
+        some = [(name, p) for name, p in trained if depths[name] == depth]
         rate = {"lr": config.lr * config.layer_decay**depth}
         groups += [group | rate for group in _by_decay(some, config) if group["params"]]
     return groups
@@ -117,12 +122,16 @@ def depth_of_parameters(model: nn.Module) -> dict[str, int]:
     return depths
 
 
-def _by_decay(parameters: list[nn.Parameter], config: TrainConfig) -> list[dict]:
-    if config.decay_norm_bias:
-        return [{"params": parameters}]
+def _by_decay(parameters: list[tuple[str, nn.Parameter]], config: TrainConfig) -> list[dict]:
+    decayed = [p for name, p in parameters if _decays(name, p, config)]
+    spared = [p for name, p in parameters if not _decays(name, p, config)]
+    groups: list[dict] = [{"params": decayed}]
+    return [*groups, {"params": spared, "weight_decay": 0.0}] if spared or not config.decay_norm_bias else groups
+
+
+def _decays(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:
     # Norms and biases are exactly the parameters with fewer than two dimensions.
-    decayed = [p for p in parameters if p.ndim > 1]
-    return [{"params": decayed}, {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+    return not name.startswith(LOSS_WEIGHTS) and (config.decay_norm_bias or parameter.ndim > 1)
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig, batches_per_epoch: int) -> tuple[Optimizer, LambdaLR]:

@@ -1,0 +1,310 @@
+"""Test-time augmentation: what is found in mirrored and resized pictures comes back to where it is."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from known_answers import FixedDetector, TruthDetector, make_dataset
+from suppression_loops import soft_nms
+from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
+from torch import nn
+from torchvision.ops import batched_nms
+
+from libradet.cli import main
+from libradet.data.batch import Batch
+from libradet.data.synthesis.synthetic import synthesize
+from libradet.errors import UserError
+from libradet.evaluation.coco_evaluator import CocoEvaluator
+from libradet.inference.data_sets import look_through
+from libradet.inference.detections import Detections
+from libradet.inference.finder import Finder
+from libradet.inference.predictor import predict
+from libradet.inference.views import Views
+from libradet.models.config import DetectionConfig
+from libradet.models.create import create_model
+from libradet.models.model_file import save_model
+from libradet.models.several_views import in_views
+from libradet.models.survivors import survivors
+from libradet.models.zoo import make_config
+
+
+class BrightFinder(nn.Module):
+    """Finds the one bright rectangle of a picture, and masks its left half; surer, the larger the picture is.
+
+    ``seen`` keeps the batches it was shown.
+    """
+
+    name, class_names, category_ids, divisor = "bright", ("thing", "other"), (1, 2), 32
+    image_size, device, proposes, proposals_wanted = (64, 96), torch.device("cpu"), False, 0
+
+    def __init__(self, **changes):
+        super().__init__()
+        self.seen: list[Batch] = []
+        self.__dict__.update(changes)
+
+    def forward(self, batch):
+        self.seen.append(batch)
+        count = len(batch.sizes)
+        boxes, labels = torch.full((count, 3, 4), 5.0), torch.zeros(count, 3, dtype=torch.int64)
+        valid = torch.tensor([[True, False, False]] * count)
+        for b, image in enumerate(batch.images):
+            y, x = torch.nonzero(image[0] > 127, as_tuple=True)
+            boxes[b, 0] = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]).float()
+        scores = (batch.sizes.sum(1, keepdim=True) / 1000).expand(-1, 3)
+        left = (torch.arange(4) < 2).float().expand(count, 3, 4, 4)
+        return Detections(boxes, scores, labels, valid, left)
+
+
+def bright(width=180, height=120, box=(24, 36, 84, 96)):
+    """A dark picture with a bright rectangle; all sides remain whole pixels in half and in two thirds of its size."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[box[1] : box[3], box[0] : box[2]] = 255
+    return picture
+
+
+def random_picture(width, height, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("sizes", [(), (60,), (60, 80, (120, 180)), ("original", 60)])
+def test_one_object_is_found_once_where_it_is(flip, sizes):
+    finder = BrightFinder(image_size=(60, 90))
+    views = Views(finder, flip, sizes)
+    assert isinstance(views, Finder)
+    found = predict(views, [bright(), bright(120, 180, (12, 60, 96, 150))], threshold=0.0, batch_size=2)
+    assert len(finder.seen) == max(len(sizes), 1) * (1 + flip) * 2
+    for one, box in zip(found, [(24, 36, 84, 96), (12, 60, 96, 150)], strict=True):
+        np.testing.assert_allclose(one.xyxy, [box], atol=0.01)
+        largest = {(): 150, (60,): 150}.get(sizes, 300)
+        assert one.confidence == pytest.approx([largest / 1000])
+
+
+@pytest.mark.parametrize("sizes", [(), (60,), (60, 80)])
+def test_masks_are_turned_back(sizes):
+    """The finder masks the left half of what it sees; of the mirrored picture that is the right half."""
+    views = Views(BrightFinder(image_size=(60, 90)), True, sizes)
+    # Of each view there are three slots, the first one filled; the mirrored one comes after the plain one.
+    for slot, (left, right) in ((0, (24, 54)), (3, (54, 84))):
+        views.merge = lambda *t, slot=slot: (torch.full_like(t[2][:, :1], slot), t[1][:, :1], t[3][:, :1])
+        found = predict(views, bright(), threshold=0.0)
+        columns, rows = found.mask[0].any(0).nonzero()[0], found.mask[0].any(1).nonzero()[0]
+        assert abs(columns.min() - left) <= 1
+        assert abs(columns.max() + 1 - right) <= 1
+        assert abs(rows.min() - 36) <= 1
+        assert abs(rows.max() + 1 - 96) <= 1
+
+
+def test_masks_of_mirrored_pictures_are_mirrored():
+    batch = tiny_batch(pictures=2)
+    finder = BrightFinder()
+    second = Views(finder, flip=True, merge=lambda b, s, labels, v: (torch.full((2, 1), 3), s[:, 3:4], v[:, 3:4]))
+    found = second(batch)
+    right = (torch.arange(4) >= 2).float().expand(2, 1, 4, 4)
+    assert torch.equal(found.masks, right)
+
+
+@pytest.mark.parametrize("sizes", [(), (48, 64)])
+@pytest.mark.parametrize("name", ["faster_rcnn", "mask_rcnn", "retinanet", "fast_rcnn"])
+def test_mirrored_pictures_have_mirrored_detections(name, sizes):
+    model = tiny_detector(tiny_zoo_config(name)).eval()
+    model.config.image.size, model.config.detections.score = (64, 96), 0.1
+    batch = tiny_batch(size=(64, 96), proposals=20)
+    width = torch.tensor([[96.0], [80.0]])
+    batch = batch._replace(sizes=torch.tensor([[64, 96], [50, 80]]))
+    images, proposals = torch.zeros_like(batch.images), batch.proposals.clone()
+    for b, (height, end) in enumerate(batch.sizes.tolist()):
+        images[b, :, :height, :end] = batch.images[b, :, :height, :end].flip(2)
+        proposals[b, :, [0, 2]] = end - batch.proposals[b][:, [2, 0]]
+    views = in_views(model, True, sizes)
+    here, there = views(batch), views(batch._replace(images=images, proposals=proposals))
+    alone = model.eval()(batch) if not sizes else None
+    assert here.valid.sum(1).min() >= 3
+    assert torch.equal(here.valid, there.valid)
+    torch.testing.assert_close(here.scores, there.scores, atol=1e-4, rtol=0)
+    mirrored = torch.stack(
+        [width - there.boxes[..., 2], there.boxes[..., 1], width - there.boxes[..., 0], there.boxes[..., 3]], -1
+    )
+    torch.testing.assert_close(here.boxes, mirrored * here.valid[..., None], atol=0.05, rtol=0)
+    assert torch.equal(here.labels, there.labels)
+    if here.masks is not None:
+        torch.testing.assert_close(here.masks, there.masks.flip(-1), atol=1e-3, rtol=0)
+    assert alone is None or not torch.allclose(alone.scores, here.scores), "both views had a say"
+
+
+def test_every_size_sees_what_it_would_see_alone():
+    pictures = [random_picture(*shape, seed) for seed, shape in enumerate([(100, 67), (90, 66), (67, 100), (33, 33)])]
+    model = FixedDetector()
+    for size in ((32, 48), (64, 96), (50, 60)):
+        predict(model, pictures, size=size, batch_size=4)
+    alone, model.seen = model.seen, []
+    predict(Views(model, sizes=[32, (64, 96), (50, 60)]), pictures, batch_size=4)
+    assert {b.images.shape[2:] for b in model.seen} == {b.images.shape[2:] for b in alone}
+
+    def shown(batches):
+        parts = [(image, *size) for b in batches for image, size in zip(b.images, b.sizes.tolist(), strict=True)]
+        return sorted(image[:, :height, :width].flatten().tolist() for image, height, width in parts)
+
+    assert shown(model.seen) == shown(alone)
+
+
+def test_views_know_which_picture_of_the_data_set_they_show(tmp_path):
+    dataset = make_dataset(tmp_path)
+    model, evaluator = TruthDetector(dataset), CocoEvaluator(dataset)
+    # Objects of a class overlap, and views of the same object more so.
+    merge = partial(survivors, config=DetectionConfig(nms=0.9, total=110))
+    views = Views(model, sizes=[30, 47, "original"], merge=merge)
+    look_through(views, dataset, evaluator.update, workers=0, progress=False)
+    metrics = evaluator.compute()
+    assert metrics["AP"] == pytest.approx(1)
+    # None twice.
+    assert metrics["detections"] == sum(len(p.boxes) for p in dataset.pictures)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_proposals_go_with_the_pictures(flip):
+    model = FixedDetector()
+    model.config.rpn = None
+    boxes = np.array([[10, 20, 50, 40], [0, 0, 90, 60]], np.float32)
+    predict(Views(model, flip, sizes=[30, 60]), random_picture(90, 60), proposals=boxes)
+    expected = [boxes / 2, boxes] if not flip else []
+    if flip:
+        for scale, width in ((0.5, 45), (1, 90)):
+            turned = boxes * scale
+            expected += [turned, np.stack([width - turned[:, 2], turned[:, 1], width - turned[:, 0], turned[:, 3]], 1)]
+    assert len(model.seen) == len(expected)
+    for batch, there in zip(model.seen, expected, strict=True):
+        np.testing.assert_allclose(batch.proposals[0], there, atol=1e-4)
+
+
+def test_detections_of_all_views_suppress_each_other_within_classes():
+    """Picture of 100 × 60; the mirrored view answers the same fractions, so its boxes come back mirrored."""
+    # The first is nearly its own mirror image, the second lies left and comes back right, the third of another class.
+    model = FixedDetector(
+        [(0.28, 0.2, 0.7, 0.8), (0.1, 0.1, 0.2, 0.3), (0.3, 0.2, 0.7, 0.8)], [0.9, 0.6, 0.5], [0, 0, 1], size=(60, 100)
+    )
+    found = predict(Views(model, flip=True), random_picture(100, 60), threshold=0.0)
+    expected = [(28, 12, 70, 48), (10, 6, 20, 18), (80, 6, 90, 18), (30, 12, 70, 48)]
+    np.testing.assert_allclose(found.xyxy, expected, atol=1e-4)
+    np.testing.assert_allclose(found.confidence, [0.9, 0.6, 0.6, 0.5])
+    assert found.class_id.tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("kind", ["nms", "soft_gaussian"])
+def test_they_are_merged_as_the_detector_suppresses(kind):
+    model = tiny_detector(tiny_zoo_config("faster_rcnn")).eval()
+    settings = model.config.detections
+    settings.suppression, settings.nms, settings.score, settings.floor = kind, 0.3, 0.1, 0.05
+    batch = tiny_batch()
+    here = model(batch)
+    there = model(batch._replace(images=batch.images.flip(3)))
+    found = in_views(model, flip=True)(batch)
+    left, top, right, bottom = there.boxes.unbind(-1)
+    boxes = torch.cat([here.boxes, torch.stack([96 - right, top, 96 - left, bottom], -1)], 1)
+    scores, labels, valid = (torch.cat(pair, 1) for pair in zip(here[1:4], there[1:4], strict=True))
+    for b in range(2):
+        real = valid[b].nonzero().squeeze(1)
+        if kind == "nms":
+            rows = real[batched_nms(boxes[b, real], scores[b, real], labels[b, real], 0.3)][:100]
+            expected = scores[b, rows]
+        else:
+            picture = [t[b].tolist() for t in (boxes, scores, labels, valid)]
+            pairs = soft_nms(*picture, "gaussian", 0.3, 0.5, 0.05, 100)
+            rows, expected = torch.tensor([row for row, _ in pairs]), torch.tensor([score for _, score in pairs])
+        assert len(rows) < len(real)
+        torch.testing.assert_close(found.boxes[b, found.valid[b]], boxes[b, rows].detach(), atol=1e-3, rtol=0)
+        torch.testing.assert_close(found.scores[b, found.valid[b]], expected.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_proposals_of_all_views_are_merged():
+    model = tiny_detector(tiny_zoo_config("rpn")).eval()
+    found = in_views(model, flip=True, sizes=[48, 64])(tiny_batch())
+    assert found.valid.sum(1).min() > 60, "more than any view has"
+    for boxes, scores, valid in zip(found.boxes, found.scores, found.valid, strict=True):
+        labels = torch.zeros(int(valid.sum()), dtype=torch.int64)
+        assert len(batched_nms(boxes[valid], scores[valid], labels, 0.7)) == len(labels)
+
+
+def test_without_views_it_is_the_detector_itself():
+    model = FixedDetector()
+    assert in_views(model) is model
+
+
+def test_modes_and_devices_are_those_of_the_finder():
+    model = FixedDetector([(0.1, 0.1, 0.5, 0.5)], [0.9], [0])
+    views = Views(model, flip=True, sizes=[64])
+    model.train()
+    predict(views, random_picture(50, 50))
+    assert model.training
+    assert (views.name, views.device, views.divisor) == (model.name, model.device, model.divisor)
+    assert (views.class_names, views.category_ids) == (model.class_names, model.category_ids)
+    assert list(views.parameters()) == list(model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "own", "words"),
+    [
+        ([0], (64, 96), "in pixels above 0"),
+        ([(96, 64)], (64, 96), "a short side"),
+        ([64], "original", "name the long side"),
+    ],
+)
+def test_sizes_that_are_none(sizes, own, words):
+    with pytest.raises(UserError, match=words):
+        Views(BrightFinder(image_size=own), sizes=sizes)
+
+
+def test_one_size_or_several():
+    with pytest.raises(UserError, match="exclude each other"):
+        FixedDetector().predict(random_picture(9, 9), size=(64, 96), sizes=[64])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A data set, and detectors that nobody trained."""
+    root = tmp_path_factory.mktemp("place")
+    synthesize(root / "data", train=1, val=3, size=(96, 80), classes=2)
+    torch.manual_seed(0)
+    for name in ("faster_rcnn", "rpn"):
+        config = make_config(name, backbone="test_resnet")
+        config.image.size, config.pyramid.channels = (80, 96), 16
+        config.rpn.test_proposals = replace(config.rpn.test_proposals, per_level=40, total=40)
+        if config.roi is not None:
+            config.roi.width, config.detections.score = 32, 0.0
+        save_model(create_model(config=config, class_names=("ball", "crate")), root / f"{name}.safetensors")
+    return root
+
+
+def test_commands_look_several_times(place, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    model, numbers = str(place / "faster_rcnn.safetensors"), []
+    for more in ([], ["--flip", "--scales", "64", "80"]):
+        assert main(["evaluate", model, "--data", str(place / "data"), "--json", "n.json", *more]) == 0
+        numbers.append(json.loads((tmp_path / "n.json").read_text()))
+        pictures = str(place / "data" / "images" / "val_*.jpg")
+        assert main(["predict", model, pictures, "--out", f"found{len(more)}", "--threshold", "0", *more]) == 0
+    assert numbers[0]["images"] == numbers[1]["images"] == 3
+    plain, several = (json.loads((tmp_path / f"found{n}" / "predictions.json").read_text()) for n in (0, 4))
+    assert len(plain) == numbers[0]["detections"]
+    assert len(several) == numbers[1]["detections"]
+    assert [r["score"] for r in plain] != [r["score"] for r in several]
+    capfd.readouterr()
+    assert main(["predict", model, "x.jpg", "--out", "o", "--size", "64", "80", "--scales", "64"]) == 2
+    assert "not allowed with" in capfd.readouterr().err
+
+
+def test_proposals_are_written_of_several_views(place, tmp_path):
+    model, data = str(place / "rpn.safetensors"), str(place / "data")
+    assert main(["predict", model, "--data", data, "--split", "val", "--out", str(tmp_path), "--flip"]) == 0
+    assert (tmp_path / "val.safetensors").is_file()
+
+
+def test_python_has_the_same_words():
+    model = tiny_detector(tiny_zoo_config("faster_rcnn"))
+    model.config.image.size, image = (64, 96), random_picture(96, 64)
+    several = model.predict(image, threshold=0.0, flip=True, sizes=[48, (64, 96)])
+    again = predict(in_views(model, True, [48, (64, 96)]), image, threshold=0.0)
+    np.testing.assert_array_equal(several.xyxy, again.xyxy)

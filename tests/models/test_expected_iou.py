@@ -1,0 +1,246 @@
+"""The second stage says how well its boxes lie (IoU-Net): what it learns, and what becomes of what it says."""
+
+import pytest
+import torch
+from suppression_loops import guided_nms
+from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
+
+from libradet.errors import UserError
+from libradet.geometry.boxes import decode
+from libradet.models.config import DetectionConfig, IoUConfig
+from libradet.models.config_checks import check_config
+from libradet.models.loss_terms import iou_prediction_loss
+from libradet.models.model_file import load_model, save_model
+from libradet.models.roi_head import RegionOutput, keep_best, region_losses, sample_regions
+from libradet.models.rpn import Proposals, propose
+from libradet.models.transfer import take_over
+from libradet.models.zoo import MODELS
+
+SECOND_STAGES = [name for name, make in MODELS.items() if make().roi is not None]
+STD = (0.1, 0.1, 0.2, 0.2)
+
+
+def config_of(name="faster_rcnn", agnostic=False, **settings):
+    config = tiny_zoo_config(name)
+    config.roi.iou, config.roi.class_agnostic = IoUConfig(**settings), agnostic
+    return config
+
+
+def smooth_l1(error, beta):
+    error = error.abs()
+    return torch.where(error < beta, error**2 / (2 * beta), error - beta / 2)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.2])
+def test_loss_is_smooth_l1_on_the_stretched_iou(beta):
+    corner = torch.rand(2, 9, 2) * 20
+    boxes = torch.cat([corner, corner + 10 + torch.rand(2, 9, 2) * 20], dim=2).requires_grad_()
+    gt_boxes = boxes.detach() + torch.rand(2, 9, 4) * 4
+    positive = torch.rand(2, 9) < 0.6
+    clean = (torch.rand(2, 9) * 2 - 1).requires_grad_()
+    loss = iou_prediction_loss(clean, boxes, gt_boxes, positive, IoUConfig(3.0, beta))
+    pairs = zip(boxes.detach().double(), gt_boxes.double(), strict=True)
+    target = 2 * torch.stack([box_iou(a, b).diag() for a, b in pairs]) - 1
+    terms = smooth_l1(clean.detach().double() - target, beta)[positive]
+    torch.testing.assert_close(loss.double(), 3 * terms.mean())
+    loss.backward()
+    assert boxes.grad is None
+    dirty = clean.detach().masked_fill(~positive, torch.nan).requires_grad_()
+    wild = gt_boxes.masked_fill(~positive[..., None], torch.nan)
+    iou_prediction_loss(dirty, boxes, wild, positive, IoUConfig(3.0, beta)).backward()
+    assert torch.equal(dirty.grad, clean.grad)
+    assert not dirty.grad[~positive].any()
+    nothing = iou_prediction_loss(clean, boxes, gt_boxes, torch.zeros_like(positive), IoUConfig())
+    assert nothing == 0
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_the_stage_learns_the_iou_of_its_own_refined_boxes(agnostic):
+    """With a layer of biases only, its loss follows from the boxes that the deltas of the true class make."""
+    config = config_of(agnostic=agnostic, weight=2.0)
+    model, batch = tiny_detector(config), tiny_batch()
+    bias = torch.tensor([0.3] if agnostic else [0.1, 0.5, -0.4])
+    torch.nn.init.zeros_(model.roi.iou.weight)
+    model.roi.iou.bias.data.copy_(bias)
+    with torch.no_grad():
+        pyramid = model.extract_features(batch)
+        proposals = propose(model.rpn(pyramid), batch.sizes, config.rpn.train_proposals, model.rpn.per_cell)
+        samples = sample_regions(model.roi, pyramid, model.strides, proposals, batch, config.roi)
+        losses, deltas = region_losses(model.roi, pyramid, model.strides, samples, batch, config.roi)
+    terms = []
+    for b, s in samples.positive.nonzero().tolist():
+        label = int(samples.labels[b, s])
+        delta = deltas[b, s, 0 if agnostic else label].double()
+        box = clip_boxes_to_image(decode(samples.boxes[b, s].double(), delta, STD)[None], (64, 96))
+        overlap = box_iou(box, batch.boxes[b, samples.gt[b, s]].double()[None])[0, 0]
+        terms.append(smooth_l1(bias[0 if agnostic else label].double() - (2 * overlap - 1), 1.0))
+    assert len(terms) > 4
+    torch.testing.assert_close(losses["iou"].double(), 2 * torch.stack(terms).mean(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("objects", [True, False])
+@pytest.mark.parametrize("name", SECOND_STAGES)
+def test_it_is_learned_in_every_second_stage_and_is_absent_if_off(name, objects):
+    assert not [n for n in tiny_detector(tiny_zoo_config(name)).state_dict() if "iou" in n]
+    model = tiny_detector(config_of(name))
+    layers = [n for n in model.state_dict() if "iou" in n]
+    last = "roi.2.iou" if "cascade" in name else "roi.iou"
+    assert layers == [f"{last}.weight", f"{last}.bias"]
+    seen = {} if objects else {"boxes": (), "labels": ()}
+    batch = tiny_batch(**seen, size=(64, 128), masks="mask" in name)
+    batch = batch._replace(proposals=tiny_batch(proposals=20).proposals)
+    losses = model(batch)
+    loss = losses["iou_3" if "cascade" in name else "iou"]
+    assert (loss > 0) == objects
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert bool(model.get_parameter(f"{last}.weight").grad.any()) == objects
+
+
+def test_features_say_how_well_boxes_lie():
+    """A trained layer comes nearer to the IoUs than a trained constant."""
+    config = config_of(agnostic=True, beta=0.1)
+    model, batch = tiny_detector(config), tiny_batch()
+    with torch.no_grad():
+        pyramid = model.extract_features(batch)
+        proposals = propose(model.rpn(pyramid), batch.sizes, config.rpn.train_proposals, model.rpn.per_cell)
+        samples = sample_regions(model.roi, pyramid, model.strides, proposals, batch, config.roi)
+    final, layer = {}, model.roi.iou
+    for what, trained in (("constant", [layer.bias]), ("layer", [layer.weight, layer.bias])):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+        optimizer = torch.optim.Adam(trained, lr=0.03)
+        for _ in range(60):
+            losses, _ = region_losses(model.roi, pyramid, model.strides, samples, batch, config.roi)
+            optimizer.zero_grad()
+            losses["iou"].backward()
+            optimizer.step()
+            final[what] = losses["iou"].item()
+    assert final["layer"] < 0.7 * final["constant"]
+
+
+def stage_output(agnostic, seed=0, proposals=30, classes=3):
+    """Proposals that overlap a lot, and what a second stage could say of them."""
+    g = torch.Generator().manual_seed(seed)
+    corner = torch.rand(2, proposals, 2, generator=g) * 40
+    boxes = torch.cat([corner, corner + 15 + torch.rand(2, proposals, 2, generator=g) * 20], -1)
+    valid = torch.rand(2, proposals, generator=g) < 0.9
+    own = 1 if agnostic else classes
+    logits = torch.randn(2, proposals, classes + 1, generator=g) * 2
+    deltas = torch.randn(2, proposals, own, 4, generator=g)
+    # Beyond −1..1, too, which is cut.
+    iou = torch.randn(2, proposals, own, generator=g)
+    return Proposals(boxes, valid.float(), valid), RegionOutput(logits, deltas, iou), logits.softmax(-1)
+
+
+def candidates_of(proposals, output, scores):
+    """Boxes, scores, expected IoUs and labels of all pairs of proposal and class, in double precision."""
+    for b in range(2):
+        boxes, labels, quality = [], [], []
+        for p in range(proposals.boxes.shape[1]):
+            for c in range(3):
+                row = c % output.deltas.shape[2]
+                box = decode(proposals.boxes[b, p].double(), output.deltas[b, p, row].double(), STD)
+                boxes.append(clip_boxes_to_image(box[None], (64, 96))[0])
+                labels.append(c)
+                quality.append(min(max((float(output.iou[b, p, row]) + 1) / 2, 0.0), 1.0))
+        valid = proposals.valid[b].repeat_interleave(3)
+        yield torch.stack(boxes), scores[b, :, :3].flatten().double(), torch.tensor(quality).double(), labels, valid
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_multiplied_scores_take_the_place_of_scores(agnostic, seed):
+    proposals, output, scores = stage_output(agnostic, seed)
+    config = DetectionConfig(score=0.1, quality="multiply", total=90)
+    found = keep_best(scores, output, proposals, torch.tensor([[64, 96]] * 2), STD, config)
+    for b, (boxes, plain, quality, labels, valid) in enumerate(candidates_of(proposals, output, scores)):
+        product, labels = plain * quality, torch.tensor(labels)
+        rows = torch.nonzero(valid & (product > 0.1)).squeeze(1)
+        assert 3 < len(rows) < (valid & (plain > 0.1)).sum()
+        rows = rows[batched_nms(boxes[rows], product[rows], labels[rows], 0.5)]
+        kept = found.valid[b]
+        torch.testing.assert_close(found.scores[b, kept].double(), product[rows], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(found.boxes[b, kept].double(), boxes[rows], atol=1e-3, rtol=0)
+        assert torch.equal(found.labels[b, kept], labels[rows])
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_guided_detections_are_those_of_the_papers_algorithm(agnostic, seed):
+    proposals, output, scores = stage_output(agnostic, seed)
+    config = DetectionConfig(score=0.05, quality="guide", nms=0.4, total=90)
+    found = keep_best(scores, output, proposals, torch.tensor([[64, 96]] * 2), STD, config)
+    for b, (boxes, plain, quality, labels, valid) in enumerate(candidates_of(proposals, output, scores)):
+        # Where the expected IoU was cut off, equals are ordered as in the operator: the earlier row first.
+        listed = (t.tolist() for t in (boxes, plain, quality))
+        expected = guided_nms(*listed, labels, (valid & (plain > 0.05)).tolist(), 0.4, 90)
+        rows, kept = [row for row, _ in expected], found.valid[b]
+        inherited = torch.tensor([score for _, score in expected]).double()
+        assert (inherited > plain[rows] + 1e-3).any()
+        torch.testing.assert_close(found.scores[b, kept].double(), inherited, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(found.boxes[b, kept].double(), boxes[rows], atol=1e-3, rtol=0)
+        assert found.labels[b, kept].tolist() == [labels[row] for row in rows]
+
+
+@pytest.mark.parametrize("quality", ["none", "multiply", "guide"])
+@pytest.mark.parametrize("name", SECOND_STAGES)
+def test_every_second_stage_uses_it(name, quality):
+    model = tiny_detector(config_of(name)).eval()
+    layer = (model.roi[2] if "cascade" in name else model.roi).iou
+    batch = tiny_batch(size=(64, 128), proposals=20)
+    with torch.no_grad():
+        model.config.detections.score = 0.0
+        plain = model(batch)
+        model.config.detections.quality = quality
+        torch.nn.init.zeros_(layer.weight)
+        layer.bias.fill_(-0.5)
+        found = model(batch)
+    assert (found.masks is not None) == ("mask" in name)
+    if quality == "guide":
+        assert not torch.equal(found.boxes, plain.boxes), "all expected alike: the order of the proposals decides"
+    else:
+        # Expected alike everywhere, it changes nothing but the scores.
+        torch.testing.assert_close(found.boxes, plain.boxes)
+        torch.testing.assert_close(found.scores, plain.scores * (0.25 if quality == "multiply" else 1))
+
+
+def test_it_is_saved_and_taken_over(tmp_path):
+    config = config_of()
+    config.detections.quality = "guide"
+    model, batch = tiny_detector(config).eval(), tiny_batch()
+    save_model(model, tmp_path / "model.safetensors")
+    again = load_model(tmp_path / "model.safetensors")
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(model(batch)[:4], again(batch)[:4], strict=True))
+    # A detector that did not say so gives everything else.
+    fresh = tiny_detector(config, seed=1)
+    old = tiny_detector(tiny_zoo_config("faster_rcnn"))
+    assert take_over(fresh, old) == ["roi.iou"]
+    assert torch.equal(fresh.roi.deltas.weight, old.roi.deltas.weight)
+    assert take_over(fresh, model) == []
+    assert torch.equal(fresh.roi.iou.weight, model.roi.iou.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("faster_rcnn", {"quality": "multiply"}, "give the model roi.iou"),
+        ("retinanet", {"quality": "guide"}, "retinanet has none"),
+    ],
+)
+def test_what_nobody_predicts_cannot_be_used(name, change, words):
+    config = tiny_zoo_config(name)
+    config.detections = DetectionConfig(**change)
+    with pytest.raises(UserError, match=words):
+        check_config(config)
+
+
+def test_one_suppression_at_a_time():
+    config = config_of()
+    config.detections = DetectionConfig(quality="guide", suppression="soft_linear")
+    with pytest.raises(UserError, match="one of its own"):
+        check_config(config)
+    config.detections.quality = "multiply"
+    check_config(config)

@@ -1,0 +1,58 @@
+"""Soft-NMS at the end of every kind of detector, against the paper's loop over all that the detector could say."""
+
+import pytest
+import torch
+from suppression_loops import soft_nms
+from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
+
+from libradet.errors import UserError
+from libradet.models.config_checks import check_config
+from libradet.models.zoo import MODELS
+
+NAMES = ("faster_rcnn", "libra_cascade_rcnn", "mask_rcnn", "retinanet", "fast_rcnn")
+
+
+def detector(name):
+    config = tiny_zoo_config(name)
+    config.detections.score, config.detections.total = 0.1, 400
+    if config.dense is not None:
+        config.dense.per_level = 70
+    return tiny_detector(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["soft_linear", "soft_gaussian"])
+@pytest.mark.parametrize("name", NAMES)
+def test_detections_are_what_the_papers_loop_leaves_of_all_candidates(name, kind):
+    model = detector(name)
+    settings, batch = model.config.detections, tiny_batch(size=(64, 128), proposals=20)
+    with torch.no_grad():
+        settings.nms = 1.0
+        raw = model(batch)
+        assert not raw.valid.all(), "every candidate has a slot"
+        settings.nms, settings.suppression, settings.floor = 0.1, kind, 0.05
+        found = model(batch)
+    assert (found.masks is not None) == (name == "mask_rcnn")
+    decay = {"decay": kind.removeprefix("soft_"), "threshold": 0.1, "sigma": 0.5, "floor": 0.05, "size": 400}
+    for b in range(2):
+        picture = [t[b].double().tolist() for t in (raw.boxes, raw.scores)] + [
+            t[b].tolist() for t in (raw.labels, raw.valid)
+        ]
+        expected = soft_nms(*picture, **decay)
+        rows, kept = torch.tensor([row for row, _ in expected]), found.valid[b]
+        assert 1 < len(rows) < raw.valid[b].sum()
+        assert kept.sum() == len(rows)
+        scores = torch.tensor([score for _, score in expected])
+        assert (scores < raw.scores[b, rows] - 1e-3).any(), "some scores were lowered"
+        torch.testing.assert_close(found.scores[b, kept], scores, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.boxes[b, kept], raw.boxes[b, rows], atol=1e-3, rtol=0)
+        assert torch.equal(found.labels[b, kept], raw.labels[b, rows])
+        if found.masks is not None:
+            torch.testing.assert_close(found.masks[b, kept], raw.masks[b, rows], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["rpn", "libra_rpn"])
+def test_proposals_are_not_suppressed_softly(name):
+    config = MODELS[name]()
+    config.detections.suppression = "soft_linear"
+    with pytest.raises(UserError, match=r"detections\.suppression is soft_linear"):
+        check_config(config)
