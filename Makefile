@@ -35,7 +35,7 @@ format: $(READY)
 	$(BIN)/ruff format src tests benchmarks examples
 	$(BIN)/ruff check --fix src tests benchmarks examples
 
-# Side by side with torchvision, less than half an hour on two cores; BENCH="--all --out docs/results/all" for more.
+# Side by side with torchvision, half an hour or more on two cores; BENCH="--all --out docs/results/all" for more.
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH)
 

@@ -1,6 +1,6 @@
 """Measure libradet beside torchvision, mmdetection and detectron2 (where installed) on this machine.
 
-python -m benchmarks                                   what the targets ask for, in less than half an hour
+python -m benchmarks                                   what the targets ask for, in half an hour or more
 python -m benchmarks --all --out docs/results/all      every detector, size, batch, precision; compiled, too
 python -m benchmarks --cases 'infer/*/800x1344/*' --parts steps --compiled
 python -m benchmarks --against ../older/src            beside the libradet of another checkout
@@ -41,7 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="names of all cases, and no more")
     parser.add_argument("--against", type=Path, metavar="SRC", help="folder with another libradet, to run in turns")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
+    parser.add_argument("--rounds", type=int, default=2, help="processes of each contender")
     parser.add_argument("--steps", type=int, help="timed in each process; 7 of inference, 3 of training")
     parser.add_argument("--pictures", type=int, default=5000, help="for the evaluation")
     parser.add_argument("--quick", action="store_true", help="tiny pictures, one round: does all of it run?")
