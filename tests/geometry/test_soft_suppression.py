@@ -16,7 +16,7 @@ def softly(boxes, scores, groups, valid, **changes):
     return soft_suppress(boxes, scores, groups, valid, **(PLAIN | changes))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(
     st.integers(0, 1000),
     st.integers(1, 4),

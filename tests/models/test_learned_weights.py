@@ -54,7 +54,7 @@ def test_a_loss_of_nothing_moves_no_variance():
     assert weights.log_variances.grad.tolist() == [-0.5, 0]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("libra")])
 def test_every_loss_of_every_detector_has_one(name):
     """At first all are as without them, and their gradients reach every loss."""
     config = learning(name)

@@ -20,34 +20,38 @@ def detector(name):
     return tiny_detector(config).eval()
 
 
-@pytest.mark.parametrize("kind", ["soft_linear", "soft_gaussian"])
 @pytest.mark.parametrize("name", NAMES)
-def test_detections_are_what_the_papers_loop_leaves_of_all_candidates(name, kind):
+def test_detections_are_what_the_papers_loop_leaves_of_all_candidates(name):
     model = detector(name)
     settings, batch = model.config.detections, tiny_batch(size=(64, 128), proposals=20)
+    settings.nms = 1.0
     with torch.no_grad():
-        settings.nms = 1.0
         raw = model(batch)
-        assert not raw.valid.all(), "every candidate has a slot"
-        settings.nms, settings.suppression, settings.floor = 0.1, kind, 0.05
-        found = model(batch)
-    assert (found.masks is not None) == (name == "mask_rcnn")
-    decay = {"decay": kind.removeprefix("soft_"), "threshold": 0.1, "sigma": 0.5, "floor": 0.05, "size": 400}
-    for b in range(2):
-        picture = [t[b].double().tolist() for t in (raw.boxes, raw.scores)] + [
-            t[b].tolist() for t in (raw.labels, raw.valid)
-        ]
-        expected = soft_nms(*picture, **decay)
-        rows, kept = torch.tensor([row for row, _ in expected]), found.valid[b]
-        assert 1 < len(rows) < raw.valid[b].sum()
-        assert kept.sum() == len(rows)
-        scores = torch.tensor([score for _, score in expected])
-        assert (scores < raw.scores[b, rows] - 1e-3).any(), "some scores were lowered"
-        torch.testing.assert_close(found.scores[b, kept], scores, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(found.boxes[b, kept], raw.boxes[b, rows], atol=1e-3, rtol=0)
-        assert torch.equal(found.labels[b, kept], raw.labels[b, rows])
-        if found.masks is not None:
-            torch.testing.assert_close(found.masks[b, kept], raw.masks[b, rows], atol=1e-4, rtol=0)
+    assert not raw.valid.all(), "every candidate has a slot"
+    settings.nms, settings.floor = 0.1, 0.05
+    for decay in ("linear", "gaussian"):
+        settings.suppression = f"soft_{decay}"
+        with torch.no_grad():
+            found = model(batch)
+        assert (found.masks is not None) == (name == "mask_rcnn")
+        for b in range(2):
+            check_picture(raw, found, b, decay)
+
+
+def check_picture(raw, found, b, decay):
+    picture = [t[b].double().tolist() for t in (raw.boxes, raw.scores)]
+    picture += [t[b].tolist() for t in (raw.labels, raw.valid)]
+    expected = soft_nms(*picture, decay, 0.1, 0.5, 0.05, 400)
+    rows, kept = torch.tensor([row for row, _ in expected]), found.valid[b]
+    assert 1 < len(rows) < raw.valid[b].sum()
+    assert kept.sum() == len(rows)
+    scores = torch.tensor([score for _, score in expected])
+    assert (scores < raw.scores[b, rows] - 1e-3).any(), "some scores were lowered"
+    torch.testing.assert_close(found.scores[b, kept], scores, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.boxes[b, kept], raw.boxes[b, rows], atol=1e-3, rtol=0)
+    assert torch.equal(found.labels[b, kept], raw.labels[b, rows])
+    if found.masks is not None:
+        torch.testing.assert_close(found.masks[b, kept], raw.masks[b, rows], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["rpn", "libra_rpn"])
