@@ -55,7 +55,7 @@ def asked(tmp_path):
     """Arguments of a tiny comparison."""
 
     def make(pictures=8, table=TABLE):
-        synthesize(tmp_path / "data", train=8, val=4, size=(96, 64), classes=2)
+        synthesize(tmp_path / "data", train=8, val=4, size=(96, 80), classes=2)
         (tmp_path / "preset.yaml").write_text(PRESET.replace("PICTURES", str(pictures)))
         (tmp_path / "mine.yaml").write_text(table)
         words = ["reproduce", str(tmp_path / "mine.yaml"), "--preset", str(tmp_path / "preset.yaml")]
