@@ -52,7 +52,9 @@ class Description:
 
 
 def describe(model: Detector, size: Size | None = None, resizes: bool = True) -> Description:
-    """Of the file that ``model`` is going to be; ``size`` None: as trained."""
+    """Of the file that ``model`` is going to be; ``size`` None: as trained. Raises UserError if it is no size."""
+    if size is not None and size != "original" and not 0 < size[0] <= size[1]:
+        raise UserError(f"size is {size[0]} {size[1]}: first the short side, at least 1, then the long one")
     return Description(
         model=model.name,
         class_names=tuple(model.class_names),

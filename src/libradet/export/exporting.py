@@ -55,6 +55,7 @@ def export(
             open sizes, or both do not find the same; then there is no file.
     """
     kind, description = format_of(path), describe(model, size, resize == "inside")
+    kind.require()
     begin = time.perf_counter()
     program = trace(model, description)
     with replacing(path) as partial:

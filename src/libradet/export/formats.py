@@ -8,20 +8,24 @@ from torch.export import ExportedProgram
 
 from libradet.errors import UserError
 from libradet.export.description import Description
-from libradet.export.onnx_files import open_onnx, write_onnx
+from libradet.export.onnx_files import open_onnx, require_onnx, write_onnx
 from libradet.export.program_files import open_program, write_program
 from libradet.export.running import Exported, Run
 from libradet.files import require
 
 
 class Format(NamedTuple):
-    """How a kind of file is written and opened."""
+    """How a kind of file is written and opened; ``require`` raises UserError if a library for it is missing."""
 
+    require: Callable[[], None]
     write: Callable[[ExportedProgram, Description, Path], None]
     open: Callable[[Path], tuple[Description, Run]]
 
 
-FORMATS = {".onnx": Format(write_onnx, open_onnx), ".pt2": Format(write_program, open_program)}
+FORMATS = {
+    ".onnx": Format(require_onnx, write_onnx, open_onnx),
+    ".pt2": Format(lambda: None, write_program, open_program),
+}
 
 
 def format_of(path: str | Path) -> Format:

@@ -1,5 +1,6 @@
 """ONNX files: written with torch's exporter, run with onnxruntime."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,25 +12,27 @@ from torch.export import ExportedProgram
 from libradet.errors import UserError
 from libradet.export.description import Description, from_text, to_text
 from libradet.export.running import Run
+from libradet.quiet import quietly
 
 NEEDED = "pip install 'libradet[export]'"
 
 
+def require_onnx() -> None:
+    """Raises UserError if a library is missing that writes ONNX, or runs it."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(f"exporting to ONNX needs the package {name}: {NEEDED}") from error
+
+
 def write_onnx(program: ExportedProgram, description: Description, path: Path) -> None:
-    """One file with everything in it. Raises UserError if the libraries are missing, or it is too large for one."""
-    try:
-        from libradet.export.onnx_operators import OPSET, TRANSLATIONS
-    except ImportError as error:
-        raise UserError(f"writing ONNX needs the packages onnx and onnxscript: {NEEDED}") from error
-    converted = torch.onnx.export(
-        program,
-        dynamo=True,
-        input_names=description.inputs,
-        output_names=description.outputs,
-        opset_version=OPSET,
-        custom_translation_table=TRANSLATIONS,
-        verbose=False,
-    )
+    """One file with everything in it."""
+    from libradet.export.onnx_operators import OPSET, TRANSLATIONS
+
+    options = {"input_names": description.inputs, "output_names": description.outputs, "verbose": False}
+    with quietly("torch", "onnxscript"):
+        converted = torch.onnx.export(program, opset_version=OPSET, custom_translation_table=TRANSLATIONS, **options)
     assert converted is not None
     graph = converted.model.graph
     for node in graph.all_nodes():

@@ -1,13 +1,19 @@
 """The package's own operators in terms of ONNX's (opset 18)."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from onnxscript import BOOL, FLOAT, INT64
-from onnxscript.onnx_opset import opset18 as op
+from onnxscript.onnx_opset import opset18
+
+from libradet.export.overlaps import single_threshold
 
 OPSET = 18
+
+# Its annotations are for values, where numbers and lists of them do as well.
+op: Any = opset18
 
 _LOWEST = float(np.finfo(np.float32).min)
 
@@ -25,14 +31,14 @@ def suppress(
     mine = op.Equal(op.Unsqueeze(groups, [1]), op.Unsqueeze(names, [0, 2]))
     own = op.Where(op.And(mine, op.Unsqueeze(valid, [1])), op.Unsqueeze(scores, [1]), -np.inf)
     most, least = op.Constant(value_ints=[size]), op.Constant(value_floats=[_LOWEST])
-    overlap = op.Constant(value_floats=[_single(threshold)])
+    overlap = op.Constant(value_floats=[single_threshold(threshold)])
     selected = op.NonMaxSuppression(boxes, own, most, overlap, least)
     places = op.Gather(selected, op.Constant(value_ints=[0, 2]), axis=1)
     kept = op.ScatterND(op.CastLike(op.Expand(0.0, op.Shape(scores)), scores), places, _ones_for(places))
     return _best(op.Where(op.Greater(kept, 0.5), scores, -np.inf), rows, size)
 
 
-def _valid_first(boxes, scores, groups, valid):
+def _valid_first(boxes: Any, scores: Any, groups: Any, valid: Any) -> tuple[Any, ...]:
     """Candidates that are valid, in their order, as many columns as the fullest picture has; and their rows."""
     flags = op.Cast(valid, to=FLOAT.dtype)
     most = op.Cast(op.ReduceMax(op.ReduceSum(flags, [1], keepdims=0), keepdims=0), to=INT64.dtype)
@@ -44,11 +50,11 @@ def _valid_first(boxes, scores, groups, valid):
     return rows, taken, scores, groups, op.Greater(flags, 0.5)
 
 
-def _ones_for(places):
+def _ones_for(places: Any) -> Any:
     return op.Expand(1.0, op.Slice(op.Shape(places), [0], [1]))
 
 
-def _best(scores, rows, size):
+def _best(scores: Any, rows: Any, size: int) -> tuple[Any, Any]:
     """Rows of the best, and which of them are there."""
     count = op.Slice(op.Shape(scores), [0], [1])
     more = op.Concat(count, op.Constant(value_ints=[size]), axis=0)
@@ -58,12 +64,6 @@ def _best(scores, rows, size):
     filled = op.Greater(best, -np.inf)
     rows = op.GatherElements(rows, at, axis=1)
     return op.Where(filled, rows, op.Constant(value_int=0)), filled
-
-
-def _single(threshold: float) -> float:
-    """The largest number of 32 bits that no overlap of 32 bits above ``threshold`` equals: torch compares in 64."""
-    nearest = np.float32(threshold)
-    return float(np.nextafter(nearest, np.float32(-1)) if float(nearest) > threshold else nearest)
 
 
 def pyramid_roi_align(

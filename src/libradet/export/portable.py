@@ -1,10 +1,13 @@
 """A detector as one function of tensors, from pictures as decoders give them to detections in their pixels."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Bool, Float, Int, Num, UInt8
 from torch import Tensor, nn
 
 from libradet.data.batch import Batch
+from libradet.data.loading.transforms import Size
 from libradet.export.padding import pad_statically
 from libradet.export.resizing import resize_onto_canvas, target_sides
 from libradet.models.detector import Detector
@@ -26,7 +29,7 @@ class Portable(nn.Module):
         size: (short, long) side to resize to; "original" for pictures that come in that size.
     """
 
-    def __init__(self, model: Detector, size: tuple[int, int] | str) -> None:
+    def __init__(self, model: Detector, size: Size) -> None:
         super().__init__()
         self.detector = optimize(model)
         pad_statically(self.detector)
@@ -62,9 +65,10 @@ class Portable(nn.Module):
     def _on_canvas(self, images: Num[Tensor, "B 3 H W"], sides: Int[Tensor, "2"]) -> Num[Tensor, "B 3 _ _"]:
         divisor = self.detector.divisor
         # Read from a tensor, so that for a tracer they are two whole numbers and no formulas with roundings in them.
-        down, across = ((side + divisor - 1).div(divisor, rounding_mode="floor").item() for side in sides.unbind())
-        for cells in (down, across):
-            torch._check(cells >= 1)
+        cells = (sides + divisor - 1).div(divisor, rounding_mode="floor")
+        down, across = (cast(int, side.item()) for side in cells.unbind())
+        for count in (down, across):
+            torch._check(count >= 1)
         height, width = down * divisor, across * divisor
         if self.size != "original":
             return resize_onto_canvas(images, sides, height, width)

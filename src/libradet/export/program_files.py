@@ -1,5 +1,6 @@
 """Programs of torch.export (.pt2), which need torch and torchvision alone."""
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch.export import ExportedProgram
 from libradet.errors import UserError
 from libradet.export.description import Description, from_text, to_text
 from libradet.export.running import Run
+from libradet.quiet import quietly
 
 NOTE = "libradet.json"
 
@@ -19,8 +21,8 @@ def write_program(program: ExportedProgram, description: Description, path: Path
     """One file with everything in it."""
     from libradet.export.program_operators import PLAIN
 
-    plain = program.run_decompositions(PLAIN)
-    with path.open("wb") as file:
+    with quietly("torch", "torchvision"), path.open("wb") as file:
+        plain = program.run_decompositions(PLAIN)
         torch.export.save(plain, file, extra_files={NOTE: json.dumps(to_text(description))})
 
 
@@ -34,7 +36,9 @@ def open_program(path: Path) -> tuple[Description, Run]:
     """
     notes = {NOTE: ""}
     try:
-        program = torch.export.load(path, extra_files=notes)
+        # By its content: while it is being written, its name is another.
+        with quietly("torch", "torch.export", "torch._export"):
+            program = torch.export.load(io.BytesIO(path.read_bytes()), extra_files=notes)
     except Exception as error:  # damaged archives raise nearly anything
         raise UserError(f"{path}: not a program of torch.export ({str(error).splitlines()[0][:120]})") from error
     description = from_text(json.loads(notes[NOTE] or "{}"), path)

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from libradet.export.overlaps import double_threshold
+
 
 def suppress(
     boxes: Float[Tensor, "B N 4"],
@@ -23,7 +25,8 @@ def suppress(
     own = boxes.flatten(0, 1)[rows].double()
     span = boxes.amax().double() - boxes.amin().double() + 1
     apart = (picture * (groups.amax() + 1) + groups.flatten()[rows]) * span
-    kept = torch.ops.torchvision.nms(own + apart[:, None], scores.flatten()[rows].double(), threshold)
+    scores = scores.flatten()[rows].double()
+    kept = torch.ops.torchvision.nms(own + apart[:, None], scores, double_threshold(threshold))
     picture, row = picture[kept], rows[kept] % number
     # They come by falling score; each is numbered among those of its picture.
     mine = picture[:, None] == torch.arange(count, device=boxes.device)

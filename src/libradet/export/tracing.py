@@ -8,6 +8,7 @@ from libradet.errors import UserError
 from libradet.export.description import Description
 from libradet.export.portable import Portable
 from libradet.models.detector import Detector
+from libradet.quiet import quietly
 
 MOST_PIXELS = 2**15
 """On a side of a picture."""
@@ -24,7 +25,8 @@ def trace(model: Detector, description: Description) -> ExportedProgram:
         examples.append(torch.tensor([5.0, 6.0, 70.0, 80.0]).expand(2, 7, 4))
         shapes.append({0: batch, 1: Dim("boxes", min=1)})
     try:
-        return _export(portable.eval(), tuple(examples), tuple(shapes))
+        with quietly("torch"):
+            return _export(portable.eval(), tuple(examples), tuple(shapes))
     except Exception as error:  # tracers raise nearly anything
         first = str(error).strip().splitlines() or [type(error).__name__]
         backbone = model.config.backbone.name

@@ -93,7 +93,7 @@ def compare(model: Finder, exported: Exported, pictures: Sequence[Picture]) -> D
 def _look(finder: Finder, size: Size, pictures: Sequence[Picture], threshold: float) -> Iterator[Found]:
     given = None
     if finder.proposals_wanted:
-        given = [_boxes(*picture.shape[:2], row) for row, picture in enumerate(pictures)]
+        given = [_boxes(picture, row) for row, picture in enumerate(pictures)]
     batch = prepare(pictures, size, finder.divisor, given)
     found = find(finder, batch)
     assert batch.scales is not None
@@ -107,10 +107,10 @@ def _look(finder: Finder, size: Size, pictures: Sequence[Picture], threshold: fl
         yield Found(boxes[keep].float(), scores, found.labels[row][keep], masks, end + SCORE)
 
 
-def _boxes(height: int, width: int, seed: int, count: int = 200) -> Float[Tensor, "P 4"]:
+def _boxes(picture: Picture, seed: int, count: int = 200) -> Float[Tensor, "P 4"]:
     """Proposals of all sizes."""
     corners = np.sort(np.random.default_rng(seed).uniform(0, 1, (count, 2, 2)), axis=1)
-    return torch.from_numpy(corners.reshape(-1, 4) * [width, height, width, height]).float()
+    return torch.from_numpy((corners * picture.shape[1::-1]).reshape(-1, 4)).float()
 
 
 def _compare(here: Found, there: Found, total: Difference) -> None:

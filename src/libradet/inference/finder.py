@@ -54,7 +54,5 @@ class Finder(Protocol):
 def size_for(finder: Finder, asked: Size | None) -> Size:
     """To what pictures are resized for a finder. Raises UserError if it does that itself, and one was asked for."""
     if finder.image_size == "original" and asked not in (None, "original"):
-        raise UserError(
-            f"this {finder.name} resizes pictures itself: leave the size out, or export the model with it"
-        )
+        raise UserError(f"this {finder.name} resizes pictures itself: leave the size out, or export the model with it")
     return asked or finder.image_size
