@@ -15,6 +15,9 @@ import libradet
 from libradet.cli import main
 from libradet.data.loading.transforms import prepare
 from libradet.data.synthesis.synthetic import draw_scene, synthesize
+from libradet.errors import UserError
+from libradet.export import exporting
+from libradet.export.formats import FORMATS
 from libradet.inference.predictor import find
 from libradet.models.zoo import MODELS
 
@@ -145,6 +148,21 @@ def test_what_a_file_cannot_do_is_refused(masks, data, tmp_path, capfd, argv, sa
     error = capfd.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+def test_a_file_that_finds_something_else_is_not_left(masks, tmp_path, monkeypatch):
+    def write(program, description, path):
+        path.write_bytes(masks.exported.read_bytes())
+
+    other = small_detector("libra_mask_rcnn")
+    other.roi.deltas.weight.data *= 1.05
+    monkeypatch.setattr(exporting, "trace", lambda *a: None)
+    monkeypatch.setitem(FORMATS, ".onnx", FORMATS[".onnx"]._replace(write=write))
+    with pytest.raises(UserError, match=r"new.onnx: not written, for it finds something else"):
+        exporting.export(other, tmp_path / "new.onnx")
+    assert not list(tmp_path.iterdir())
+    # The other way about: what it was made of finds the same.
+    assert exporting.export(masks.model, tmp_path / "new.onnx").difference.small
 
 
 @pytest.mark.slow

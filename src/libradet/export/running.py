@@ -1,6 +1,7 @@
 """An exported file as a finder: what predicts and measures does not see what it runs on."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,10 @@ from libradet.data.batch import Batch
 from libradet.data.loading.transforms import Size
 from libradet.export.description import Description
 from libradet.inference.detections import Detections
+from libradet.inference.predictor import predict
+
+if TYPE_CHECKING:
+    import supervision
 
 Run = Callable[[Sequence[ndarray]], list[ndarray]]
 """From the inputs that a description names, in order, to its outputs."""
@@ -72,6 +77,12 @@ class Exported:
     def proposals_wanted(self) -> int:
         """Boxes of a picture that it looks at, best first; 0 if it looks for objects itself."""
         return self.description.proposals
+
+    def predict(
+        self, images, threshold: float = 0.5, size: Size | None = None, batch_size: int = 1, proposals=None
+    ) -> "supervision.Detections | list[supervision.Detections] | Iterator[supervision.Detections]":
+        """As :meth:`libradet.models.detector.Detector.predict`."""
+        return predict(self, images, threshold, size, batch_size, proposals)
 
     def __call__(self, batch: Batch) -> Detections:
         """Detections in pixels of the batch's pictures."""
