@@ -4,11 +4,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from libradet.api import create_model, evaluate, load_model, optimize, train
+    from libradet.api import create_model, evaluate, export_model, load_model, optimize, train
     from libradet.data.batch import Batch
 
 __version__ = version("libradet")
-__all__ = ["Batch", "__version__", "create_model", "evaluate", "load_model", "optimize", "train"]
+__all__ = ["Batch", "__version__", "create_model", "evaluate", "export_model", "load_model", "optimize", "train"]
 
 
 def __getattr__(name: str) -> Any:

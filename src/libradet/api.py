@@ -8,23 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 from libradet.data.read import read
 from libradet.errors import UserError
-from libradet.interop.loading import load_any as load_model
-from libradet.interop.loading import start_from
+from libradet.interop.loading import load_any, start_from
 from libradet.models import create
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.inference_form import optimize
-from libradet.models.proposal_needs import check_proposals
+from libradet.models.proposal_needs import check_finder
 from libradet.training.settings import TrainConfig
 
 if TYPE_CHECKING:
+    import torch
     from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.loggers import Logger
 
     from libradet.evaluation.coco_metrics import Metrics
+    from libradet.export.exporting import Written
+    from libradet.export.running import Exported
+    from libradet.inference.finder import Finder
     from libradet.training.run import TrainResult
 
-__all__ = ["create_model", "evaluate", "load_model", "optimize", "train"]
+__all__ = ["create_model", "evaluate", "export_model", "load_model", "optimize", "train"]
 
 
 def create_model(
@@ -116,8 +119,42 @@ def _resume(folder: Path, settings: dict[str, Any], more: dict[str, Any]) -> "Tr
     return run_training(replace(request.config, **settings), request.detector, folder, **more)
 
 
+def load_model(path: str | Path, device: "str | torch.device" = "cpu") -> "Detector | Exported":
+    """The model in a file, ready to look at pictures.
+
+    Args:
+        path: our own .safetensors, another toolbox's checkpoint, or what :func:`export_model` wrote (.onnx, .pt2).
+            A .pt2 is code: load those of people you trust. Nothing in the others is executed.
+        device: where a detector computes; exported files compute on the CPU.
+
+    Raises:
+        UserError: no such file, of unknown origin, or damaged; or a library is missing.
+    """
+    if Path(path).suffix not in (".onnx", ".pt2"):
+        return load_any(path, device)
+    from libradet.export.formats import open_exported
+
+    return open_exported(path)
+
+
+def export_model(model: str | Path | Detector, path: str | Path, **settings: Any) -> "Written":
+    """Write a detector as a file that runs without libradet: ``libradet export``.
+
+    Args:
+        model: a detector, or the file of one.
+        path: .onnx for ONNX, .pt2 for a program of torch.export.
+        settings: keywords of :func:`libradet.export.exporting.export`, such as ``size`` or ``resize``.
+
+    Returns:
+        the file, and by how much it differs from the model on some pictures.
+    """
+    from libradet.export.exporting import export as write
+
+    return write(model if isinstance(model, Detector) else load_any(model), path, **settings)
+
+
 def evaluate(
-    model: str | Path | Detector,
+    model: "str | Path | Finder",
     data: str | Path,
     split: str = "val",
     *,
@@ -128,7 +165,7 @@ def evaluate(
     """Measure a detector on one split of a data set.
 
     Args:
-        model: a detector, or the file of one.
+        model: a detector, an exported one, or the file of either.
         data: folder with pictures and annotations, in any layout that is recognised.
         split: "train", "val", … or the layout's own name.
         skip_broken: leave out pictures that are missing or damaged, instead of refusing the split.
@@ -140,10 +177,10 @@ def evaluate(
     """
     from libradet.evaluation.evaluate import evaluate as evaluate_dataset
 
-    detector = model if isinstance(model, Detector) else load_model(model)
-    check_proposals(detector.config, proposals)
-    dataset, report = read(data, split, training=False, skip_broken=skip_broken, masks=detector.config.mask is not None)
-    metrics = evaluate_dataset(detector, dataset, proposals=proposals, **settings)
+    finder = load_model(model) if isinstance(model, str | Path) else model
+    check_finder(finder, proposals)
+    dataset, report = read(data, split, training=False, skip_broken=skip_broken, masks=finder.gives_masks)
+    metrics = evaluate_dataset(finder, dataset, proposals=proposals, **settings)
     skipped = [f"{s['count']} × {s['what']} left out" for s in report.skipped]
     metrics["notes"] = [*skipped, *report.warnings, *metrics["notes"]]
     return metrics

@@ -61,6 +61,7 @@ def _parser() -> Parser:
     _add_evaluate(kinds.add_parser("evaluate", help="measure a trained detector with COCO's numbers"))
     _add_predict(kinds.add_parser("predict", help="draw what a trained detector finds in pictures"))
     _add_convert(kinds.add_parser("convert", help="take over a checkpoint of another toolbox, or write one"))
+    _add_export(kinds.add_parser("export", help="write a trained detector as ONNX, or as a program of torch.export"))
     _add_analyze(kinds.add_parser("analyze", help="what a model's training is unbalanced in, as a page"))
     _add_reproduce(kinds.add_parser("reproduce", help="the paper's tables, figures and claims, on your data"))
     _add_data(kinds.add_parser("data", help="check, count or draw up data sets"))
@@ -69,7 +70,7 @@ def _parser() -> Parser:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="trained model: .safetensors, or anybody's checkpoint")
+    parser.add_argument("model", metavar="MODEL", help="trained model: .safetensors, anybody's checkpoint, .onnx, .pt2")
     parser.add_argument("--data", required=True, metavar="DIR", help="folder with pictures and annotations")
     parser.add_argument("--split", default="val", help="train, val, … (default: val)")
     _add_views(parser)
@@ -100,7 +101,7 @@ def _add_precision(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="trained model: .safetensors, or anybody's checkpoint")
+    parser.add_argument("model", metavar="MODEL", help="trained model: .safetensors, anybody's checkpoint, .onnx, .pt2")
     parser.add_argument("pictures", nargs="*", metavar="PICTURE|VIDEO|DIR|GLOB", help="what to look at")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="for drawings, predictions.json and proposals"
@@ -127,6 +128,19 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     text = "what batch norms add to variances, where the file does not say (torchvision's published weights: 0)"
     parser.add_argument("--norm-eps", type=float, metavar="E", help=text)
     parser.set_defaults(run=commands.run_convert)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="trained model: .safetensors, or anybody's checkpoint")
+    parser.add_argument("--format", choices=("onnx", "torch"), help="kind of file (default: as --out ends)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write (.onnx or .pt2)")
+    text = "resize to; as trained if not given"
+    parser.add_argument("--size", type=int, nargs=2, metavar=("SHORT", "LONG"), help=text)
+    text = "outside: pictures come resized, the file only pads them (default: inside)"
+    parser.add_argument("--resize", choices=("inside", "outside"), default="inside", help=text)
+    text = "on which file and model are compared, beside drawn ones"
+    parser.add_argument("--pictures", nargs="+", metavar="PICTURE|DIR|GLOB", help=text)
+    parser.set_defaults(run=commands.run_export)
 
 
 def _add_analyze(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from libradet.errors import UserError
 from libradet.files import require, write_json
 
 if TYPE_CHECKING:
-    from libradet.models.detector import Detector
+    from libradet.inference.finder import Finder
 
 
 def run_train(argv: list[str]) -> int:
@@ -61,14 +61,14 @@ def run_predict(args: argparse.Namespace) -> int:
     size = tuple(args.size) if args.size else None
     _refuse_absent(args.model, args.data)
     from libradet.api import load_model
-    from libradet.models.inference_form import optimize
-    from libradet.models.proposal_needs import check_proposals
+    from libradet.models.inference_form import optimize_finder
+    from libradet.models.proposal_needs import check_finder
     from libradet.models.several_views import in_views
 
-    model = optimize(load_model(args.model, _device(args.device)), args.precision, args.compile)
+    model = optimize_finder(load_model(args.model, _device(args.device)), args.precision, args.compile)
     if args.data:
         return _propose(args, model, size)
-    check_proposals(model.config, args.proposals)
+    check_finder(model, args.proposals)
     from libradet.inference.prediction_files import describe, predict_files
 
     options = {"threshold": args.threshold, "size": size, "batch_size": args.batch_size, "proposals": args.proposals}
@@ -77,14 +77,14 @@ def run_predict(args: argparse.Namespace) -> int:
     return 0
 
 
-def _propose(args: argparse.Namespace, model: "Detector", size: tuple[int, int] | None) -> int:
+def _propose(args: argparse.Namespace, model: "Finder", size: tuple[int, int] | None) -> int:
     from libradet.data.read import read, splits
     from libradet.inference.proposing import check_proposing, propose
-    from libradet.models.proposal_needs import check_proposals
+    from libradet.models.proposal_needs import check_finder
     from libradet.models.several_views import in_views
 
     check_proposing(model)
-    check_proposals(model.config, args.proposals)
+    check_finder(model, args.proposals)
     finder = in_views(model, args.flip, args.scales)
     for split in [args.split] if args.split else splits(args.data):
         dataset, _ = read(args.data, split, training=False, masks=False)
@@ -117,16 +117,36 @@ def run_convert(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_export(args: argparse.Namespace) -> int:
+    """Write a detector as a file that runs without libradet."""
+    suffix = {"onnx": ".onnx", "torch": ".pt2"}
+    if args.format and args.out.suffix != suffix[args.format]:
+        raise UserError(f"--out {args.out}: a file of --format {args.format} ends in {suffix[args.format]}")
+    _refuse_absent(args.model)
+    from libradet.export.exporting import export, show
+    from libradet.export.formats import format_of
+    from libradet.inference.sights import find_pictures, sights
+    from libradet.interop.loading import load_any
+
+    format_of(args.out)
+    found = find_pictures(args.pictures) if args.pictures else []
+    pictures = [sight.picture.permute(1, 2, 0).numpy() for sight in sights(found)]
+    size = tuple(args.size) if args.size else None
+    written = export(load_any(args.model), args.out, size=size, resize=args.resize, pictures=pictures)
+    print(show(written))
+    return 0
+
+
 def run_analyze(args: argparse.Namespace) -> int:
     """Write the imbalance report."""
     from libradet.analysis.analyze import PAGE, analyze
     from libradet.analysis.measuring import Options
-    from libradet.api import load_model
+    from libradet.interop.loading import load_any
 
     size = tuple(args.size) if args.size else None
     options = Options(pictures=args.pictures, seed=args.seed, size=size, batch_size=args.batch_size)
     report = analyze(
-        load_model(args.model, _device(args.device)),
+        load_any(args.model, _device(args.device)),
         args.data,
         args.out,
         args.split,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_detectors import tiny_batch, tiny_config, tiny_detector, tiny_zoo_config
+from tiny_detectors import lively, tiny_batch, tiny_config, tiny_detector, tiny_zoo_config
 from torch import nn
 
 import libradet
@@ -11,17 +11,6 @@ from libradet.models.config import BackboneConfig
 from libradet.models.detector import Detector
 from libradet.models.model_file import save_model
 from libradet.models.zoo import MODELS
-
-
-def lively(model):
-    """Norms that do something, and detections of all scores."""
-    for part in model.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.running_mean.normal_(0, 0.3)
-            part.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias, 0, 0.3)
-    return model.eval()
 
 
 def assert_same(a, b, boxes=1e-3, scores=1e-4):

@@ -15,14 +15,14 @@ from libradet.evaluation.coco_evaluator import CocoEvaluator
 from libradet.evaluation.coco_metrics import Metrics
 from libradet.files import write_json
 from libradet.inference.data_sets import in_a_job, look_through
-from libradet.models.detector import Detector
-from libradet.models.inference_form import optimize
-from libradet.models.proposal_needs import give
+from libradet.inference.finder import Finder
+from libradet.models.inference_form import optimize_finder
+from libradet.models.proposal_needs import give_to_finder
 from libradet.models.several_views import in_views
 
 
 def evaluate(
-    model: Detector,
+    model: Finder,
     dataset: Dataset,
     *,
     size: Size | None = None,
@@ -46,7 +46,7 @@ def evaluate(
         batch_size: pictures that go through the model together, per process.
         workers: processes that load pictures; half the cores, at most four, if None.
         device: where to compute; where the model is, if None.
-        precision, compiled: as in :func:`libradet.models.inference_form.optimize`.
+        precision, compiled: as in :func:`libradet.models.inference_form.optimize`; an exported model has its own.
         results: write the detections there, as COCO results with the data set's own ids.
         proposals: file or folder with those of the pictures, for a detector without rpn.
         flip, sizes: look several times, also at mirrored pictures and at each of these sizes, see
@@ -62,18 +62,18 @@ def evaluate(
         UserError: model and data set have no class in common, a picture cannot be read, or proposals are
             missing or of no use.
     """
-    agnostic = model.config.proposes
+    agnostic = model.proposes
     classes = None if agnostic else match_classes(model.class_names, dataset.class_names)
-    no_masks = describe_missing(dataset) if model.config.mask else ""
+    no_masks = describe_missing(dataset) if model.gives_masks else ""
     evaluator = CocoEvaluator(
         dataset,
         class_map=[0] if classes is None else classes.labels,
         class_agnostic=agnostic,
-        masks=bool(model.config.mask) and not no_masks,
+        masks=model.gives_masks and not no_masks,
     )
-    given = give(model.config, proposals, dataset, training=False)
+    given = give_to_finder(model, proposals, dataset)
     options = {"size": size, "batch_size": batch_size, "workers": workers, "device": device, "progress": progress}
-    finder = in_views(optimize(model, precision, compiled), flip, sizes, size)
+    finder = in_views(optimize_finder(model, precision, compiled), flip, sizes, size)
     look_through(finder, dataset, evaluator.update, given, **options)
     metrics = evaluator.compute()
     unmeasured = [f"Masks are not measured: {no_masks}."] if no_masks else []

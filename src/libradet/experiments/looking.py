@@ -25,12 +25,12 @@ def baselines(laboratory: Laboratory) -> dict[tuple[Site, int], Run]:
 def look_at(laboratory: Laboratory, site: Site, run: Run) -> tuple[dict[str, Any], Path]:
     """The imbalance report of a trained baseline on its validation pictures, and its folder."""
     from libradet.analysis.analyze import NUMBERS, analyze
-    from libradet.api import load_model
+    from libradet.interop.loading import load_any
 
     folder = run.folder / "report"
     if not (folder / NUMBERS).exists():
         laboratory.say(f"{site.name}: looking at {run.folder.name}")
-        analyze(load_model(run.folder / BEST), site.data, folder, proposals=laboratory.proposing(site).proposals)
+        analyze(load_any(run.folder / BEST), site.data, folder, proposals=laboratory.proposing(site).proposals)
     return json.loads((folder / NUMBERS).read_text(encoding="utf-8")), folder
 
 

@@ -15,7 +15,7 @@ from libradet.data.loading.transforms import Size
 from libradet.data.proposals.given import GivenProposals
 from libradet.data.records import Dataset
 from libradet.inference.detections import Detections
-from libradet.inference.finder import Finder
+from libradet.inference.finder import Finder, size_for
 from libradet.inference.predictor import find
 
 Take = Callable[[Detections, Batch], None]
@@ -50,7 +50,7 @@ def look_through(
     """
     loader = make_loader(
         dataset,
-        size=size or model.image_size,
+        size=size_for(model, size),
         batch_size=batch_size,
         training=False,
         divisor=model.divisor,

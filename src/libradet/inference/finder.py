@@ -7,6 +7,7 @@ import torch
 
 from libradet.data.batch import Batch
 from libradet.data.loading.transforms import Size
+from libradet.errors import UserError
 from libradet.inference.detections import Detections
 
 
@@ -18,10 +19,11 @@ class Finder(Protocol):
         name: of the kind of detector, for messages.
         class_names: of labels 0..C−1.
         category_ids: the training data set's own ids of labels 0..C−1.
-        image_size: to which pictures are resized unless somebody says otherwise.
+        image_size: to which pictures are resized unless somebody says otherwise; "original" if it resizes them itself.
         divisor: sides of a canvas are multiples of it.
         device: where it computes.
         proposes: its detections are proposals, whatever they score.
+        gives_masks: each detection has one.
         proposals_wanted: boxes that it looks at in a picture, best first; 0 if it looks for objects itself.
     """
 
@@ -40,8 +42,17 @@ class Finder(Protocol):
     @property
     def proposes(self) -> bool: ...
     @property
+    def gives_masks(self) -> bool: ...
+    @property
     def proposals_wanted(self) -> int: ...
 
     def __call__(self, batch: Batch) -> Detections | Any:
         """Detections of a batch; a detector that is in training mode gives losses."""
         ...
+
+
+def size_for(finder: Finder, asked: Size | None) -> Size:
+    """To what pictures are resized for a finder. Raises UserError if it does that itself, and one was asked for."""
+    if finder.image_size == "original" and asked not in (None, "original"):
+        raise UserError(f"this {finder.name} resizes pictures itself: leave the size out, or export the model with it")
+    return asked or finder.image_size

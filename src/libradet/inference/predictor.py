@@ -16,7 +16,7 @@ from libradet.data.batch import Batch
 from libradet.data.loading.transforms import Sample, Size, canvas_of, collate, unlabelled
 from libradet.errors import UserError
 from libradet.inference.detections import Detections
-from libradet.inference.finder import Finder
+from libradet.inference.finder import Finder, size_for
 from libradet.inference.originals import to_supervision
 from libradet.inference.sights import Sight, find_pictures, frames, is_video, sights
 
@@ -91,7 +91,7 @@ def look(
 ) -> "Iterator[tuple[Sight, supervision.Detections]]":
     """Every picture with what is found in it, in order, a few batches at a time; see :func:`predict`."""
     coming = iter(pictures)
-    size = size or model.image_size
+    size = size_for(model, size)
     # Alone, a picture is shown as soon as it is there.
     while seen := list(islice(coming, batch_size * AHEAD if batch_size > 1 else 1)):
         samples = [_sample(model, sight, size, row) for row, sight in enumerate(seen)]

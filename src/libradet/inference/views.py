@@ -87,6 +87,11 @@ class Views(nn.Module):
         return self.finder.proposes
 
     @property
+    def gives_masks(self) -> bool:
+        """Whether the finder does."""
+        return self.finder.gives_masks
+
+    @property
     def proposals_wanted(self) -> int:
         """As many as the finder wants."""
         return self.finder.proposals_wanted

@@ -61,8 +61,8 @@ class DenseHead(nn.Module):
             for_class, for_box = x, x
             for class_conv, box_conv in zip(self.class_convs, self.box_convs, strict=True):
                 for_class, for_box = F.relu(class_conv(for_class)), F.relu(box_conv(for_box))
-            logits.append(self.logits(for_class).permute(0, 2, 3, 1).reshape(len(x), -1, self.num_classes))
-            deltas.append(self.deltas(for_box).permute(0, 2, 3, 1).reshape(len(x), -1, 4))
+            logits.append(self.logits(for_class).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.num_classes))
+            deltas.append(self.deltas(for_box).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4))
         return DenseOutput(torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), *self.grid(pyramid))
 
 

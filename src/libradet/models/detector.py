@@ -109,6 +109,11 @@ class Detector(nn.Module):
         return self.config.proposes
 
     @property
+    def gives_masks(self) -> bool:
+        """Whether each detection has a mask."""
+        return self.config.mask is not None
+
+    @property
     def proposals_wanted(self) -> int:
         """Boxes of a picture that are looked at, best first; 0 if the detector looks for objects itself."""
         return self.config.roi.test_proposals if self.config.takes_proposals and self.config.roi else 0

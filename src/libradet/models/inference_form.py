@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from libradet.errors import UserError
+from libradet.inference.finder import Finder
 from libradet.models.backbones import ConvNorm
 from libradet.models.compiling import compile_in_place
 from libradet.models.detector import Detector
@@ -38,6 +40,15 @@ def optimize(model: Detector, precision: Literal["auto", "32", "bf16"] = "32", c
     if compiled:
         compile_in_place(form)
     return form
+
+
+def optimize_finder(model: Finder, precision: Literal["auto", "32", "bf16"] = "32", compiled: bool = False) -> Finder:
+    """:func:`optimize` for a detector; anything else is what it is. Raises UserError if it is asked to be otherwise."""
+    if isinstance(model, Detector):
+        return optimize(model, precision, compiled)
+    if precision == "bf16" or compiled:
+        raise UserError(f"this {model.name} computes as it was exported: leave out precision and compilation")
+    return model
 
 
 @torch.no_grad()

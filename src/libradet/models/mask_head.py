@@ -76,5 +76,5 @@ def add_masks(
 def _of_class(logits: Float[Tensor, "R K M M"], labels: Int[Tensor, "B S"]) -> Float[Tensor, "B S M M"]:
     # Background, in slots that hold no positive, is not among the classes.
     own = labels.clamp(max=logits.shape[1] - 1).flatten()
-    rows = torch.arange(len(own), device=own.device)
+    rows = torch.arange(own.shape[0], device=own.device)
     return logits[rows, own].unflatten(0, labels.shape)

@@ -5,6 +5,7 @@ from pathlib import Path
 from libradet.data.proposals.given import GivenProposals, give_to_dataset
 from libradet.data.records import Dataset
 from libradet.errors import UserError
+from libradet.inference.finder import Finder
 from libradet.models.config import DetectorConfig
 
 
@@ -13,23 +14,38 @@ def check_proposals(config: DetectorConfig, path: str | Path | None) -> None:
 
     Cheap, so that it comes before all that takes time. Raises UserError.
     """
-    if config.takes_proposals and path is None:
-        raise UserError(
-            f"{config.model} looks for objects in proposals that it is given: name their file with --proposals "
-            "(libradet predict writes one with a model that proposes, such as rpn)"
-        )
-    if path is None:
-        return
-    if not config.takes_proposals:
-        raise UserError(f"{config.model} needs no proposals: leave --proposals {path} out, or take fast_rcnn")
-    if not Path(path).exists():
-        raise UserError(f"{path}: no such file of proposals")
+    _check(config.model, config.takes_proposals, path)
+
+
+def check_finder(finder: Finder, path: str | Path | None) -> None:
+    """The same for whatever looks at pictures."""
+    _check(finder.name, bool(finder.proposals_wanted), path)
 
 
 def give(config: DetectorConfig, path: str | Path | None, dataset: Dataset, training: bool) -> GivenProposals | None:
     """The proposals of a data set for a detector that takes them, None for any other. Raises UserError."""
     check_proposals(config, path)
     return None if path is None else give_to_dataset(path, dataset, _limit(config, training))
+
+
+def give_to_finder(finder: Finder, path: str | Path | None, dataset: Dataset) -> GivenProposals | None:
+    """The proposals that are looked at in a data set, None if the finder looks for objects itself. Raises UserError."""
+    check_finder(finder, path)
+    return None if path is None else give_to_dataset(path, dataset, finder.proposals_wanted)
+
+
+def _check(name: str, wanted: bool, path: str | Path | None) -> None:
+    if wanted and path is None:
+        raise UserError(
+            f"{name} looks for objects in proposals that it is given: name their file with --proposals "
+            "(libradet predict writes one with a model that proposes, such as rpn)"
+        )
+    if path is None:
+        return
+    if not wanted:
+        raise UserError(f"{name} needs no proposals: leave --proposals {path} out, or take fast_rcnn")
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file of proposals")
 
 
 def _limit(config: DetectorConfig, training: bool) -> int:

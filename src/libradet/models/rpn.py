@@ -72,7 +72,7 @@ class RPN(nn.Module):
             # Both read the same: one convolution makes one gradient of it, not two to be added up.
             both = F.conv2d(x, weight, bias).permute(0, 2, 3, 1)
             logits.append(both[..., : self.per_cell].flatten(1))
-            deltas.append(both[..., self.per_cell :].reshape(len(x), -1, 4))
+            deltas.append(both[..., self.per_cell :].reshape(x.shape[0], -1, 4))
         return RPNOutput(torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), *self.grid(pyramid))
 
 

@@ -1,0 +1,82 @@
+"""From a detector to a file that runs without libradet."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from libradet.data.loading.transforms import Size
+from libradet.errors import UserError
+from libradet.export.description import describe
+from libradet.export.formats import format_of
+from libradet.export.running import Exported
+from libradet.export.tracing import trace
+from libradet.export.verifying import PIXELS, SCORE, Difference, Picture, compare, drawn_pictures
+from libradet.files import replacing
+from libradet.models.detector import Detector
+from libradet.models.inference_form import optimize
+
+
+class Written(NamedTuple):
+    """Attributes:
+    path: the file.
+    difference: between what the detector and the file find in the same pictures.
+    seconds: that writing took, without comparing.
+    """
+
+    path: Path
+    difference: Difference
+    seconds: float
+
+
+def export(
+    model: Detector,
+    path: str | Path,
+    *,
+    size: Size | None = None,
+    resize: Literal["inside", "outside"] = "inside",
+    pictures: Sequence[Picture] = (),
+) -> Written:
+    """Write a detector as ONNX (.onnx) or as a program of torch.export (.pt2), and compare both on pictures.
+
+    The file takes ``images``, uint8 RGB [B, H, W, 3], any number of any one size, and gives ``boxes`` [B, D, 4]
+    (xyxy in pixels of ``images``), ``scores``, ``labels``, ``valid`` [B, D], and, where the detector has any,
+    ``masks`` [B, D, 28, 28]: for each cell of a grid over the box how likely it belongs to the object, as in
+    :class:`libradet.inference.detections.Detections`. Normalisation and suppression are inside. Detectors without
+    rpn also take ``proposals`` [B, P, 4] in pixels of ``images``; those without area are padding.
+
+    Args:
+        size: (short, long) side to resize to, None as trained.
+        resize: "outside" for pictures that are resized before they come; the file only pads them.
+        pictures: uint8 RGB [H, W, 3], on which both are compared beside those that are drawn for it.
+
+    Raises:
+        UserError: the file's name has another ending, a library is missing, the detector cannot be followed with
+            open sizes, or both do not find the same; then there is no file.
+    """
+    kind, description = format_of(path), describe(model, size, resize == "inside")
+    kind.require()
+    begin = time.perf_counter()
+    program = trace(model, description)
+    with replacing(path) as partial:
+        kind.write(program, description, partial)
+        seconds = time.perf_counter() - begin
+        exported = Exported(*kind.open(partial))
+        difference = compare(optimize(model), exported, [*drawn_pictures(), *pictures])
+        if not difference.small:
+            raise UserError(
+                f"{path}: not written, for it finds something else than the model: {difference}; "
+                f"{PIXELS} px and {SCORE} are allowed"
+            )
+    return Written(Path(path), difference, seconds)
+
+
+def show(written: Written) -> str:
+    """What was written, and how it compares, in sentences."""
+    size = written.path.stat().st_size / 1e6
+    lines = [f"{written.path}: {size:.1f} MB, written in {written.seconds:.0f} s", f"compared: {written.difference}"]
+    if not written.difference.detections:
+        lines.append(
+            "the model found nothing in them, so that this says little: name --pictures in which there is more"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,36 @@
+"""Convolutions that pad as TensorFlow does, for pictures whose size is open."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class StaticSame(nn.Module):
+    """timm's Conv2dSame for inputs whose sides are multiples of the stride, as all are on a detector's canvas.
+
+    There, what TensorFlow pads does not depend on the input's size.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        rims = [
+            max((k - 1) * d + 1 - s, 0) for k, s, d in zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+        ]
+        (top, bottom), (left, right) = ((rim // 2, rim - rim // 2) for rim in rims)
+        self.rim = (left, right, top, bottom)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution of the padded input."""
+        c = self.conv
+        return F.conv2d(F.pad(x, self.rim), c.weight, c.bias, c.stride, 0, c.dilation, c.groups)
+
+
+def pad_statically(module: nn.Module) -> None:
+    """Replace, in place, every Conv2dSame."""
+    from timm.layers import Conv2dSame
+
+    for name, child in module.named_children():
+        if isinstance(child, Conv2dSame):
+            setattr(module, name, StaticSame(child))
+        else:
+            pad_statically(child)
