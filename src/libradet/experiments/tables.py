@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +19,7 @@ class Measured:
     """What is known of a row: its numbers in hundredths by key, and how many runs failed."""
 
     row: Row
-    metrics: dict[Key, dict[str, float | None]]
+    metrics: dict[Key, dict[str, Any]]
     failures: dict[Key, str]
 
     def values(self, measure: str) -> dict[Key, float]:
