@@ -41,7 +41,7 @@ bench: $(READY)
 
 # The site, in build/site; it needs nothing from elsewhere, and opens from the folder as from a server.
 docs: $(READY)
-	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 # Draws the figures of the documentation anew.
 figures: $(READY)

@@ -12,7 +12,7 @@ wheel=$(echo "$dist"/libradet-*.whl) sdist=$(echo "$dist"/libradet-*.tar.gz)
 "$uv" venv --quiet --python "$python" venv
 # Versions as pinned, which is what the cache holds after `make setup`.
 grep -v '^-' "$constraints" > constraints.txt
-"$uv" pip install --quiet --python venv/bin/python --constraint constraints.txt "$wheel"
+"$uv" pip install --quiet --link-mode symlink --python venv/bin/python --constraint constraints.txt "$wheel"
 
 venv/bin/python - "$wheel" "$sdist" <<'PYTHON'
 import sys, tarfile, zipfile
