@@ -56,6 +56,7 @@ def pyramid() -> Figure:
             axis.imshow(level[0, 0], cmap="Blues", vmin=0, vmax=1 if row == 0 else 0.4)
             axis.set(xticks=[], yticks=[])
             axis.grid(visible=False)
+            axis.spines[:].set_visible(True)
             if row == 0:
                 axis.set_title(f"P{column + 2}")
         grid[row][0].set_ylabel(name)
