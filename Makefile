@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: setup demo test test-slow check format bench pins clean
+.PHONY: setup demo test test-slow check format bench docs figures dist check-dist pins clean
 
 setup: $(READY)
 
@@ -38,6 +38,22 @@ format: $(READY)
 # Side by side with torchvision, half an hour or more on two cores; BENCH="--all --out docs/results/all" for more.
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# The site, in build/site; it needs nothing from elsewhere, and opens from the folder as from a server.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
+
+# Draws the figures of the documentation anew.
+figures: $(READY)
+	$(BIN)/python docs/figures.py
+
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/uv build --quiet --out-dir dist
+
+# Installs the wheel in an empty environment and works with it there.
+check-dist: dist
+	packaging/check_dist.sh dist requirements.txt $(BIN)/uv $(BIN)/python
 
 # Renews the pins from the ranges in pyproject.toml.
 pins: $(READY)

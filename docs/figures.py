@@ -1,0 +1,77 @@
+"""Draws the figures of docs/paper.md with the functions that training calls: python docs/figures.py"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from libradet.analysis.figure_style import BLUE, GREY, ORANGE, as_percent, legend_above, new, save_png, style
+from libradet.analysis.figures import curves as draw_curves
+from libradet.analysis.objective_level import curves
+from libradet.balance import BalancedFeaturePyramid, iou_balanced_priority, random_priority, select
+
+FOLDER = Path(__file__).with_name("figures")
+BINS = 10
+
+
+def sampling() -> Figure:
+    """What random and IoU-balanced sampling take of candidates that mostly lie far from objects."""
+    overlaps = (0.5 * torch.distributions.Beta(0.25, 2.0).sample((64, 2000))).clamp(max=0.499)
+    everything = torch.ones_like(overlaps, dtype=torch.bool)
+    takes = {
+        "candidates": (everything.float(), GREY),
+        "random": (random_priority(everything), ORANGE),
+        "IoU-balanced, K = 3": (iou_balanced_priority(everything, overlaps, count=384), BLUE),
+    }
+    figure, (axis,) = new(2.7)
+    edges = np.linspace(0, 0.5, BINS + 1)
+    for i, (name, (priority, colour)) in enumerate(takes.items()):
+        index, filled = select(priority, 2000 if name == "candidates" else 384, 2000)
+        taken = overlaps.gather(1, index)[filled]
+        heights = np.histogram(taken, edges)[0] / len(taken)
+        axis.bar(np.arange(BINS) + (i - 1) * 0.27, heights, 0.27, color=colour, label=name)
+    axis.set_xticks(np.arange(0, BINS + 1, 2) - 0.5, [f"{edge:g}" for edge in edges[::2]])
+    axis.grid(axis="x", visible=False)
+    axis.set_xlabel("IoU with the nearest object")
+    as_percent(axis.yaxis)
+    legend_above(axis)
+    return figure
+
+
+def pyramid() -> Figure:
+    """A signal on one level alone, before and after levels are averaged."""
+    levels = [torch.zeros(1, 1, 32 // 2**i, 48 // 2**i) for i in range(5)]
+    rows, columns = torch.meshgrid(torch.arange(8), torch.arange(12), indexing="ij")
+    levels[2][0, 0] = torch.exp(-((rows - 3.5) ** 2 + (columns - 5.5) ** 2) / 6)
+    with torch.no_grad():
+        after = BalancedFeaturePyramid(1, level=2, refine="none")(levels)
+    figure, axes = new(1.9, 5)
+    for axis in axes:
+        axis.remove()
+    grid = figure.subplots(2, 5)
+    for row, (name, maps) in enumerate((("before", levels), ("after", after))):
+        for column, (axis, level) in enumerate(zip(grid[row], maps, strict=True)):
+            # The peak of each level is its share of the signal: five levels have a fifth each.
+            axis.imshow(level[0, 0], cmap="Blues", vmin=0, vmax=1 if row == 0 else 0.4)
+            axis.set(xticks=[], yticks=[])
+            axis.grid(visible=False)
+            axis.spines[:].set_visible(True)
+            if row == 0:
+                axis.set_title(f"P{column + 2}")
+        grid[row][0].set_ylabel(name)
+    return figure
+
+
+def main() -> None:
+    """Write them all, the same to the pixel each time."""
+    FOLDER.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    with style():
+        figures = {"sampling": sampling(), "pyramid": pyramid(), "balanced_l1": draw_curves(curves())}
+        for name, figure in figures.items():
+            save_png(figure, FOLDER / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()

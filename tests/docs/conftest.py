@@ -1,0 +1,51 @@
+"""Tiny stand-ins for what the documentation speaks of: DIR, runs/x, street.jpg, …"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import supervision as sv
+from pages import ROOT
+from PIL import Image
+
+from libradet.cli import main
+from libradet.data.synthesis.synthetic import synthesize
+
+TINY = ROOT / "tests" / "training" / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def things(tmp_path_factory) -> Path:
+    """A folder with a data set, a run on it, and pictures."""
+    folder = tmp_path_factory.mktemp("things")
+    synthesize(folder / "DIR", train=6, val=3, size=(144, 96), classes=4)
+    for name in ("coco", "cells"):
+        (folder / name).symlink_to("DIR")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "my.yaml").write_text("epochs: 3\n")
+    run = folder / "runs" / "x"
+    words = ["train", "--config", str(TINY), "--data", str(folder / "DIR"), "--out", str(run), "--max_steps", "1"]
+    assert main([*words, "--backbone", "resnet18", "--epochs", "1"]) == 0
+    shutil.copytree(run, folder / "runs" / "libra")
+    assert main(["convert", str(run / "best.safetensors"), str(folder / "epoch_12.pth"), "--to", "mmdet"]) == 0
+    shutil.copy(folder / "epoch_12.pth", folder / "model_final.pkl")
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    for name in ("street", "a", "b"):
+        Image.fromarray(picture).save(folder / f"{name}.jpg")
+    with sv.VideoSink(str(folder / "street.mp4"), sv.VideoInfo(96, 64, 10)) as sink:
+        sink.write_frame(picture)
+    return folder
+
+
+@pytest.fixture
+def place(things, tmp_path, monkeypatch) -> Path:
+    """The working directory: a fresh folder in which those lie."""
+    for thing in things.iterdir():
+        if thing.name != "runs":
+            (tmp_path / thing.name).symlink_to(thing)
+    (tmp_path / "runs").mkdir()
+    for run in (things / "runs").iterdir():
+        (tmp_path / "runs" / run.name).symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

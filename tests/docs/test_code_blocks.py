@@ -1,0 +1,151 @@
+"""Every block of code in README and documentation is run, or at least understood by the real parser."""
+
+from functools import partial
+
+import lightning.pytorch as pl
+import pytest
+import supervision as sv
+import torch
+import torchvision
+import yaml
+from lightning.pytorch.loggers.logger import DummyLogger
+from pages import PAGES, ROOT, Block, blocks, command_lines
+
+import libradet.api
+from libradet.cli import _parser, main
+from libradet.experiments.definitions import read_definition
+from libradet.models.zoo import make_config
+from libradet.train_options import parse_train
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+RUN = [block for block in BLOCKS if block.reason is None]
+CHEAP = [("data", "check"), ("data", "stats"), ("data", "convert"), ("convert",), ("evaluate",), ("predict",)]
+# What is written for everybody, not for these stand-ins.
+MEANT_FOR_OTHERS = ("PICTURE", "proposals", "runs/rpn/", "theirs.pth", "mine.safetensors", "detector.")
+
+
+def lines(chosen=RUN):
+    """Distinct command lines, each with the block in which it is first."""
+    found: dict[tuple[str, ...], Block] = {}
+    for block in chosen:
+        if block.kind == "sh":
+            for words in command_lines(block):
+                found.setdefault(tuple(words), block)
+    return [pytest.param(words, id=f"{block}-{' '.join(words)[:60]}") for words, block in found.items()]
+
+
+def is_cheap(words):
+    return words[: 2 if words[0] == "data" else 1] in CHEAP and not any(
+        word.startswith(MEANT_FOR_OTHERS) for word in words
+    )
+
+
+def test_blocks_that_are_not_run_say_why():
+    skipped = [block for block in BLOCKS if block.reason is not None]
+    assert all(len(block.reason.split()) > 1 for block in skipped)
+    # Code that nobody runs goes wrong unseen: there are few of it, and more of it is a decision.
+    assert len(skipped) <= 6
+    assert len(skipped) < len(RUN) / 5
+    text = "".join(page.read_text() for page in PAGES)
+    assert text.count("<!-- not run") == len(skipped), "a mark stands directly above the block that it is about"
+
+
+def test_only_known_languages():
+    assert {block.kind for block in BLOCKS} <= {"sh", "python", "yaml"}
+
+
+@pytest.mark.parametrize("words", lines())
+def test_command_lines_are_understood(words, place):
+    if words[0] == "export":
+        pytest.importorskip("libradet.export")
+    if words[0] != "train":
+        assert callable(_parser().parse_args(words).run)
+        return
+    request = parse_train([word for word in words[1:] if "tf_efficientnet" not in word])
+    assert request.detector.model == request.config.model
+
+
+def test_what_the_parser_does_not_know_is_noticed(place):
+    for words in (["evaluate", "m", "--data", "DIR", "--speling", "1"], ["train", "--data", "DIR", "--speling", "1"]):
+        with pytest.raises(libradet.errors.UserError, match="speling"):
+            parse_train(words[1:]) if words[0] == "train" else _parser().parse_args(words)
+
+
+@pytest.mark.parametrize("words", [line for line in lines() if is_cheap(line.values[0])])
+def test_cheap_command_lines_run(words, place):
+    assert main(list(words)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [line for line in lines() if line.values[0][0] == "train" and not line.marks])
+def test_training_lines_run_a_step(words, place):
+    if {"--resume", "--proposals", "--nodes"} & set(words):
+        pytest.skip("needs what another line leaves, or other machines")
+    small = ["--max_steps", "1", "--epochs", "1", "--devices", "1", "--workers", "0", "--samples", "0"]
+    small += ["--detector.image.size", "[64,96]", "--detector.pyramid.channels", "16", "--compile", "false"]
+    start = [] if ".pth" in " ".join(words) else ["--backbone", "test_resnet", "--weights", "none"]
+    assert main([*words, *small, *start, "--out", "runs/small"]) == 0
+
+
+@pytest.mark.parametrize("block", [block for block in RUN if block.kind == "yaml"], ids=str)
+def test_yaml_blocks_are_understood(block, place):
+    (place / "block.yaml").write_text(block.text)
+    if "rows" in yaml.safe_load(block.text):
+        assert read_definition("block.yaml").rows
+    else:
+        parse_train(["--config", "block.yaml", "--data", "DIR"])
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(b.kind == "python" for b in blocks(page))], ids=str)
+def test_python_blocks_run(page, place, stand_ins):
+    for block in blocks(page):
+        if block.kind == "python" and block.reason is None:
+            if "export_model" in block.text:
+                pytest.importorskip("libradet.export")
+            # Line numbers of a traceback are those of the page.
+            code = "\n" * (block.line - 1) + block.text
+            exec(compile(code, str(page.relative_to(ROOT)), "exec"), stand_ins)
+
+
+@pytest.fixture
+def stand_ins(place, monkeypatch):
+    """Small values for names that readers have of their own; what takes hours takes a step."""
+    monkeypatch.setattr(libradet.api, "train", partial(train_a_step, libradet.api.train))
+    monkeypatch.setattr(libradet.api, "create_model", partial(create_small, libradet.api.create_model))
+    tiny_trainer = {"max_steps": 1, "accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+    monkeypatch.setattr(pl, "Trainer", partial(pl.Trainer, enable_checkpointing=False, **tiny_trainer))
+    detection = torchvision.models.detection
+    tiny = {"weights_backbone": None, "min_size": 64, "max_size": 96}
+    monkeypatch.setattr(detection, "fasterrcnn_resnet50_fpn", partial(detection.fasterrcnn_resnet50_fpn, **tiny))
+    box, label = torch.tensor([[8.0, 8.0, 40.0, 40.0]]), torch.tensor([1])
+    known = {split: sv.DetectionDataset.from_coco("DIR/images", f"DIR/{split}.json") for split in ("train", "val")}
+    return {
+        "MyCallback": pl.Callback,
+        "MyLogger": DummyLogger,
+        "pictures": [torch.rand(3, 64, 96)],
+        "targets": [{"boxes": box, "labels": label}],
+        "negatives": torch.ones(2, 1000, dtype=torch.bool),
+        "iou": torch.rand(2, 1000) / 2,
+        "train_set": known["train"],
+        "val_set": known["val"],
+    }
+
+
+def train_a_step(train, model="libra_faster_rcnn", data="", **settings):
+    """``libradet.train`` as the page says it, but small."""
+    small = {"epochs": 1, "max_steps": 1, "batch_size": 2, "workers": 0, "samples": 0, "backbone": "test_resnet"}
+    detector = narrow(make_config(model, backbone="test_resnet"))
+    return train(model, data, **settings | small | {"weights": None, "detector": detector})
+
+
+def create_small(create, name="libra_faster_rcnn", num_classes=80, backbone=None, class_names=()):
+    """``libradet.create_model`` as the page says it, but small."""
+    make_config(name, num_classes, backbone)
+    return create(config=narrow(make_config(name, num_classes, "test_resnet")), class_names=class_names)
+
+
+def narrow(config):
+    config.image.size = (64, 96)
+    config.pyramid.channels, config.roi.width, config.roi.sampling.size = 16, 32, 64
+    config.rpn.train_proposals.total = config.rpn.test_proposals.total = 60
+    return config
