@@ -118,7 +118,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What has to stay the same for a run to continue with the data order it began with."""
+    """What has to stay the same for a run to continue as it began.
+
+    ``train_data`` and ``val_data`` are fingerprints, see :mod:`libradet.training.fingerprint`.
+    """
 
     pictures: int
     class_names: list[str]
@@ -126,6 +129,8 @@ class Circumstances:
     batch_size: int
     accumulate: int
     processes: int
+    train_data: list[int]
+    val_data: list[int]
 
 
 _POSITIVE = (

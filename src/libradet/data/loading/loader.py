@@ -84,7 +84,8 @@ class Samples(torch.utils.data.Dataset):
         if kept is not None:
             return kept
         picture = self.dataset.pictures[index]
-        pixels = load_picture(picture.path, picture.upright, (height, width) if self.reduced else None)
+        known = (picture.height, picture.width)
+        pixels = load_picture(picture.path, picture.upright, (height, width) if self.reduced else None, known)
         resized = resize_to(pixels, height, width)
         if self.cache:
             self.cache.put(index, resized)
