@@ -117,6 +117,8 @@ class Attempt:
         content = yaml.safe_load(TINY.read_text())
         parts = asdict(make_config(self.model))
         content["detector"] = {name: v for name, v in content["detector"].items() if parts.get(name) is not None}
+        narrow = {"mask": {"channels": 8, "convs": 1}, "dense": {"convs": 1}}
+        content["detector"] |= {name: fields for name, fields in narrow.items() if parts[name] is not None}
         path = self.home / f"{self.model}.yaml"
         path.write_text(yaml.safe_dump(content))
         return path
@@ -133,7 +135,8 @@ class Attempt:
     def _plan(self, signum: int, rank: int = 0) -> Plan:
         moment = pick(self.chance, ["step", "write", "validation", "swap", "start"])
         most = {"step": 12, "write": 12, "validation": 4, "swap": 20, "start": 1}[moment]
-        if signum != signal.SIGKILL and moment in ("start", "swap"):
+        # Processes that never met wait half an hour for each other, as torch has it.
+        if (signum != signal.SIGKILL and moment in ("start", "swap")) or (moment == "start" and self.processes > 1):
             moment, most = "step", 10
         self.shown = f"in {moment}"
         share = float(self.chance.random())
@@ -152,7 +155,7 @@ class Attempt:
         others = ended.codes[1:]
         if None in ended.codes or "Traceback" in ended.said:
             return f"a killed process takes others with it: {ended.codes} {_tail(ended)}"
-        return f"the other process ended as if all were well: {ended.codes}" if 0 in others and self.kills else None
+        return f"the other process ended as if all were well: {ended.codes}" if 0 in others and ended.codes[0] else None
 
     def _twice(self) -> str | None:
         fault = self._kill()

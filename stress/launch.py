@@ -70,7 +70,7 @@ def launch(
 
     Args:
         folder: for what it says, while it runs.
-        delay: kill the first process after so many seconds.
+        delay: kill all processes after so many seconds.
         meanwhile: what to do while it runs.
         patience: seconds after which it is given up on.
     """
@@ -88,7 +88,8 @@ def launch(
         process.start()
     if delay is not None:
         running[0].join(delay)
-        running[0].kill()
+        for process in running:
+            process.kill()
     if meanwhile is not None:
         meanwhile(Running(running))
     end = time.monotonic() + patience

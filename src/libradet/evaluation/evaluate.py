@@ -67,6 +67,7 @@ def evaluate(
     )
     given = give(model.config, proposals, dataset, training=False)
     options = {"size": size, "batch_size": batch_size, "workers": workers, "device": device}
+    options["own_canvas"] = model.config.image.own_canvas
     look_through(optimize(model, precision, compiled), dataset, evaluator.update, given, **options, progress=progress)
     metrics = evaluator.compute()
     unmeasured = [f"Masks are not measured: {no_masks}."] if no_masks else []

@@ -180,6 +180,7 @@ def _data(
         train_proposals=given,
         val_proposals=val_given,
         cache=config.cache,
+        own_canvas=model.config.image.own_canvas,
     )
 
 
