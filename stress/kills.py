@@ -69,6 +69,7 @@ class Attempt:
     def __init__(self, home: Path, data: Path, model: str, variant: str, chance: Chance) -> None:
         self.home, self.data, self.model, self.variant, self.chance = home, data, model, variant, chance
         self.processes = 2 if variant == "processes" else 1
+        self.batches = 12 // self.processes
         self.out = home / "now" / "run"
         self.kills = 0
         self.shown = ""
@@ -134,10 +135,10 @@ class Attempt:
 
     def _plan(self, signum: int, rank: int = 0) -> Plan:
         moment = pick(self.chance, ["step", "write", "validation", "swap", "start"])
-        most = {"step": 12, "write": 12, "validation": 4, "swap": 20, "start": 1}[moment]
+        most = {"step": self.batches, "write": self.batches, "validation": 4, "swap": 20, "start": 1}[moment]
         # Processes that never met wait half an hour for each other, as torch has it.
         if (signum != signal.SIGKILL and moment in ("start", "swap")) or (moment == "start" and self.processes > 1):
-            moment, most = "step", 10
+            moment, most = "step", self.batches
         self.shown = f"in {moment}"
         share = float(self.chance.random())
         return Plan(moment, int(self.chance.integers(1, most + 1)), signum, share, rank)
@@ -187,7 +188,7 @@ class Attempt:
         return None
 
     def _damage(self) -> str | None:
-        self._start(Plan("step", int(self.chance.integers(4, 12)), signal.SIGKILL))
+        self._start(Plan("step", int(self.chance.integers(self.batches // 2, self.batches)), signal.SIGKILL))
         self.kills += 1
         path = self.out / "last.ckpt"
         content = bytearray(path.read_bytes())
@@ -216,7 +217,7 @@ class Attempt:
         return max(path.stat().st_size for path in folder.iterdir()) / 1024
 
     def _data(self) -> str | None:
-        self._start(Plan("step", int(self.chance.integers(4, 10)), signal.SIGKILL))
+        self._start(Plan("step", int(self.chance.integers(self.batches // 2, self.batches)), signal.SIGKILL))
         self.kills += 1
         names, what = _change(self.chance, self.data, self.home / "now" / "data")
         self.shown = what

@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from libradet.errors import UserError
-from libradet.models.config import BoxLossConfig, DetectorConfig, MatchConfig
+from libradet.models.config import BoxLossConfig, DetectorConfig, FocalConfig, MatchConfig
 
 # Ranges by the name of a field, or by its name and that of the part it is in.
 COUNTS = {
@@ -50,6 +50,8 @@ def check_config(config: DetectorConfig) -> None:
     for name, part in _parts(config):
         if isinstance(part, MatchConfig) and part.negative > part.positive:
             raise UserError(f"{name}.negative is {part.negative}: at most {name}.positive, which is {part.positive}")
+        if isinstance(part, FocalConfig) and 0 < part.gamma < 1:
+            raise UserError(f"{name}.gamma is {part.gamma}: 0, or at least 1; between them gradients can be infinite")
         if isinstance(part, BoxLossConfig) and part.kind == "balanced_l1":
             _check_balanced_l1(name, part)
     _check_sizes(config)
