@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: setup demo test test-slow check format bench docs figures dist check-dist pins clean
+.PHONY: setup demo test test-slow check format bench docs figures dist check-dist stress stress-long audit pins clean
 
 setup: $(READY)
 
@@ -27,13 +27,13 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 check: $(READY)
-	$(BIN)/ruff format --check src tests benchmarks examples
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples stress
+	$(BIN)/ruff check src tests benchmarks examples stress
 	$(BIN)/pyrefly check
 
 format: $(READY)
-	$(BIN)/ruff format src tests benchmarks examples
-	$(BIN)/ruff check --fix src tests benchmarks examples
+	$(BIN)/ruff format src tests benchmarks examples stress
+	$(BIN)/ruff check --fix src tests benchmarks examples stress
 
 # Side by side with torchvision, half an hour or more on two cores; BENCH="--all --out docs/results/all" for more.
 bench: $(READY)
@@ -54,6 +54,20 @@ dist: $(READY)
 # Installs the wheel in an empty environment and works with it there.
 check-dist: dist
 	packaging/check_dist.sh dist requirements.txt $(BIN)/uv $(BIN)/python
+
+# Campaigns that attack the system, a quarter of an hour on two cores; what is done already is not repeated.
+CAMPAIGNS := kills files bad_data numbers long
+
+stress: $(READY)
+	@failed=0; for name in $(CAMPAIGNS); do $(BIN)/python -m stress.$$name $(STRESS) || failed=1; done; exit $$failed
+
+# The same for a night.
+stress-long: $(READY)
+	@failed=0; for name in $(CAMPAIGNS); do $(BIN)/python -m stress.$$name --long $(STRESS) || failed=1; done; exit $$failed
+
+# Asks a public database about the pinned packages, so it needs the network.
+audit: $(READY)
+	$(BIN)/python -m stress.audit
 
 # Renews the pins from the ranges in pyproject.toml.
 pins: $(READY)

@@ -1,6 +1,7 @@
 """The command line: which commands there are, and what each can be told."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns 0, 2 on bad input, or 128 + the signal that stopped it."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    # Names of files need not be text that a terminal can show.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run(argv)
     except UserError as error:

@@ -19,6 +19,16 @@ def require(path: str | Path) -> None:
         raise UserError(f"{path}: no such file")
 
 
+def read_text(path: Path, errors: str = "strict") -> str:
+    """The text in a file. Raises UserError if it cannot be read, or is not UTF-8 and ``errors`` does not replace it."""
+    try:
+        return path.read_text(encoding="utf-8", errors=errors)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror}).") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: is not text in UTF-8 ({e.reason} at byte {e.start}).") from None
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A file to write to, which then becomes ``path``, at once or not at all; folders on the way to it are made.
@@ -85,7 +95,9 @@ def require_free(path: Path, own: Sequence[str] = ()) -> None:
 def write_json(path: str | Path, content: Any, indent: int | None = None) -> None:
     """Write ``content`` as :func:`replacing` does. Raises UserError if it cannot be written."""
     with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False), encoding="utf-8")
+        # Names of files need not be text: what is no UTF-8 in them is written in JSON's own escapes.
+        text = json.dumps(content, indent=indent, ensure_ascii=False)
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
@@ -96,7 +108,7 @@ def growing_list(path: str | Path) -> Iterator[Callable[[Any], None]]:
         UserError: it cannot be written.
     """
     interrupt: BaseException | None = None
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         between = "["
 
         def add(entry: Any) -> None:

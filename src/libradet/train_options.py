@@ -62,6 +62,7 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
     file = _read_files([Path(known.resume) / CONFIG] if known.resume else known.config)
     _refuse_unknown((arg[2:].split("=")[0] for arg in rest if arg.startswith("--")), "--")
     _refuse_unknown(_flatten(file), "")
+    _refuse_strange(file)
     asked = {name: getattr(known, name) for name in ("model", "backbone", "weights") if getattr(known, name)}
     if asked.keys() & {"backbone", "weights"} and file.get("detector"):
         # They also decide what the file's section on the backbone would decide.
@@ -118,6 +119,16 @@ def _first_look(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return known, rest
 
 
+def _refuse_strange(file: dict[str, Any]) -> None:
+    """What is looked at before the schema is."""
+    for name in ("model", "backbone", "weights"):
+        if not isinstance(file.get(name), str | None):
+            raise UserError(f"{name} is {str(file[name])[:40]}: a name is needed")
+    detector = file.get("detector")
+    if not isinstance(detector, dict | None):
+        raise UserError(f"detector is {str(detector)[:40]}: a tree of fields is needed")
+
+
 def _read_files(paths: Iterable[str | Path]) -> dict[str, Any]:
     """What the files say together; a later one overrides the keys it has."""
     tree: dict[str, Any] = {}
@@ -140,8 +151,8 @@ def _read_file(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text())
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror})") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(e).split())})") from e
+    except Exception as e:  # PyYAML raises nearly anything, such as IndexError for an empty !!int
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(e).split())[:300]})") from e
     if content is not None and not isinstance(content, dict):
         raise UserError(f"{path}: holds no keys; expected lines such as 'epochs: 12'")
     return content or {}
@@ -190,6 +201,8 @@ def _parse(base: DetectorConfig, args: list[str]) -> dict[str, Any]:
         return dict(parser.instantiate(parser.parse_args(args)).items())
     except argparse.ArgumentError as e:
         raise UserError(_explain(str(e))) from e
+    except (ValueError, TypeError) as e:  # what only shows when the parts are made
+        raise UserError(f"the settings cannot be used: {' '.join(str(e).split())[:300]}") from e
 
 
 def _explain(message: str) -> str:

@@ -10,7 +10,8 @@ import libradet
 from libradet.cli import main
 from libradet.errors import UserError
 from libradet.interop.loading import load_checkpoint
-from libradet.interop.saving import save_as, to_foreign
+from libradet.interop.saving import FAMILIES, save_as, to_foreign
+from libradet.models.zoo import make_config
 
 MMDET = {
     "faster_rcnn_r50_fpn": "faster_rcnn",
@@ -201,3 +202,16 @@ def test_a_hostile_file_ends_in_one_line(tmp_path, capsys):
     assert "os.system" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "mark").exists()
+
+
+D2 = ("backbone.bottom_up.stem.conv1", "backbone.fpn_lateral2", "proposal_generator.rpn_head.anchor_deltas")
+
+
+@pytest.mark.parametrize("family", ["mmdet", "torchvision", "detectron2"])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (0, 3, 1, 1), (2, 2, 2, 2), (3, 3)])
+def test_shapes_that_make_no_detector(tmp_path, family, shape):
+    known = FAMILIES.get(family)
+    names = [there for there, _ in known.layout(None, make_config("faster_rcnn", 3)).pairs] if known else D2
+    torch.save({f"{name}.weight": torch.zeros(shape) for name in names}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth: a checkpoint of"):
+        load_checkpoint(tmp_path / "x.pth")

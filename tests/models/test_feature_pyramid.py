@@ -56,3 +56,31 @@ def test_strides_shapes_and_gradients(kind, extra, first, levels):
 def test_too_few_levels_are_refused():
     with pytest.raises(UserError, match=r"pyramid\.levels is 3"):
         FeaturePyramid(CHANNELS, PyramidConfig(levels=3))
+
+
+def test_gradients_of_a_level_of_one_cell():
+    """Memory is filled with NaN first, which some kernels of bf16 hand on as the gradient."""
+    pyramid = FeaturePyramid(CHANNELS, PyramidConfig("fpn", 8, 6, 8, "conv_on_c5")).train()
+    features = [
+        torch.randn(2, c, s, s).to(memory_format=torch.channels_last)
+        for c, s in zip(CHANNELS, (8, 4, 2, 1), strict=True)
+    ]
+    for _ in range(5):
+        pyramid.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = pyramid(features)[-3:]
+        junk = [torch.full((p.numel() // k,), float("nan")) for p in pyramid.extra_convs.parameters() for k in (1, 2)]
+        del junk
+        sum(x.float().sum() for x in found).backward()
+        for layer in pyramid.extra_convs:
+            gradient = layer.weight.grad
+            assert gradient.isfinite().all()
+            assert gradient[:, :, 1, 1].any()
+            assert gradient.count_nonzero() == gradient[:, :, 1, 1].count_nonzero()
+
+
+def test_a_level_of_one_cell_is_what_it_is_in_evaluation():
+    pyramid = FeaturePyramid(CHANNELS, PyramidConfig("fpn", 8, 6, 8, "conv_on_p5", extra_relu=True))
+    features = [torch.randn(2, c, s, s) for c, s in zip(CHANNELS, (8, 4, 2, 1), strict=True)]
+    for one, other in zip(pyramid.train()(features), pyramid.eval()(features), strict=True):
+        torch.testing.assert_close(one, other)

@@ -130,6 +130,22 @@ def test_losses_of_boxes_are_one_minus_torchvisions_pairs(kind, oracle):
     assert torch.equal(gradient.any(-1), positive)
 
 
+@pytest.mark.parametrize("kind", ["iou", "giou", "diou", "ciou"])
+@pytest.mark.parametrize("size", [0.0, 0.01, 20_000.0])
+@pytest.mark.parametrize("loud", [0.0, 30.0, 1e5, 1e18])
+def test_losses_of_boxes_are_finite_for_whatever_is_predicted(kind, size, loud):
+    """Boxes without area, beyond every picture, and infinitely flat ones among them."""
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 4)[None]
+    deltas = (signs * loud).requires_grad_()
+    corner = torch.linspace(0, 19_000, signs.shape[1])[None, :, None].expand(1, -1, 2)
+    boxes, gt_boxes = torch.cat([corner, corner + size], 2), torch.cat([corner + 1, corner + 30], 2)
+    positive = torch.ones(signs.shape[:2], dtype=torch.bool)
+    loss = localisation_loss(deltas, boxes, gt_boxes, positive, COUNT, BoxLossConfig(kind))
+    loss.backward()
+    assert loss.isfinite()
+    assert deltas.grad.isfinite().all()
+
+
 def test_focal_loss_is_mmdetections(parity):
     z = parity("losses")
     logits = z["focal.input"].clone().requires_grad_()

@@ -45,9 +45,9 @@ class Launched:
         """Whether every process still runs."""
         return all(p.is_alive() for p in self._running)
 
-    def send(self, signum: signal.Signals) -> None:
-        """Send a signal to the first process."""
-        os.kill(self._running[0].pid, signum)
+    def send(self, signum: signal.Signals, rank: int = 0) -> None:
+        """Send a signal to one of the processes."""
+        os.kill(self._running[rank].pid, signum)
 
     def wait(self) -> list[int | None]:
         """Exit codes; None where a process had to be given up on."""

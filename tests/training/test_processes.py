@@ -82,6 +82,20 @@ def test_two_processes_fail_together(sparse_data, tiny, tmp_path, start):
     assert run.said.count("not finite") == 1, run.said
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_that_is_killed_takes_the_other_along_in_a_line(sparse_data, tiny, tmp_path, start, rank):
+    out = tmp_path / "run"
+    settings = ("--devices", "2", "--epochs", "200", "--eval_every", "200", "--save_steps", "1")
+    run = start(tiny(sparse_data, out, *settings), processes=2)
+    wait_for(lambda: len(rows(out)) >= 2, run)
+    run.send(signal.SIGKILL, rank)
+    codes = run.wait()
+    assert sorted(codes) == [-signal.SIGKILL, 2], run.said
+    assert "another process of this run has ended" in run.said
+    assert f"--resume {out}" in run.said
+    assert "Traceback" not in run.said
+
+
 def test_another_number_of_processes_cannot_go_on(sparse_data, tiny, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(tiny(sparse_data, out, "--max_steps", "1")) == 0

@@ -211,8 +211,9 @@ def write(found: Found, folder: Path) -> None:
     for name, content in pictures.items():
         (folder / "figures" / f"{name}.jpg").write_bytes(content)
     write_tables(report["tables"], folder / "tables")
-    (folder / NUMBERS).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-    (folder / PAGE).write_text(render(Page(report, drawn, pictures)), encoding="utf-8")
+    as_text = {"encoding": "utf-8", "errors": "backslashreplace"}  # names of files need not be text
+    (folder / NUMBERS).write_text(json.dumps(report, indent=1, ensure_ascii=False), **as_text)
+    (folder / PAGE).write_text(render(Page(report, drawn, pictures)), **as_text)
 
 
 def _pictures(found: Found) -> dict[str, bytes]:

@@ -17,6 +17,9 @@ from libradet.bars import progress_bar
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif"})
 """Names that end like this are taken for pictures when a folder is listed."""
 
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
+"""What Pillow may take a file for. Some others are programs (PostScript), or are read by whatever is installed."""
+
 SHOWN_FROM = 100
 """Pictures from which on it is worth a bar to decode them all."""
 
@@ -42,7 +45,7 @@ def read_header(path: Path | str, decode: bool = False) -> Header:
     try:
         if os.path.getsize(path) == 0:
             return Header(problem="is empty (0 bytes)")
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             header = Header(image.width, image.height, orientation(image))
             if decode or not _ends_well(path, image.format):
                 image.load()

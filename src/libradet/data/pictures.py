@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from libradet.data.headers import explain, orientation
+from libradet.data.headers import FORMATS, explain, orientation
 from libradet.errors import UserError
 
 try:  # torchvision means to drop it: PIL gives the same pixels then, in a third more time
@@ -33,7 +33,10 @@ from a full decoding is then below two of 255 levels, about that between bilinea
 
 
 def load_picture(
-    path: Path | str, upright: bool = True, needed: tuple[int, int] | None = None
+    path: Path | str,
+    upright: bool = True,
+    needed: tuple[int, int] | None = None,
+    known: tuple[int, int] | None = None,
 ) -> UInt8[Tensor, "3 H W"]:
     """Pixels of a file, RGB 0–255.
 
@@ -43,19 +46,34 @@ def load_picture(
     Args:
         needed: height and width to which the picture will be resized: a JPEG may then come at 1/2, 1/4 or 1/8
             of its size, at least SPARE times as large as that. None decodes everything in full.
+        known: height and width that it had when its boxes were checked.
 
     Raises:
-        UserError: the file is missing or cannot be decoded.
+        UserError: the file is missing, cannot be decoded, or has another size than is known.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            _refuse_other_size(path, image, upright, known)
             reduced = needed is not None and _reduce(image, needed, upright)
             pixels = None if reduced else _decode_jpeg(path, image, upright)
             return to_tensor(image, upright) if pixels is None else pixels
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: the picture is missing.") from None
     except Exception as error:  # decoders raise nearly anything on damaged input
         raise UserError(f"{path}: the picture {explain(error)}.") from None
+
+
+def _refuse_other_size(path: Path | str, image: Image.Image, upright: bool, known: tuple[int, int] | None) -> None:
+    if known is None:
+        return
+    height, width = image.size if upright and orientation(image) >= 5 else image.size[::-1]
+    if (height, width) != known:
+        raise UserError(
+            f"{path}: the picture was exchanged: it is {width}x{height} and was {known[1]}x{known[0]} when its boxes "
+            "were checked; bring the old one back, or start anew"
+        )
 
 
 def _reduce(image: Image.Image, needed: tuple[int, int], upright: bool) -> bool:

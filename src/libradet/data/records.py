@@ -84,6 +84,7 @@ class Raw:
     rest: dict[str, Any] = field(default_factory=dict)
 
 
+LARGEST_ID = 2**62
 IMAGE_FIELDS = frozenset({"id", "file_name", "width", "height"})
 BOX_FIELDS = frozenset({"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "where"})
 CLASS_FIELDS = frozenset({"id", "name"})
@@ -95,9 +96,14 @@ def other_fields(record: dict[str, Any], known: frozenset[str]) -> dict[str, Any
 
 
 def plain_id(value: Any) -> Any:
-    """An id in its plainest form: integral numbers and digits as int, other text as it is, else None."""
+    """An id in its plainest form: integral numbers and digits as int, other text as it is, else None.
+
+    So are numbers that 64 bits do not hold, as other tools keep ids in these.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str):
-        return int(value) if value.strip().isdecimal() else value
-    return int(value) if value == value and abs(value) != float("inf") and value == int(value) else None
+        if not value.strip().isdecimal():
+            return value
+        return int(value) if len(value.strip()) <= 18 else None
+    return int(value) if -LARGEST_ID <= value <= LARGEST_ID and value == int(value) else None

@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 from hotcoco import mask as rle
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
 from libradet.data.records import Dataset
 from libradet.errors import UserError
+
+FARTHEST = 1e6
+"""Pixels from a picture's corner within which a polygon has to lie: drawing one takes time with its length."""
 
 
 def compact(record: dict[str, Any], width: int, height: int, relative: bool, unfit: list[str]) -> Any:
@@ -32,25 +35,42 @@ def compact(record: dict[str, Any], width: int, height: int, relative: bool, unf
 def _polygons(found: Any) -> list[ndarray] | None:
     try:
         polygons = [np.asarray(polygon, np.float32) for polygon in found]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    fit = [p for p in polygons if p.ndim == 1 and len(p) >= 6 and len(p) % 2 == 0 and np.isfinite(p.sum())]
+    fit = [p for p in polygons if p.ndim == 1 and len(p) >= 6 and len(p) % 2 == 0 and np.abs(p).max() < FARTHEST]
     return fit or None
 
 
 def _run_lengths(found: dict[str, Any], width: int, height: int) -> dict[str, Any] | None:
     counts = found.get("counts")
-    if list(found.get("size") or ()) != [height, width] or not isinstance(counts, list | str | bytes):
+    if found.get("size") != [height, width] or not isinstance(counts, list | str | bytes):
         return None
     if isinstance(counts, list):
-        try:
-            total = sum(counts)
-        except TypeError:
-            return None
-        if total != width * height or any(type(count) is not int or count < 0 for count in counts):
+        if any(type(count) is not int or count < 0 for count in counts) or sum(counts) != width * height:
             return None
         return rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return {"size": [height, width], "counts": counts}
+    return {"size": [height, width], "counts": counts} if 0 < _told(counts).sum() <= width * height else None
+
+
+def _told(counts: str | bytes) -> Int64[ndarray, " R"]:
+    """The run lengths in COCO's compressed text, empty if it is none: a decoder believes whatever stands there.
+
+    Five bits a letter from 48 on, lowest first, the sixth bit says that more follow, the last one's highest is the
+    sign; from the third on, numbers are differences to the one before the last.
+    """
+    text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+    letters = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    last = (letters & 32) == 0
+    if not len(letters) or letters.min() < 0 or letters.max() > 63 or not last[-1]:
+        return np.zeros(0, np.int64)
+    starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
+    lengths = np.diff(np.append(starts, len(letters)))
+    if lengths.max() > 7:
+        return np.zeros(0, np.int64)
+    shifts = 5 * (np.arange(len(letters)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((letters & 31) << shifts, starts) - (((letters[last] & 16) << 1) << 5 * (lengths - 1))
+    runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
+    return runs if runs.min() >= 0 else np.zeros(0, np.int64)
 
 
 def points(polygon: Float32[ndarray, " P"]) -> Float64[ndarray, " P"]:
@@ -68,8 +88,10 @@ def plain_segmentation(segmentation: Any) -> Any:
 def enclosing_box(segmentation: Any) -> list[float] | None:
     """xywh around a segmentation, for records that have no box."""
     if isinstance(segmentation, dict):
-        height, width = [*(segmentation.get("size") or ()), 0, 0][:2]
-        kept = _run_lengths(segmentation, width, height)
+        size = segmentation.get("size")
+        if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+            return None
+        kept = _run_lengths(segmentation, size[1], size[0])
         return None if kept is None else [float(v) for v in rle.to_bbox(kept)]
     polygons = _polygons(segmentation) if isinstance(segmentation, list) else None
     if polygons is None:

@@ -16,6 +16,7 @@ from libradet.evaluation.coco_metrics import Metrics
 from libradet.files import write_json
 from libradet.inference.data_sets import in_a_job, look_through
 from libradet.inference.finder import Finder
+from libradet.models.detector import Detector
 from libradet.models.inference_form import optimize_finder
 from libradet.models.proposal_needs import give_to_finder
 from libradet.models.several_views import in_views
@@ -73,6 +74,7 @@ def evaluate(
     )
     given = give_to_finder(model, proposals, dataset)
     options = {"size": size, "batch_size": batch_size, "workers": workers, "device": device, "progress": progress}
+    options["own_canvas"] = isinstance(model, Detector) and model.config.image.own_canvas
     finder = in_views(optimize_finder(model, precision, compiled), flip, sizes, size)
     look_through(finder, dataset, evaluator.update, given, **options)
     metrics = evaluator.compute()

@@ -33,6 +33,7 @@ def look_through(
     workers: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
+    own_canvas: bool = False,
 ) -> None:
     """Show ``model`` every picture of ``dataset``, and ``take`` what it finds; mode and device are left as they were.
 
@@ -44,6 +45,7 @@ def look_through(
         workers: processes that load pictures; half the cores, at most four, if None.
         device: where to compute; where the model is, if None.
         progress: show a bar on stderr.
+        own_canvas: see :class:`libradet.models.config.ImageConfig`.
 
     Raises:
         UserError: a picture cannot be read.
@@ -59,6 +61,7 @@ def look_through(
         rank=dist.get_rank() if in_a_job() else 0,
         world_size=dist.get_world_size() if in_a_job() else 1,
         proposals=proposals,
+        own_canvas=own_canvas,
     )
     with _on(model, device), progress_bar(progress and not (in_a_job() and dist.get_rank())) as bar:
         for batch in bar.track(loader, description="measuring"):

@@ -18,6 +18,9 @@ from libradet.models.model_file import load_model
 from libradet.models.pretrained import BackboneWeights
 from libradet.models.saved_config import FORMAT, read_config
 
+STRANGE = (IndexError, ValueError, TypeError, ArithmeticError, AttributeError, RuntimeError)
+"""What reading shapes and settings that make no sense can end in."""
+
 DETECTOR_PARTS = ("backbone.", "neck.", "rpn", "roi_heads.", "bbox_head.", "proposal_generator.", "detector.")
 
 FAMILIES: tuple[Family, ...] = (mmdetection.FAMILY, torchvision_models.FAMILY, detectron2.FAMILY)
@@ -116,6 +119,8 @@ def _describe(
         raise UserError(f"{path}: a checkpoint of {family.name}, but {e}") from e
     except KeyError as e:
         raise UserError(f"{path}: a checkpoint of {family.name}, but {e} is missing") from e
+    except STRANGE as e:
+        raise UserError(f"{path}: a checkpoint of {family.name}, but its tensors make no detector ({e})") from e
 
 
 def recognise(tensors: Tensors, path: str | Path) -> Family:

@@ -104,6 +104,9 @@ def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
     # Swin transformers are made for one size of picture unless told otherwise.
     options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
     try:
+        # A configuration may come in a file from anybody: timm would fetch "hf-hub:…", or read "local-dir:…".
+        if not timm.is_model(name):
+            raise AttributeError(name)
         body: Any = timm.create_model(name, features_only=True, pretrained=False, **options)
         reductions = body.feature_info.reduction()
         rows = [reductions.index(stride) for stride in STRIDES]

@@ -26,6 +26,10 @@ class ImageConfig:
     ``divisor``: sides of the canvas are multiples of it; 0 is what backbone (32) and balanced
     pyramid (its coarsest stride) need. Pictures' borders look
     different to a detector on another canvas.
+
+    ``own_canvas``: measuring, too, puts every picture on the smallest canvas that holds it, as predicting always
+    does. What is found in it is then a function of the picture alone, and not of the data set that it is in, from
+    which a few canvases are chosen otherwise, for fuller batches.
     """
 
     size: tuple[int, int] = (800, 1333)
@@ -33,6 +37,7 @@ class ImageConfig:
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     channels: Literal["rgb", "bgr"] = "rgb"
     divisor: int = 0
+    own_canvas: bool = False
 
 
 @dataclass

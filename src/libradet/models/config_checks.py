@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from libradet.errors import UserError
-from libradet.models.config import BoxLossConfig, DetectorConfig, MatchConfig
+from libradet.models.config import BoxLossConfig, DetectorConfig, FocalConfig, MatchConfig
 
 # Ranges by the name of a field, or by its name and that of the part it is in.
 COUNTS = {
@@ -33,6 +33,11 @@ NOT_BELOW_ZERO = {
 }
 
 
+LAYERS = {"convs", "fcs", "levels"}
+MOST_LAYERS = 100
+"""A configuration may come in a file from anybody, and making layers takes time even without their weights."""
+
+
 def check_config(config: DetectorConfig) -> None:
     """Refuse heads that do not fit together and values out of their ranges.
 
@@ -46,6 +51,8 @@ def check_config(config: DetectorConfig) -> None:
     for name, part in _parts(config):
         if isinstance(part, MatchConfig) and part.negative > part.positive:
             raise UserError(f"{name}.negative is {part.negative}: at most {name}.positive, which is {part.positive}")
+        if isinstance(part, FocalConfig) and 0 < part.gamma < 1:
+            raise UserError(f"{name}.gamma is {part.gamma}: 0, or at least 1; between them gradients can be infinite")
         if isinstance(part, BoxLossConfig) and part.kind == "balanced_l1":
             _check_balanced_l1(name, part)
     _check_sizes(config)
@@ -62,7 +69,10 @@ def _check_heads(config: DetectorConfig) -> None:
     if config.roi is None and (config.cascade or config.mask):
         raise UserError(f"{config.model}: cascade and mask need roi, which is null")
     cascade = config.cascade
-    if cascade is not None and not (0 < len(cascade.ious) == len(cascade.box_stds) == len(cascade.weights)):
+    stages = 0 if cascade is None else len(cascade.ious)
+    if stages > MOST_LAYERS:
+        raise UserError(f"{config.model}: cascade has {stages} stages: at most {MOST_LAYERS} are possible")
+    if cascade is not None and not (0 < stages == len(cascade.box_stds) == len(cascade.weights)):
         raise UserError(f"{config.model}: cascade.ious, box_stds and weights must have one entry for each stage")
 
 
@@ -89,6 +99,8 @@ def _check_suppression(config: DetectorConfig) -> None:
 def _check_range(path: str, value: Any) -> None:
     names = {path.rpartition(".")[2], ".".join(path.split(".")[-2:])}
     for number in _numbers(value):
+        if names & LAYERS and number > MOST_LAYERS:
+            raise UserError(f"{path} is {number}: at most {MOST_LAYERS} are possible")
         if not math.isfinite(number):
             raise UserError(f"{path} is {number}: a finite number is needed")
         if names & COUNTS and number < 1:

@@ -1,5 +1,6 @@
 """Losses of detectors: sums over valid entries, divided by a count that processes share."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -7,7 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from libradet.balance import balanced_l1_loss
 from libradet.geometry.boxes import area, decode, encode
@@ -87,7 +88,7 @@ def localisation_loss(
     if config.kind in IOU_LOSSES:
         # Neither the loss of padding nor its gradient may be NaN.
         unit = torch.cat([torch.zeros_like(boxes[..., :2]), torch.ones_like(boxes[..., :2])], dim=-1)
-        predicted = decode(boxes, deltas.float(), std).where(positive[..., None], unit)
+        predicted = decode(boxes, deltas.float(), std).clamp(-FARTHEST, FARTHEST).where(positive[..., None], unit)
         loss = IOU_LOSSES[config.kind](predicted, gt_boxes.where(positive[..., None], unit))
         return config.weight * loss.where(positive, 0).sum() / count
     with torch.no_grad():
@@ -120,11 +121,33 @@ def iou_prediction_loss(
     return config.weight * loss.sum() / shared_count(positive)
 
 
+def diou_loss(a: Float[Tensor, "*N 4"], b: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
+    """1 − IoU + squared distance of the centres over the squared diagonal around both (Zheng et al., AAAI 2020)."""
+    around = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    apart = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
+    return iou_loss(a, b) + apart.square().sum(-1) / around.square().sum(-1).clamp(min=1e-7)
+
+
+def ciou_loss(a: Float[Tensor, "*N 4"], b: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
+    """DIoU and, weighted as in that paper, the difference of the aspect ratios.
+
+    torchvision's two are the same, and NaN, or their gradients are, for boxes without width or height.
+    """
+    distance = diou_loss(a, b)
+    (w, h), (other_w, other_h) = ((box[..., 2:] - box[..., :2]).clamp(min=1e-3).unbind(-1) for box in (a, b))
+    aspect = (torch.atan2(other_w, other_h) - torch.atan2(w, h)).square() * (4 / math.pi**2)
+    with torch.no_grad():
+        weight = aspect / (iou_loss(a, b) + aspect).clamp(min=1e-7)
+    return distance + weight * aspect
+
+
+FARTHEST = 1e6
+"""Pixels: where deltas explode, predicted boxes stay within what can be squared."""
 IOU_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "iou": iou_loss,
     "giou": generalized_box_iou_loss,
-    "diou": distance_box_iou_loss,
-    "ciou": complete_box_iou_loss,
+    "diou": diou_loss,
+    "ciou": ciou_loss,
 }
 
 

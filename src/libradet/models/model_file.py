@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -38,20 +39,28 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Detector
     Raises:
         UserError: no such file, not one of ours, or its tensors do not fit its configuration.
     """
-    model = Detector(read_config(path))
-    missing, unexpected = _load(model, path)
+    config = read_config(path)
+    missing, unexpected = _unfit(config, path)
     if missing or unexpected:
         raise UserError(
             f"{path}: does not fit its own configuration; missing: {_some(missing)}; surplus: {_some(unexpected)}"
         )
+    model = Detector(config)
+    model.load_state_dict(load_file(path))
     return model.eval().to(device)
 
 
-def _load(model: Detector, path: str | Path) -> tuple[list[str], list[str]]:
-    own, tensors = model.state_dict(), load_file(path)
-    fitting = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
-    model.load_state_dict(fitting, strict=False)
-    return [n for n in own if n not in fitting], [n for n in tensors if n not in fitting]
+def _unfit(config: DetectorConfig, path: str | Path) -> tuple[list[str], list[str]]:
+    """Tensors of such a detector that the file does not have in that shape, and the reverse.
+
+    Made without weights: what a small file describes may be larger than all memory.
+    """
+    with torch.device("meta"):
+        own = {name: list(t.shape) for name, t in Detector(config).state_dict().items()}
+    with safe_open(path, framework="pt") as file:
+        there = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    missing = [name for name, shape in own.items() if there.get(name) != shape]
+    return missing, [name for name, shape in there.items() if own.get(name) != shape]
 
 
 def _some(names: list[str], limit: int = 3) -> str:

@@ -1,10 +1,10 @@
-"""last.ckpt and best.safetensors: when they are written, how, and what can be read before a run continues."""
+"""last.ckpt and best.safetensors: when they are written, and how."""
 
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -23,34 +23,22 @@ from libradet.models.config import DetectorConfig
 from libradet.models.model_file import write_model
 from libradet.training.callbacks import sample_path
 from libradet.training.module import Measured
-from libradet.training.settings import Circumstances, TrainConfig
+from libradet.training.settings import TrainConfig
+from libradet.training.standing import LAST, PREVIOUS, read_checkpoint
 from libradet.training.stopping import AgreedError, Agreement, Interrupted, SignalWatch, Wish
 
 if TYPE_CHECKING:
     from libradet.training.module import DetectorModule
 
-LAST, BEST, METRICS, SHEET = "last.ckpt", "best.safetensors", "metrics.json", "sheet.png"
+__all__ = ["BEST", "LAST", "METRICS", "PREVIOUS", "BestWeights", "LastCheckpoint", "RunFiles", "read_checkpoint"]
 
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a run stands.
-
-    Attributes:
-        batches: done, of each process.
-        steps: optimiser steps done.
-        unimproved: measurements since the best one, as early stopping counts them.
-        path: the file that says so; None at the very beginning.
-    """
-
-    batches: int = 0
-    steps: int = 0
-    unimproved: int = 0
-    path: Path | None = None
+BEST, METRICS, SHEET = "best.safetensors", "metrics.json", "sheet.png"
 
 
 class RunFiles(TorchCheckpointIO):
     """Writes beside the old file and swaps, so that a kill at any moment leaves a whole one.
+
+    last.ckpt becomes previous.ckpt first, so that a file which a disk damages later is not the only one.
 
     Paths that end in .safetensors become models for :func:`libradet.load_model`; with averaged weights, of those.
     """
@@ -64,8 +52,11 @@ class RunFiles(TorchCheckpointIO):
         if Path(path).suffix == ".safetensors":
             write_model(detector_state(checkpoint), self._config, path)
             return
-        with replacing(Path(path)) as partial:
+        path = Path(path)
+        with replacing(path) as partial:
             torch.save(checkpoint, partial)
+            if path.name == LAST and path.exists():
+                os.replace(path, path.with_name(PREVIOUS))
 
 
 def detector_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
@@ -201,6 +192,9 @@ class LastCheckpoint(ModelCheckpoint):
     def _refuse_infinite(self, trainer: pl.Trainer, module: "DetectorModule") -> None:
         module.watch.poll(wait=True)
         failure = module.watch.failure
+        if failure is None and not torch.stack([p.isfinite().all() for p in module.parameters()]).all():
+            # Gradients may overflow where losses do not: such weights must not replace those that can go on.
+            failure = module.watch.latest
         mine = None if failure is None else self._describe(failure, trainer.global_step)
         message = self.agreement.first(mine)
         if message is not None:
@@ -259,7 +253,7 @@ class BestWeights(ModelCheckpoint):
         path = self._folder / METRICS
         if self.monitor is None or not path.exists():
             return
-        score = json.loads(path.read_text()).get(self.monitor.removeprefix("val/"))
+        score = read_measured(path).get(self.monitor.removeprefix("val/"))
         best = self.format_checkpoint_name({})
         # Logged numbers have single precision, so they are compared in it.
         self.best_k_models = {best: torch.tensor(float("-inf") if score is None else score)}
@@ -280,51 +274,19 @@ class BestWeights(ModelCheckpoint):
             logger.after_save_checkpoint(self)
 
 
+def read_measured(path: Path) -> Metrics:
+    """The numbers of the best weights. Raises UserError if somebody has damaged the file."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as e:
+        content = e
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: is damaged ({content}); delete it, and the next measurement is the best so far")
+    return content
+
+
 def in_short(metrics: Metrics) -> str:
     """Average precision in one line."""
     names = [name for name in ("AP", "AP50", "AP75", "mask_AP", "mask_AP50", "mask_AP75") if name in metrics]
     shown = {name.replace("_", " "): metrics[name] for name in names}
     return " · ".join(f"{name} {'–' if value is None else f'{value:.3f}'}" for name, value in shown.items())
-
-
-def circumstances(config: TrainConfig, pictures: int, class_names: list[str]) -> Circumstances:
-    """Those of a run that is about to start."""
-    jitter = None if config.scale_jitter is None else list(config.scale_jitter)
-    derived: dict[str, Any] = {"pictures": pictures, "class_names": class_names, "processes": config.world_size}
-    derived["scale_jitter"] = jitter
-    settings = {f.name: getattr(config, f.name) for f in fields(Circumstances) if f.name not in derived}
-    return Circumstances(**derived, **settings)
-
-
-def read_standing(path: Path, now: Circumstances) -> Standing:
-    """Where the run of a checkpoint stands.
-
-    Raises:
-        UserError: the file cannot be read, or data, batches, augmentation or optimiser have changed since.
-    """
-    if not path.exists():
-        return Standing()
-    checkpoint = read_checkpoint(path)
-    before = checkpoint["libradet"]["circumstances"]
-    for name, value in asdict(now).items():
-        # What was not a setting yet when the file was written is as it was.
-        if name in before and before[name] != value:
-            raise UserError(
-                f"{path}: the run had {name} {before[name]} and would now have {value}, which makes it another run; "
-                "resume it as it was, or start a new run"
-            )
-    waited = [
-        state["wait_count"] for name, state in checkpoint["callbacks"].items() if name.startswith("EarlyStopping")
-    ]
-    return Standing(checkpoint["libradet"]["batches_done"], checkpoint["global_step"], max(waited, default=0), path)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The contents of a checkpoint, tensors left on disk until used. Raises UserError if it is not one."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as e:  # torch raises nearly anything on damaged files
-        raise UserError(f"{path}: not a readable checkpoint ({type(e).__name__})") from e
-    if "libradet" not in checkpoint:
-        raise UserError(f"{path}: not a checkpoint of a run of libradet train")
-    return checkpoint

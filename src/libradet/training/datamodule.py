@@ -41,6 +41,7 @@ class DetectorData(pl.LightningDataModule):
         cache: keep decoded and resized pictures in shared memory ("ram"), or in a file in the Trainer's
             ``default_root_dir`` that is deleted at the end ("disk"). Batches are the same. Each training
             process has its own.
+        own_canvas: of validation pictures, see :class:`libradet.models.config.ImageConfig`.
 
     Attributes:
         pictures: rows of those in the latest batch.
@@ -65,6 +66,7 @@ class DetectorData(pl.LightningDataModule):
         train_proposals: GivenProposals | None = None,
         val_proposals: GivenProposals | None = None,
         cache: Kind | None = None,
+        own_canvas: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(train_set, Dataset):
@@ -78,6 +80,7 @@ class DetectorData(pl.LightningDataModule):
         self._caches: dict[bool, PictureCache] = {}
         self._workers = workers
         self.augmentation = augmentation
+        self._own_canvas = own_canvas
         self._load = partial(make_loader, size=size, batch_size=batch_size, divisor=divisor, seed=seed)
         self.pictures: list[int] = []
         self._train_sampler: BatchSampler | None = None
@@ -173,6 +176,7 @@ class DetectorData(pl.LightningDataModule):
             rank=rank,
             world_size=processes,
             cache=cache,
+            own_canvas=self._own_canvas and not training,
         )
 
 

@@ -26,10 +26,10 @@ from libradet.models.recompute import recompute_blocks
 from libradet.models.sync_norm import synchronise_norms
 from libradet.models.zoo import make_config
 from libradet.quiet import quietly
-from libradet.training.checkpoints import LAST, Standing, circumstances, read_standing
 from libradet.training.datamodule import DetectorData, read_splits
 from libradet.training.recipe import augmentation_of, depth_of_parameters, resolve
 from libradet.training.settings import CONFIG, Circumstances, TrainConfig, check
+from libradet.training.standing import LAST, PREVIOUS, Standing, circumstances, read_standing
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,15 @@ def prepare(
     _check_devices(config, on_gpu)
     given, val_given = _give(config, tree, train_set, val_set)
     # Before its first checkpoint a run has nothing to go on from but what it started with.
-    trained = resume is not None and (resume / LAST).exists()
+    trained = resume is not None and any((resume / name).exists() for name in (LAST, PREVIOUS))
     model = _build(config, detector, train_set.class_names, trained)
     model.config.category_ids = tuple(train_set.category_ids)
     recompute_blocks(model.backbone.body, config.checkpointing)
     if config.layer_decay is not None:
         depth_of_parameters(model)
     folder = resume or choose_folder(config, model.config.backbone.name)
-    now = circumstances(config, len(train_set), train_set.class_names)
-    standing = read_standing(folder / LAST, now) if resume else Standing()
+    now = circumstances(config, train_set, val_set)
+    standing = read_standing(folder, now, train_set, val_set) if resume else Standing()
     if config.world_size > 1:
         synchronise_norms(model, on_gpu)
     data = _data(config, model, train_set, val_set, given, val_given)
@@ -187,6 +187,7 @@ def _data(
         train_proposals=given,
         val_proposals=val_given,
         cache=config.cache,
+        own_canvas=model.config.image.own_canvas,
     )
 
 

@@ -1,6 +1,5 @@
 """A training run from its configuration to its results."""
 
-import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.quiet import quietly
 from libradet.training.callbacks import LossLogging, SampleSheets
-from libradet.training.checkpoints import BEST, METRICS, SHEET, BestWeights, LastCheckpoint, RunFiles
+from libradet.training.checkpoints import BEST, METRICS, SHEET, BestWeights, LastCheckpoint, RunFiles, read_measured
 from libradet.training.loggers import RunCSV, check_loggers, make_loggers
 from libradet.training.module import DetectorModule, Measured
 from libradet.training.prepare import Plan, is_first_process, prepare, write_config
@@ -31,6 +30,7 @@ from libradet.training.progress import RunProgress
 from libradet.training.recipe import total_steps
 from libradet.training.settings import TrainConfig
 from libradet.training.stopping import Interrupted, SignalWatch
+from libradet.training.troubles import told
 
 CURVES = "curves.png"
 OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
@@ -74,6 +74,12 @@ def train(
     console = (console or Console()) if first else Console(quiet=True)
     plan = prepare(config, detector, resume, lambda report: console.print(report.render(f"Data set {config.data}")))
     console.print(summary(plan))
+    with told(plan.folder, plan.config.world_size):
+        _run(plan, list(callbacks), list(loggers), console, first)
+        return _finish(plan, console, first)
+
+
+def _run(plan: Plan, callbacks: list[pl.Callback], loggers: list[Logger], console: Console, first: bool) -> None:
     if first:
         plan.folder.mkdir(parents=True, exist_ok=True)
         write_config(plan.folder, plan.config, plan.detector.config)
@@ -83,8 +89,7 @@ def train(
         module = DetectorModule(plan.detector, plan.config, plan.circumstances)
         _catch_up(plan, module, made, console)
         if not plan.finished:
-            _fit(plan, module, [*made, *loggers], list(callbacks), console)
-    return _finish(plan, console, first)
+            _fit(plan, module, [*made, *loggers], callbacks, console)
 
 
 def _fit(
@@ -185,8 +190,9 @@ def _catch_up(plan: Plan, module: DetectorModule, loggers: list[Logger], console
 def _describe(plan: Plan, failure: Measured, step: int) -> str:
     terms = ", ".join(f"{name} {value:g}" for name, value in failure.losses.items())
     names = ", ".join(plan.data.train_set.pictures[i].path.name for i in failure.pictures)
+    what = "weights are" if failure.finite else "the loss is"
     return (
-        f"the loss is not finite any more (step {step}: {terms}); pictures in the batch: {names}\n"
+        f"{what} not finite any more (step {step}: {terms}); pictures in the batch: {names}\n"
         "Look at these pictures and their boxes, lower --lr, or lengthen --warmup; last.ckpt is from before."
     )
 
@@ -194,7 +200,7 @@ def _describe(plan: Plan, failure: Measured, step: int) -> str:
 def _finish(plan: Plan, console: Console, first: bool) -> TrainResult:
     folder = plan.folder
     measured = first and plan.data.val_set is not None and (folder / METRICS).exists()
-    metrics = json.loads((folder / METRICS).read_text()) if measured else None
+    metrics = read_measured(folder / METRICS) if measured else None
     if first:
         plot_curves(folder / "metrics.csv", folder / CURVES)
         if metrics is not None:
@@ -222,7 +228,8 @@ def summary(plan: Plan) -> Table:
         lines["at random"] = f"{', '.join(plan.detector.fresh)}: not taken from {plan.config.weights}"
     if plan.standing.path is not None:
         epoch, batch = divmod(plan.standing.batches, plan.batches_per_epoch)
-        lines["continues"] = f"in epoch {epoch + 1} after batch {batch}"
+        why = f", from {plan.standing.path.name}: {plan.standing.note}" if plan.standing.note else ""
+        lines["continues"] = f"in epoch {epoch + 1} after batch {batch}{why}"
     table = Table.grid(padding=(0, 2))
     for name, text in lines.items():
         table.add_row(Text(name, "bold"), Text(text))

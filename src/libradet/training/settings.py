@@ -143,7 +143,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What has to stay the same for a run to continue with the data and the optimiser that it began with."""
+    """What has to stay the same for a run to continue with the data and the optimiser that it began with.
+
+    ``train_data`` and ``val_data`` are fingerprints, see :mod:`libradet.training.fingerprint`.
+    """
 
     pictures: int
     class_names: list[str]
@@ -158,6 +161,8 @@ class Circumstances:
     mosaic: float
     copy_paste: float
     color_jitter: float
+    train_data: list[int]
+    val_data: list[int]
 
 
 _POSITIVE = (

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 from libradet.data.checks.report import Report, few
-from libradet.data.records import plain_id
+from libradet.data.records import LARGEST_ID, plain_id
 from libradet.data.segmentations import enclosing_box
 
 UNKNOWN, LEFT_OUT = -1, -2
@@ -112,7 +112,7 @@ def _look_up(records: list[dict], key: str, table: dict[Any, int]) -> Int64[ndar
 def _read_boxes(records: list[dict]) -> tuple[Float64[ndarray, "N 4"], Bool[ndarray, " N"]]:
     try:
         boxes = np.array([r["bbox"] for r in records], np.float64)
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         boxes = np.empty(0)
     if boxes.shape == (len(records), 4):
         return boxes, np.ones(len(records), bool)
@@ -130,14 +130,14 @@ def _read_box(record: dict) -> list[float] | None:
         return None
     try:
         return [float("nan") if value is None else float(value) for value in box]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
 def _read_ids(records: list[dict]) -> Int64[ndarray, " N"]:
     """Own ids; −1 where there is none that is a number."""
     ids = (r.get("id") for r in records)
-    return np.array([i if type(i) is int and -1 < i < 2**63 else -1 for i in ids], np.int64)
+    return np.array([i if type(i) is int and -1 < i <= LARGEST_ID else -1 for i in ids], np.int64)
 
 
 def _flag(value: Any) -> bool:
@@ -147,7 +147,7 @@ def _flag(value: Any) -> bool:
 def _number(value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return float("nan")
 
 

@@ -12,6 +12,9 @@ from rich.text import Text
 EXAMPLES = 10
 """How many examples of a finding are kept."""
 
+LONGEST = 300
+"""Letters of an example that are shown; damaged files may hold names of any length."""
+
 
 @dataclass
 class Report:
@@ -39,7 +42,7 @@ class Report:
     def skip(self, what: str, examples: Sequence[str], complete: bool = False) -> None:
         """Count records left out, one example each; ``complete`` keeps all of them."""
         if examples:
-            kept = list(examples if complete else examples[:EXAMPLES])
+            kept = [_shown(e) for e in (examples if complete else examples[:EXAMPLES])]
             self.skipped.append({"what": what, "count": len(examples), "examples": kept})
 
     def to_json(self) -> dict[str, Any]:
@@ -86,8 +89,13 @@ def merge(reports: dict[str, Report]) -> Report:
 
 def few(examples: Sequence[object], limit: int = 5) -> str:
     """The first examples as text: ``a, b, c and 7 more``."""
-    named = ", ".join(str(e) for e in examples[:limit])
+    named = ", ".join(_shown(e) for e in examples[:limit])
     return named if len(examples) <= limit else f"{named} and {len(examples) - limit:,} more"
+
+
+def _shown(example: object) -> str:
+    text = str(example)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _sentence(finding: dict[str, Any]) -> str:

@@ -210,7 +210,7 @@ def _told_size(record: dict[str, Any]) -> tuple[float, float]:
     for key in ("width", "height"):
         try:
             value = float(record.get(key) or 0)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             value = 0.0
         values.append(value if 0 < value < float("inf") else 0.0)
     return (values[0], values[1]) if all(values) else (0.0, 0.0)

@@ -93,7 +93,7 @@ def read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}, of {len(text):,} bytes"
         raise UserError(f"{path}: not valid JSON, it breaks at {place} ({error.msg}). Is it complete?") from None
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # such as bytes that are no text, and numbers of 5,000 digits
         raise UserError(f"{path}: not valid JSON ({error}).") from None
 
 

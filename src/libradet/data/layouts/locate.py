@@ -35,7 +35,8 @@ def _listing(folders: Sequence[Path]) -> list[set[str]]:
 def _exact(name: str, folders: Sequence[Path], present: list[set[str]]) -> Path | None:
     plain = "/" not in name
     for folder, names in zip(folders, present, strict=True):
-        if (name in names) if plain else (folder / name).is_file():
+        # os.path is silent about names that no file can have, where pathlib raises.
+        if (name in names) if plain else os.path.isfile(folder / name):
             return folder / name
     return None
 
@@ -50,9 +51,16 @@ def _index(folders: Sequence[Path]) -> dict[str, Path]:
                 path = Path(place, file)
                 by_path.setdefault(_normal(str(path.relative_to(folder))), path)
                 known = by_name.setdefault(_normal(file), path)
-                if known is not None and not known.samefile(path):
+                if known is not None and not _same(known, path):
                     by_name[_normal(file)] = None
     return {name: path for name, path in by_name.items() if path is not None} | by_path
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # links to nowhere
+        return False
 
 
 def _similar(name: str, index: dict[str, Path]) -> Path | None:

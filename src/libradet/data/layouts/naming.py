@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from libradet.data.headers import SUFFIXES
+from libradet.data.headers import FORMATS, SUFFIXES
 
 _PLACES = {"images", "JPEGImages", "..", "."}
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -30,7 +30,7 @@ def with_known_suffix(name: str, path: Path) -> str:
     """The name, with a suffix by which listings know a picture if its own is none."""
     if Path(name).suffix.lower() in SUFFIXES:
         return name
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         suffix = f".{image.format}".lower()
     return name + (suffix if suffix in SUFFIXES else ".jpg")
 

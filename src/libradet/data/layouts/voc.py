@@ -5,15 +5,18 @@ pixels. Objects marked difficult become crowd regions: as in VOC's own measure t
 missed nor as false when found, and in training they are no negatives.
 """
 
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.parsers import expat
 
 from libradet.data.headers import SUFFIXES
 from libradet.data.records import Raw
 from libradet.errors import UserError
+from libradet.files import read_text
 
 ATTRIBUTES = ("pose", "truncated", "occluded")
 """What else is said of an object and kept, though nothing here uses it."""
@@ -54,10 +57,11 @@ def _order(splits: dict[str, list[Path]]) -> list[tuple[str, list[Path]]]:
 def _listed(file: Path, annotations: Path) -> list[Path]:
     """A line is a name, which may have spaces, or a name and whether a class occurs there."""
     files = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in read_text(file).splitlines():
         if words := line.split():
             whole = annotations / f"{line}.xml"
-            files.append(whole if line != words[0] and whole.is_file() else annotations / f"{words[0]}.xml")
+            known = line != words[0] and os.path.isfile(whole)
+            files.append(whole if known else annotations / f"{words[0]}.xml")
     return files
 
 
@@ -102,21 +106,38 @@ def _stems(folders: list[Path]) -> dict[str, str]:
 def _picture(file: Path, record: dict[str, Any], folders: list[Path], stems: dict[str, str]) -> str:
     """The name in the XML, unless (as tools often leave it) only the picture named like the XML file exists."""
     name = record["file_name"]
-    if name and any((folder / name).is_file() for folder in folders):
+    if name and any(os.path.isfile(folder / name) for folder in folders):
         return name
     return stems.get(file.stem, name or f"{file.stem}.jpg")
 
 
 def _parse(file: Path) -> dict[str, Any]:
-    try:
-        tree = ET.parse(file).getroot()
-    except FileNotFoundError:
-        raise UserError(f"{file}: listed in ImageSets/Main, but missing.") from None
-    except ET.ParseError as error:
-        raise UserError(f"{file}: not valid XML ({error}).") from None
+    tree = _read_xml(file)
     size = {key: tree.findtext(f"size/{key}") for key in ("width", "height")}
     objects = [_parse_object(file, node) for node in tree.iter("object")]
     return {"file_name": tree.findtext("filename"), "size": size, "objects": objects}
+
+
+def _read_xml(file: Path) -> ET.Element:
+    """The elements of a file; entities, with which a small one can become endless or read others, are refused."""
+    builder = ET.TreeBuilder()
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
+    parser.CharacterDataHandler, parser.EntityDeclHandler = builder.data, _refuse_entity
+    try:
+        with file.open("rb") as opened:
+            parser.ParseFile(opened)
+        return builder.close()
+    except FileNotFoundError:
+        raise UserError(f"{file}: listed in ImageSets/Main, but missing.") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}).") from None
+    except (expat.ExpatError, LookupError, ValueError, AssertionError) as error:  # the last three: strange encodings
+        raise UserError(f"{file}: not valid XML ({error}).") from None
+
+
+def _refuse_entity(*_: object) -> None:
+    raise ValueError("it defines entities, which are not read")
 
 
 def _parse_object(file: Path, node: ET.Element) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """YOLO's layout: ``data.yaml`` with class names, and one text file of relative boxes for each picture."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -7,9 +8,14 @@ from typing import Any
 
 import yaml
 
+from libradet.data.checks.report import few
 from libradet.data.headers import SUFFIXES
-from libradet.data.records import Raw
+from libradet.data.records import Raw, plain_id
 from libradet.errors import UserError
+from libradet.files import read_text
+
+MOST_CLASSES = 100_000
+"""More in a file that names none is an error, or wants to take all memory."""
 
 
 def recognise(root: Path) -> dict[str, Callable[[], Raw]]:
@@ -24,12 +30,16 @@ def recognise(root: Path) -> dict[str, Callable[[], Raw]]:
 
 def _read_config(file: Path) -> dict[str, Any] | None:
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        config = yaml.safe_load(read_text(file))
+    except UserError:
+        if file.name != "data.yaml":
+            return None
+        raise
+    except Exception as error:  # PyYAML raises nearly anything, such as IndexError for an empty !!int
         if file.name != "data.yaml":
             return None
         reason = " ".join(str(error).split())
-        raise UserError(f"{file}: not valid YAML ({reason}).") from None
+        raise UserError(f"{file}: not valid YAML ({reason[:300]}).") from None
     if not isinstance(config, dict) or not (
         {"train", "val", "valid"} & config.keys() or {"test", "names"} <= config.keys()
     ):
@@ -57,12 +67,15 @@ def _read_split(file: Path, config: dict[str, Any], split: str) -> Raw:
 
 def _class_names(file: Path, config: dict[str, Any]) -> dict[int, str]:
     names = config.get("names")
-    if names is None and isinstance(config.get("nc"), int):
+    if names is None and isinstance(config.get("nc"), int) and config["nc"] <= MOST_CLASSES:
         names = [str(i) for i in range(config["nc"])]
-    if isinstance(names, list) and names:
-        return {i: str(name) for i, name in enumerate(names)}
-    if isinstance(names, dict) and names and all(str(key).isdigit() for key in names):
-        return {int(key): str(name) for key, name in sorted(names.items(), key=lambda item: int(item[0]))}
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    # A name that is a list may be a small one in the file and endless when it is written out.
+    if isinstance(names, dict) and names and not any(isinstance(name, list | dict) for name in names.values()):
+        numbers = {plain_id(key): str(name) for key, name in names.items()}
+        if all(isinstance(number, int) and number >= 0 for number in numbers):
+            return dict(sorted(numbers.items()))
     raise UserError(f"{file}: 'names' must list the class names (a list, or a mapping from number to name).")
 
 
@@ -70,12 +83,14 @@ def _list_pictures(file: Path, config: dict[str, Any], split: str) -> list[Path]
     entries = config[split] if isinstance(config[split], list) else [config[split]]
     pictures: list[Path] = []
     for entry in entries:
-        place = _resolve(file, config, str(entry), split)
+        if not isinstance(entry, str):
+            raise UserError(f"{file}: {split} must be a folder, a file with a list of pictures, or several of them.")
+        place = _resolve(file, config, entry, split)
         if place.is_dir():
             found = (p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
             pictures += sorted(found)
         else:
-            lines = (line.strip() for line in place.read_text(encoding="utf-8").splitlines())
+            lines = (line.strip() for line in read_text(place).splitlines())
             pictures += [_listed(place, line) for line in lines if line]
     return pictures
 
@@ -83,20 +98,20 @@ def _list_pictures(file: Path, config: dict[str, Any], split: str) -> list[Path]
 def _listed(file: Path, line: str) -> Path:
     path = Path(line)
     beside = file.parent / path
-    return path if path.is_absolute() or not beside.exists() else beside
+    return path if path.is_absolute() or not os.path.exists(beside) else beside
 
 
 def _resolve(file: Path, config: dict[str, Any], entry: str, split: str) -> Path:
     """Where an entry points to; exports often carry paths of the machine they were made on."""
     root, path = file.parent, Path(entry)
-    base = Path(str(config.get("path") or "."))
+    base = Path(config["path"] if isinstance(config.get("path"), str) else ".")
     bare = Path(*[part for part in path.parts if part not in ("..", ".", path.anchor)])
     candidates = [root / base / path, root / path, root / bare, root / split / "images", root / "images" / split]
     for candidate in candidates:
-        if candidate.exists():
+        if os.path.exists(candidate):
             return candidate
-    looked = ", ".join(dict.fromkeys(str(c) for c in candidates))
-    raise UserError(f"{file}: {split}: {entry} does not exist (looked in {looked}).")
+    looked = few(list(dict.fromkeys(candidates)))
+    raise UserError(f"{file}: {split}: {few([entry])} does not exist (looked in {looked}).")
 
 
 def _label_file(picture: Path) -> Path:
@@ -111,7 +126,7 @@ def _label_file(picture: Path) -> Path:
 
 def _read_labels(file: Path, image_id: int, annotations: list[Any]) -> None:
     """Lines ``class cx cy w h`` or ``class x1 y1 x2 y2 x3 y3 …`` (a polygon)."""
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = read_text(file, errors="replace")
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue

@@ -28,6 +28,12 @@ def choose_canvases(shapes: Int64[ndarray, "N 2"], divisor: int, limit: int = MA
     return min(plans, key=lambda plan: plan[0])[1]
 
 
+def own_canvases(shapes: Int64[ndarray, "N 2"], divisor: int) -> list[tuple[int, int]]:
+    """The smallest canvas of every shape, as many as there are."""
+    rounded = np.unique(np.maximum(-(-shapes // divisor), 1) * divisor, axis=0)
+    return [(height, width) for height, width in rounded.tolist()]
+
+
 def assign_canvases(shapes: Int64[ndarray, "N 2"], canvases: Sequence[tuple[int, int]]) -> Int64[ndarray, " N"]:
     """For each shape, the number of the smallest canvas that holds it."""
     table = np.array(canvases, np.int64).reshape(-1, 2)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from libradet.data.batch import Batch
 from libradet.data.loading.augmentation import FLIPPED, NONE, Augmentation
 from libradet.data.loading.cache import PictureCache
-from libradet.data.loading.canvases import assign_canvases, choose_canvases
+from libradet.data.loading.canvases import assign_canvases, choose_canvases, own_canvases
 from libradet.data.loading.samples import Key, Samples
 from libradet.data.loading.transforms import Sample, Size, collate, target_size
 from libradet.data.proposals.given import GivenProposals
@@ -107,6 +107,7 @@ def make_loader(
     masks: bool = False,
     proposals: GivenProposals | None = None,
     cache: PictureCache | None = None,
+    own_canvas: bool = False,
 ) -> DataLoader:
     """Batches of a data set; ``loader.batch_sampler`` has ``set_epoch`` and ``set_start``.
 
@@ -121,6 +122,7 @@ def make_loader(
         masks: fill ``Batch.masks`` (packed).
         proposals: what to fill ``Batch.proposals`` from.
         cache: where to keep the pictures, of this data set at this size and zoom, that were loaded once.
+        own_canvas: every picture on the smallest canvas that holds it, in as many batches as that takes.
 
     Raises:
         UserError: masks are asked for and an object has no segmentation, or pictures with proposals shall be mixed.
@@ -130,7 +132,7 @@ def make_loader(
     augmentation = augmentation if training else NONE
     check_mixing(augmentation, proposals is not None)
     shapes = np.array([target_size(p.height, p.width, size) for p in dataset.pictures], np.int64).reshape(-1, 2)
-    canvases = choose_canvases(shapes, divisor)
+    canvases = own_canvases(shapes, divisor) if own_canvas else choose_canvases(shapes, divisor)
     canvas_of = assign_canvases(shapes, canvases)
     sampler = BatchSampler(canvas_of, batch_size, training, seed, rank, world_size)
     sampler.set_epoch(epoch)

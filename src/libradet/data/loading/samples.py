@@ -169,7 +169,8 @@ class Samples(torch.utils.data.Dataset):
             return kept
         picture = self.dataset.pictures[index]
         height, width = stored_size(picture.height, picture.width, self.size, self.augmentation.zoom)
-        pixels = load_picture(picture.path, picture.upright, (height, width) if self.reduced else None)
+        known = (picture.height, picture.width)
+        pixels = load_picture(picture.path, picture.upright, (height, width) if self.reduced else None, known)
         resized = resize_to(pixels, height, width)
         if self.cache:
             self.cache.put(index, resized)

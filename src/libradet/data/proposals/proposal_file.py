@@ -86,7 +86,7 @@ class ProposalFile:
 def write_proposals(path: Path, pictures: Sequence[Proposed], made_by: str) -> None:
     """Write a proposal file; one of that name is replaced at once or not at all. ``made_by``: the model's name."""
     counts = [len(picture.scores) for picture in pictures]
-    names = json.dumps([picture.name for picture in pictures], ensure_ascii=False).encode()
+    names = json.dumps([picture.name for picture in pictures], ensure_ascii=False).encode(errors="backslashreplace")
     arrays = {
         "ids": np.array([picture.id for picture in pictures], np.int64),
         "names": np.frombuffer(bytearray(names), np.uint8),
@@ -134,7 +134,7 @@ def _read_own(path: Path) -> ProposalFile:
 
 
 def _consistent(tensors: dict[str, Tensor], names: Any) -> bool:
-    offsets, pictures, rows = tensors["offsets"], len(tensors["ids"]), len(tensors["scores"])
+    offsets, pictures, rows = tensors["offsets"], tensors["ids"].numel(), tensors["scores"].numel()
     shapes = {"ids": (pictures,), "sizes": (pictures, 2), "offsets": (pictures + 1,), "boxes": (rows, 4)}
     return (
         all(tensors[name].dtype == kind for name, kind in _TYPES.items())

@@ -1,0 +1,237 @@
+"""Numbers at their limits: losses and gradients stay finite, overflow says what it is, and company changes nothing.
+
+- losses of every kind over extreme boxes, deltas and logits, and of whole detectors, in float32 and bf16;
+- learning rates that overflow: stopped, said, and what was saved before is finite;
+- detections of a picture alone and in a batch, on its own canvas;
+- batches with 0, 1 and 2 loading processes, bit for bit, and training in 1 and 2 processes, within 1e-5.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+import yaml
+
+from libradet.data.batch import Batch
+from libradet.data.loading.loader import make_loader
+from libradet.data.loading.transforms import collate, unlabelled
+from libradet.data.read import read
+from libradet.data.synthesis.synthetic import synthesize
+from libradet.models import loss_terms
+from libradet.models.config import BoxLossConfig, DetectorConfig, FocalConfig
+from libradet.models.detector import Detector
+from libradet.models.zoo import MODELS, make_config
+from libradet.training.checkpoints import read_checkpoint
+from stress.common import TINY, Book
+from stress.launch import launch
+from stress.mutate import Chance, pick
+
+SHARES = {"terms": 0.6, "detector": 0.25, "company": 0.1, "loaders": 0.05}
+EXTREMES = (0.0, 1e-30, 1e-8, 1e-3, 0.5, 1.0, 30.0, 88.0, 1e3, 1e5, 1e10, 1e18)
+
+
+def main() -> int:
+    """The campaign; the first few attempts are whole runs."""
+    torch.set_num_threads(1)
+    book = Book("numbers", __doc__, short=400, long=20_000)
+    runs = 4 if book.count <= 400 else 40
+    data = book.folder / "data"
+    if not (data / "val.json").exists():
+        shutil.rmtree(data, ignore_errors=True)
+        synthesize(data, train=12, val=4, size=(144, 96), classes=2)
+    do: dict[str, Callable[[Chance, Path], str | None]] = {
+        **{"terms": terms, "detector": detector, "company": company, "loaders": loaders},
+        **{"overflow": overflow, "processes": processes},
+    }
+    for number in book.todo():
+        chance = book.chance(number)
+        kind = str(chance.choice(list(SHARES), p=list(SHARES.values())))
+        if number < runs:
+            kind = "processes" if number % 4 == 3 else "overflow"
+        book.note(number, kind, do[kind](chance, data))
+    return book.close()
+
+
+def terms(chance: Chance, data: Path) -> str | None:
+    """Every loss, and its gradient, of numbers from tiny to huge."""
+    rows = int(chance.integers(1, 6))
+    dtype = pick(chance, [torch.float32, torch.bfloat16])
+    positive = torch.from_numpy(chance.random((1, rows)) < 0.7)
+    count = loss_terms.shared_count(positive)
+    kind = pick(chance, [*loss_terms.IOU_LOSSES, "l1", "smooth_l1", "balanced_l1", "class", "focal", "object"])
+    if kind in ("class", "focal", "object"):
+        logits = _extreme(chance, (1, rows, 3)).to(dtype).requires_grad_()
+        labels = torch.from_numpy(chance.integers(0, 3, (1, rows)))
+        focal = FocalConfig(gamma=float(pick(chance, [0.0, 1.0, 1.5, 2.0, 5.0])))
+        if kind == "object":
+            loss = loss_terms.objectness_loss(logits[..., 0], labels > 0, positive, count)
+        elif kind == "focal":
+            loss = loss_terms.focal_loss(logits, labels, positive, count, focal)
+        else:
+            loss = loss_terms.class_loss(logits, labels, positive, count, pick(chance, [None, focal]))
+        return _finite(f"{kind} in {dtype} with gamma {focal.gamma}", loss, logits)
+    deltas = _extreme(chance, (1, rows, 4)).to(dtype).requires_grad_()
+    config = BoxLossConfig(kind=kind, beta=float(pick(chance, [1.0, 0.11, 1e-3])))
+    loss = loss_terms.localisation_loss(deltas, _boxes(chance, rows), _boxes(chance, rows), positive, count, config)
+    return _finite(f"{kind} in {dtype} with beta {config.beta}", loss, deltas)
+
+
+def _extreme(chance: Chance, shape: tuple[int, ...]) -> torch.Tensor:
+    size = chance.choice(EXTREMES, shape) * chance.choice([-1.0, 1.0], shape)
+    return torch.from_numpy(size.astype(np.float32))
+
+
+def _boxes(chance: Chance, rows: int) -> torch.Tensor:
+    """Boxes of pictures up to 20,000 pixels, from a hundredth of a pixel on, some without area, as padding has."""
+    low = chance.choice([0.0, 0.5, 10.0, 19_999.0], (1, rows, 2))
+    side = chance.choice([0.0, 0.01, 1.0, 33.3, 20_000.0], (1, rows, 2))
+    return torch.from_numpy(np.concatenate([low, low + side], 2).astype(np.float32))
+
+
+def _finite(what: str, loss: torch.Tensor, leaf: torch.Tensor) -> str | None:
+    if not loss.isfinite():
+        # 1e18 squared, or times a weight, is beyond what a float holds: that is overflow, and stopped as such.
+        return None if float(leaf.detach().abs().max()) >= 1e18 else f"{what}: loss {float(loss)} of {leaf.tolist()}"
+    loss.backward()
+    gradient = leaf.grad
+    if gradient is None or gradient.isfinite().all():
+        return None
+    return f"{what}: loss {float(loss.detach()):g}, gradient {gradient.tolist()} of {leaf.tolist()}"
+
+
+def _tiny(name: str, chance: Chance) -> Detector:
+    settings = yaml.safe_load(TINY.read_text())
+    config: DetectorConfig = make_config(name, 3, settings["backbone"])
+    config.pyramid.channels, config.image.size = 16, (64, 96)
+    if config.rpn is not None:
+        config.rpn.train_proposals.total = config.rpn.test_proposals.total = 50
+    if config.roi is not None:
+        config.roi.width, config.roi.sampling.size = 32, 64
+    if config.mask is not None:
+        config.mask.channels = 8
+    if config.dense is not None:
+        config.dense.convs, config.dense.prior = 1, 0.3
+    torch.manual_seed(int(chance.integers(2**31)))
+    return Detector(config)
+
+
+def detector(chance: Chance, data: Path) -> str | None:
+    """Losses and gradients of a whole detector whose heads shout, on boxes of every size."""
+    name = pick(chance, list(MODELS))
+    model = _tiny(name, chance).train()
+    loud = float(pick(chance, [1.0, 1e2, 1e4]))
+    with torch.no_grad():
+        for part, parameter in model.named_parameters():
+            if part.startswith(("rpn.", "roi.", "dense.", "mask.")):
+                parameter.mul_(loud ** (1 / 3))
+    batch = _batch(chance, int(pick(chance, [0, 1, 5, 200])), model)
+    bf16 = bool(chance.integers(2))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        losses = model(batch)
+    what = f"{name} in {'bf16' if bf16 else 'float32'}, heads {loud:g} times as loud"
+    if wrong := [f"{key} {float(value)}" for key, value in losses.items() if not value.isfinite()]:
+        return f"{what}: {', '.join(wrong)}"
+    torch.stack(list(losses.values())).sum().backward()
+    lost = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    return f"{what}: gradients of {lost[:3]}" if lost else None
+
+
+def _batch(chance: Chance, objects: int, model: Detector) -> Batch:
+    side, rows = model.divisor, max(objects, 1)
+    low = chance.choice([0.0, 1.0, side / 2, side - 0.01], (2, rows, 2))
+    high = np.minimum(low + chance.choice([0.01, 1.0, side / 3, side], (2, rows, 2)), side)
+    boxes = torch.from_numpy(np.concatenate([low, high], 2).astype(np.float32))
+    labels = torch.from_numpy(chance.integers(0, 3, (2, rows))) if objects else torch.full((2, 1), -1)
+    images = torch.from_numpy(chance.integers(0, 256, (2, 3, side, side), dtype=np.uint8))
+    crowd = torch.from_numpy(chance.random((2, rows)) < 0.1)
+    masks = torch.ones(2, rows, side, side, dtype=torch.uint8) if model.mask is not None else None
+    sizes = torch.tensor([[side, side], [side - 5, side // 2]])
+    return Batch(images, sizes, boxes, labels, crowd, masks, proposals=boxes if model.config.takes_proposals else None)
+
+
+def company(chance: Chance, data: Path) -> str | None:
+    """A picture alone, and among others on the same canvas."""
+    name = pick(chance, [n for n in MODELS if "fast_rcnn" not in n[-9:] or "faster" in n])
+    model = _tiny(name, chance).eval()
+    side = model.divisor
+    sizes = [tuple(int(v) for v in chance.integers(side // 2 + 1, side + 1, 2)) for _ in range(3)]
+    pictures = [torch.from_numpy(chance.integers(0, 256, (3, *size), dtype=np.uint8)) for size in sizes]
+    samples = [unlabelled(p, "original", i) for i, p in enumerate(pictures)]
+    with torch.inference_mode():
+        together, alone = model(collate(samples, side)), [model(collate([s], side)) for s in samples]
+    for i, one in enumerate(alone):
+        order = [
+            torch.sort(found.scores[row], descending=True, stable=True)[0] for found, row in ((together, i), (one, 0))
+        ]
+        worst = float((order[0] - order[1]).abs().max())
+        if worst > 1e-4:
+            return f"{name}: scores of a picture of {sizes[i]} change by {worst} with its company"
+    return None
+
+
+def loaders(chance: Chance, data: Path) -> str | None:
+    """Batches of 0, 1 and 2 loading processes."""
+    dataset, _ = read(data, "train")
+    seed, epoch = int(chance.integers(1000)), int(chance.integers(5))
+    options = {"size": (64, 96), "batch_size": 2, "training": True, "seed": seed, "epoch": epoch, "masks": True}
+    first, *others = [list(make_loader(dataset, workers=workers, **options)) for workers in (0, 1, 2)]
+    for workers, batches in enumerate(others, start=1):
+        for one, other in zip(first, batches, strict=True):
+            pairs = zip(one, other, strict=True)
+            if not all((a is None and b is None) or torch.equal(a, b) for a, b in pairs):
+                return f"{workers} loading processes give other batches (seed {seed}, epoch {epoch})"
+    return None
+
+
+def overflow(chance: Chance, data: Path) -> str | None:
+    """A learning rate that is far too high."""
+    home = data.parent / "now"
+    shutil.rmtree(home, ignore_errors=True)
+    lr, clip = float(pick(chance, [1e2, 1e6, 1e12, 1e30, 3e38])), pick(chance, ["null", "35"])
+    precision = pick(chance, ["32", "bf16"])
+    args = ["train", "--config", str(TINY), "--model", "libra_faster_rcnn", "--data", str(data), "--warmup", "0"]
+    args += ["--out", str(home / "run"), "--lr", str(lr), "--clip", clip, "--precision", precision, "--save_steps", "1"]
+    ended = launch(args, home)
+    what = f"lr {lr:g}, clip {clip}, precision {precision}: {ended.codes}"
+    if ended.codes not in ([0], [2]) or "Traceback" in ended.said:
+        return f"{what} {ended.said[-400:]}"
+    if ended.codes == [2] and "not finite any more" not in ended.said:
+        return f"{what} and does not say why: {ended.said[-400:]}"
+    last = home / "run" / "last.ckpt"
+    if not last.exists():
+        return None
+    state = read_checkpoint(last)["state_dict"]
+    lost = [name for name, t in state.items() if not t.isfinite().all()]
+    return f"{what} and last.ckpt holds what is not finite: {lost[:3]}" if lost else None
+
+
+def processes(chance: Chance, data: Path) -> str | None:
+    """Two processes, and one with the joint batch; samplers take everything, so that nothing is left to chance."""
+    home = data.parent / "now"
+    shutil.rmtree(home, ignore_errors=True)
+    seed, model = int(chance.integers(1000)), "faster_rcnn"
+    args = ["train", "--config", str(TINY), "--model", model, "--data", str(data), "--epochs", "1", "--lr", "0.01"]
+    for part, size in (("rpn", 4000), ("roi", 400)):
+        more = (("size", size), ("positive_fraction", 0.5))
+        args += [word for key, value in more for word in (f"--detector.{part}.sampling.{key}", str(value))]
+    args += ["--detector.roi.sampling.positives", "random", "--detector.roi.sampling.negatives", "random"]
+    args += ["--seed", str(seed), "--eval_every", "9", "--clip", "1"]
+    states = []
+    for count, batch in ((2, 2), (1, 4)):
+        own = ["--devices", str(count), "--batch_size", str(batch), "--out", str(home / f"run{count}")]
+        ended = launch([*args, *own], home, processes=count)
+        if ended.codes != [0] * count:
+            return f"{model}, {count} processes: {ended.codes} {ended.said[-400:]}"
+        states.append(read_checkpoint(home / f"run{count}" / "last.ckpt")["state_dict"])
+    worst = max(float((t.float() - states[1][name].float()).abs().max()) for name, t in states[0].items())
+    return f"{model}, seed {seed}: two processes are off by {worst}" if worst > 1e-5 else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
