@@ -38,7 +38,7 @@ class BrightFinder(nn.Module):
     """
 
     name, class_names, category_ids, divisor = "bright", ("thing", "other"), (1, 2), 32
-    image_size, device, proposes, proposals_wanted = (64, 96), torch.device("cpu"), False, 0
+    image_size, device, proposes, proposals_wanted, gives_masks = (64, 96), torch.device("cpu"), False, 0, False
 
     def __init__(self, **changes):
         super().__init__()
