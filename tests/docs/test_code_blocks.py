@@ -115,7 +115,7 @@ def stand_ins(place, monkeypatch):
     monkeypatch.setattr(libradet.api, "train", partial(train_a_step, libradet.api.train))
     monkeypatch.setattr(libradet.api, "create_model", partial(create_small, libradet.api.create_model))
     monkeypatch.setattr(libradet.api, "load_model", partial(load_small, libradet.api.load_model))
-    tiny_trainer = {"max_steps": 1, "accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+    tiny_trainer = {"max_steps": 1, "accelerator": "cpu", "logger": False}
     monkeypatch.setattr(pl, "Trainer", partial(pl.Trainer, **tiny_trainer))
     (place / "cells").unlink()
     detection = torchvision.models.detection
