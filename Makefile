@@ -27,13 +27,13 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 check: $(READY)
-	$(BIN)/ruff format --check src tests benchmarks examples stress
-	$(BIN)/ruff check src tests benchmarks examples stress
+	$(BIN)/ruff format --check src tests benchmarks examples stress docs/figures.py
+	$(BIN)/ruff check src tests benchmarks examples stress docs/figures.py
 	$(BIN)/pyrefly check
 
 format: $(READY)
-	$(BIN)/ruff format src tests benchmarks examples stress
-	$(BIN)/ruff check --fix src tests benchmarks examples stress
+	$(BIN)/ruff format src tests benchmarks examples stress docs/figures.py
+	$(BIN)/ruff check --fix src tests benchmarks examples stress docs/figures.py
 
 # Side by side with torchvision, half an hour or more on two cores; BENCH="--all --out docs/results/all" for more.
 bench: $(READY)

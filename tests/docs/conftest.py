@@ -19,7 +19,7 @@ TINY = ROOT / "tests" / "training" / "tiny.yaml"
 def things(tmp_path_factory) -> Path:
     """A folder with a data set, a run on it, and pictures."""
     folder = tmp_path_factory.mktemp("things")
-    synthesize(folder / "DIR", train=6, val=3, size=(144, 96), classes=4)
+    synthesize(folder / "DIR", train=4, val=2, size=(144, 96), classes=4)
     for name in ("coco", "cells"):
         (folder / name).symlink_to("DIR")
     (folder / "configs").symlink_to(ROOT / "configs")
