@@ -26,8 +26,8 @@ def folder(tiny_data, tiny, tmp_path_factory):
 
 def test_everything_is_there(folder):
     assert {p.name.split(".out")[0] for p in folder.iterdir()} == {
-        *("config.yaml", "last.ckpt", "best.safetensors", "metrics.csv", "metrics.json", "curves.png", "sheet.png"),
-        *("samples", "events"),
+        *("config.yaml", "last.ckpt", "previous.ckpt", "best.safetensors", "metrics.csv", "metrics.json"),
+        *("curves.png", "sheet.png", "samples", "events"),
     }
     assert sorted(p.name for p in (folder / "samples").iterdir()) == ["epoch_002.png", "epoch_003.png"]
     for path in (folder / "curves.png", folder / "sheet.png"):
