@@ -1,6 +1,7 @@
 """Feature pyramids: FPN (Lin et al., CVPR 2017) and PAFPN (Liu et al., CVPR 2018)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -79,7 +80,7 @@ class FeaturePyramid(nn.Module):
         return extra
 
     def _strided(self, i: int, x: Tensor) -> Tensor:
-        layer = self.extra_convs[i]
+        layer: Any = self.extra_convs[i]
         if self.training and x.shape[-2:] == (1, 1):
             # Of one cell, the kernel's centre is all that counts. oneDNN leaves parts of such a kernel's bf16 gradient
             # unwritten: whatever lay in memory before.
