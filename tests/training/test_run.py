@@ -26,17 +26,8 @@ def folder(tiny_data, tiny, tmp_path_factory):
 
 def test_everything_is_there(folder):
     assert {p.name.split(".out")[0] for p in folder.iterdir()} == {
-        *(
-            "config.yaml",
-            "last.ckpt",
-            "previous.ckpt",
-            "best.safetensors",
-            "metrics.csv",
-            "metrics.json",
-            "curves.png",
-            "sheet.png",
-        ),
-        *("samples", "events"),
+        *("config.yaml", "last.ckpt", "previous.ckpt", "best.safetensors", "metrics.csv", "metrics.json"),
+        *("curves.png", "sheet.png", "samples", "events"),
     }
     assert sorted(p.name for p in (folder / "samples").iterdir()) == ["epoch_002.png", "epoch_003.png"]
     for path in (folder / "curves.png", folder / "sheet.png"):
@@ -141,20 +132,3 @@ def test_training_from_python(tiny_data, tmp_path):
         libradet.train(model, tiny_data, epoch=3)
     with pytest.raises(UserError, match="ball"):
         libradet.train(libradet.create_model("faster_rcnn", backbone="test_resnet"), tiny_data, **settings)
-
-
-def test_learned_weights_are_trained_written_down_and_continued(tiny_data, tiny, tmp_path):
-    out = tmp_path / "run"
-    options = ["--detector.learned_weights", "true", "--detector.roi.iou.weight", "0.5", "--epochs", "1"]
-    assert main(tiny(tiny_data, out, *options, "--lr", "0.01")) == 0
-    assert main(["train", "--resume", str(out), "--epochs", "2"]) == 0
-    curves = read_metrics(out / "metrics.csv")
-    names = ["rpn_class", "rpn_box", "class", "box", "iou"]
-    weights = load_file(out / "best.safetensors")["loss_weights.log_variances"]
-    assert len(weights) == len(names)
-    assert weights.all()
-    for name in names:
-        assert curves[f"log_variance_{name}"].steps.tolist() == curves["loss"].steps.tolist() == list(range(1, 13))
-        assert curves[f"log_variance_{name}"].values[0] == 0
-    total = sum(curves[f"loss_{name}"].values for name in names)
-    assert curves["loss"].values == pytest.approx(total, rel=1e-4)
