@@ -69,6 +69,7 @@ def finished(out):
     return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("runs/data/*/result.json")}
 
 
+@pytest.mark.slow
 def test_a_table_is_made_of_training_runs_and_what_is_finished_is_not_done_again(asked, tmp_path, capsys):
     words, out = [*asked(), "--seeds", "3"], tmp_path / "out"
     assert main(words) == 0
@@ -109,15 +110,23 @@ def test_killed_and_restarted_it_ends_as_if_left_alone_and_repeats_nothing(asked
         assert kept[0] == kept[1]
 
 
-def test_a_row_is_what_the_training_command_makes_of_its_settings(asked, tmp_path):
+def test_a_row_is_what_the_training_command_makes_of_its_settings_and_is_made_once(asked, tmp_path, capsys):
     table = TABLE.replace("fast_rcnn", "rpn").replace("proposals: shared\n", "").split("  - {name: louder")[0]
-    assert main([*asked(table=table.replace("[AP, AP50]", "[AR100, AR10]")), "--seeds", "1"]) == 0
+    words = [*asked(table=table.replace("[AP, AP50]", "[AR100, AR10]")), "--seeds", "1"]
+    assert main(words) == 0
+    made_first = finished(tmp_path / "out")
+    assert main(words) == 0
+    assert len(made_first) == 1
+    assert finished(tmp_path / "out") == made_first
+    measured = json.loads((tmp_path / "out" / "mine.json").read_text())["rows"][0]["results"]["data"]["1"]
+    assert f"{100 * measured['AR100']:.1f} (10.0)" in capsys.readouterr().out
     (made,) = (tmp_path / "out" / "runs" / "data").iterdir()
     assert main(["train", "--config", str(made / "request.yaml"), "--out", str(tmp_path / "alone")]) == 0
     ours, theirs = (load_file(folder / "best.safetensors") for folder in (made, tmp_path / "alone"))
     assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_said_to_and_the_others_go_on(asked, tmp_path, capsys):
     table = TABLE.replace("fast_rcnn", "rpn").replace("proposals: shared\n", "").replace("[AP, AP50]", "[AR100, AR10]")
     table = table.replace("detector.roi.box_loss.weight: 2.0", "lr: 1.0e+30, warmup: 0, clip: null")
