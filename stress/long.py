@@ -18,7 +18,7 @@ from libradet.data.synthesis.synthetic import synthesize
 from stress.common import TINY, Book, status
 from stress.launch import Running, launch
 
-STEPS = {False: 300, True: 5000}
+STEPS = {False: 1500, True: 5000}
 SLOPE = 1.0
 """MiB in 1,000 steps."""
 SETTLED = 0.3
