@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the wheel in an environment that holds nothing else, far from the sources, and trains one step with it.
+# Installs the wheel in an environment that holds nothing else, far from the sources, and trains, predicts and exports with it.
 #   packaging/check_dist.sh DIST CONSTRAINTS UV PYTHON
 set -euo pipefail
 dist=$(realpath "$1") constraints=$(realpath "$2") uv=$(realpath "$3") python=$4
@@ -12,7 +12,7 @@ wheel=$(echo "$dist"/libradet-*.whl) sdist=$(echo "$dist"/libradet-*.tar.gz)
 "$uv" venv --quiet --python "$python" venv
 # Versions as pinned, which is what the cache holds after `make setup`.
 grep -v '^-' "$constraints" > constraints.txt
-"$uv" pip install --quiet --link-mode symlink --python venv/bin/python --constraint constraints.txt "$wheel"
+"$uv" pip install --quiet --link-mode symlink --python venv/bin/python --constraint constraints.txt "$wheel[export]"
 
 venv/bin/python - "$wheel" "$sdist" <<'PYTHON'
 import sys, tarfile, zipfile
@@ -39,4 +39,9 @@ $bin train --data data --out run --backbone resnet18 --max_steps 1 --epochs 1 --
     --detector.image.size '[72,96]' --detector.pyramid.channels 16 --detector.roi.width 32 > train.txt
 $bin predict run/best.safetensors data/images --out found --threshold 0 > predict.txt
 test -s found/predictions.json
-echo "$(basename "$wheel"): installed alone, trains and predicts"
+for ending in pt2 onnx; do
+    $bin export run/best.safetensors --out model.$ending > export.txt
+    $bin predict model.$ending data/images --out found_$ending --threshold 0 > predict.txt
+    test -s found_$ending/predictions.json
+done
+echo "$(basename "$wheel"): installed alone, trains, predicts and exports"

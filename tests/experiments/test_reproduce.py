@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from safetensors.torch import load_file
 
 from libradet.cli import main
 from libradet.data.synthesis.synthetic import synthesize
+from libradet.errors import UserError
+from libradet.experiments.runs import LOG, Workshop, make_run
 
 PRESET = """
 title: tiny
@@ -124,6 +127,24 @@ def test_a_row_is_what_the_training_command_makes_of_its_settings_and_is_made_on
     assert main(["train", "--config", str(made / "request.yaml"), "--out", str(tmp_path / "alone")]) == 0
     ours, theirs = (load_file(folder / "best.safetensors") for folder in (made, tmp_path / "alone"))
     assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def test_stopping_ends_runs_that_were_started_where_ctrl_c_is_ignored(tmp_path):
+    """As a script's ``libradet reproduce … &`` has it, which its processes inherit."""
+    synthesize(tmp_path / "data", train=8, val=4, size=(96, 80), classes=2)
+    settings = {"model": "rpn", "data": str(tmp_path / "data"), "backbone": "resnet18", "epochs": 10_000}
+    run, workshop = make_run(tmp_path / "runs", settings, seed=0), Workshop(threads=1)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(workshop.carry_out, run)
+            while not (run.folder / LOG).exists():
+                time.sleep(0.01)
+            workshop.close()
+            with pytest.raises(UserError, match="the same command again goes on"):
+                future.result(timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.slow

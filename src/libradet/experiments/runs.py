@@ -110,7 +110,7 @@ class Workshop:
             self._closed = True
             waiting = list(self._processes)
         for process in waiting:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # not SIGINT: what a script starts in the background ignores that until it trains
         for process in waiting:
             process.wait()
 
@@ -120,7 +120,7 @@ class Workshop:
             environment |= {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         with (run.folder / LOG).open("ab") as log, self._lock:
             if self._closed:
-                return 128 + signal.SIGINT
+                return -signal.SIGTERM
             # In a session of its own Ctrl-C does not reach it twice; holding the lock, it is not doubled if we die.
             process = subprocess.Popen(
                 [sys.executable, "-m", "libradet", *words],
@@ -167,7 +167,7 @@ def _outcome(run: Run, code: int, seconds: float) -> dict[str, Any]:
         return {"metrics": metrics, "seconds": round(seconds, 1), "settings": dict(run.settings)}
     if "not finite" in last:
         return {"failure": last, "seconds": round(seconds, 1), "settings": dict(run.settings)}
-    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+    if code in (-signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM):
         raise UserError(f"{run.folder}: stopped; the same command again goes on")
     raise UserError(f"{run.folder}: libradet train ended with code {code}: {last or 'nothing said'}")
 
