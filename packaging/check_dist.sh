@@ -2,7 +2,7 @@
 # Installs the wheel in an environment that holds nothing else, far from the sources, and trains, predicts and exports with it.
 #   packaging/check_dist.sh DIST CONSTRAINTS UV PYTHON
 set -euo pipefail
-dist=$(realpath "$1") constraints=$(realpath "$2") uv=$(realpath "$3") python=$4
+dist=$(realpath "$1") constraints=$(realpath "$2") uv=$(realpath "$3") python=$(realpath -s "$4")
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 cd "$place"

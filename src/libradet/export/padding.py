@@ -3,9 +3,11 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from libradet.models.depthwise import DepthwiseConv2d
+
 
 class StaticSame(nn.Module):
-    """timm's Conv2dSame for inputs whose sides are multiples of the stride, as all are on a detector's canvas.
+    """A convolution that pads as TensorFlow does, for inputs whose sides are multiples of the stride, as all are on a detector's canvas.
 
     There, what TensorFlow pads does not depend on the input's size.
     """
@@ -26,11 +28,11 @@ class StaticSame(nn.Module):
 
 
 def pad_statically(module: nn.Module) -> None:
-    """Replace, in place, every Conv2dSame."""
+    """Replace, in place, every convolution that computes its padding from the input's size."""
     from timm.layers import Conv2dSame
 
     for name, child in module.named_children():
-        if isinstance(child, Conv2dSame):
+        if isinstance(child, Conv2dSame) or (isinstance(child, DepthwiseConv2d) and child.same):
             setattr(module, name, StaticSame(child))
         else:
             pad_statically(child)
