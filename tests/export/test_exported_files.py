@@ -41,7 +41,8 @@ def assert_same(model, exported, pictures):
     ours, theirs = find(model, batch), find(exported, prepare(pictures, "original", 1, given))
     assert ours.valid.any(1).all(), "or this test sees nothing"
     expected = ours.boxes / batch.scales.repeat(1, 2)[:, None]
-    order = torch.stack([counterparts(*rows) for rows in zip(expected, ours.labels, theirs.boxes, theirs.labels)])
+    pairs = zip(expected, ours.labels, theirs.boxes, theirs.labels, strict=True)
+    order = torch.stack([counterparts(*pair) for pair in pairs])
     valid, labels, scores = (t.gather(1, order) for t in (theirs.valid, theirs.labels, theirs.scores))
     assert torch.equal(valid, ours.valid)
     assert torch.equal(labels, ours.labels)

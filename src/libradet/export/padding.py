@@ -7,9 +7,9 @@ from libradet.models.depthwise import DepthwiseConv2d
 
 
 class StaticSame(nn.Module):
-    """A convolution that pads as TensorFlow does, for inputs whose sides are multiples of the stride, as all are on a detector's canvas.
+    """A convolution that pads as TensorFlow does, for inputs whose sides are multiples of the stride.
 
-    There, what TensorFlow pads does not depend on the input's size.
+    On a detector's canvas all are, and what is padded there does not depend on the input's size.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
