@@ -205,7 +205,7 @@ def test_the_costliest_error_is_named():
     worse["kinds"]["localisation"]["cost"] = 0.2
     assert "balanced L1" in judge_errors(worse, True).text
     worse["kinds"]["background"]["cost"] = 0.3
-    assert "IoU-balanced" in judge_errors(worse, True).text
+    assert "IoU-balanced sampling takes fewer negatives there" in judge_errors(worse, True).text
     assert "IoU-balanced" not in judge_errors(worse, False).text
     assert judge_errors(None, True) is None
 

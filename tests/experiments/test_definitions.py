@@ -37,8 +37,8 @@ def test_the_papers_numbers_are_the_papers(table, shared_data):
             assert tuple(row.paper.values()) in known, row.name
 
 
-def test_six_tables_and_two_of_our_own_come_along():
-    assert {f"table{i}" for i in range(1, 7)} | {"bins", "switches"} == set(names())
+def test_six_tables_and_four_of_our_own_come_along():
+    assert {f"table{i}" for i in range(1, 7)} | {"bins", "libra", "recipes", "switches"} == set(names())
 
 
 def test_all_three_switches_together_are_libra_fast_rcnn(tmp_path):

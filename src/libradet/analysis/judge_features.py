@@ -50,6 +50,9 @@ def judge_pyramid(features: dict[str, Any], gradients: list[float]) -> Finding:
         return finding
     finding.text = f"{alone} {plain}"
     if level in ("strong", "some"):
+        finding.paper += (
+            " On the two small sets of docs/results/small_data.md, whose levels are as little alike, it brought none."
+        )
         finding.options = ["--detector.pyramid.balanced.refine non_local"]
         if features["target"] != 2:
             finding.options.append(f"--detector.pyramid.balanced.level {features['target']}")

@@ -11,8 +11,9 @@ _ERRORS = {
         "",
     ),
     "localisation": (
-        "Objects are found by boxes that do not fit (IoU 0.1 to 0.5): what the objective level is about.",
-        "balanced L1",
+        "Objects are found by boxes that do not fit (IoU 0.1 to 0.5): what the objective level is about, and negatives "
+        "that nearly fit.",
+        "balanced L1, and after it IoU-balanced sampling,",
     ),
     "both": (
         "Boxes neither fit nor carry the right name: the model is not far yet; train longer before balancing.",
@@ -23,9 +24,9 @@ _ERRORS = {
         "",
     ),
     "background": (
-        "Something is seen where nothing is: hard negatives, what the sample level is about; or objects that nobody "
-        "annotated.",
-        "IoU-balanced sampling",
+        "Something is seen where nothing is (IoU below 0.1): a background that is not learned yet, or objects that nobody "
+        "annotated. Train longer first, and look at the highest scores among them.",
+        "",
     ),
     "missed": (
         "Objects are not seen at all: look at their size, at the levels that serve them, and at how many positives "
@@ -33,6 +34,11 @@ _ERRORS = {
         "the balanced pyramid",
     ),
 }
+
+
+LOOKS_AWAY = (
+    "IoU-balanced sampling takes fewer negatives there, for more near objects: it can cost AP50 what it brings in AP75."
+)
 
 
 def judge_classes(classes: dict[str, Any]) -> Finding | None:
@@ -108,9 +114,9 @@ def judge_errors(mistakes: dict[str, Any] | None, samples: bool) -> Finding | No
         Number(mistakes["AP50"], "AP50 as it is", "decimal"),
     ]
     advice, switch = _ERRORS[first]
-    if first == "background" and not samples:
-        switch = ""
     text = advice + (f" Of the three switches, {switch} speaks to this." if switch else "")
+    if first == "background" and samples:
+        text += f" {LOOKS_AWAY}"
     return Finding("errors", "Where precision is lost", "outcome", numbers, text)
 
 
