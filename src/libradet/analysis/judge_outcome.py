@@ -24,8 +24,8 @@ _ERRORS = {
         "",
     ),
     "background": (
-        "Something is seen where nothing is (IoU below 0.1): a background that is not learned yet, or objects that nobody "
-        "annotated. Train longer first, and look at the highest scores among them.",
+        "Something is seen where nothing is (IoU below 0.1): a background that is not learned yet, or objects that "
+        "nobody annotated. Train longer first, and look at the highest scores among them.",
         "",
     ),
     "missed": (
