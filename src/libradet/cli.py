@@ -144,6 +144,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resize", choices=("inside", "outside"), default="inside", help=text)
     text = "on which file and model are compared, beside drawn ones"
     parser.add_argument("--pictures", nargs="+", metavar="PICTURE|DIR|GLOB", help=text)
+    text = "compute in eight bits, with the ranges that layers have on these pictures; some dozen of training's do"
+    parser.add_argument("--int8", nargs="+", metavar="PICTURE|DIR|GLOB", help=text)
     parser.set_defaults(run=commands.run_export)
 
 

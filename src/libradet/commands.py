@@ -129,10 +129,12 @@ def run_export(args: argparse.Namespace) -> int:
     from libradet.interop.loading import load_any
 
     format_of(args.out)
-    found = find_pictures(args.pictures) if args.pictures else []
-    pictures = [sight.picture.permute(1, 2, 0).numpy() for sight in sights(found)]
+    named = {}
+    for name in ("pictures", "int8"):
+        found = find_pictures(getattr(args, name)) if getattr(args, name) else []
+        named[name] = [sight.picture.permute(1, 2, 0).numpy() for sight in sights(found)]
     size = tuple(args.size) if args.size else None
-    written = export(load_any(args.model), args.out, size=size, resize=args.resize, pictures=pictures)
+    written = export(load_any(args.model), args.out, size=size, resize=args.resize, **named)
     print(show(written))
     return 0
 

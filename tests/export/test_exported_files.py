@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from exported_detectors import small_detector, unchecked
@@ -177,6 +178,28 @@ def test_a_file_that_finds_something_else_is_not_left(masks, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
     # The other way about: what it was made of finds the same.
     assert exporting.export(masks.model, tmp_path / "new.onnx").difference.small
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(4):
+        Image.fromarray(scene(200, 160, seed)).save(folder / f"{seed}.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_eight_bits_are_smaller_and_find_most_of_it_again(masks, pictures, tmp_path, capsys):
+    path = tmp_path / "model.onnx"
+    with unchecked():
+        assert main(["export", str(masks.weights), "--out", str(path), "--int8", str(pictures)]) == 0
+    assert "found again; libradet evaluate says" in capsys.readouterr().out
+    assert path.stat().st_size < 0.6 * masks.exported.stat().st_size
+    nodes = [node.op_type for node in onnx.load(path).graph.node]
+    assert nodes.count("QuantizeLinear") > 10
+    exported = libradet.load_model(path)
+    assert list(exported.class_names) == list(masks.model.class_names)
+    assert len(exported.predict(scene(150, 101), threshold=0.1))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import onnx
 import pytest
 from exported_detectors import small_detector
@@ -100,3 +101,13 @@ def test_descriptions_survive_as_text():
     del incomplete["category_ids"]
     with pytest.raises(UserError, match="category_ids"):
         from_text(incomplete, "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "said"),
+    [("rpn", "model.pt2", "--int8 is for .onnx files"), ("fast_rcnn", "model.onnx", "wants proposals")],
+)
+def test_what_has_no_eight_bits(name, file, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        libradet.export_model(small_detector(name), tmp_path / file, int8=[np.zeros((8, 8, 3), np.uint8)])
+    assert not list(tmp_path.iterdir())

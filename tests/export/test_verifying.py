@@ -6,7 +6,7 @@ import torch
 
 from libradet.export.description import Description
 from libradet.export.running import Exported
-from libradet.export.verifying import compare, drawn_pictures
+from libradet.export.verifying import agree, compare, drawn_pictures
 
 BOXES = np.array([[[1.0, 2, 30, 40], [5, 6, 50, 60], [20, 20, 40, 40]]], np.float32)
 SCORES = np.array([[0.9, 0.5, 0.0505]], np.float32)
@@ -86,3 +86,20 @@ def test_drawn_pictures_are_lively_and_the_same_every_time():
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert len({picture.shape for picture in first}) == 3
     assert min(torch.from_numpy(picture).float().std() for picture in first) > 10
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores", "labels", "again"),
+    [
+        (BOXES, SCORES, LABELS, 6),
+        (BOXES, SCORES * 0.6, LABELS, 6),
+        (BOXES[:, ::-1].copy(), SCORES[:, ::-1].copy(), LABELS[:, ::-1].copy(), 6),
+        (BOXES, SCORES, 1 - LABELS, 0),
+        (BOXES + np.float32([[[0, 0, 25, 0], [0, 0, 0, 0], [0, 0, 0, 0]]]), SCORES, LABELS, 6),  # IoU 29 / 54
+        (BOXES + np.float32([[[0, 0, 35, 0], [0, 0, 0, 0], [0, 0, 0, 0]]]), SCORES, LABELS, 3),  # IoU 29 / 64
+    ],
+)
+def test_how_many_of_the_surest_are_found_again(boxes, scores, labels, again):
+    found = agree(fake(), fake(boxes, scores, labels), PICTURES)
+    assert (found.again, found.detections) == (again, 6)
+    assert found.enough == (again >= 3)

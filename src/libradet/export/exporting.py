@@ -9,9 +9,10 @@ from libradet.data.loading.transforms import Size
 from libradet.errors import UserError
 from libradet.export.description import describe
 from libradet.export.formats import format_of
+from libradet.export.quantizing import quantize, refuse_int8
 from libradet.export.running import Exported
 from libradet.export.tracing import trace
-from libradet.export.verifying import PIXELS, SCORE, Difference, Picture, compare, drawn_pictures
+from libradet.export.verifying import PIXELS, SCORE, Agreement, Difference, Picture, agree, compare, drawn_pictures
 from libradet.files import replacing
 from libradet.models.detector import Detector
 from libradet.models.inference_form import optimize
@@ -22,11 +23,13 @@ class Written(NamedTuple):
     path: the file.
     difference: between what the detector and the file find in the same pictures.
     seconds: that writing took, without comparing.
+    agreement: of a file in eight bits with the model.
     """
 
     path: Path
     difference: Difference
     seconds: float
+    agreement: Agreement | None = None
 
 
 def export(
@@ -36,6 +39,7 @@ def export(
     size: Size | None = None,
     resize: Literal["inside", "outside"] = "inside",
     pictures: Sequence[Picture] = (),
+    int8: Sequence[Picture] = (),
 ) -> Written:
     """Write a detector as ONNX (.onnx) or as a program of torch.export (.pt2), and compare both on pictures.
 
@@ -49,13 +53,17 @@ def export(
         size: (short, long) side to resize to, None as trained.
         resize: "outside" for pictures that are resized before they come; the file only pads them.
         pictures: uint8 RGB [H, W, 3], on which both are compared beside those that are drawn for it.
+        int8: pictures, alike, by which the layers of an ONNX file are made to compute in eight bits once it has been
+            compared: smaller, faster on processors that have such instructions, and not quite the same.
 
     Raises:
         UserError: the file's name has another ending, a library is missing, the detector cannot be followed with
-            open sizes, or both do not find the same; then there is no file.
+            open sizes, both do not find the same, or eight bits lose most detections; then there is no file.
     """
     kind, description = format_of(path), describe(model, size, resize == "inside")
     kind.require()
+    if int8:
+        refuse_int8(description, Path(path).suffix)
     begin = time.perf_counter()
     program = trace(model, description)
     with replacing(path) as partial:
@@ -68,7 +76,16 @@ def export(
                 f"{path}: not written, for it finds something else than the model: {difference}; "
                 f"{PIXELS} px and {SCORE} are allowed"
             )
-    return Written(Path(path), difference, seconds)
+        agreement = _in_eight_bits(model, partial, int8, path) if int8 else None
+    return Written(Path(path), difference, seconds, agreement)
+
+
+def _in_eight_bits(model: Detector, partial: Path, pictures: Sequence[Picture], path: str | Path) -> Agreement:
+    quantize(partial, pictures)
+    agreement = agree(optimize(model), Exported(*format_of(path).open(partial)), pictures)
+    if not agreement.enough:
+        raise UserError(f"{path}: not written, for in eight bits it is another model: {agreement}")
+    return agreement
 
 
 def show(written: Written) -> str:
@@ -79,4 +96,6 @@ def show(written: Written) -> str:
         lines.append(
             "the model found nothing in them, so that this says little: name --pictures in which there is more"
         )
+    if written.agreement is not None:
+        lines.append(f"in eight bits: {written.agreement}; libradet evaluate says what that costs in AP")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from libradet.data.loading.transforms import Size, prepare
 from libradet.data.synthesis.synthetic import draw_scene
@@ -21,6 +22,9 @@ Picture = UInt8[ndarray, "_ _ 3"]
 
 PIXELS, SCORE, MASK = 1e-2, 1e-3, 1e-2
 """How far apart boxes (in pixels of the picture), scores and cells of masks may be."""
+
+SURE, NEAR = 0.3, 0.5
+"""Score and IoU from which a file of lower precision is expected to find a detection again."""
 
 DRAWN = ((480, 640, 1), (333, 250, 3), (121, 203, 1))
 """Height, width and number of the pictures that every file is tried on."""
@@ -63,6 +67,24 @@ class Found(NamedTuple):
     end: float
 
 
+class Agreement(NamedTuple):
+    """Attributes:
+    again: detections that a file of lower precision finds again, with the same class and IoU of at least 0.5.
+    detections: those of the model that score at least 0.3.
+    """
+
+    again: int
+    detections: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether it is most of them."""
+        return 2 * self.again >= self.detections
+
+    def __str__(self) -> str:
+        return f"{self.again} of {self.detections} detections (score ≥ {SURE}) found again"
+
+
 def drawn_pictures() -> list[Picture]:
     """Scenes of several sizes, the same every time; sizes that are the same lie side by side."""
     noise = np.random.default_rng(0)
@@ -88,6 +110,20 @@ def compare(model: Finder, exported: Exported, pictures: Sequence[Picture]) -> D
             _compare(ours, theirs, total)
             _compare(theirs, ours, total)
     return total
+
+
+def agree(model: Finder, exported: Exported, pictures: Sequence[Picture]) -> Agreement:
+    """Show both the same pictures, one by one, and count what both find."""
+    again = detections = 0
+    about = exported.description
+    for picture in pictures:
+        ours = next(_look(model, about.size, [picture], about.threshold))
+        theirs = next(_look(exported, exported.image_size, [picture], about.threshold))
+        sure = ours.scores >= SURE
+        near = box_iou(ours.boxes[sure], theirs.boxes) >= NEAR
+        same = ours.labels[sure][:, None] == theirs.labels
+        again, detections = again + int((near & same).any(1).sum()), detections + int(sure.sum())
+    return Agreement(again, detections)
 
 
 def _look(finder: Finder, size: Size, pictures: Sequence[Picture], threshold: float) -> Iterator[Found]:
@@ -125,6 +161,8 @@ def _compare(here: Found, there: Found, total: Difference) -> None:
     nearest, at = apart.min(1)
     kept = here.scores > max(here.end, there.end)
     rows = torch.arange(len(at))[kept | (nearest <= 1)]
+    if not len(rows):
+        return
     pixels, score = pixels[rows, at[rows]].amax(), score[rows, at[rows]].amax()
     total.pixels, total.score = max(total.pixels, float(pixels)), max(total.score, float(score))
     if here.masks is not None and there.masks is not None and nearest[rows].isfinite().all():

@@ -1,0 +1,52 @@
+"""ONNX files that compute in eight bits, for processors that multiply those faster."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from libradet.errors import UserError
+from libradet.export.description import Description
+from libradet.files import replacing
+from libradet.quiet import quietly
+
+LAYERS = ["Conv", "Gemm"]
+"""What is computed in eight bits; resizing, boxes, scores and suppression stay as they are."""
+
+
+def refuse_int8(description: Description, suffix: str) -> None:
+    """Raises UserError if there is no file of eight bits of such a detector."""
+    if suffix != ".onnx":
+        raise UserError(f"--int8 is for .onnx files; a {suffix} file computes in float32")
+    if description.proposals:
+        raise UserError(
+            f"--int8 shows a detector pictures, and {description.model} wants proposals for them; leave it out"
+        )
+
+
+def quantize(path: Path, pictures: Sequence[ndarray]) -> None:
+    """Have a file of ours compute its layers in eight bits, in place.
+
+    Weights have a scale for each output channel. Activations have one for each layer, from the smallest to the largest
+    value that it has on ``pictures`` (uint8 RGB [H, W, 3], such as some dozen of those it was trained on).
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    reader: Any = _Shown(pictures)  # its own base class must not be imported before it is needed
+    options = {"per_channel": True, "op_types_to_quantize": LAYERS, "quant_format": QuantFormat.QDQ}
+    kinds = {"weight_type": QuantType.QInt8, "activation_type": QuantType.QUInt8}
+    with quietly("onnxruntime", "root"), replacing(path) as partial:
+        quantize_static(path, partial, reader, **options, **kinds)
+
+
+class _Shown:
+    """What onnxruntime calls a calibration data reader."""
+
+    def __init__(self, pictures: Sequence[ndarray]) -> None:
+        self._left: Iterator[ndarray] = iter(pictures)
+
+    def get_next(self) -> dict[str, ndarray] | None:
+        picture = next(self._left, None)
+        return None if picture is None else {"images": np.ascontiguousarray(picture[None])}
