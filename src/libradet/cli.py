@@ -170,7 +170,9 @@ def _add_analyze(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_reproduce(parser: argparse.ArgumentParser) -> None:
-    text = "table1 … table6, switches, bins, figure3, figure5, figure6, claims, verdict, or a .yaml file"
+    text = (
+        "table1 … table6, libra, switches, bins, recipes, figure3, figure5, figure6, claims, verdict, or a .yaml file"
+    )
     parser.add_argument("what", metavar="WHAT", help=text)
     parser.add_argument("--data", type=Path, required=True, nargs="+", metavar="DIR", help="data sets to train on")
     text = "small (two cores, under an hour a table), coco (the paper's protocol), or a .yaml file (default: small)"

@@ -48,7 +48,7 @@ def reproduce(what: str, options: Options, console: Console) -> Iterator[Rendera
     """Train and measure what is missing, and give what is to be printed.
 
     Args:
-        what: table1 … table6, switches, bins, figure3, figure5, figure6, claims, verdict, or a file with rows.
+        what: table1 … table6, libra, switches, bins, recipes, figure3, figure5, figure6, claims, verdict, or a file.
 
     Raises:
         UserError: unknown names, settings that ``libradet train`` refuses, data that cannot be trained on.

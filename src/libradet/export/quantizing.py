@@ -37,7 +37,7 @@ def quantize(path: Path, pictures: Sequence[ndarray]) -> None:
     reader: Any = _Shown(pictures)  # its own base class must not be imported before it is needed
     options = {"per_channel": True, "op_types_to_quantize": LAYERS, "quant_format": QuantFormat.QDQ}
     kinds = {"weight_type": QuantType.QInt8, "activation_type": QuantType.QUInt8}
-    with quietly("onnxruntime", "root"), replacing(path) as partial:
+    with quietly("root"), replacing(path) as partial:
         quantize_static(path, partial, reader, **options, **kinds)
 
 
