@@ -188,7 +188,8 @@ class Attempt:
         return None
 
     def _damage(self) -> str | None:
-        self._start(Plan("step", int(self.chance.integers(self.batches // 2, self.batches)), signal.SIGKILL))
+        # Two processes save one step after they wished to, so that it takes three steps until there are two files.
+        self._start(Plan("step", int(self.chance.integers(self.batches // 2 + 1, self.batches)), signal.SIGKILL))
         self.kills += 1
         path = self.out / "last.ckpt"
         content = bytearray(path.read_bytes())
