@@ -46,11 +46,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         partial.chmod(usual)  # safetensors lets nobody but the owner read
         os.replace(partial, path)
     except (OSError, SafetensorError, RuntimeError) as e:
-        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e).splitlines()[0]
-        raise UserError(f"{path}: cannot be written ({reason})") from e
+        raise UserError(f"{path}: cannot be written ({_why(e, partial)})") from e
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _why(error: Exception, partial: Path) -> str:
+    """What the system has against a file: torch's archives do not say, so that some bytes more are tried."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    try:
+        with partial.open("ab") as file:
+            file.write(bytes(1 << 20))
+    except OSError as e:
+        return e.strerror or str(e)
+    return str(error).splitlines()[0]
 
 
 @contextmanager

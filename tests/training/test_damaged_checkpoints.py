@@ -2,6 +2,7 @@
 
 import errno
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from test_resume import SETTINGS, assert_same, weights
 
 from libradet.cli import main
+from libradet.errors import UserError
+from libradet.files import replacing
 from libradet.training.checkpoints import read_checkpoint
 from libradet.training.standing import damage_of
 
@@ -149,6 +152,19 @@ def test_a_full_disk_ends_a_run_in_a_line(tiny_data, tiny, tmp_path, capsys, mon
     assert damage_of(out / "last.ckpt") == ""
     assert read_checkpoint(out / "last.ckpt")["global_step"] == 2
     assert not list(out.glob("*.partial"))
+
+
+@pytest.mark.parametrize("limit", [0, 5_000, 300_000])
+def test_the_systems_own_word_for_a_file_that_does_not_fit(tmp_path, limit):
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
+    try:
+        with pytest.raises(UserError) as refused, replacing(tmp_path / "last.ckpt") as partial:
+            torch.save(torch.zeros(200_000), partial)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert str(refused.value) == f"{tmp_path / 'last.ckpt'}: cannot be written (File too large)"
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_room_for_rows_is_said_too(tiny_data, tiny, tmp_path, capsys, monkeypatch):
