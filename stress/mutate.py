@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,8 @@ def tree(chance: Chance, content: Any, times: int, values: list[Any] | None = No
         owner, key = places[int(chance.integers(len(places)))]
         how = chance.random()
         if how < 0.6:
-            owner[key] = pick(chance, values or HOSTILE)
+            # A copy: what is damaged further must not be what later attempts get.
+            owner[key] = deepcopy(pick(chance, values or HOSTILE))
         elif how < 0.75:
             del owner[key]
         elif how < 0.85 and isinstance(owner, list):

@@ -21,6 +21,8 @@ def require(path: str | Path) -> None:
 
 def read_text(path: Path, errors: str = "strict") -> str:
     """The text in a file. Raises UserError if it cannot be read, or is not UTF-8 and ``errors`` does not replace it."""
+    if path.exists() and not path.is_file():  # a device or a pipe may have no end
+        raise UserError(f"{path}: is not a file.")
     try:
         return path.read_text(encoding="utf-8", errors=errors)
     except OSError as e:

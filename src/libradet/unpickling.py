@@ -14,10 +14,10 @@ import zipfile
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from libradet import pickled_arrays
 from libradet.errors import UserError
 
 INERT_PACKAGES = (
@@ -127,15 +127,10 @@ def _getattr(owner: Any, name: str) -> Inert:
     raise UserError(f"the file asks for getattr(…, {name!r}), which is more than data; it was not loaded")
 
 
-def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    # How arrays start in a pickle, before their state is set; with another shape it would be memory for nothing.
-    return np.empty(0, dtype=np.int8)
-
-
 _NUMPY = {
-    "multiarray _reconstruct": _Function(_empty_array),
-    "multiarray scalar": _Function(np._core.multiarray.scalar),
-    "numeric _frombuffer": _Function(np._core.numeric._frombuffer),  # pyrefly: ignore
+    "multiarray _reconstruct": _Function(pickled_arrays.reconstruct),
+    "multiarray scalar": _Function(pickled_arrays.scalar),
+    "numeric _frombuffer": _Function(pickled_arrays.frombuffer),
 }
 ALLOWED: dict[str, Any] = {
     "torch._utils _rebuild_tensor_v2": _Function(_rebuild_tensor),
@@ -145,7 +140,7 @@ ALLOWED: dict[str, Any] = {
     "torch device": _Function(lambda *_: None),
     # Named only as the first argument of _reconstruct.
     "numpy ndarray": Inert,
-    "numpy dtype": np.dtype,
+    "numpy dtype": pickled_arrays.Kind,
     "collections OrderedDict": collections.OrderedDict,
     "collections Counter": _Function(dict),
     "collections defaultdict": _Function(lambda *_: {}),

@@ -281,3 +281,17 @@ def test_proposals_without_shape(tmp_path):
     save_file(parts | {"boxes": torch.zeros(1, 4), "scores": torch.tensor(0.5)}, tmp_path / "x", {"format": FORMAT})
     with pytest.raises(UserError, match="do not fit each other"):
         read_proposals(tmp_path / "x")
+
+
+def test_yolo_lists_that_have_no_end(tmp_path):
+    (tmp_path / "data.yaml").write_text("train: /dev/zero\nval: /dev/zero\nnames: [a]\n")
+    with pytest.raises(UserError, match="/dev/zero: is not a file"):
+        read(tmp_path)
+
+
+def test_thousands_of_classes_without_ids_are_one_line(tmp_path):
+    write(tmp_path, records() | {"categories": [{"name": "a"}] * 4000})
+    with pytest.raises(UserError) as refused:
+        read(tmp_path)
+    assert "categories[0]" in str(refused.value)
+    assert len(str(refused.value)) < 1000

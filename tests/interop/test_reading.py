@@ -1,5 +1,7 @@
 import argparse
 import collections
+import contextlib
+import io
 import os
 import pickle
 import sys
@@ -10,8 +12,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from libradet import unpickling
 from libradet.errors import UserError
 from libradet.interop.reading import read_tensors
 
@@ -51,6 +56,40 @@ def test_arrays_in_a_pickle(tmp_path, protocol):
     model = {name: t.numpy() for name, t in STATE.items()}
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"model": model, "__author__": "somebody"}, protocol))
     assert same(read_tensors(tmp_path / "x.pkl")[0])
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("kind", ["<f4", ">f8", "<f2", "|u1", "<i8", "|b1", "<c8", "<U3", "|S2"])
+def test_arrays_are_what_numpy_makes_of_them(protocol, kind):
+    rows = np.array([[1, 0, 2], [3, 1, 0]]).astype(kind)
+    arrays = [rows, rows.T, np.asfortranarray(rows), rows[:0], rows.flatten(), rows[:, ::2], np.array(rows[0, 0])]
+    content = pickle.dumps([*arrays, rows[1, 0]], protocol)
+    read = unpickling.load(io.BytesIO(content), encoding="latin1")
+    for found, array in zip(read, pickle.loads(content), strict=True):
+        assert found.dtype == array.dtype
+        assert np.array_equal(found, array)
+
+
+@pytest.mark.parametrize("code", ["O", "V8", "M8[s]", [("a", "f4")]])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_arrays_of_anything_but_numbers_are_refused(code, protocol):
+    content = pickle.dumps(np.zeros((3, 4), code), protocol)
+    with pytest.raises(pickle.UnpicklingError, match="only arrays of numbers"):
+        unpickling.load(io.BytesIO(content))
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_damaged_arrays_are_read_or_refused(data):
+    """NumPy's own reader crashes the process where a list of objects is too short for its shape."""
+    rows = np.arange(12, dtype=data.draw(st.sampled_from(["f4", "i8", "O"]))).reshape(3, 4)
+    content = bytearray(pickle.dumps([rows, {"a": rows}], data.draw(st.integers(0, 5))))
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    start = data.draw(st.integers(0, len(content)))
+    end = data.draw(st.integers(start, len(content)))
+    with contextlib.suppress(UserError, *unpickling.DAMAGED):
+        unpickling.load(io.BytesIO(content[:start] + content[end:]), encoding="latin1")
 
 
 def test_a_runners_checkpoint(shared_data):

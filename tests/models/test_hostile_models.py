@@ -72,3 +72,19 @@ def test_backbones_are_not_fetched_by_name(saved, tmp_path, monkeypatch, name):
 def test_a_sound_file_is_loaded_as_ever(saved):
     model, other = load_model(saved), tiny_detector(tiny_config())
     assert all(torch.equal(t, other.state_dict()[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("places", "value", "said"),
+    [
+        (("pyramid", "first_stride"), 5, "pyramid.first_stride is 5"),
+        (("roi", "sampling", "size"), 10**400, "roi.sampling.size is 1000"),
+        (("roi", "box_loss", "kind"), "x" * 30_000, "kind"),
+    ],
+)
+def test_what_is_out_of_range_is_said_in_short(saved, tmp_path, places, value, said):
+    path = changed(saved, tmp_path / "odd.safetensors", *places, value=value)
+    with pytest.raises(UserError) as refused:
+        load_model(path)
+    assert said in str(refused.value)
+    assert len(str(refused.value)) < 1000

@@ -1,6 +1,6 @@
 """Whether a configuration makes sense, before anything is built from it."""
 
-import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -101,8 +101,8 @@ def _check_range(path: str, value: Any) -> None:
     for number in _numbers(value):
         if names & LAYERS and number > MOST_LAYERS:
             raise UserError(f"{path} is {number}: at most {MOST_LAYERS} are possible")
-        if not math.isfinite(number):
-            raise UserError(f"{path} is {number}: a finite number is needed")
+        if not abs(number) <= sys.float_info.max:  # whole numbers may be larger, too
+            raise UserError(f"{path} is {str(number)[:40]}: a finite number is needed")
         if names & COUNTS and number < 1:
             raise UserError(f"{path} is {number}: at least 1 is needed")
         if names & SHARES and not 0 <= number <= 1:

@@ -22,6 +22,8 @@ class FeaturePyramid(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], config: PyramidConfig) -> None:
         super().__init__()
+        if config.first_stride not in BACKBONE_STRIDES:
+            raise UserError(f"pyramid.first_stride is {config.first_stride}: one of {BACKBONE_STRIDES} is possible")
         self.start = BACKBONE_STRIDES.index(config.first_stride)
         self.extra, self.extra_relu = config.extra, config.extra_relu
         used, width = list(in_channels)[self.start :], config.channels

@@ -43,7 +43,7 @@ def parse_config(values: Any, source: str) -> DetectorConfig:
         parser = _parser()
         return parser.instantiate(parser.parse_object({"config": values}))["config"]
     except Exception as e:  # jsonargparse raises several kinds
-        raise UserError(f"{source}: its configuration cannot be used: {e}") from e
+        raise UserError(f"{source}: its configuration cannot be used: {' '.join(str(e).split())[:300]}") from e
 
 
 def _forbidden_nulls(kind: type, values: dict, path: str = "") -> list[str]:

@@ -69,17 +69,20 @@ def check(
 
 def _check_classes(raw: Raw, report: Report) -> Classes:
     found: dict[Any, str] = {}
+    without, double = [], []
     for position, category in enumerate(raw.categories):
         key = plain_id(category.get("id")) if isinstance(category, dict) else None
         if key is None:
-            report.errors.append(f"{raw.source}: categories[{position}] has no usable id: give it an integer.")
+            without.append(f"categories[{position}]")
             continue
         name = str(category.get("name") or key)
         if key in found and found[key] != name:
-            report.errors.append(
-                f"{raw.source}: category id {key} is both {found[key]!r} and {name!r}: make ids unique."
-            )
+            double.append(f"category id {key} is both {found[key]!r} and {name!r}")
         found.setdefault(key, name)
+    if without:
+        report.errors.append(f"{raw.source}: {few(without)} has no usable id: give it an integer.")
+    if double:
+        report.errors.append(f"{raw.source}: {few(double)}: make ids unique.")
     if not found and not report.errors:
         report.errors.append(f"{raw.source}: 'categories' is empty: list the classes as {{id, name}}.")
     keys = sorted(found, key=lambda key: (isinstance(key, str), key))
