@@ -79,6 +79,7 @@ def test_a_sound_file_is_loaded_as_ever(saved):
     [
         (("pyramid", "first_stride"), 5, "pyramid.first_stride is 5"),
         (("roi", "sampling", "size"), 10**400, "roi.sampling.size is 1000"),
+        (("roi", "width"), 2**31, "no detector is as large"),
         (("roi", "box_loss", "kind"), "x" * 30_000, "kind"),
     ],
 )

@@ -55,8 +55,11 @@ def _unfit(config: DetectorConfig, path: str | Path) -> tuple[list[str], list[st
 
     Made without weights: what a small file describes may be larger than all memory.
     """
-    with torch.device("meta"):
-        own = {name: list(t.shape) for name, t in Detector(config).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            own = {name: list(t.shape) for name, t in Detector(config).state_dict().items()}
+    except RuntimeError as e:
+        raise UserError(f"{path}: no detector is as large as its configuration says ({str(e).splitlines()[0]})") from e
     with safe_open(path, framework="pt") as file:
         there = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     missing = [name for name, shape in own.items() if there.get(name) != shape]
