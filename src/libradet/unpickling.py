@@ -10,6 +10,7 @@ Three kinds of names may stand in a pickle:
 
 import collections
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -160,8 +161,29 @@ ALLOWED: dict[str, Any] = {
 }
 
 
+def _check_places(file: Any) -> None:
+    """Refuse what would be kept at a place far beyond all others: Python makes room for every place before it.
+
+    Raises:
+        pickle.UnpicklingError: ten bytes of a file would take all memory.
+    """
+    start = file.tell()
+    try:
+        for number, (operation, place, _) in enumerate(pickletools.genops(file)):
+            if "PUT" in operation.name and isinstance(place, int) and place > 1000 + number:
+                raise pickle.UnpicklingError(f"place {place} in a pickle of fewer parts")
+    except (ValueError, UnicodeError):
+        pass  # what is damaged is told by the reader itself
+    finally:
+        file.seek(start)
+
+
 class Unpickler(pickle.Unpickler):
     """Reads a pickle by the rules above. Raises UserError that names what is refused."""
+
+    def __init__(self, file: Any, **options: Any) -> None:
+        _check_places(file)
+        super().__init__(file, **options)
 
     def find_class(self, module: str, name: str) -> Any:
         """What a name in the pickle stands for."""

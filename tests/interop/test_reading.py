@@ -92,6 +92,16 @@ def test_damaged_arrays_are_read_or_refused(data):
         unpickling.load(io.BytesIO(content[:start] + content[end:]), encoding="latin1")
 
 
+def test_a_place_that_takes_all_memory():
+    for place, refused in ((5, False), (2**31 - 1, True)):
+        content = io.BytesIO(b"\x80\x02]r" + place.to_bytes(4, "little") + b".")
+        if not refused:
+            assert unpickling.load(content) == []
+            continue
+        with pytest.raises(pickle.UnpicklingError, match="place 2147483647"):
+            unpickling.load(content)
+
+
 def test_a_runners_checkpoint(shared_data):
     path = shared_data.parent / "parity" / "checkpoints" / "runner_epoch.pth"
     if not path.is_file():
