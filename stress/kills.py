@@ -10,7 +10,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from libradet.data.proposals.proposal_file import Proposed, write_proposals
 from libradet.data.read import read
 from libradet.data.synthesis.synthetic import synthesize
-from libradet.models.zoo import MODELS, make_config
+from libradet.models.zoo import MODELS
 from libradet.training.checkpoints import read_checkpoint
-from stress.common import TINY, Book
+from stress.common import Book
 from stress.launch import Ended, Plan, launch
 from stress.mutate import Chance, pick
+from stress.tiny import tiny_settings
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": (),
@@ -99,30 +98,10 @@ class Attempt:
         return launch(["train", "--resume", str(self.out)], self.home / "now", plan, self.processes)
 
     def _args(self, out: Path) -> list[str]:
-        args = [
-            "train",
-            "--config",
-            str(self._settings()),
-            "--model",
-            self.model,
-            "--data",
-            str(self.data),
-            "--out",
-            str(out),
-        ]
+        settings = tiny_settings(self.model, self.home)
+        args = ["train", "--config", str(settings), "--model", self.model, "--data", str(self.data), "--out", str(out)]
         args += ["--save_steps", "1", "--logger", "csv", *VARIANTS[self.variant]]
         return args + (["--proposals", str(self.data / "proposals")] if self.model[-9:] == "fast_rcnn" else [])
-
-    def _settings(self) -> Path:
-        """The tiny settings, of the parts that the detector has."""
-        content = yaml.safe_load(TINY.read_text())
-        parts = asdict(make_config(self.model))
-        content["detector"] = {name: v for name, v in content["detector"].items() if parts.get(name) is not None}
-        narrow = {"mask": {"channels": 8, "convs": 1}, "dense": {"convs": 1}}
-        content["detector"] |= {name: fields for name, fields in narrow.items() if parts[name] is not None}
-        path = self.home / f"{self.model}.yaml"
-        path.write_text(yaml.safe_dump(content))
-        return path
 
     def _untouched(self) -> Path | str:
         """The folder of the same run, left alone, made once."""

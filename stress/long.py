@@ -15,8 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from libradet.data.synthesis.synthetic import synthesize
-from stress.common import TINY, Book, status
+from stress.common import Book, status
 from stress.launch import Running, launch
+from stress.tiny import tiny_settings
 
 STEPS = {False: 1500, True: 5000}
 SLOPE = 1.0
@@ -39,7 +40,8 @@ def main() -> int:
         model = ("libra_faster_rcnn", "mask_rcnn")[number % 2]
         watch = Watch(book.folder / "now" / "run")
         shutil.rmtree(book.folder / "now", ignore_errors=True)
-        args = ["train", "--config", str(TINY), "--model", model, "--data", str(data), "--out", str(watch.out)]
+        settings = tiny_settings(model, book.folder)
+        args = ["train", "--config", str(settings), "--model", model, "--data", str(data), "--out", str(watch.out)]
         args += ["--max_steps", str(steps), "--epochs", str(steps), "--workers", "1", "--eval_every", "5"]
         args += ["--samples", "1", "--save_steps", "50", "--ema", "0.99", "--lr", "0.001"]
         ended = launch(args, book.folder / "now", meanwhile=watch, patience=60)
