@@ -56,7 +56,7 @@ def main() -> int:
         for number in book.todo():
             book.note(number, *worker.attempt(number))
         worker.end()
-    return book.close(slowest_seconds=round(worker.slowest, 1))
+    return book.close(slowest_seconds=round(worker.slowest, 1), most_MiB=round(worker.largest))
 
 
 def attempt(book: Book, number: int, kind: str, base: Path, folder: Path) -> tuple[str, str | None]:

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import signal
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from stress.common import status
 SECONDS = 10.0
 """Of the processor, and six times that by the clock: others work on the machine, too."""
 MEMORY = 4 << 30
+"""Bytes."""
 
 
 class Worker:
@@ -21,7 +21,8 @@ class Worker:
     Args:
         do: the attempt. Anything that it raises is a fault.
         name: of an attempt's kind, should it not come back.
-        seconds, memory: that one attempt may take; bytes of address space beyond what the process has already.
+        seconds, memory: that one attempt may take; bytes that the process may hold. The system is not asked to limit
+            them: a reader would be told that there is no more memory, and pass for one that needs little.
     """
 
     def __init__(
@@ -35,6 +36,8 @@ class Worker:
         self._process: Any = None
         self._pipe: Any = None
         self.slowest = 0.0
+        self.largest = 0.0
+        """MiB that the process held at most."""
 
     def attempt(self, number: int) -> tuple[str, str | None]:
         """How it ended: its kind, and what was wrong."""
@@ -43,16 +46,26 @@ class Worker:
         self._pipe.send(number)
         try:
             # The worker raises an alarm itself, which names the place; this is for what does not hear it.
-            if self._pipe.poll(6 * self._seconds + 5):
+            if (fault := self._wait()) is None:
                 *answer, seconds = self._pipe.recv()
                 self.slowest = max(self.slowest, seconds)
+                self.largest = max(self.largest, status(self._process.pid, "VmHWM") / 1024)
                 return answer[0], answer[1]
-            fault = f"hangs, more than {6 * self._seconds:g} s"
         except EOFError:
             self._process.join(5)
             fault = f"crashed the process ({self._process.exitcode})"
         self.end()
         return self._name(number), fault
+
+    def _wait(self) -> str | None:
+        """Until there is an answer, or what is wrong."""
+        late = time.monotonic() + 6 * self._seconds + 5
+        while not self._pipe.poll(0.02):
+            if status(self._process.pid, "VmRSS") * 1024 > self._memory:
+                return f"takes more than {self._memory >> 30} GiB"
+            if time.monotonic() > late:
+                return f"hangs, more than {6 * self._seconds:g} s"
+        return None
 
     def end(self) -> None:
         """Stop the process."""
@@ -69,8 +82,6 @@ class Worker:
         theirs.close()
 
     def _serve(self, pipe: Any) -> None:
-        limit = status(os.getpid(), "VmSize") * 1024 + self._memory
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         for signum in (signal.SIGALRM, signal.SIGPROF):
             signal.signal(signum, _alarm)
         while True:
