@@ -240,10 +240,15 @@ def processes(chance: Chance, data: Path) -> str | None:
         states.append(read_checkpoint(home / f"run{count}" / "last.ckpt")["state_dict"])
     alone, *shared = states
     for count, state in zip((2, 4), shared, strict=True):
-        worst = max(float((t.float() - state[name].float()).abs().max()) for name, t in alone.items())
-        if worst > 1e-5:
-            return f"{model}, seed {seed}: {count} processes are off by {worst}"
+        off = {name: _apart(t.float(), state[name].float()) for name, t in alone.items()}
+        if (worst := max(off.values())) > 1e-5:
+            return f"{model}, seed {seed}: {count} processes are off by {worst} in {max(off, key=lambda n: off[n])}"
     return None
+
+
+def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Largest difference; of what is larger than 1, in shares of the largest, as rounding goes with size."""
+    return float((one - other).abs().max() / one.abs().max().clamp(min=1))
 
 
 if __name__ == "__main__":
