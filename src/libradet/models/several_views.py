@@ -8,7 +8,7 @@ from libradet.data.loading.transforms import Size
 from libradet.errors import UserError
 from libradet.inference.finder import Finder
 from libradet.inference.views import Views
-from libradet.models.detector import Detector
+from libradet.models.config import DetectorConfig
 from libradet.models.survivors import survivors
 
 
@@ -32,9 +32,10 @@ def in_views(model: Finder, flip: bool = False, sizes: Sequence[int | Size] = ()
         raise UserError("one size and several exclude each other: add it to the others (--scales, sizes), or drop them")
     if sizes and model.image_size == "original":
         raise UserError(f"this {model.name} resizes pictures itself: leave --scales out, or load what it was made from")
-    if not isinstance(model, Detector):
+    config = getattr(model, "config", None)
+    if not isinstance(config, DetectorConfig):
         return Views(model, flip, sizes)
-    config = model.config.detections
-    if model.config.proposes and model.config.rpn is not None:
-        config = replace(config, nms=model.config.rpn.test_proposals.nms)
-    return Views(model, flip, sizes, partial(survivors, config=config))
+    detections = config.detections
+    if config.proposes and config.rpn is not None:
+        detections = replace(detections, nms=config.rpn.test_proposals.nms)
+    return Views(model, flip, sizes, partial(survivors, config=detections))
