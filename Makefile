@@ -14,7 +14,7 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	touch $(READY)
 
-# Draws a data set, trains a small Libra R-CNN on it, measures it and draws what it sees.
+# Draws a dataset, trains a small Libra R-CNN on it, measures it and draws what it sees.
 demo: $(READY)
 	$(BIN)/python -c "import shutil; shutil.rmtree('runs/demo', ignore_errors=True)"
 	$(BIN)/libradet data synthesize runs/demo/data --size 256 192 --train 320 --val 60

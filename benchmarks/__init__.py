@@ -1,1 +1,1 @@
-"""How fast libradet is, beside others with the same weights, on the same pictures, in the same run."""
+"""How fast libradet is, beside others with the same weights, on the same images, in the same run."""

@@ -15,7 +15,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from benchmarks import cases as catalogue
+from benchmarks import cases as catalog
 from benchmarks.cases import Case, Contender
 from benchmarks.machine import describe
 from benchmarks.peers import missing
@@ -43,8 +43,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2, help="processes of each contender")
     parser.add_argument("--steps", type=int, help="timed in each process; 7 of inference, 3 of training")
-    parser.add_argument("--pictures", type=int, default=5000, help="for the evaluation")
-    parser.add_argument("--quick", action="store_true", help="tiny pictures, one round: does all of it run?")
+    parser.add_argument("--images", type=int, default=5000, help="for the evaluation")
+    parser.add_argument("--quick", action="store_true", help="tiny images, one round: does all of it run?")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="report, written to OUT.md and OUT.json")
     return parser.parse_args()
 
@@ -83,7 +83,7 @@ class Session:
             measured.agreement = self.run("agreement", case=case, weights=weights)
             say(f"  {agreement_in_words(measured)}")
         waiting = []
-        for contender in catalogue.contenders(case, args.all or args.compiled, args.against is not None):
+        for contender in catalog.contenders(case, args.all or args.compiled, args.against is not None):
             if not any(fnmatch(contender.name, pattern) for pattern in args.contenders):
                 continue
             if why := missing(contender.side, case):
@@ -123,7 +123,7 @@ class Session:
     def growth(self) -> None:
         """Of our training step, in the precision that training chooses on this machine."""
         case = Case("train", "faster_rcnn", (480, 640), 1)
-        case = catalogue.tiny(case) if self.args.quick else case
+        case = catalog.tiny(case) if self.args.quick else case
         wide = {"AVX-512-BF16", "AMX-BF16"} & set(self.results.machine["instructions"])
         job = {"case": case, "precision": "bf16" if wide else "fp32", "rounds": 1 if self.args.quick else 3}
         found = self.run("growth", weights=self.weights(case), **job)
@@ -142,8 +142,8 @@ class Session:
 
     def evaluation(self) -> None:
         """COCO's numbers."""
-        pictures = 100 if self.args.quick else self.args.pictures
-        found = self.run("evaluation", pictures=pictures, rounds=1 if self.args.quick else 3)
+        images = 100 if self.args.quick else self.args.images
+        found = self.run("evaluation", images=images, rounds=1 if self.args.quick else 3)
         if "error" in found:
             say(f"\nevaluation does not run: {found['error']}")
             return
@@ -167,15 +167,15 @@ def say(text: str) -> None:
 def main() -> None:
     """Measure, write after each part, and give the verdicts."""
     args = parse()
-    wanted = catalogue.ALL if args.all or args.cases else catalogue.DEFAULT
+    wanted = catalog.ALL if args.all or args.cases else catalog.DEFAULT
     if args.list:
-        say("\n".join(case.name for case in catalogue.ALL))
+        say("\n".join(case.name for case in catalog.ALL))
         return
     with tempfile.TemporaryDirectory() as folder:
         session = Session(args, Path(folder))
         say(", ".join(f"{key} {value}" for key, value in session.results.machine.items()))
-        for case in catalogue.chosen(wanted, args.cases) if "steps" in args.parts else ():
-            session.step(catalogue.tiny(case) if args.quick else case)
+        for case in catalog.chosen(wanted, args.cases) if "steps" in args.parts else ():
+            session.step(catalog.tiny(case) if args.quick else case)
             write(session.results, args.out)
         for part in PARTS[1:]:
             if part in args.parts:

@@ -2,11 +2,11 @@
 
 Needs mmdetection 3 (mmdet, mmengine, mmcv) beside libradet. A configuration is a name such as
 libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco.py among those that mmdet brings. Without a checkpoint, random
-weights are made that find many objects of many classes. Printed is, over all pictures: how many detections
+weights are made that find many objects of many classes. Printed is, over all images: how many detections
 mmdetection has, how many of them are missing here or surplus (0.05 pixels, score 0.001, same class), and the
 largest differences of boxes, scores and pyramid levels.
 
-    python benchmarks/against_mmdetection.py CONFIG [CONFIG ...] --pictures PICTURE ... [--checkpoint FILE]
+    python benchmarks/against_mmdetection.py CONFIG [CONFIG ...] --images IMAGE ... [--checkpoint FILE]
 """
 
 import argparse
@@ -25,12 +25,12 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 import libradet
+from libradet.data.images import load_image
 from libradet.data.loading.transforms import prepare
-from libradet.data.pictures import load_picture
 
 CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 BOX, SCORE = 0.05, 1e-3
-# Mean and spread of what the last layers say of a picture.
+# Mean and spread of what the last layers say of an image.
 LAST = {
     **{"rpn_cls": (-1.0, 2.5), "rpn_reg": (0.0, 0.5), "fc_cls": (0.0, 2.0), "fc_reg": (0.0, 1.5)},
     **{"retina_cls": (-5.0, 1.3), "retina_reg": (0.0, 0.4), "conv_logits": (0.0, 3.0)},
@@ -55,7 +55,7 @@ def randomise(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def enliven(model: nn.Module, picture: np.ndarray) -> None:
+def enliven(model: nn.Module, image: np.ndarray) -> None:
     """Scale each layer of pyramid and heads so that its output varies as much as a trained one's."""
     seen = set()
 
@@ -75,18 +75,18 @@ def enliven(model: nn.Module, picture: np.ndarray) -> None:
 
     names = {m: n for n, m in model.named_modules() if isinstance(m, LAYERS) and not n.startswith("backbone")}
     hooks = [m.register_forward_hook(hook) for m in names]
-    look(model, picture)
+    look(model, image)
     for handle in hooks:
         handle.remove()
 
 
 @torch.no_grad()
-def look(model: nn.Module, picture: np.ndarray):
-    """Pyramid levels and detections of mmdetection, without resizing. ``picture``: RGB [H, W, 3]."""
+def look(model: nn.Module, image: np.ndarray):
+    """Pyramid levels and detections of mmdetection, without resizing. ``image``: RGB [H, W, 3]."""
     sample = DetDataSample()
-    shape = picture.shape[:2]
+    shape = image.shape[:2]
     sample.set_metainfo({"img_id": 0, "ori_shape": shape, "img_shape": shape, "scale_factor": (1.0, 1.0)})
-    bgr = torch.from_numpy(np.ascontiguousarray(picture[..., ::-1])).permute(2, 0, 1).contiguous()
+    bgr = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1).contiguous()
     data = model.data_preprocessor({"inputs": [bgr], "data_samples": [sample]}, False)
     found = model.predict(data["inputs"], data["data_samples"], rescale=True)[0].pred_instances
     return model.extract_feat(data["inputs"]), found
@@ -108,8 +108,8 @@ def differences(theirs, ours) -> dict[str, float]:
     return row | {"theirs": len(boxes), "surplus": free.sum()}
 
 
-def compare(name: str, pictures: list[np.ndarray], checkpoint: Path | None) -> dict[str, float]:
-    """Build ``name`` in mmdetection, load its checkpoint here, and look at every picture with both."""
+def compare(name: str, images: list[np.ndarray], checkpoint: Path | None) -> dict[str, float]:
+    """Build ``name`` in mmdetection, load its checkpoint here, and look at every image with both."""
     config = Config.fromfile(name if Path(name).exists() else CONFIGS / name)
     for part in (config.model, config.model.backbone):
         part.pop("init_cfg", None)
@@ -121,15 +121,15 @@ def compare(name: str, pictures: list[np.ndarray], checkpoint: Path | None) -> d
             load_checkpoint(there, str(checkpoint), map_location="cpu")
         else:
             randomise(there)
-            enliven(there, pictures[0])
+            enliven(there, images[0])
             torch.save({"meta": {"mmdet_version": "3.3.0"}, "state_dict": there.state_dict()}, file)
         here = libradet.load_model(file)
     total = dict.fromkeys(("theirs", "missing", "surplus", "box", "score", "levels"), 0.0)
-    for picture in pictures:
-        levels, found = look(there, picture)
+    for image in images:
+        levels, found = look(there, image)
         with torch.inference_mode():
-            own = here.extract_features(prepare([picture], "original", here.divisor))
-        row = differences(found, here.predict(picture, threshold=0.0, size="original"))
+            own = here.extract_features(prepare([image], "original", here.divisor))
+        row = differences(found, here.predict(image, threshold=0.0, size="original"))
         row["levels"] = max((a - b).abs().max().item() for a, b in zip(levels, own, strict=True))
         for key, value in row.items():
             total[key] = total[key] + value if key in ("theirs", "missing", "surplus") else max(total[key], value)
@@ -140,16 +140,16 @@ def main() -> None:
     """Print a row for each configuration."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="+", metavar="CONFIG")
-    parser.add_argument("--pictures", nargs="+", type=Path, required=True)
+    parser.add_argument("--images", nargs="+", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, help="of the (one) configuration")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     # Of equal scores mmdetection takes the first: PyTorch of its time sorted so, newer ones only if asked to.
     torch.Tensor.sort = partialmethod(torch.Tensor.sort, stable=True)
-    pictures = [np.ascontiguousarray(load_picture(path).permute(1, 2, 0).numpy()) for path in args.pictures]
+    images = [np.ascontiguousarray(load_image(path).permute(1, 2, 0).numpy()) for path in args.images]
     for name in args.configs:
         torch.manual_seed(args.seed)
-        t = compare(name, pictures, args.checkpoint)
+        t = compare(name, images, args.checkpoint)
         print(
             f"{Path(name).stem:40} detections {t['theirs']:.0f}  missing {t['missing']:.0f}  surplus {t['surplus']:.0f}"
             f"  box {t['box']:.1e} px  score {t['score']:.1e}  levels {t['levels']:.1e}",

@@ -14,7 +14,7 @@ from benchmarks.sides import Side, our_model, ours, torchvision, total
 from benchmarks.step import stepper
 
 Found = list[tuple[Tensor, Tensor, Tensor]]
-"""Boxes, scores and labels of each picture."""
+"""Boxes, scores and labels of each image."""
 
 EXACT = (0.1, 1e-3)
 """Pixels and score by which two equal detections may differ: by rounding."""
@@ -97,13 +97,13 @@ def match(theirs: Found, others: Found, limits: Sequence[float]) -> dict[str, An
 
 
 def losses_agree(case: Case, weights: Path) -> dict[str, Any]:
-    """Losses of one picture where every candidate is a sample, so that chance has no part in them.
+    """Losses of one image where every candidate is a sample, so that chance has no part in them.
 
     Returns:
         ``same``: their sums differ by 1 % at most, and as many parameters are trained; losses by name, length of the
         gradient over all trained parameters, number of those.
     """
-    # torchvision's RetinaNet divides by the positives of each picture, ours by those of all: one picture is alike.
+    # torchvision's RetinaNet divides by the positives of each image, ours by those of all: one image is alike.
     case = replace(case, batch=1)
     scene = draw(case)
     result: dict[str, Any] = {}

@@ -20,7 +20,7 @@ class Contender:
     """Who takes the step, computing in what.
 
     ``form``: of ours ``eager`` or ``compiled``; of torchvision's the memory layout of weights, and thereby of the
-    pictures.
+    images.
     """
 
     side: Literal["ours", "before", "torchvision", "mmdetection", "detectron2"]
@@ -35,9 +35,9 @@ class Contender:
 
 @dataclass(frozen=True)
 class Case:
-    """A step: inference, or training from losses to the optimiser.
+    """A step: inference, or training from losses to the optimizer.
 
-    ``backbone`` and ``objects`` (in each picture) differ from those of the comparison only where it is ours alone.
+    ``backbone`` and ``objects`` (in each image) differ from those of the comparison only where it is ours alone.
     """
 
     task: Task
@@ -68,7 +68,7 @@ ALL = (*(Case(*c) for c in product(("infer", "train"), MODELS, SIZES, BATCHES)),
 
 
 def tiny(case: Case) -> Case:
-    """The same on a picture of a few cells, to see whether it runs."""
+    """The same on an image of a few cells, to see whether it runs."""
     return Case(**asdict(case) | {"size": (128, 192)})
 
 

@@ -1,9 +1,9 @@
-"""What grows with the number of pictures, and how fast: check, statistics and metrics of a data set.
+"""What grows with the number of images, and how fast: check, statistics and metrics of a dataset.
 
-Each step runs in a process of its own on generated annotations, about seven objects to a picture. Picture
+Each step runs in a process of its own on generated annotations, about seven objects to an image. Image
 files are links to one PNG, of which the check reads the header.
 
-    python benchmarks/data_growth.py --pictures 1000 10000 100000
+    python benchmarks/data_growth.py --images 1000 10000 100000
 """
 
 import argparse
@@ -40,14 +40,14 @@ STEPS = ("check", "stats", "metrics")
 
 
 def generate(folder: Path, count: int) -> None:
-    """A COCO data set with links for pictures."""
+    """A COCO dataset with links for images."""
     generator = np.random.default_rng(count)
-    pictures = folder / "images"
-    pictures.mkdir(parents=True)
+    image_folder = folder / "images"
+    image_folder.mkdir(parents=True)
     Image.new("L", (WIDTH, HEIGHT)).save(folder / "one.png")
     for i in range(count):
         # A file has only so many names.
-        os.symlink("../one.png", pictures / f"{i:012}.png")
+        os.symlink("../one.png", image_folder / f"{i:012}.png")
     owner = np.repeat(np.arange(count), generator.poisson(OBJECTS, count))
     xywh = boxes(generator, len(owner))
     labels = generator.integers(1, CLASSES + 1, len(owner))
@@ -62,7 +62,7 @@ def generate(folder: Path, count: int) -> None:
 
 
 def boxes(generator: np.random.Generator, count: int) -> np.ndarray:
-    """Boxes (xywh) of all sizes inside the picture."""
+    """Boxes (xywh) of all sizes inside the image."""
     side = np.exp(generator.uniform(np.log(8), np.log(400), (count, 2))).clip(max=[WIDTH - 1, HEIGHT - 1])
     corner = generator.uniform(0, 1, (count, 2)) * ([WIDTH, HEIGHT] - side)
     return np.concatenate([corner, side], 1)
@@ -72,15 +72,15 @@ def detections(dataset: Dataset, batch: int = 4):
     """What a middling detector would find, in batches: each object with some error, and false ones."""
     generator = np.random.default_rng(0)
     for start in range(0, len(dataset), batch):
-        pictures = dataset.pictures[start : start + batch]
-        count = len(pictures)
+        image_folder = dataset.image_folder[start : start + batch]
+        count = len(image_folder)
         xywh = boxes(generator, count * DETECTIONS).reshape(count, DETECTIONS, 4)
         found = np.concatenate([xywh[..., :2], xywh[..., :2] + xywh[..., 2:]], 2)
         labels = generator.integers(0, CLASSES, (count, DETECTIONS))
-        for row, picture in enumerate(pictures):
-            hit = min(len(picture.labels), DETECTIONS)
-            found[row, :hit] = picture.boxes[:hit] + generator.normal(0, 4, (hit, 4))
-            labels[row, :hit] = picture.labels[:hit]
+        for row, image in enumerate(image_folder):
+            hit = min(len(image.labels), DETECTIONS)
+            found[row, :hit] = image.boxes[:hit] + generator.normal(0, 4, (hit, 4))
+            labels[row, :hit] = image.labels[:hit]
         scores = torch.from_numpy(generator.random((count, DETECTIONS))).float()
         valid = torch.ones(count, DETECTIONS, dtype=torch.bool)
         no_boxes, no_labels = torch.zeros(count, 1, 4), torch.full((count, 1), -1)
@@ -140,8 +140,8 @@ def timed(step) -> dict[str, float]:
 def main() -> None:
     """Measure one step (used internally), or print a table of all steps and sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, nargs="+", default=[1000, 10000, 100000])
-    parser.add_argument("--pycocotools", type=int, default=10000, help="Compare with it up to so many pictures.")
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 10000, 100000])
+    parser.add_argument("--pycocotools", type=int, default=10000, help="Compare with it up to so many images.")
     parser.add_argument("--step", choices=STEPS)
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
@@ -149,12 +149,10 @@ def main() -> None:
         print(json.dumps(measure(args.step, args.folder, bool(args.pycocotools))))
         return
     print(f"{platform.machine()}, load {os.getloadavg()[0]:.1f}\n")
-    print(
-        "| step | pictures | seconds | per picture | × first | peak MiB | pycocotools |\n|---|---|---|---|---|---|---|"
-    )
+    print("| step | images | seconds | per image | × first | peak MiB | pycocotools |\n|---|---|---|---|---|---|---|")
     first: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as place:
-        for count in args.pictures:
+        for count in args.image_folder:
             folder = Path(place, str(count))
             generate(folder, count)
             for step in STEPS:

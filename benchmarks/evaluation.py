@@ -1,4 +1,4 @@
-"""COCO's numbers of many pictures: ours, by hotcoco, in turns with pycocotools."""
+"""COCO's numbers of many images: ours, by hotcoco, in turns with pycocotools."""
 
 import contextlib
 import io
@@ -14,12 +14,12 @@ from libradet.evaluation.coco_metrics import STANDARD, coco_metrics
 CLASSES, OBJECTS, DETECTIONS = 80, 7, 50
 
 
-def measure_evaluation(pictures: int, rounds: int) -> dict[str, Any]:
+def measure_evaluation(images: int, rounds: int) -> dict[str, Any]:
     """Seconds of both for each round, and the largest difference between the twelve numbers.
 
     Both start from the annotations as a dictionary and from detections as rows of numbers.
     """
-    truth, rows = _draw(pictures)
+    truth, rows = _draw(images)
     seconds: dict[str, list[float]] = {"ours": [], "pycocotools": []}
     for _ in range(rounds):
         start = time.perf_counter()
@@ -30,13 +30,13 @@ def measure_evaluation(pictures: int, rounds: int) -> dict[str, Any]:
         seconds["ours"].append(middle - start)
         seconds["pycocotools"].append(time.perf_counter() - middle)
     away = max(abs((own[name] or 0) - value) for name, value in zip(STANDARD, theirs, strict=True))
-    return {"pictures": pictures, "detections": len(rows), "AP": own["AP"], "differ": away, "seconds": seconds}
+    return {"images": images, "detections": len(rows), "AP": own["AP"], "differ": away, "seconds": seconds}
 
 
-def _draw(pictures: int) -> tuple[dict[str, Any], np.ndarray]:
+def _draw(images: int) -> tuple[dict[str, Any], np.ndarray]:
     """Objects of all sizes; detections of which a third are near one, the others anywhere."""
     rng = np.random.default_rng(0)
-    image = np.repeat(np.arange(pictures) + 1, OBJECTS)
+    image = np.repeat(np.arange(images) + 1, OBJECTS)
     side = np.exp(rng.uniform(np.log(8), np.log(300), (len(image), 2)))
     boxes = np.concatenate([rng.uniform(0, 1, (len(image), 2)) * (640 - side), side], 1)
     labels = rng.integers(1, CLASSES + 1, len(image))
@@ -52,12 +52,12 @@ def _draw(pictures: int) -> tuple[dict[str, Any], np.ndarray]:
         for i in range(len(image))
     ]
     truth = {
-        "images": [{"id": i + 1, "width": 640, "height": 640, "file_name": f"{i}.jpg"} for i in range(pictures)],
+        "images": [{"id": i + 1, "width": 640, "height": 640, "file_name": f"{i}.jpg"} for i in range(images)],
         "categories": [{"id": k + 1, "name": f"class {k}"} for k in range(CLASSES)],
         "annotations": annotations,
     }
-    number = pictures * DETECTIONS
-    source = np.repeat(np.arange(pictures) * OBJECTS, DETECTIONS) + rng.integers(0, OBJECTS, number)
+    number = images * DETECTIONS
+    source = np.repeat(np.arange(images) * OBJECTS, DETECTIONS) + rng.integers(0, OBJECTS, number)
     near = rng.random(number) < 1 / 3
     found, size = boxes[source], np.tile(boxes[source, 2:], 2)
     found = found + size * rng.normal(0, np.where(near, 0.05, 1.0)[:, None], found.shape)

@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _prepare(folder: Path) -> None:
-    """A small data set, a folder without one, and a file that is no model."""
+    """A small dataset, a folder without one, and a file that is no model."""
     from libradet.data.synthesis.synthetic import synthesize
 
     synthesize(folder / "data", train=8, val=4, size=(96, 80), classes=2)

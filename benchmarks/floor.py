@@ -66,7 +66,7 @@ class Floor:
 
     Attributes:
         flops: multiplications and additions of all calls.
-        layout: of pictures and weights.
+        layout: of images and weights.
     """
 
     def __init__(self, calls: list[Call], precision: str) -> None:

@@ -1,6 +1,6 @@
 """A step on a GPU: does it wait for the device, can it be captured, how fast is it, and where does its time go?
 
-python -m benchmarks.gpu synchronisation|graphs|throughput|profile [--size 800 1344] [--batch 16] [--model faster_rcnn]
+python -m benchmarks.gpu synchronization|graphs|throughput|profile [--size 800 1344] [--batch 16] [--model faster_rcnn]
 """
 
 import argparse
@@ -22,18 +22,18 @@ from benchmarks.torchvision_models import build, write_weights
 Step = Callable[[], Any]
 
 
-def optimised(model: torch.nn.Module, losses: Callable[[], dict]) -> Step:
+def optimized(model: torch.nn.Module, losses: Callable[[], dict]) -> Step:
     """Losses in bf16, gradients, and SGD's step; weights stay as they are."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.SGD(trained, lr=0.0, momentum=0.9, weight_decay=1e-4, fused=True)
+    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, weight_decay=1e-4, fused=True)
 
     def step() -> Any:
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
             found = losses()
         total(found).backward()
-        optimiser.step()
+        optimizer.step()
         # Not set to None: a graph writes to the same gradients whenever it is replayed.
-        optimiser.zero_grad(set_to_none=False)
+        optimizer.zero_grad(set_to_none=False)
         return found
 
     return step
@@ -44,7 +44,7 @@ def ours(case: Case, weights: Path, compiled: bool = False) -> Step:
     model = our_model(case, weights).cuda().to(memory_format=torch.channels_last).train()
     batch = as_batch(draw(case), model.divisor).to("cuda")
     form = torch.compile(model, dynamic=False) if compiled else model
-    return optimised(model, lambda: form(batch))
+    return optimized(model, lambda: form(batch))
 
 
 def theirs(case: Case, weights: Path) -> Step:
@@ -52,13 +52,13 @@ def theirs(case: Case, weights: Path) -> Step:
     model = build(case.alike)
     model.load_state_dict(torch.load(weights, weights_only=True))
     model.cuda().to(memory_format=torch.channels_last).train()
-    pictures, targets = as_lists(draw(case), int(case.alike != "retinanet"))
-    pictures = [p.cuda() for p in pictures]
+    images, targets = as_lists(draw(case), int(case.alike != "retinanet"))
+    images = [p.cuda() for p in images]
     targets = [{key: t.cuda() for key, t in target.items()} for target in targets]
-    return optimised(model, lambda: model(pictures, targets))
+    return optimized(model, lambda: model(images, targets))
 
 
-def synchronisation(case: Case, weights: Path) -> None:
+def synchronization(case: Case, weights: Path) -> None:
     """A step in which everything that waits for the device is an error."""
     step = ours(case, weights)
     step()
@@ -87,11 +87,11 @@ def graphs(case: Case, weights: Path) -> None:
             losses = step()
         plain, replayed = median(seconds(step)), median(seconds(graph.replay))
         took = f"{plain:.4f} s a step, {replayed:.4f} s as a graph, {plain / replayed:.2f}×"
-        print(f"{size[0]}×{size[1]}, 2 pictures: {took};", {key: round(loss.item(), 4) for key, loss in losses.items()})
+        print(f"{size[0]}×{size[1]}, 2 images: {took};", {key: round(loss.item(), 4) for key, loss in losses.items()})
 
 
 def throughput(case: Case, weights: Path) -> None:
-    """Pictures in a second: ours, ours compiled, torchvision."""
+    """Images in a second: ours, ours compiled, torchvision."""
     for name, make in (("ours", ours), ("ours, compiled", lambda c, w: ours(c, w, True)), ("torchvision", theirs)):
         try:
             step = make(case, weights)
@@ -101,7 +101,7 @@ def throughput(case: Case, weights: Path) -> None:
             continue
         rate, peak = case.batch / median(taken), torch.cuda.max_memory_allocated() / 2**30
         print(
-            f"{name}: {rate:.1f} pictures a second ({case.batch / max(taken):.1f}–{case.batch / min(taken):.1f}), "
+            f"{name}: {rate:.1f} images a second ({case.batch / max(taken):.1f}–{case.batch / min(taken):.1f}), "
             f"peak {peak:.1f} GiB"
         )
         del step
@@ -133,7 +133,7 @@ def seconds(step: Step, times: int = 10) -> list[float]:
 
 def main() -> None:
     """One part."""
-    parts = {f.__name__: f for f in (synchronisation, graphs, throughput, profile)}
+    parts = {f.__name__: f for f in (synchronization, graphs, throughput, profile)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=parts)
     parser.add_argument("--model", default="faster_rcnn")

@@ -6,7 +6,7 @@ python=${1:-.venv/bin/python}
 export PYTHONPATH="$PWD/src:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 nvidia-smi
 "$python" -m pytest -m gpu
-for part in synchronisation graphs throughput profile; do
+for part in synchronization graphs throughput profile; do
     echo "== $part"
     "$python" -m benchmarks.gpu "$part" || echo "$part failed"
 done

@@ -1,4 +1,4 @@
-"""How the cost of a picture grows with the pictures of a batch and with the objects on each."""
+"""How the cost of an image grows with the images of a batch and with the objects on each."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ OBJECTS = (1, 10, 100)
 
 
 def measure_growth(case: Case, weights: Path, precision: str, rounds: int) -> dict[str, Any]:
-    """Seconds of a training step by picture: lists over rounds, for numbers of pictures and of objects.
+    """Seconds of a training step by image: lists over rounds, for numbers of images and of objects.
 
     All are measured in turns by one process.
     """

@@ -1,8 +1,8 @@
-"""Pictures per second and core of our loader, and of torchvision's reference pipeline for detectors.
+"""Images per second and core of our loader, and of torchvision's reference pipeline for detectors.
 
-Both load the same pictures in this process with one thread, in turns, batch of four by batch of four.
+Both load the same images in this process with one thread, in turns, batch of four by batch of four.
 Theirs is that of torchvision's training script: Pillow, `v2` (tensor, flip, float), and the resizing and
-batching of its `GeneralizedRCNNTransform`; its normalisation is left out, since ours happens in the detector.
+batching of its `GeneralizedRCNNTransform`; its normalization is left out, since ours happens in the detector.
 
     python benchmarks/loader.py coco_cc bccd deeppcb --sizes 800,1333 320,533
 """
@@ -31,23 +31,23 @@ BATCH = 4
 
 
 class Reference(torch.utils.data.Dataset):
-    """A data set as torchvision's training script reads it."""
+    """A dataset as torchvision's training script reads it."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.pictures = dataset.pictures
+        self.images = dataset.images
         self.change = v2.Compose(
             [v2.ToImage(), v2.RandomHorizontalFlip(0.5), v2.ToDtype(torch.float, scale=True), v2.ToPureTensor()]
         )
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple:
-        picture = self.pictures[index]
-        image = Image.open(picture.path).convert("RGB")
-        canvas = (picture.height, picture.width)
-        boxes = tv_tensors.BoundingBoxes(torch.from_numpy(picture.boxes), format="XYXY", canvas_size=canvas)
-        return self.change(image, {"boxes": boxes, "labels": torch.from_numpy(picture.labels)})
+        record = self.images[index]
+        image = Image.open(record.path).convert("RGB")
+        canvas = (record.height, record.width)
+        boxes = tv_tensors.BoundingBoxes(torch.from_numpy(record.boxes), format="XYXY", canvas_size=canvas)
+        return self.change(image, {"boxes": boxes, "labels": torch.from_numpy(record.labels)})
 
 
 def reference(dataset: Dataset, size: tuple[int, int]) -> Iterator:
@@ -74,10 +74,10 @@ def seconds(step: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(folder: Path, size: tuple[int, int], pictures: int, rounds: int) -> str:
+def compare(folder: Path, size: tuple[int, int], images: int, rounds: int) -> str:
     """A row of the table: medians over rounds, each of which takes batches in turns."""
     dataset = read(folder, "train")[0]
-    dataset = replace(dataset, pictures=dataset.pictures[:pictures])
+    dataset = replace(dataset, images=dataset.images[:images])
     totals = []
     for number in range(rounds + 1):
         a, b = ours(dataset, size, number), reference(dataset, size)
@@ -94,20 +94,20 @@ def compare(folder: Path, size: tuple[int, int], pictures: int, rounds: int) -> 
 
 
 def main() -> None:
-    """Print a table: pictures per second of both, and their ratio (median, least and most of all rounds)."""
+    """Print a table: images per second of both, and their ratio (median, least and most of all rounds)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path)
     parser.add_argument("--sizes", nargs="+", default=["800,1333", "320,533"])
-    parser.add_argument("--pictures", type=int, default=80)
+    parser.add_argument("--images", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{platform.machine()}, torch {torch.__version__}, 1 thread, load {os.getloadavg()[0]:.1f}\n")
-    print("| data | resized to | ours, pictures/s | reference, pictures/s | ratio |\n|---|---|---|---|---|")
+    print("| data | resized to | ours, images/s | reference, images/s | ratio |\n|---|---|---|---|---|")
     for folder in args.data:
         for text in args.sizes:
             short, long = map(int, text.split(","))
-            print(compare(folder, (short, long), args.pictures, args.rounds), flush=True)
+            print(compare(folder, (short, long), args.images, args.rounds), flush=True)
 
 
 if __name__ == "__main__":

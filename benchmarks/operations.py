@@ -17,13 +17,13 @@ from libradet.geometry.matching import NEGATIVE, Matches, match
 from libradet.geometry.suppression import suppress
 
 Work = Callable[[], Any]
-PICTURES, OBJECTS, BINS = 2, 20, 3
+IMAGES, OBJECTS, BINS = 2, 20, 3
 
 
 class Candidates(NamedTuple):
     """Attributes:
-    boxes: of each picture [2, N, 4].
-    count: how many are sampled of a picture.
+    boxes: of each image [2, N, 4].
+    count: how many are sampled of an image.
     limits: IoU from which they are positives, and below which negatives.
     """
 
@@ -61,24 +61,24 @@ def _turns(works: dict[str, Work], rounds: int) -> tuple[dict[str, list[float]],
 
 def _objects(width: float, height: float, g: torch.Generator) -> Tensor:
     sides = torch.tensor([width, height])
-    extent = sides * (0.03 + 0.4 * torch.rand(PICTURES, OBJECTS, 2, generator=g))
-    corner = (sides - extent) * torch.rand(PICTURES, OBJECTS, 2, generator=g)
+    extent = sides * (0.03 + 0.4 * torch.rand(IMAGES, OBJECTS, 2, generator=g))
+    corner = (sides - extent) * torch.rand(IMAGES, OBJECTS, 2, generator=g)
     return torch.cat([corner, corner + extent], -1)
 
 
 def _anchors(quick: bool) -> Candidates:
-    """All 268,569 of a picture of 800×1344."""
+    """All 268,569 of an image of 800x1344."""
     height, width = (128, 192) if quick else (800, 1344)
     levels = []
     for stride in (4, 8, 16, 32, 64):
         base = base_anchors(stride, (8.0,), (0.5, 1.0, 2.0))
         levels.append(grid_anchors(base, -(-height // stride), -(-width // stride), stride))
-    boxes = torch.cat(levels).expand(PICTURES, -1, -1).contiguous()
+    boxes = torch.cat(levels).expand(IMAGES, -1, -1).contiguous()
     return Candidates(boxes, _objects(width, height, torch.Generator().manual_seed(0)), 256, (0.7, 0.3))
 
 
 def _proposals() -> Candidates:
-    """2,000 boxes around the objects of a picture, most of them not well."""
+    """2,000 boxes around the objects of an image, most of them not well."""
     g = torch.Generator().manual_seed(0)
     gt = _objects(1344, 800, g)
     boxes = gt.repeat(1, 2000 // OBJECTS, 1)
@@ -114,7 +114,7 @@ def _samplers(candidates: Candidates, rounds: int) -> dict[str, Any]:
         for chosen, n, iou in zip(taken, negatives, matches.iou, strict=True)
     )
     number = candidates.boxes.shape[1]
-    return {"name": f"{count} negatives from {PICTURES}×{number:,}", "seconds": seconds, "same": same}
+    return {"name": f"{count} negatives from {IMAGES}×{number:,}", "seconds": seconds, "same": same}
 
 
 def _is_balanced(chosen: np.ndarray, negatives: np.ndarray, iou: np.ndarray, count: int, upper: float) -> bool:
@@ -136,17 +136,17 @@ def _matching(candidates: Candidates, rounds: int) -> dict[str, Any]:
     # Which of two objects of equal IoU an anchor stands for is nobody's to say.
     same = torch.equal(results["ours"].gt.clamp(max=0), torch.stack(results["torchvision"]).clamp(max=0))
     number = candidates.boxes.shape[1]
-    return {"name": f"matching {PICTURES}×{number:,} to {OBJECTS}", "seconds": seconds, "same": same}
+    return {"name": f"matching {IMAGES}×{number:,} to {OBJECTS}", "seconds": seconds, "same": same}
 
 
 def _strewn(number: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
-    corner = torch.rand(PICTURES, number, 2, generator=g) * torch.tensor([500.0, 340.0])
-    extent = 20 + 120 * torch.rand(PICTURES, number, 2, generator=g)
+    corner = torch.rand(IMAGES, number, 2, generator=g) * torch.tensor([500.0, 340.0])
+    extent = 20 + 120 * torch.rand(IMAGES, number, 2, generator=g)
     # No two alike: which of equals comes first is nobody's to say.
-    order = [torch.randperm(number, generator=g) for _ in range(PICTURES)]
+    order = [torch.randperm(number, generator=g) for _ in range(IMAGES)]
     scores = torch.stack(order).float() / number
-    labels = torch.randint(0, groups, (PICTURES, number), generator=g)
+    labels = torch.randint(0, groups, (IMAGES, number), generator=g)
     return torch.cat([corner, corner + extent], -1), scores, labels
 
 
@@ -171,15 +171,15 @@ def _suppression(name: str, inputs: tuple, valid: Tensor, threshold: float, size
 
 
 def _proposal_suppression(rounds: int) -> dict[str, Any]:
-    """As many as a first stage has at 800×1344: the best 1,000 of each level."""
+    """As many as a first stage has at 800x1344: the best 1,000 of each level."""
     inputs = _strewn(4819, 5)
     valid = torch.ones_like(inputs[1], dtype=torch.bool)
-    return _suppression(f"suppression of {PICTURES}×4,819 in 5 levels", inputs, valid, 0.7, 1000, rounds)
+    return _suppression(f"suppression of {IMAGES}×4,819 in 5 levels", inputs, valid, 0.7, 1000, rounds)
 
 
 def _class_suppression(rounds: int) -> dict[str, Any]:
     """Pairs of 1,000 proposals and 80 classes, of which some hundreds pass the threshold."""
     boxes, scores, labels = _strewn(80_000, 80)
     valid = scores > 0.985
-    name = f"suppression of {PICTURES}×{int(valid[0].sum()):,} of 80,000 in 80 classes"
+    name = f"suppression of {IMAGES}×{int(valid[0].sum()):,} of 80,000 in 80 classes"
     return _suppression(name, (boxes, scores, labels), valid, 0.5, 100, rounds)

@@ -65,10 +65,10 @@ def _mmdetection(case: Case, scene: Scene, weights: Path) -> Side:
 
         for sample, masks in zip(samples, scene.masks, strict=True):
             sample.gt_instances.masks = BitmapMasks(masks.numpy(), *shape)
-    pictures = list(scene.images.flip(1))
+    images = list(scene.images.flip(1))
 
     def call():
-        data = model.data_preprocessor({"inputs": pictures, "data_samples": samples}, model.training)
+        data = model.data_preprocessor({"inputs": images, "data_samples": samples}, model.training)
         if not model.training:
             return model.predict(data["inputs"], data["data_samples"], rescale=False)
         return {"loss": model.parse_losses(model.loss(data["inputs"], data["data_samples"]))[0]}
@@ -94,11 +94,11 @@ def _detectron2(case: Case, scene: Scene, weights: Path) -> Side:
     _load(model, state)
     model.train(case.task == "train")
     inputs = []
-    for i, picture in enumerate(scene.images.flip(1)):
+    for i, image in enumerate(scene.images.flip(1)):
         found = Instances(case.size, gt_boxes=Boxes(scene.boxes[i]), gt_classes=scene.labels[i])
         if scene.masks is not None:
             found.gt_masks = BitMasks(scene.masks[i].bool())
-        inputs.append({"image": picture, "height": case.size[0], "width": case.size[1], "instances": found})
+        inputs.append({"image": image, "height": case.size[0], "width": case.size[1], "instances": found})
     return Side(model, lambda: model(inputs))
 
 

@@ -14,7 +14,7 @@ HERE = ROOT / "src"
 
 
 def run(do: str, threads: int, source: Path = HERE, **job: Any) -> Any:
-    """Result of a job of :mod:`benchmarks.worker`; ``{"error": …}`` if the process failed.
+    """Result of a job of :mod:`benchmarks.worker`; ``{"error": ...}`` if the process failed.
 
     Args:
         source: folder with the package libradet.

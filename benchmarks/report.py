@@ -34,7 +34,7 @@ def markdown(results: Results) -> Iterator[str]:
     yield f"```\n{results.command}\n```\n"
     yield (
         "Everybody has the same random weights, so scaled that the first stage proposes and the second finds as much "
-        "as it may, and looks at the same pictures; stem, first stage and norms are frozen; a training step ends with "
+        "as it may, and looks at the same images; stem, first stage and norms are frozen; a training step ends with "
         "SGD's. Contenders take turns, each in a process of its own. Numbers are medians of the rounds, in brackets "
         "the range.\n"
     )
@@ -75,7 +75,7 @@ def _verdict_table(found: list[Verdict]) -> Iterator[str]:
 
 def _case(m: Measured) -> Iterator[str]:
     yield f"## {m.case.name}\n"
-    yield f"{m.case.objects} objects on each picture; load {m.load}. {agreement_in_words(m)}\n"
+    yield f"{m.case.objects} objects on each image; load {m.load}. {agreement_in_words(m)}\n"
     reference = m.best("torchvision", "fp32") or next(iter(m.runs), None)
     if reference is not None:
         rows = [_contender(m, name, reference) for name in m.runs]
@@ -124,7 +124,7 @@ def _losses_in_words(a: dict[str, Any]) -> str:
         losses = ", ".join(f"{key} {value:.5f}" for key, value in a[name]["losses"].items())
         sides.append(f"{name}: {losses}, gradient {a[name]['gradient']:.5g}, {a[name]['trained']:,} numbers trained")
     return (
-        f"{'' if a['same'] else '**Losses differ.** '}Losses of one picture with every candidate as a sample – "
+        f"{'' if a['same'] else '**Losses differ.** '}Losses of one image with every candidate as a sample – "
         f"{'; '.join(sides)}. Their sums differ by {a['differ']['total']:.1e}, gradients by "
         f"{a['differ']['gradient']:.1e}."
     )
@@ -132,8 +132,8 @@ def _losses_in_words(a: dict[str, Any]) -> str:
 
 def _growth(growth: dict[str, Any]) -> Iterator[str]:
     yield "## Growth\n"
-    yield f"{growth['case']}, {growth['precision']}: seconds of a training step for each picture.\n"
-    for what, of in (("batch", "pictures in a batch, 8 objects on each"), ("objects", "objects on each of 2 pictures")):
+    yield f"{growth['case']}, {growth['precision']}: seconds of a training step for each image.\n"
+    for what, of in (("batch", "images in a batch, 8 objects on each"), ("objects", "objects on each of 2 images")):
         first = next(iter(growth[what].values()))
         rows = [
             (number, f"{median(seconds):.3f}", spread(ratios(seconds, first)) + "×")
@@ -158,6 +158,6 @@ def _evaluation(e: dict[str, Any]) -> Iterator[str]:
     seconds = ", ".join(f"{who} {median(s):.2f} s" for who, s in e["seconds"].items())
     ratio = spread(ratios(e["seconds"]["pycocotools"], e["seconds"]["ours"]))
     yield (
-        f"{e['detections']:,} detections on {e['pictures']:,} pictures, AP {e['AP']:.4f}: {seconds}, {ratio}×; "
+        f"{e['detections']:,} detections on {e['images']:,} images, AP {e['AP']:.4f}: {seconds}, {ratio}×; "
         f"the twelve numbers differ by {e['differ']:.0e} at most.\n"
     )

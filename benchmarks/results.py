@@ -50,7 +50,7 @@ class Results:
     evaluation: dict[str, Any] | None = None
 
     def find(self, task: str, model: str, batch: int, backbone: str = "resnet50") -> Measured | None:
-        """The case on the smallest pictures."""
+        """The case on the smallest images."""
         found = [
             m
             for m in self.cases
@@ -65,7 +65,7 @@ def ratios(over: list[float], under: list[float]) -> list[float]:
 
 
 def spread(values: list[float]) -> str:
-    """Median and range, such as ``1.42 (1.39–1.50)``."""
+    """Median and range, such as ``1.42 (1.39-1.50)``."""
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{median(values):.2f} ({min(values):.2f}–{max(values):.2f})"

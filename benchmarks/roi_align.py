@@ -1,6 +1,6 @@
 """RoIAlign over a pyramid on a CPU, ours against torchvision's level after level.
 
-Both take turns on the same boxes, of all sizes over the picture. Printed are medians in milliseconds and the median
+Both take turns on the same boxes, of all sizes over the image. Printed are medians in milliseconds and the median
 of the ratios, of the way there and of the way back.
 
     python benchmarks/roi_align.py --threads 2 1
@@ -20,20 +20,20 @@ from torchvision.ops import roi_align
 from libradet.geometry.roi_align import assign_levels, pyramid_roi_align
 
 STRIDES = (4, 8, 16, 32)
-# Pictures, boxes in each, height, width.
+# Images, boxes in each, height, width.
 CASES = {"train": (2, 512, 256, 448), "infer": (1, 1000, 480, 640), "infer large": (1, 1000, 800, 1344)}
 
 
 def inputs(case: str, dtype: torch.dtype, channels: int) -> tuple[list[Tensor], Tensor, Tensor]:
     """Pyramid, channels last as autocast and inference have it, boxes and a gradient."""
-    pictures, number, height, width = CASES[case]
+    images, number, height, width = CASES[case]
     g = torch.Generator().manual_seed(0)
-    pyramid = [torch.randn(pictures, channels, height // s, width // s, generator=g) for s in STRIDES]
-    centre = torch.rand(pictures, number, 2, generator=g) * torch.tensor([width, height])
-    half = 2 ** (3 + 5 * torch.rand(pictures, number, 2, generator=g))
+    pyramid = [torch.randn(images, channels, height // s, width // s, generator=g) for s in STRIDES]
+    center = torch.rand(images, number, 2, generator=g) * torch.tensor([width, height])
+    half = 2 ** (3 + 5 * torch.rand(images, number, 2, generator=g))
     limit = torch.tensor([width, height, width, height])
-    boxes = torch.cat([centre - half, centre + half], -1).clamp(min=0).minimum(limit)
-    grad = torch.randn(pictures * number, channels, 7, 7, generator=g).to(dtype)
+    boxes = torch.cat([center - half, center + half], -1).clamp(min=0).minimum(limit)
+    grad = torch.randn(images * number, channels, 7, 7, generator=g).to(dtype)
     pyramid = [x.to(dtype, memory_format=torch.channels_last).requires_grad_() for x in pyramid]
     return pyramid, boxes, grad
 
@@ -47,8 +47,8 @@ def ours(pyramid: Sequence[Tensor], boxes: Tensor, ratio: int) -> Tensor:
 def torchvisions(pyramid: Sequence[Tensor], boxes: Tensor, ratio: int) -> Tensor:
     """Level after level, in float32."""
     levels = assign_levels(boxes, STRIDES).flatten()
-    picture = torch.arange(len(boxes)).repeat_interleave(boxes.shape[1])
-    rois = torch.cat([picture[:, None].float(), boxes.flatten(0, 1)], 1)
+    image = torch.arange(len(boxes)).repeat_interleave(boxes.shape[1])
+    rois = torch.cat([image[:, None].float(), boxes.flatten(0, 1)], 1)
     out = pyramid[0].new_zeros(len(rois), pyramid[0].shape[1], 7, 7)
     for i, (features, stride) in enumerate(zip(pyramid, STRIDES, strict=True)):
         rows = (levels == i).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""The pictures that everybody looks at, in the forms that they want them in."""
+"""The images that everybody looks at, in the forms that they want them in."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ CLASSES = 80
 
 
 class Scene(NamedTuple):
-    """Pictures and what is on them, of one size, without padding.
+    """Images and what is on them, of one size, without padding.
 
     Attributes:
         images: uint8 [B, 3, H, W], RGB.
         boxes: xyxy [B, G, 4] in pixels.
-        labels: [B, G], 0..C−1.
+        labels: [B, G], 0..C-1.
         masks: uint8 [B, G, H, W], or None where nobody wants them.
     """
 
@@ -28,7 +28,7 @@ class Scene(NamedTuple):
 
 
 def draw(case: Case, seed: int = 0) -> Scene:
-    """Coloured clouds of several sizes, boxes strewn over them, and ellipses as masks."""
+    """Colored clouds of several sizes, boxes strewn over them, and ellipses as masks."""
     g = torch.Generator().manual_seed(seed)
     batch, objects, (height, width) = case.batch, case.objects, case.size
     images = torch.zeros(batch, 3, height, width)
@@ -47,9 +47,9 @@ def draw(case: Case, seed: int = 0) -> Scene:
 
 def _ellipses(boxes: Tensor, height: int, width: int) -> Tensor:
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
-    centre, half = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2
-    dx = (x - centre[..., :1]) / half[..., :1]
-    dy = (y - centre[..., 1:]) / half[..., 1:]
+    center, half = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2
+    dx = (x - center[..., :1]) / half[..., :1]
+    dy = (y - center[..., 1:]) / half[..., 1:]
     return (dx[..., None, :] ** 2 + dy[..., :, None] ** 2 < 1).byte()
 
 
@@ -67,7 +67,7 @@ def as_batch(scene: Scene, divisor: int):
 
 
 def as_lists(scene: Scene, first_label: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """In torchvision's form: pictures 0..1, and targets whose labels count from ``first_label``."""
+    """In torchvision's form: images 0..1, and targets whose labels count from ``first_label``."""
     targets = [{"boxes": b, "labels": n + first_label} for b, n in zip(scene.boxes, scene.labels, strict=True)]
     for target, masks in zip(targets, scene.masks if scene.masks is not None else (), strict=False):
         target["masks"] = masks

@@ -1,4 +1,4 @@
-"""IoU-balanced sampling as detection toolboxes commonly do it: with Python's sets, one picture after the other."""
+"""IoU-balanced sampling as detection toolboxes commonly do it: with Python's sets, one image after the other."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int

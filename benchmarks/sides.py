@@ -14,7 +14,7 @@ from benchmarks.scene import Scene, as_batch, as_lists
 class Side(NamedTuple):
     """Attributes:
     model: what holds the parameters.
-    call: detections of the scene's pictures, or losses by name.
+    call: detections of the scene's images, or losses by name.
     """
 
     model: nn.Module
@@ -84,8 +84,8 @@ def torchvision(case: Case, layout: str, scene: Scene, weights: Path) -> Side:
     model.transform.postprocess = lambda result, *_: result
     if layout == "channels_last":
         model.to(memory_format=torch.channels_last)
-    pictures, targets = as_lists(scene, int(case.model != "retinanet"))
-    return Side(model, lambda: model(pictures, targets if model.training else None))
+    images, targets = as_lists(scene, int(case.model != "retinanet"))
+    return Side(model, lambda: model(images, targets if model.training else None))
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:

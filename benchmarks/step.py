@@ -42,7 +42,7 @@ def measure(case: Case, contender: Contender, weights: Path, steps: int, floor: 
 
 
 def stepper(side: Side, case: Case, precision: str) -> Callable[[], Any]:
-    """One step as a function: a detection, or losses, gradients and the optimiser's step."""
+    """One step as a function: a detection, or losses, gradients and the optimizer's step."""
     cast = {"dtype": torch.bfloat16, "enabled": precision == "bf16"}
 
     def infer() -> Any:
@@ -53,21 +53,21 @@ def stepper(side: Side, case: Case, precision: str) -> Callable[[], Any]:
         return infer
     # At a learning rate of 0 weights stay as they are, and every step has the same work to do.
     trained = [p for p in side.model.parameters() if p.requires_grad]
-    optimiser = torch.optim.SGD(trained, lr=0.0, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, weight_decay=1e-4)
 
     def train() -> Any:
         with torch.autocast("cpu", **cast):
             losses = side.call()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         total(losses).backward()
-        optimiser.step()
+        optimizer.step()
         return losses
 
     return train
 
 
 def make_floor(case: Case, precision: str, weights: Path) -> Floor:
-    """The arithmetic of our step as it is without being optimised or compiled, to be done alone."""
+    """The arithmetic of our step as it is without being optimized or compiled, to be done alone."""
     model = our_model(case, weights)
     plain = Contender(OURS[0], "fp32")
     side = ours(model, case, plain, draw(case)) if case.task == "train" else _plain(model, case)

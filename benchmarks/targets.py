@@ -69,7 +69,7 @@ def _floor(target: str, measured: Measured | None, precision: str) -> Verdict:
 
 
 def over_floor(run: dict) -> float:
-    """Seconds of a step over those of its arithmetic, each compared with its neighbour."""
+    """Seconds of a step over those of its arithmetic, each compared with its neighbor."""
     return median(ratios(run["seconds"], run["floor"]))
 
 
@@ -112,12 +112,12 @@ def _operations(results: Results) -> Iterator[Verdict]:
 
 
 def _growth(results: Results) -> Iterator[Verdict]:
-    for what, of in (("batch", "pictures in a batch"), ("objects", "objects on a picture")):
+    for what, of in (("batch", "images in a batch"), ("objects", "objects on an image")):
         table = (results.growth or {}).get(what, {})
         first = next(iter(table), "1")
         for number in [n for n in table if n != first] or ["8" if what == "batch" else "100"]:
             values = ratios(table.get(number, []), table.get(first, []))
-            yield Verdict(f"cost of a picture, {number} ÷ {first} {of}", values, least=0.9, most=1.1)
+            yield Verdict(f"cost of an image, {number} ÷ {first} {of}", values, least=0.9, most=1.1)
 
 
 def _small_backbones(results: Results) -> Iterator[Verdict]:

@@ -29,10 +29,10 @@ DENSE_PRIOR = -5.0
 
 
 def build(name: str) -> nn.Module:
-    """Without weights; pictures are not resized, stem, first stage and norms are frozen as in its own recipes."""
+    """Without weights; images are not resized, stem, first stage and norms are frozen as in its own recipes."""
     classes = CLASSES + ("rcnn" in name)
     model = get_model(NAMES[name], weights=None, weights_backbone=None, num_classes=classes)
-    model.transform.resize = lambda picture, target=None: (picture, target)
+    model.transform.resize = lambda image, target=None: (image, target)
     for part, parameter in model.backbone.body.named_parameters():
         # As it does itself when it starts from pretrained weights, which cannot be assumed here.
         parameter.requires_grad_(part.startswith(("layer2", "layer3", "layer4")))
@@ -57,7 +57,7 @@ def write_weights(case: Case, path: Path, seed: int = 0) -> None:
     torch.save(model.state_dict(), path)
 
 
-def _enliven(model: nn.Module, pictures: list[Tensor]) -> None:
+def _enliven(model: nn.Module, images: list[Tensor]) -> None:
     for name, layer in model.named_modules():
         if isinstance(layer, FrozenBatchNorm2d):
             layer.running_mean.normal_(0, 0.1)
@@ -66,7 +66,7 @@ def _enliven(model: nn.Module, pictures: list[Tensor]) -> None:
             nn.init.kaiming_normal_(layer.weight)
         if name in SPREADS:
             layer.register_forward_hook(_spread(SPREADS[name]))
-    model(pictures)
+    model(images)
     for name, layer in model.named_modules():
         layer._forward_hooks.clear()
         if name.endswith("cls_score"):

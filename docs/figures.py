@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from libradet.analysis.figure_style import BLUE, GREY, ORANGE, as_percent, legend_above, new, save_png, style
+from libradet.analysis.figure_style import BLUE, GRAY, ORANGE, as_percent, legend_above, new, save_png, style
 from libradet.analysis.figures import curves as draw_curves
 from libradet.analysis.objective_level import curves
 from libradet.balance import BalancedFeaturePyramid, iou_balanced_priority, random_priority, select
@@ -20,17 +20,17 @@ def sampling() -> Figure:
     overlaps = (0.5 * torch.distributions.Beta(0.25, 2.0).sample((64, 2000))).clamp(max=0.499)
     everything = torch.ones_like(overlaps, dtype=torch.bool)
     takes = {
-        "candidates": (everything.float(), GREY),
+        "candidates": (everything.float(), GRAY),
         "random": (random_priority(everything), ORANGE),
         "IoU-balanced, K = 3": (iou_balanced_priority(everything, overlaps, count=384), BLUE),
     }
     figure, (axis,) = new(2.7)
     edges = np.linspace(0, 0.5, BINS + 1)
-    for i, (name, (priority, colour)) in enumerate(takes.items()):
+    for i, (name, (priority, color)) in enumerate(takes.items()):
         index, filled = select(priority, 2000 if name == "candidates" else 384, 2000)
         taken = overlaps.gather(1, index)[filled]
         heights = np.histogram(taken, edges)[0] / len(taken)
-        axis.bar(np.arange(BINS) + (i - 1) * 0.27, heights, 0.27, color=colour, label=name)
+        axis.bar(np.arange(BINS) + (i - 1) * 0.27, heights, 0.27, color=color, label=name)
     axis.set_xticks(np.arange(0, BINS + 1, 2) - 0.5, [f"{edge:g}" for edge in edges[::2]])
     axis.grid(axis="x", visible=False)
     axis.set_xlabel("IoU with the nearest object")

@@ -3,8 +3,8 @@
     python examples/balance_torchvision.py --data DIR --weights tf_efficientnet_lite0.in1k.safetensors
 
 The loop is that of torchvision's reference: SGD with momentum, a linear warm-up in the first epoch, the learning rate
-divided by ten near the end, mirrored pictures. The one line that makes the difference is ``balance(model)``. Both
-models start from the same weights and see the same pictures in the same order; both are measured with COCO's numbers.
+divided by ten near the end, mirrored images. The one line that makes the difference is ``balance(model)``. Both
+models start from the same weights and see the same images in the same order; both are measured with COCO's numbers.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 
 import torch
+from libradet.data.samples import load_image
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LinearLR, MultiStepLR, SequentialLR
 from torch.utils.data import DataLoader
@@ -21,7 +22,6 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.transforms.v2.functional import horizontal_flip
 
-from libradet.data.pictures import load_picture
 from libradet.data.read import read
 from libradet.data.records import Dataset
 from libradet.evaluation.coco_metric import CocoMetric
@@ -50,8 +50,8 @@ class Pyramid(nn.Module):
         return self.fpn(OrderedDict((str(i), x) for i, x in enumerate(self.body(images))))
 
 
-class Pictures(torch.utils.data.Dataset):
-    """Pictures and targets as torchvision's reference has them: 0..1, and labels from 1 on."""
+class TrainingSet(torch.utils.data.Dataset):
+    """Images and targets as torchvision's reference has them: 0..1, and labels from 1 on."""
 
     def __init__(self, dataset: Dataset, training: bool, seed: int = 0) -> None:
         self.dataset, self.training = dataset, training
@@ -62,15 +62,15 @@ class Pictures(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, row: int) -> tuple[Tensor, dict[str, Tensor]]:
-        picture = self.dataset.pictures[row]
-        image = load_picture(picture.path, picture.upright).float() / 255
+        record = self.dataset.samples[row]
+        image = load_image(record.path, record.upright).float() / 255
         # Crowd regions are not trained on, as in the reference, but measured with.
-        kept = ~picture.crowd if self.training else slice(None)
-        boxes, labels = torch.from_numpy(picture.boxes[kept]), torch.from_numpy(picture.labels[kept]) + 1
+        kept = ~record.crowd if self.training else slice(None)
+        boxes, labels = torch.from_numpy(record.boxes[kept]), torch.from_numpy(record.labels[kept]) + 1
         if self.training and torch.rand((), generator=self.chance) < 0.5:
             image = horizontal_flip(image)
-            boxes = torch.stack([picture.width - boxes[:, 2], boxes[:, 1], picture.width - boxes[:, 0], boxes[:, 3]], 1)
-        extra = {"area": torch.from_numpy(picture.area[kept]), "iscrowd": torch.from_numpy(picture.crowd[kept])}
+            boxes = torch.stack([record.width - boxes[:, 2], boxes[:, 1], record.width - boxes[:, 0], boxes[:, 3]], 1)
+        extra = {"area": torch.from_numpy(record.area[kept]), "iscrowd": torch.from_numpy(record.crowd[kept])}
         return image, {"boxes": boxes, "labels": labels, **extra}
 
 
@@ -96,8 +96,8 @@ def train(model: FasterRCNN, dataset: Dataset, args: argparse.Namespace) -> None
     """torchvision's reference, on one device."""
     torch.manual_seed(args.seed)
     order = torch.Generator().manual_seed(args.seed)
-    pictures = Pictures(dataset, True, args.seed)
-    loader = DataLoader(pictures, args.batch_size, shuffle=True, generator=order, drop_last=True, collate_fn=list)
+    samples = TrainingSet(dataset, True, args.seed)
+    loader = DataLoader(samples, args.batch_size, shuffle=True, generator=order, drop_last=True, collate_fn=list)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.02 * args.batch_size / 16, momentum=0.9, weight_decay=1e-4)
     warmup, steps = min(1000, len(loader) - 1), args.epochs * len(loader)
@@ -124,9 +124,9 @@ def measure(model: FasterRCNN, dataset: Dataset, args: argparse.Namespace) -> di
     """COCO's numbers."""
     metric = CocoMetric(dataset.class_names)
     model.eval()
-    for batch in DataLoader(Pictures(dataset, training=False), args.batch_size, collate_fn=list):
-        pictures, targets = (list(part) for part in zip(*batch, strict=True))
-        parts = ([one | {"labels": one["labels"] - 1} for one in part] for part in (model(pictures), targets))
+    for batch in DataLoader(TrainingSet(dataset, training=False), args.batch_size, collate_fn=list):
+        samples, targets = (list(part) for part in zip(*batch, strict=True))
+        parts = ([one | {"labels": one["labels"] - 1} for one in part] for part in (model(samples), targets))
         metric.update(*parts)
     return {name: value.item() for name, value in metric.compute().items()}
 
@@ -134,13 +134,13 @@ def measure(model: FasterRCNN, dataset: Dataset, args: argparse.Namespace) -> di
 def main() -> None:
     """Train both, measure both, print both."""
     parser = argparse.ArgumentParser(description="torchvision's Faster R-CNN, plain and balanced")
-    parser.add_argument("--data", required=True, help="folder of a data set with train and val, in any layout")
+    parser.add_argument("--data", required=True, help="folder of a dataset with train and val, in any layout")
     parser.add_argument("--weights", help="file with ImageNet weights of the backbone; random if left out")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="a timm model with features")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, default=224, help="short side of pictures, pixels")
+    parser.add_argument("--size", type=int, default=224, help="short side of images, pixels")
     parser.add_argument("--forms", nargs="+", choices=["plain", "balanced"], default=["plain", "balanced"])
     args = parser.parse_args()
     train_set, _ = read(args.data, "train", masks=False)

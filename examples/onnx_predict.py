@@ -1,4 +1,4 @@
-"""What an exported detector finds: python onnx_predict.py MODEL.onnx PICTURE …  Needs onnxruntime, numpy, Pillow."""
+"""What an exported detector finds: python onnx_predict.py MODEL.onnx IMAGE ...  Needs onnxruntime, numpy, Pillow."""
 
 import json
 import sys
@@ -11,9 +11,9 @@ session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProv
 names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 
 for path in sys.argv[2:]:
-    picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    # Any number of pictures of one size; boxes come in their pixels, best first.
-    outputs = session.run(["boxes", "scores", "labels", "valid"], {"images": np.asarray(picture)[None]})
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    # Any number of images of one size; boxes come in their pixels, best first.
+    outputs = session.run(["boxes", "scores", "labels", "valid"], {"images": np.asarray(image)[None]})
     boxes, scores, labels, valid = (output[0] for output in outputs)
     for box, score, label in zip(boxes[valid], scores[valid], labels[valid], strict=True):
         x0, y0, x1, y1 = box.round(1).tolist()

@@ -1,7 +1,7 @@
 """Data that goes bad while it is trained on, or was never checked: each ends in a line or two, or is trained on.
 
-Pictures that vanish, break or are exchanged in the middle of a run; crowds only; 1,000 objects in a picture; pictures
-of 1 × 20,000 pixels; coordinates that are no numbers; one class; classes that only the validation pictures have.
+Images that vanish, break or are exchanged in the middle of a run; crowds only; 1,000 objects in an image; images
+of 1 x 20,000 pixels; coordinates that are no numbers; one class; classes that only the validation images have.
 """
 
 import json
@@ -31,7 +31,7 @@ class Case(NamedTuple):
     """One kind of bad data.
 
     Attributes:
-        before: changes the records of the training split, and files in the data set's folder.
+        before: changes the records of the training split, and files in the dataset's folder.
         meanwhile: changes files while it is trained on.
         codes: in which it may end.
         says: words of which one has to be in what is said if it does not end well.
@@ -95,23 +95,23 @@ def _judge(ended: Ended, case: Case) -> str | None:
     return None
 
 
-def _pictures(data: Path) -> list[Path]:
+def _images(data: Path) -> list[Path]:
     return sorted((data / "images").glob("train*"))
 
 
 def _vanish(chance: Chance, data: Path, running: Running) -> None:
-    for path in _pictures(data):
+    for path in _images(data):
         path.unlink()
 
 
 def _break(chance: Chance, data: Path, running: Running) -> None:
-    for path in _pictures(data):
+    for path in _images(data):
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 3] if chance.integers(2) else chance.bytes(1000))
 
 
 def _exchange(chance: Chance, data: Path, running: Running) -> None:
-    for path in _pictures(data):
+    for path in _images(data):
         Image.new("RGB", (200, 90)).save(path)
 
 
@@ -175,7 +175,7 @@ def _background(chance: Chance, records: Records, data: Path) -> None:
     records["annotations"] = [a for a in records["annotations"] if a["image_id"] == first]
 
 
-def _grey_and_clear(chance: Chance, records: Records, data: Path) -> None:
+def _gray_and_clear(chance: Chance, records: Records, data: Path) -> None:
     for record, mode in zip(records["images"], ("L", "P", "1", "CMYK", "LA", "RGBA"), strict=False):
         path = data / "images" / record["file_name"]
         with Image.open(path) as image:
@@ -187,9 +187,9 @@ CASES: dict[str, Case] = {
     "vanish": Case(meanwhile=_vanish, codes=(2,), says=("is missing",)),
     "vanish, loaders": Case(meanwhile=_vanish, codes=(2,), says=("is missing",), options=("--workers", "2")),
     "vanish, processes": Case(meanwhile=_vanish, codes=(2,), says=("is missing",), options=("--devices", "2")),
-    "break": Case(meanwhile=_break, codes=(2,), says=("cannot be decoded", "not in a picture format")),
+    "break": Case(meanwhile=_break, codes=(2,), says=("cannot be decoded", "not in an image format")),
     "exchange": Case(meanwhile=_exchange, codes=(2,), says=("was exchanged",)),
-    "end a loader": Case(meanwhile=_end_a_loader, codes=(2,), says=("loads pictures",), options=("--workers", "2")),
+    "end a loader": Case(meanwhile=_end_a_loader, codes=(2,), says=("loads images",), options=("--workers", "2")),
     "crowds": Case(_crowds, codes=(2,), says=("no boxes to train on",)),
     "thousand": Case(_thousand),
     "thin": Case(_thin),
@@ -198,7 +198,7 @@ CASES: dict[str, Case] = {
     "an unknown class": Case(_unknown, codes=(0, 2), says=("class", "categories")),
     "unknown classes": Case(partial(_unknown, all_of_them=True), codes=(2,), says=("class",)),
     "background": Case(_background),
-    "modes": Case(_grey_and_clear),
+    "modes": Case(_gray_and_clear),
 }
 
 

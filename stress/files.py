@@ -1,6 +1,6 @@
-"""Fuzz everything that is read: records, labels, proposals, models, checkpoints, configurations, pictures.
+"""Fuzz everything that is read: records, labels, proposals, models, checkpoints, configurations, images.
 
-Each attempt writes a file or a data set by grammar, mostly damages it, and reads it. Right is: read, or UserError.
+Each attempt writes a file or a dataset by grammar, mostly damages it, and reads it. Right is: read, or UserError.
 Wrong is any other exception, more than 10 s, more than 4 GiB, a crash, a program that was run, and a record that is
 neither read nor counted as left out.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from libradet.errors import UserError
-from stress import fuzz_pictures, fuzz_records, fuzz_tensors
+from stress import fuzz_images, fuzz_records, fuzz_tensors
 from stress.common import Book
 from stress.worker import Worker
 
@@ -29,7 +29,7 @@ KINDS = {
     "safetensors": (fuzz_tensors.safetensors, 7),
     "pth": (fuzz_tensors.checkpoint, 9),
     "pkl": (fuzz_tensors.pickled, 8),
-    "picture": (fuzz_pictures.picture, 14),
+    "image": (fuzz_images.image, 14),
 }
 """Each with its share of a hundred."""
 

@@ -1,4 +1,4 @@
-"""Data sets and configurations by grammar: COCO's JSON, YOLO's text, Pascal VOC's XML, our YAML."""
+"""Datasets and configurations by grammar: COCO's JSON, YOLO's text, Pascal VOC's XML, our YAML."""
 
 import copy
 import io
@@ -15,7 +15,7 @@ from rich.console import Console
 from libradet.data.layouts.formats import find_layout
 from libradet.data.loading.loader import make_loader
 from libradet.data.proposals.pickles import read_pickle  # noqa: F401 (loaded before the worker is forked)
-from libradet.data.rasterise import decode_masks
+from libradet.data.rasterize import decode_masks
 from libradet.data.read import Report, check, read, to_coco
 from libradet.data.records import Dataset
 from libradet.errors import UserError
@@ -28,8 +28,8 @@ NASTY = [os.fsdecode(b"bad\xff\xfe.png"), "a;b&c.png", "-rf.png", "%s%n.png", "[
 
 
 def prepare(base: Path) -> None:
-    """Pictures that all attempts share, and settings that are sound."""
-    folder = base / "pictures"
+    """Images that all attempts share, and settings that are sound."""
+    folder = base / "images"
     folder.mkdir()
     for i, name in enumerate([*NAMES, *NASTY]):
         width, height = SIZES[i % 4]
@@ -41,11 +41,11 @@ def prepare(base: Path) -> None:
 
 
 def _bring(chance: Chance, base: Path, home: Path) -> list[str]:
-    """Pictures of a data set: sound names, perhaps a nasty one, perhaps links that lead out or nowhere."""
+    """Images of a dataset: sound names, perhaps a nasty one, perhaps links that lead out or nowhere."""
     home.mkdir(parents=True, exist_ok=True)
     names = list(NAMES)
     names[3] = pick(chance, [NAMES[3], *NASTY])
-    sources = {name: base / "pictures" / name for name in names}
+    sources = {name: base / "images" / name for name in names}
     how = chance.random()
     if how < 0.1:
         sources[names[2]] = base / "outside" / "elsewhere.png"
@@ -228,7 +228,7 @@ def _xml(chance: Chance, name: str, size: tuple[int, int], count: int) -> str:
 
 
 def _look(folder: Path, count: Any) -> str | None:
-    """Check, read and use a data set; nothing may be lost on the way."""
+    """Check, read and use a dataset; nothing may be lost on the way."""
     layout = find_layout(folder)
     report = check(folder, skip_broken=bool(len(layout) % 2), decode=True)
     _show(report)
@@ -243,9 +243,9 @@ def _look(folder: Path, count: Any) -> str | None:
 
 
 def _lost(report: Any, images: int, boxes: int) -> str | None:
-    left = {part: sum(s["count"] for s in report.skipped if s["what"].startswith(part)) for part in ("box", "picture")}
-    if report.images + left["picture"] != images:
-        return f"{images} pictures in the file, {report.images} read, {left['picture']} left out: some were dropped"
+    left = {part: sum(s["count"] for s in report.skipped if s["what"].startswith(part)) for part in ("box", "image")}
+    if report.images + left["image"] != images:
+        return f"{images} images in the file, {report.images} read, {left['image']} left out: some were dropped"
     if report.boxes + left["box"] != boxes:
         return f"{boxes} boxes in the file, {report.boxes} read, {left['box']} left out: some were dropped"
     return None
@@ -254,13 +254,13 @@ def _lost(report: Any, images: int, boxes: int) -> str | None:
 def _use(dataset: Dataset) -> None:
     """What checked data is used for: batches, masks, records."""
     _write(to_coco(dataset))
-    for picture in dataset.pictures:
-        inside = (picture.boxes >= 0).all() and (picture.boxes[:, 2:] <= [picture.width, picture.height]).all()
-        if not (np.isfinite(picture.boxes).all() and inside):
-            raise AssertionError(f"boxes that are not inside their picture: {picture.boxes}")
-        if picture.segmentations and all(s is not None for s in picture.segmentations):
-            decode_masks(picture, picture.height, picture.width)
-    if dataset.pictures:
+    for image in dataset.images:
+        inside = (image.boxes >= 0).all() and (image.boxes[:, 2:] <= [image.width, image.height]).all()
+        if not (np.isfinite(image.boxes).all() and inside):
+            raise AssertionError(f"boxes that are not inside their image: {image.boxes}")
+        if image.segmentations and all(s is not None for s in image.segmentations):
+            decode_masks(image, image.height, image.width)
+    if dataset.images:
         for _ in make_loader(dataset, size=(32, 64), batch_size=2, training=False, divisor=32):
             pass
 

@@ -220,20 +220,20 @@ def _change(chance: Chance, data: Path, other: Path) -> tuple[list[str], str]:
     content: dict[str, Any] = json.loads((other / f"{split}.json").read_text())
     row = pick(chance, content["annotations"])
     name = next(i["file_name"] for i in content["images"] if i["id"] == row["image_id"])
-    what = pick(chance, ["box", "class", "removed", "picture", "order"])
+    what = pick(chance, ["box", "class", "removed", "image", "order"])
     if what == "box":
         row["bbox"][2] *= 0.9
     elif what == "class":
         row["category_id"] = next(c["id"] for c in content["categories"] if c["id"] != row["category_id"])
     elif what == "removed":
         content["annotations"].remove(row)
-    elif what == "picture":
+    elif what == "image":
         content["images"] = [i for i in content["images"] if i["id"] != row["image_id"]]
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] != row["image_id"]]
     else:
         content["images"] = content["images"][::-1]
     (other / f"{split}.json").write_text(json.dumps(content))
-    named = {"picture": ["pictures"], "order": ["order"]}.get(what, [Path(name).name])
+    named = {"image": ["images"], "order": ["order"]}.get(what, [Path(name).name])
     return named, f"{what} in {split}"
 
 
@@ -273,7 +273,7 @@ def _propose(data: Path) -> None:
     for split in ("train", "val"):
         dataset, _ = read(data, split)
         found = []
-        for p in dataset.pictures:
+        for p in dataset.images:
             low = chance.uniform(0, 60, (50, 2))
             boxes = np.concatenate([low, low + chance.uniform(5, 36, (50, 2))], 1).astype(np.float32)
             boxes[: len(p.boxes)] = p.boxes

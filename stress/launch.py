@@ -51,7 +51,7 @@ class Running(NamedTuple):
         return any(process.is_alive() for process in self.processes)
 
     def children(self) -> list[int]:
-        """Processes that the first one has started, such as those that load pictures."""
+        """Processes that the first one has started, such as those that load images."""
         pid = self.processes[0].pid
         with open(f"/proc/{pid}/task/{pid}/children") as file:
             return [int(child) for child in file.read().split()]

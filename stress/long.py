@@ -1,4 +1,4 @@
-"""Train for thousands of steps and watch memory, open files and threads of the process and of those that load pictures.
+"""Train for thousands of steps and watch memory, open files and threads of the process and of those that load images.
 
 Right is: memory grows by no more than 1 MiB in 1,000 steps, open files and threads are as many at the end as they were.
 """

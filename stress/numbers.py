@@ -2,7 +2,7 @@
 
 - losses of every kind over extreme boxes, deltas and logits, and of whole detectors, in float32 and bf16;
 - learning rates that overflow: stopped, said, and what was saved before is finite;
-- detections of a picture alone and in a batch, on its own canvas;
+- detections of an image alone and in a batch, on its own canvas;
 - batches with 0, 1 and 2 loading processes, bit for bit, and training in 1, 2 and 4 processes, within 1e-5.
 """
 
@@ -20,7 +20,7 @@ import yaml
 
 from libradet.data.batch import Batch
 from libradet.data.loading.loader import make_loader
-from libradet.data.loading.transforms import collate, unlabelled
+from libradet.data.loading.transforms import collate, unlabeled
 from libradet.data.read import read
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.inference.detections import Detections
@@ -78,7 +78,7 @@ def terms(chance: Chance, data: Path) -> str | None:
         return _finite(f"{kind} in {dtype} with gamma {focal.gamma}", loss, logits)
     deltas = _extreme(chance, (1, rows, 4)).to(dtype).requires_grad_()
     config = BoxLossConfig(kind=kind, beta=float(pick(chance, [1.0, 0.11, 1e-3])))
-    loss = loss_terms.localisation_loss(deltas, _boxes(chance, rows), _boxes(chance, rows), positive, count, config)
+    loss = loss_terms.localization_loss(deltas, _boxes(chance, rows), _boxes(chance, rows), positive, count, config)
     return _finite(f"{kind} in {dtype} with beta {config.beta}", loss, deltas)
 
 
@@ -88,7 +88,7 @@ def _extreme(chance: Chance, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _boxes(chance: Chance, rows: int) -> torch.Tensor:
-    """Boxes of pictures up to 20,000 pixels, from a hundredth of a pixel on, some without area, as padding has."""
+    """Boxes of images up to 20,000 pixels, from a hundredth of a pixel on, some without area, as padding has."""
     low = chance.choice([0.0, 0.5, 10.0, 19_999.0], (1, rows, 2))
     side = chance.choice([0.0, 0.01, 1.0, 33.3, 20_000.0], (1, rows, 2))
     return torch.from_numpy(np.concatenate([low, low + side], 2).astype(np.float32))
@@ -156,23 +156,23 @@ def _batch(chance: Chance, objects: int, model: Detector) -> Batch:
 
 
 def company(chance: Chance, data: Path) -> str | None:
-    """A picture alone, and among others on the same canvas."""
+    """An image alone, and among others on the same canvas."""
     name = pick(chance, [n for n in MODELS if "fast_rcnn" not in n[-9:] or "faster" in n])
     model = _tiny(name, chance).eval()
     side = model.divisor
     sizes = [tuple(int(v) for v in chance.integers(side // 2 + 1, side + 1, 2)) for _ in range(3)]
-    pictures = [torch.from_numpy(chance.integers(0, 256, (3, *size), dtype=np.uint8)) for size in sizes]
-    samples = [unlabelled(p, "original", i) for i, p in enumerate(pictures)]
+    images = [torch.from_numpy(chance.integers(0, 256, (3, *size), dtype=np.uint8)) for size in sizes]
+    samples = [unlabeled(p, "original", i) for i, p in enumerate(images)]
     with torch.inference_mode():
         together, alone = model(collate(samples, side)), [model(collate([s], side)) for s in samples]
     for i, one in enumerate(alone):
         if lost := _unlike(one, 0, together, i):
-            return f"{name}: of a picture of {sizes[i]}, {lost} change with its company"
+            return f"{name}: of an image of {sizes[i]}, {lost} change with its company"
     return None
 
 
 def _unlike(one: Detections, row: int, other: Detections, place: int) -> str | None:
-    """What of a picture's detections has no equal in ``other``: equal scores may come in another order."""
+    """What of an image's detections has no equal in ``other``: equal scores may come in another order."""
     worst = float((one.scores[row] - other.scores[place]).abs().max())
     if worst > 1e-4:
         return f"scores by {worst}"

@@ -1,4 +1,4 @@
-"""Shared by all tests: run-time checks of shapes, the data sets that lie beside the repository, fixed seeds."""
+"""Shared by all tests: run-time checks of shapes, the datasets that lie beside the repository, fixed seeds."""
 
 import os
 import random
@@ -32,11 +32,11 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder with real data sets; tests that need it are skipped where it is absent."""
+    """The folder with real datasets; tests that need it are skipped where it is absent."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("LIBRADET_SHARED", default))
     if not folder.is_dir():
-        pytest.skip(f"no data sets at {folder} (LIBRADET_SHARED)")
+        pytest.skip(f"no datasets at {folder} (LIBRADET_SHARED)")
     return folder
 
 

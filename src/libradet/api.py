@@ -46,9 +46,9 @@ def create_model(
         num_classes: C, without background; ``class_names`` decides it if given.
         backbone: a timm model with features, such as ``resnet18``, ``resnet50``, ``resnext101_64x4d``.
         weights: None for random values, ``"imagenet"`` for the backbone, or the path of a saved model or of a
-            checkpoint of mmdetection, torchvision or detectron2: pictures are then normalised as there, and the
+            checkpoint of mmdetection, torchvision or detectron2: images are then normalized as there, and the
             class layers start at random if the classes are others. ``model.fresh`` names such layers.
-        class_names: names of labels 0..C−1.
+        class_names: names of labels 0..C-1.
         config: a full configuration instead of name and backbone; it is not changed.
         allow_partial: take over the weights that fit, and leave other layers at random.
 
@@ -75,7 +75,7 @@ def train(
 
     Args:
         model: zoo name, or a detector to train on, whose classes have to be those of the data.
-        data: folder with pictures and annotations, in any layout that is recognised.
+        data: folder with images and annotations, in any layout that is recognized.
         detector: full configuration of a new detector; its class names come from the data.
         resume: run folder to continue.
         callbacks: Lightning's or your own, beside those of the run.
@@ -120,7 +120,7 @@ def _resume(folder: Path, settings: dict[str, Any], more: dict[str, Any]) -> "Tr
 
 
 def load_model(path: str | Path, device: "str | torch.device" = "cpu") -> "Detector | Exported":
-    """The model in a file, ready to look at pictures.
+    """The model in a file, ready to look at images.
 
     Args:
         path: our own .safetensors, another toolbox's checkpoint, or what :func:`export_model` wrote (.onnx, .pt2).
@@ -146,7 +146,7 @@ def export_model(model: str | Path | Detector, path: str | Path, **settings: Any
         settings: keywords of :func:`libradet.export.exporting.export`, such as ``size`` or ``resize``.
 
     Returns:
-        the file, and by how much it differs from the model on some pictures.
+        the file, and by how much it differs from the model on some images.
     """
     from libradet.export.exporting import export as write
 
@@ -162,13 +162,13 @@ def evaluate(
     proposals: str | Path | None = None,
     **settings: Any,
 ) -> "Metrics":
-    """Measure a detector on one split of a data set.
+    """Measure a detector on one split of a dataset.
 
     Args:
         model: a detector, an exported one, or the file of either.
-        data: folder with pictures and annotations, in any layout that is recognised.
-        split: "train", "val", … or the layout's own name.
-        skip_broken: leave out pictures that are missing or damaged, instead of refusing the split.
+        data: folder with images and annotations, in any layout that is recognized.
+        split: "train", "val", ... or the layout's own name.
+        skip_broken: leave out images that are missing or damaged, instead of refusing the split.
         proposals: file of proposals, or folder with one for each split, for a model without rpn.
         settings: keywords of :func:`libradet.evaluation.evaluate.evaluate`, such as ``size`` or ``device``.
 

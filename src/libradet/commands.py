@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from libradet.errors import UserError
-from libradet.files import require, write_json
+from libradet.utils.atomic_io import require_exists, write_json
 
 if TYPE_CHECKING:
     from libradet.inference.finder import Finder
@@ -53,9 +53,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 
 def run_predict(args: argparse.Namespace) -> int:
-    """Look at pictures, or write the proposals of a data set."""
-    if bool(args.data) == bool(args.pictures):
-        raise UserError("name either pictures or a data set with --data; see libradet predict --help")
+    """Look at images, or write the proposals of a dataset."""
+    if bool(args.data) == bool(args.images):
+        raise UserError("name either images or a dataset with --data; see libradet predict --help")
     if args.split and not args.data:
         raise UserError("--split is one of --data, which is missing")
     size = tuple(args.size) if args.size else None
@@ -72,7 +72,7 @@ def run_predict(args: argparse.Namespace) -> int:
     from libradet.inference.prediction_files import describe, predict_files
 
     options = {"threshold": args.threshold, "size": size, "batch_size": args.batch_size, "proposals": args.proposals}
-    done = predict_files(in_views(model, args.flip, args.scales), args.pictures, args.out, **options)
+    done = predict_files(in_views(model, args.flip, args.scales), args.images, args.out, **options)
     print(describe(done, args.out))
     return 0
 
@@ -90,7 +90,7 @@ def _propose(args: argparse.Namespace, model: "Finder", size: tuple[int, int] | 
         dataset, _ = read(args.data, split, training=False, masks=False)
         path = args.out / f"{dataset.split}.safetensors"
         count = propose(finder, dataset, path, size=size, batch_size=args.batch_size)
-        print(f"{path}: {count} proposals in {len(dataset)} pictures")
+        print(f"{path}: {count} proposals in {len(dataset)} images")
     return 0
 
 
@@ -125,14 +125,14 @@ def run_export(args: argparse.Namespace) -> int:
     _refuse_absent(args.model)
     from libradet.export.exporting import export, show
     from libradet.export.formats import format_of
-    from libradet.inference.sights import find_pictures, sights
+    from libradet.inference.sights import find_images, sights
     from libradet.interop.loading import load_any
 
     format_of(args.out)
     named = {}
-    for name in ("pictures", "int8"):
-        found = find_pictures(getattr(args, name)) if getattr(args, name) else []
-        named[name] = [sight.picture.permute(1, 2, 0).numpy() for sight in sights(found)]
+    for name in ("images", "int8"):
+        found = find_images(getattr(args, name)) if getattr(args, name) else []
+        named[name] = [sight.image.permute(1, 2, 0).numpy() for sight in sights(found)]
     size = tuple(args.size) if args.size else None
     written = export(load_any(args.model), args.out, size=size, resize=args.resize, **named)
     print(show(written))
@@ -146,7 +146,7 @@ def run_analyze(args: argparse.Namespace) -> int:
     from libradet.interop.loading import load_any
 
     size = tuple(args.size) if args.size else None
-    options = Options(pictures=args.pictures, seed=args.seed, size=size, batch_size=args.batch_size)
+    options = Options(images=args.images, seed=args.seed, size=size, batch_size=args.batch_size)
     report = analyze(
         load_any(args.model, _device(args.device)),
         args.data,
@@ -196,7 +196,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def run_stats(args: argparse.Namespace) -> int:
-    """Count what is in a data set."""
+    """Count what is in a dataset."""
     from rich.console import Console
 
     from libradet.data.read import read, splits
@@ -215,27 +215,27 @@ def run_stats(args: argparse.Namespace) -> int:
 
 
 def run_convert_data(args: argparse.Namespace) -> int:
-    """Write a data set in another layout."""
+    """Write a dataset in another layout."""
     from rich.console import Console
 
     from libradet.data.convert import convert
 
-    options = {"splits": args.split, "pictures": args.pictures, "masks": args.masks, "skip_broken": args.skip_broken}
+    options = {"splits": args.split, "images": args.images, "masks": args.masks, "skip_broken": args.skip_broken}
     done = convert(args.data, args.out, args.to, **options)
     Console().print(done.report.render(str(args.data)))
     for loss in done.losses:
         print(f"note: {loss}")
     counts = ", ".join(f"{split} {count:,}" for split, count in done.splits.items())
-    print(f"{args.out}: {args.to}, pictures: {counts}")
+    print(f"{args.out}: {args.to}, images: {counts}")
     return 0
 
 
 def run_synthesize(args: argparse.Namespace) -> int:
-    """Draw a data set."""
+    """Draw a dataset."""
     from libradet.data.synthesis.synthetic import synthesize
 
     synthesize(args.out, train=args.train, val=args.val, size=tuple(args.size), classes=args.classes, seed=args.seed)
-    print(f"{args.train} + {args.val} pictures in {args.out}; train on them: libradet train --data {args.out}")
+    print(f"{args.train} + {args.val} images in {args.out}; train on them: libradet train --data {args.out}")
     return 0
 
 
@@ -279,7 +279,7 @@ def _cost(args: argparse.Namespace) -> int:
 def _refuse_absent(model: str | None = None, data: str | None = None) -> None:
     """Before libraries are loaded that take seconds."""
     if model:
-        require(model)
+        require_exists(model)
     if data:
         from libradet.data.read import splits
 

@@ -17,11 +17,11 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from libradet.errors import UserError
-from libradet.files import require
 from libradet.models.config import DetectorConfig
 from libradet.models.pretrained import BackboneWeights
 from libradet.models.zoo import make_config
 from libradet.training.settings import CONFIG, TrainConfig
+from libradet.utils.atomic_io import require_exists
 
 EPILOG = """\
 Every field of the detector is an option, and every option a key of the --config file. The three components of
@@ -175,7 +175,7 @@ def _base(file: dict[str, Any], continues: bool) -> DetectorConfig:
 
 
 def _describe_weights(path: str) -> DetectorConfig | BackboneWeights:
-    require(path)
+    require_exists(path)
     from libradet.interop.loading import read_any_config
 
     return read_any_config(path)

@@ -10,7 +10,7 @@ from libradet.analysis.watching import watching
 from libradet.geometry.matching import NEGATIVE
 from libradet.models.config import BoxLossConfig
 
-BATCH = tiny_batch(crowd=(False, False), pictures=2)
+BATCH = tiny_batch(crowd=(False, False), num_images=2)
 
 
 def seen_by(model, batch):
@@ -25,7 +25,7 @@ def seen_by(model, batch):
 
 
 def sums(candidates, beta):
-    """Classification and localisation loss, summed, and how many candidates are positive or negative."""
+    """Classification and localization loss, summed, and how many candidates are positive or negative."""
     gt = candidates.matches.gt
     errors = candidates.errors[gt >= 0]
     box = F.smooth_l1_loss(errors, torch.zeros_like(errors), reduction="sum", beta=beta)

@@ -1,4 +1,4 @@
-"""Which pictures are looked at, and in whose labels."""
+"""Which images are looked at, and in whose labels."""
 
 import pytest
 import torch
@@ -15,17 +15,17 @@ def test_rows_are_spread_evenly(total, limit, rows):
     assert spread_evenly(total, limit) == rows
 
 
-def test_pictures_with_objects(tmp_path):
-    dataset = make_dataset(tmp_path, pictures=5)
-    assert with_objects(dataset, 10) == [0, 2, 3, 4], "the second picture is empty"
+def test_images_with_objects(tmp_path):
+    dataset = make_dataset(tmp_path, images=5)
+    assert with_objects(dataset, 10) == [0, 2, 3, 4], "the second image is empty"
     assert with_objects(dataset, 2) == [0, 4]
-    assert subset(dataset, [4, 0]).pictures == [dataset.pictures[4], dataset.pictures[0]]
+    assert subset(dataset, [4, 0]).images == [dataset.images[4], dataset.images[0]]
 
 
 def test_labels_become_the_detectors_and_unknown_classes_crowds(tmp_path):
     dataset = make_dataset(tmp_path, names=("cat", "dog", "bird"))
     detector = TruthDetector(dataset, names=["bird", "cat"])
-    batch = tiny_batch(boxes=[(0, 0, 9, 9)] * 4, labels=(0, 1, 2, -1), pictures=1)
+    batch = tiny_batch(boxes=[(0, 0, 9, 9)] * 4, labels=(0, 1, 2, -1), num_images=1)
     found = Relabel(detector, dataset)(batch)
     assert found.labels.tolist() == [[1, 0, 0, -1]]
     assert found.crowd.tolist() == [[False, True, False, False]]

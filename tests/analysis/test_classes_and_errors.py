@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from libradet.analysis.classes_and_errors import by_class, by_size, decompose, frequency_correlation
-from libradet.data.records import Dataset, Picture
+from libradet.data.records import Dataset, ImageRecord
 
 BOX = [10.0, 10.0, 40.0, 40.0]
 """x, y, width, height of an object."""
 
 
-def picture(number, boxes, labels, crowd=None):
+def image(number, boxes, labels, crowd=None):
     xywh = np.array(boxes, np.float32).reshape(-1, 4)
     corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
-    return Picture(
+    return ImageRecord(
         id=number,
         path=Path(f"{number}.png"),
         width=400,
@@ -29,8 +29,8 @@ def picture(number, boxes, labels, crowd=None):
     )
 
 
-def dataset(*pictures):
-    return Dataset(Path(), "val", list(pictures), [3, 5], ["cat", "dog"])
+def dataset(*images):
+    return Dataset(Path(), "val", list(images), [3, 5], ["cat", "dog"])
 
 
 def row(box, category=3, score=0.9, image=1):
@@ -50,14 +50,14 @@ def errors(data, rows):
     ("extra", "kind"),
     [
         (row([210, 210, 40, 40], 5), "classification"),  # the cat's box, called dog
-        (row([230, 210, 40, 40], 3), "localisation"),  # IoU 1/3
+        (row([230, 210, 40, 40], 3), "localization"),  # IoU 1/3
         (row([230, 210, 40, 40], 5), "both"),
         (row([300, 20, 30, 30], 3), "background"),
     ],
 )
 def test_each_kind_of_error_is_named(extra, kind):
     # One cat and one dog are found; a second cat is met by the mistake alone.
-    data = dataset(picture(1, [BOX, [210, 210, 40, 40], [100, 300, 40, 40]], [0, 0, 1]))
+    data = dataset(image(1, [BOX, [210, 210, 40, 40], [100, 300, 40, 40]], [0, 0, 1]))
     _, counts, _ = errors(data, [row(BOX), row([100, 300, 40, 40], 5), extra])
     assert counts.pop(kind) == 1
     # What is met by a box or name that can be mended does not count as missed.
@@ -65,34 +65,34 @@ def test_each_kind_of_error_is_named(extra, kind):
 
 
 def test_found_twice():
-    data = dataset(picture(1, [BOX], [0]))
+    data = dataset(image(1, [BOX], [0]))
     precision, counts, _ = errors(data, [row(BOX), row(BOX, score=0.5)])
     assert counts == {"duplicate": 1}
     assert precision == pytest.approx(1)
 
 
 def test_nothing_found_is_all_missed():
-    precision, counts, _ = errors(dataset(picture(1, [BOX], [0])), [])
+    precision, counts, _ = errors(dataset(image(1, [BOX], [0])), [])
     assert precision == 0
     assert counts == {"missed": 1}
 
 
 def test_all_found_costs_nothing():
-    precision, counts, kinds = errors(dataset(picture(1, [BOX], [0])), [row(BOX)])
+    precision, counts, kinds = errors(dataset(image(1, [BOX], [0])), [row(BOX)])
     assert precision == pytest.approx(1)
     assert counts == {}
     assert all(kind["cost"] == pytest.approx(0) for kind in kinds.values())
 
 
 def test_cost_of_half_the_objects_missed():
-    data = dataset(picture(1, [BOX, [210, 210, 40, 40]], [0, 0]))
+    data = dataset(image(1, [BOX, [210, 210, 40, 40]], [0, 0]))
     precision, _, kinds = errors(data, [row(BOX)])
     assert precision == pytest.approx(51 / 101), "precision 1 up to a recall of one half, of 101 points"
     assert kinds["missed"]["cost"] == pytest.approx(1 - 51 / 101)
 
 
 def test_objects_and_precision_by_class():
-    data = dataset(picture(1, [BOX, BOX, BOX], [1, 1, 0], crowd=[False, False, True]), picture(2, [BOX], [1]))
+    data = dataset(image(1, [BOX, BOX, BOX], [1, 1, 0], crowd=[False, False, True]), image(2, [BOX], [1]))
     metrics = {"per_class": {"cat": None, "dog": 0.5}, "per_class_AP50": {"cat": None, "dog": 0.75}}
     assert by_class(metrics, data) == [
         {"class": "dog", "objects": 3, "AP": 0.5, "AP50": 0.75},
@@ -101,7 +101,7 @@ def test_objects_and_precision_by_class():
 
 
 def test_objects_by_size():
-    data = dataset(picture(1, [[0, 0, 31, 32], [0, 0, 32, 32], [0, 0, 96, 96], [0, 0, 300, 300]], [0, 0, 0, 1]))
+    data = dataset(image(1, [[0, 0, 31, 32], [0, 0, 32, 32], [0, 0, 96, 96], [0, 0, 300, 300]], [0, 0, 0, 1]))
     rows = by_size({"APs": 0.1, "APm": 0.2, "APl": 0.3, "ARs": 0.4, "ARm": 0.5, "ARl": None}, data)
     assert [(r["size"], r["objects"], r["AP"], r["AR"]) for r in rows] == [
         ("small", 1, 0.1, 0.4),

@@ -33,7 +33,7 @@ def test_equal_levels_are_alike_whatever_their_scale_and_rotation():
 
 
 def test_orthogonal_levels_share_nothing():
-    # Columns of a centred orthogonal basis, split between two levels.
+    # Columns of a centerd orthogonal basis, split between two levels.
     start = torch.cat([torch.ones(64, 1), torch.randn(64, 4)], 1).double()
     basis = torch.linalg.qr(start).Q[:, 1:]
     found = measured(rows_to_level(basis[:, :2]), rows_to_level(basis[:, 2:]))
@@ -43,7 +43,7 @@ def test_orthogonal_levels_share_nothing():
 
 @given(shared=st.floats(0.1, 0.9))
 def test_similarity_of_a_mixture(shared):
-    """x = a against y = √s·a + √(1 − s)·b: CKA is s for one channel each."""
+    """x = a against y = √s*a + √(1 - s)*b: CKA is s for one channel each."""
     start = torch.cat([torch.ones(64, 1), torch.randn(64, 2)], 1).double()
     a, b = torch.linalg.qr(start).Q[:, 1:].T
     y = shared**0.5 * a + (1 - shared) ** 0.5 * b
@@ -63,9 +63,9 @@ def test_batches_add_up_to_one_large_one():
 def test_against_the_definition_with_gram_matrices():
     fine, coarse = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 8, 8)
     found = measured(fine, coarse, strides=(2, 4), target=1)["cka"][0][1]
-    centre = torch.eye(64) - 1 / 64
+    center = torch.eye(64) - 1 / 64
     x, y = (f.flatten(2)[0].T for f in (F.max_pool2d(fine, 2), coarse))
-    k, m = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
+    k, m = center @ x @ x.T @ center, center @ y @ y.T @ center
     assert found == pytest.approx(float((k * m).sum() / (k.norm() * m.norm())), abs=1e-5)
 
 

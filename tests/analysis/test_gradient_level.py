@@ -22,7 +22,7 @@ def test_norms_ratio_and_cosine():
     assert found["levels"]["before"] == pytest.approx([8, 4])
 
 
-def test_means_are_over_pictures():
+def test_means_are_over_images():
     tally = GradientTally()
     for factor in (1.0, 3.0):
         level = [torch.zeros(1, 1, 1, 1, requires_grad=True)]
@@ -47,7 +47,7 @@ def test_a_model_is_left_as_it_was(name):
     state = {key: value.clone() for key, value in model.state_dict().items()}
     modes = [part.training for part in model.modules()]
     tally = GradientTally()
-    measure_gradients(model, [tiny_batch(pictures=1)], tally, seed=0)
+    measure_gradients(model, [tiny_batch(num_images=1)], tally, seed=0)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert [part.training for part in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())

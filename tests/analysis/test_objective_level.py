@@ -90,7 +90,7 @@ def test_curves_are_the_papers_figure():
     assert found["loss"]["balanced_l1_0.5_1.5"][-1] == pytest.approx(1.5 * 2 + 1.5 / b - 0.5)
 
 
-def test_errors_are_counted_in_units_of_beta_picture_by_picture():
+def test_errors_are_counted_in_units_of_beta_image_by_image():
     tally = ErrorTally(0.5, BoxLossConfig(beta=0.5))
     errors = torch.stack([ERRORS * 0.5, torch.full((4, 4), 99.0)])
     tally.update(errors, torch.tensor([[True] * 4, [False] * 4]))

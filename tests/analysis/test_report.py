@@ -20,12 +20,12 @@ from libradet.data.read import read
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
 from libradet.evaluation.evaluate import evaluate
-from libradet.files import replacing_folder
 from libradet.inference.proposing import propose
 from libradet.models.model_file import save_model
 from libradet.models.zoo import MODELS
+from libradet.utils.atomic_io import atomic_folder
 
-OPTIONS = Options(pictures=3, gradient_pictures=1, drawn=1, workers=0, progress=False)
+OPTIONS = Options(images=3, gradient_images=1, drawn=1, workers=0, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +137,9 @@ def test_precision_is_what_evaluate_measures(report, data):
     numbers = json.loads((report / "report.json").read_text())
     model = detector("faster_rcnn", data)
     dataset, _ = read(data, "val")
-    dataset.pictures[:] = [dataset.pictures[i] for i in (0, 2, 3)]
-    assert numbers["about"]["pictures"] == 3
-    assert numbers["about"]["pictures_in_split"] == 4
+    dataset.images[:] = [dataset.images[i] for i in (0, 2, 3)]
+    assert numbers["about"]["images"] == 3
+    assert numbers["about"]["images_in_split"] == 4
     metrics = evaluate(model, dataset, batch_size=2, workers=0, progress=False)
     assert {k: metrics[k] for k in numbers["metrics"]} == pytest.approx(numbers["metrics"], nan_ok=True)
     assert numbers["mistakes"]["AP50"] == pytest.approx(metrics["AP50"], abs=1e-9)
@@ -201,11 +201,11 @@ def test_folders_are_replaced_at_once_or_not_at_all(tmp_path):
     earlier = tmp_path / "report"
     earlier.mkdir()
     (earlier / "report.html").write_text("old")
-    with suppress(ZeroDivisionError), replacing_folder(earlier, ["report.html"]) as folder:
+    with suppress(ZeroDivisionError), atomic_folder(earlier, ["report.html"]) as folder:
         (folder / "report.html").write_text("new")
         raise ZeroDivisionError
     assert (earlier / "report.html").read_text() == "old"
-    with replacing_folder(earlier, ["report.html"]) as folder:
+    with atomic_folder(earlier, ["report.html"]) as folder:
         (folder / "report.html").write_text("new")
     assert (earlier / "report.html").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
@@ -226,7 +226,7 @@ def test_mistakes_end_in_one_line(data, tmp_path, capfd):
 
     assert "absent" in say("absent.safetensors", "--data", data)
     assert "nowhere" in say(model, "--data", "nowhere")
-    assert "pictures is 0" in say(model, "--data", data, "--pictures", 0)
+    assert "images is 0" in say(model, "--data", data, "--images", 0)
     assert "proposals" in say(model, "--data", data, "--proposals", "x.pkl")
     records = json.loads((data / "val.json").read_text())
     for change, named in (
@@ -246,10 +246,10 @@ def test_mistakes_end_in_one_line(data, tmp_path, capfd):
 def test_the_command_line_writes_it(data, tmp_path, capfd):
     model = tmp_path / "model.safetensors"
     save_model(detector("retinanet", data), model)
-    argv = ["analyze", model, "--data", data, "--out", tmp_path / "r", "--pictures", 2, "--device", "cpu", "--seed", 3]
+    argv = ["analyze", model, "--data", data, "--out", tmp_path / "r", "--images", 2, "--device", "cpu", "--seed", 3]
     assert main(list(map(str, argv))) == 0
     numbers = json.loads((tmp_path / "r" / "report.json").read_text())
     said = capfd.readouterr().out
     assert numbers["verdict"]["summary"] in said
     assert "report.html" in said
-    assert (numbers["about"]["seed"], numbers["about"]["pictures"]) == (3, 2)
+    assert (numbers["about"]["seed"], numbers["about"]["images"]) == (3, 2)

@@ -68,7 +68,7 @@ def test_equal_shares_of_bins_beside_the_gap():
     assert found["gap"]["value"] == pytest.approx(hard - drawn)
 
 
-def test_frequencies_of_random_sampling_over_many_pictures():
+def test_frequencies_of_random_sampling_over_many_images():
     iou = [[0.0] * 70 + [0.3] * 30] * 400
     found = tally(candidates([[NEGATIVE] * 100] * 400, iou, [[0.0] * 100] * 400), [[True]] * 400, 10, 0.0)
     above = found["negatives"]["random"]["above"]
@@ -90,7 +90,7 @@ def test_positives_of_each_object():
     found = candidates(gt, [[0.8] * 10], [[0.0] * 10])
     result = tally(found, [[True, True, True, False]], size=8)["positives"]
     assert result["objects"] == 3
-    assert result["pictures_with_choice"] == 1
+    assert result["images_with_choice"] == 1
     available, even = result["by_sampler"]["available"], result["by_sampler"]["instance_balanced"]
     assert (available["total"], available["mean"], available["median"]) == (10, pytest.approx(10 / 3), 2)
     assert available["without"] == pytest.approx(1 / 3)
@@ -103,7 +103,7 @@ def test_positives_of_each_object():
 def test_where_all_positives_fit_samplers_agree():
     found = candidates([[0, 0, 1]], [[0.8] * 3], [[0.0] * 3])
     result = tally(found, [[True, True]], size=16)["positives"]
-    assert result["pictures_with_choice"] == 0
+    assert result["images_with_choice"] == 0
     assert len({str(row) for row in result["by_sampler"].values()}) == 1
 
 

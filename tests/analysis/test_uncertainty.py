@@ -1,4 +1,4 @@
-"""Intervals over pictures."""
+"""Intervals over images."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from libradet.analysis.uncertainty import estimate, estimate_gap
 
 
-def test_pictures_that_agree_leave_no_doubt():
+def test_images_that_agree_leave_no_doubt():
     assert estimate(np.array([1, 2, 3]), np.array([4, 8, 12]), 0) == {"value": 0.25, "low": 0.25, "high": 0.25}
 
 
@@ -22,10 +22,10 @@ def test_width_is_that_of_the_standard_error():
     assert found["high"] - found["low"] == pytest.approx(wanted, rel=0.2)
 
 
-def test_gaps_are_of_the_same_pictures():
+def test_gaps_are_of_the_same_images():
     shares = np.array([1.0, 5.0, 9.0])
     ones = np.full(3, 10.0)
     gap = estimate_gap((shares + 1, ones), (shares, ones), 0)
     assert gap["value"] == pytest.approx(0.1)
-    assert gap["low"] == pytest.approx(0.1), "what pictures have in common cancels out"
+    assert gap["low"] == pytest.approx(0.1), "what images have in common cancels out"
     assert gap["high"] == pytest.approx(0.1)

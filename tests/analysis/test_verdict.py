@@ -40,7 +40,7 @@ def samples(hard=0.6, drawn=0.3, even=0.7, low=0.25, own="random", stage="roi", 
         "own_positives": "random",
         "negatives": {name: {"above": share(value)} for name, value in rows.items()},
         "gap": share(hard - drawn, low),
-        "positives": {"pictures_with_choice": choice, "by_sampler": by_sampler},
+        "positives": {"images_with_choice": choice, "by_sampler": by_sampler},
     }
 
 
@@ -198,11 +198,11 @@ def test_sizes():
 
 
 def test_the_costliest_error_is_named():
-    kinds = dict.fromkeys(("classification", "localisation", "both", "duplicate", "background", "missed"))
+    kinds = dict.fromkeys(("classification", "localization", "both", "duplicate", "background", "missed"))
     mistakes = {"AP50": 0.5, "kinds": {name: {"cost": 0.0, "count": 0} for name in kinds}}
     assert judge_errors(mistakes, True) is None
     worse = deepcopy(mistakes)
-    worse["kinds"]["localisation"]["cost"] = 0.2
+    worse["kinds"]["localization"]["cost"] = 0.2
     assert "balanced L1" in judge_errors(worse, True).text
     worse["kinds"]["background"]["cost"] = 0.3
     assert "IoU-balanced sampling takes fewer negatives there" in judge_errors(worse, True).text

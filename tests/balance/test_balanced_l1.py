@@ -36,7 +36,7 @@ def test_value_is_the_integral_of_the_papers_gradient(alpha, gamma, beta):
 
 
 def test_the_papers_own_formula():
-    """β = 1: α/b · (b|x| + 1) · ln(b|x| + 1) − α|x| below 1, γ|x| + C above, where γ = α ln(b + 1)."""
+    """β = 1: α/b * (b|x| + 1) * ln(b|x| + 1) - α|x| below 1, γ|x| + C above, where γ = α ln(b + 1)."""
     alpha, gamma = 0.5, 1.5
     b = math.exp(gamma / alpha) - 1
     x = np.linspace(-3, 3, 301)

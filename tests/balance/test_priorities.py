@@ -78,7 +78,7 @@ def test_selection_takes_the_best_candidates_once(candidates, count, size, seed)
         assert candidates[b][taken].all()
 
 
-def test_selection_takes_a_count_for_each_picture():
+def test_selection_takes_a_count_for_each_image():
     priority = torch.rand(4, 10)
     _, filled = select(priority, torch.tensor([0, 3, 10, 99]), 6)
     assert filled.sum(1).tolist() == [0, 3, 6, 6]
@@ -108,7 +108,7 @@ def test_hardest_takes_the_largest_losses():
 @pytest.mark.parametrize("num_bins", [2, 3, 5])
 @pytest.mark.parametrize("count", [30, 32])
 def test_frequency_is_the_papers(num_bins, count):
-    """p_k = N/K · 1/M_k (equation 1), where every bin holds enough, whether or not K divides N."""
+    """p_k = N/K * 1/M_k (equation 1), where every bin holds enough, whether or not K divides N."""
     sizes = [90, 20, 31, 17, 60][:num_bins]
     iou, which = bins_of(sizes, num_bins)
     priority = iou_balanced_priority(
@@ -176,7 +176,7 @@ def test_iou_balanced_takes_as_many_as_there_are(rows, count, num_bins, bins, se
         assert candidates[b][taken].all()
 
 
-def test_a_count_for_each_picture():
+def test_a_count_for_each_image():
     iou, which = bins_of([20, 20, 20], 3)
     counts = torch.tensor([0, 3, 30, 60, 99])
     priority = iou_balanced_priority(
@@ -188,8 +188,8 @@ def test_a_count_for_each_picture():
         assert which[index[b][filled[b]]].bincount(minlength=3).tolist() == [quota] * 3
 
 
-def test_pictures_are_drawn_independently():
-    """Two pictures of one batch with the same candidates share as many picks as chance gives."""
+def test_images_are_drawn_independently():
+    """Two images of one batch with the same candidates share as many picks as chance gives."""
     iou, _ = bins_of([20, 20, 20], 3)
     for priority in (
         random_priority(torch.ones(DRAWS, 60, dtype=torch.bool), generator(4)),

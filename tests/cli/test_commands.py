@@ -46,8 +46,8 @@ def test_evaluate_needs_only_the_file(weights, data, tmp_path, monkeypatch, capf
 
 def test_predict_needs_only_the_file(weights, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pictures = str(data / "images" / "val_*.jpg")
-    assert main(["predict", str(weights), pictures, "--out", "found", "--threshold", "0", "--device", "cpu"]) == 0
+    images = str(data / "images" / "val_*.jpg")
+    assert main(["predict", str(weights), images, "--out", "found", "--threshold", "0", "--device", "cpu"]) == 0
     results = json.loads((tmp_path / "found" / "predictions.json").read_text())
     assert results
     assert {r["category_id"] for r in results} <= {7, 3}

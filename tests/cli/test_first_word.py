@@ -49,7 +49,7 @@ def run_commands(commands: Sequence[str], cwd: Path) -> tuple[list[tuple[str, in
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A data set, and a file that is no model."""
+    """A dataset, and a file that is no model."""
     folder = tmp_path_factory.mktemp("first_word")
     synthesize(folder / "data", train=1, val=1, size=(96, 80), classes=2)
     (folder / "no_model.pth").write_text("nothing")

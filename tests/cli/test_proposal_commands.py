@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 import libradet
 from libradet.cli import main
-from libradet.data.pictures import load_picture
+from libradet.data.images import load_image
 from libradet.data.read import read, to_coco
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.evaluation.coco_metrics import coco_metrics
@@ -24,7 +24,7 @@ FAST = ["train", "--backbone", "test_resnet", "--workers", "0", "--batch_size", 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A data set, an rpn that nobody trained, and its proposals for both splits."""
+    """A dataset, an rpn that nobody trained, and its proposals for both splits."""
     root = tmp_path_factory.mktemp("place")
     synthesize(root / "data", train=4, val=3, size=(144, 96), classes=2)
     torch.manual_seed(0)
@@ -57,7 +57,7 @@ def test_recall_of_the_file_is_that_of_the_model(place, tmp_path):
     measured = json.loads(out.read_text())
     dataset, _ = read(place / "data", "val")
     file = load_file(place / "props" / "val.safetensors")
-    assert file["ids"].tolist() == [p.id for p in dataset.pictures]
+    assert file["ids"].tolist() == [p.id for p in dataset.images]
     ids = np.repeat(file["ids"], np.diff(file["offsets"]))
     boxes = file["boxes"].astype(float)
     boxes[:, 2:] -= boxes[:, :2]
@@ -86,13 +86,13 @@ def test_measuring_a_run_again_gives_its_numbers(place, run, tmp_path):
         assert again[name] == pytest.approx(measured[name], abs=1e-6)
 
 
-def test_looking_at_pictures(place, run, tmp_path):
-    """Proposals of picture files, and those of the data set that they are from, lead to the same detections."""
-    pictures, found = str(place / "data" / "images" / "val_*.jpg"), {}
-    assert main(["predict", str(place / "rpn.safetensors"), pictures, "--out", str(tmp_path / "props")]) == 0
+def test_looking_at_images(place, run, tmp_path):
+    """Proposals of image files, and those of the dataset that they are from, lead to the same detections."""
+    images, found = str(place / "data" / "images" / "val_*.jpg"), {}
+    assert main(["predict", str(place / "rpn.safetensors"), images, "--out", str(tmp_path / "props")]) == 0
     assert len(list((tmp_path / "props").glob("val_*.jpg"))) == 3
     for name, file in (("own", tmp_path / "props" / "proposals.safetensors"), ("set", place / "props/val.safetensors")):
-        argv = ["predict", str(run / "best.safetensors"), pictures, "--threshold", "0.05", "--proposals", str(file)]
+        argv = ["predict", str(run / "best.safetensors"), images, "--threshold", "0.05", "--proposals", str(file)]
         assert main([*argv, "--out", str(tmp_path / name)]) == 0
         found[name] = json.loads((tmp_path / name / "predictions.json").read_text())
     assert len(found["own"]) == len(found["set"]) > 0
@@ -102,7 +102,7 @@ def test_looking_at_pictures(place, run, tmp_path):
 
 def test_from_python(place, run):
     model, path = load_model(run / "best.safetensors"), place / "data" / "images" / "val_00000.jpg"
-    height, width = load_picture(path).shape[1:]
+    height, width = load_image(path).shape[1:]
     boxes = np.array([[10, 10, 60, 50], [0, 0, width, height]])
     found = model.predict(path, threshold=0.0, proposals=boxes)
     assert len(found) > 0
@@ -110,7 +110,7 @@ def test_from_python(place, run):
         model.predict(path)
     with pytest.raises(libradet.errors.UserError, match=r"\[P, 4\]"):
         model.predict(path, proposals=boxes[0])
-    with pytest.raises(libradet.errors.UserError, match="for 1 pictures, of which there are 2"):
+    with pytest.raises(libradet.errors.UserError, match="for 1 images, of which there are 2"):
         model.predict([path, path], proposals=[boxes])
     with pytest.raises(libradet.errors.UserError, match="rpn needs no proposals"):
         load_model(place / "rpn.safetensors").predict(path, proposals=boxes)
@@ -118,7 +118,7 @@ def test_from_python(place, run):
 
 @pytest.fixture
 def half(place, tmp_path):
-    """Proposals of one validation picture alone."""
+    """Proposals of one validation image alone."""
     file = load_file(place / "props" / "val.safetensors")
     end = int(file["offsets"][1])
     file["names"] = np.frombuffer(json.dumps(json.loads(file["names"].tobytes())[:1]).encode(), np.uint8)
@@ -135,19 +135,19 @@ def half(place, tmp_path):
         ("train --model fast_rcnn --data DATA --proposals absent.pkl", "absent.pkl: no such file of proposals"),
         ("train --model faster_rcnn --data DATA --proposals PROPS", "faster_rcnn needs no proposals"),
         ("train --model faster_rcnn --data DATA --val_proposals PROPS", "faster_rcnn needs no proposals"),
-        ("train --model fast_rcnn --data DATA --proposals PROPS/val.safetensors", "another data set or split"),
-        ("train --model fast_rcnn --data DATA --proposals PROPS --val_proposals HALF", "2 of 3 pictures"),
+        ("train --model fast_rcnn --data DATA --proposals PROPS/val.safetensors", "another dataset or split"),
+        ("train --model fast_rcnn --data DATA --proposals PROPS --val_proposals HALF", "2 of 3 images"),
         ("evaluate RUN --data DATA", "name their file with --proposals"),
-        ("evaluate RUN --data DATA --proposals HALF", "2 of 3 pictures"),
+        ("evaluate RUN --data DATA --proposals HALF", "2 of 3 images"),
         ("evaluate RUN --data DATA --proposals RPN", "is not a proposal file"),
         ("evaluate RPN --data DATA --proposals PROPS", "rpn needs no proposals"),
         ("predict RUN DATA/images --out new", "name their file with --proposals"),
-        ("predict RUN DATA/images --out new --proposals HALF", "6 of 7 named pictures"),
+        ("predict RUN DATA/images --out new --proposals HALF", "6 of 7 named images"),
         ("predict RUN DATA/images --out new --proposals PROPS", "is a folder"),
         ("predict RUN --data DATA --out new", "does not propose"),
         ("predict RPN DATA/images --threshold 2 --out new", "threshold is 2"),
-        ("predict RPN --out new", "either pictures or a data set"),
-        ("predict RPN DATA/images --data DATA --out new", "either pictures or a data set"),
+        ("predict RPN --out new", "either images or a dataset"),
+        ("predict RPN DATA/images --data DATA --out new", "either images or a dataset"),
         ("predict RPN DATA/images --split val --out new", "--split"),
         ("predict RPN --data DATA --split val --out HALF", "cannot be a folder"),
         ("predict RPN --data DATA --split val --proposals PROPS --out new", "rpn needs no proposals"),

@@ -1,4 +1,4 @@
-"""Small data sets for tests, and a way to damage them."""
+"""Small datasets for tests, and a way to damage them."""
 
 import json
 from collections.abc import Callable
@@ -9,18 +9,18 @@ import numpy as np
 from PIL import Image
 
 SIZES = [(64, 48), (48, 64), (50, 50), (64, 48)]
-"""Width and height of the pictures of :func:`records`."""
+"""Width and height of the images of :func:`records`."""
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth colours that tell every corner and axis apart."""
+def image(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth colors that tell every corner and axis apart."""
     y, x = np.mgrid[:height, :width]
     planes = [255 * x / width, 255 * y / height, 40 * (seed % 6) + 0 * x]
     return Image.fromarray(np.stack(planes, 2).astype(np.uint8))
 
 
 def records() -> dict[str, Any]:
-    """A sound COCO data set: four pictures, the last one without a box, three classes with gaps in their ids."""
+    """A sound COCO dataset: four images, the last one without a box, three classes with gaps in their ids."""
     images = [{"id": 10 + i, "file_name": f"p{i}.png", "width": w, "height": h} for i, (w, h) in enumerate(SIZES)]
     boxes = [(0, 1, [4, 6, 20, 30]), (0, 7, [10.5, 2.25, 30, 12]), (1, 1, [1, 1, 40, 60]), (2, 9, [5, 6, 7, 8])]
     annotations = [
@@ -31,24 +31,24 @@ def records() -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def write(root: Path, content: Any = None, name: str = "annotations.json", pictures: str = "images") -> Path:
-    """Records (those of :func:`records` by default) and all their pictures that have a usable name."""
+def write(root: Path, content: Any = None, name: str = "annotations.json", images: str = "images") -> Path:
+    """Records (those of :func:`records` by default) and all their images that have a usable name."""
     content = records() if content is None else content
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_text(json.dumps(content), encoding="utf-8")
-    write_pictures(root / pictures)
+    write_images(root / images)
     return root
 
 
-def write_pictures(folder: Path) -> None:
-    """The pictures of :func:`records`."""
+def write_images(folder: Path) -> None:
+    """The images of :func:`records`."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, (width, height) in enumerate(SIZES):
-        picture(width, height, i).save(folder / f"p{i}.png")
+        image(width, height, i).save(folder / f"p{i}.png")
 
 
 def damaged(root: Path, damage: Callable[[dict[str, Any]], Any]) -> Path:
-    """A data set whose records went through ``damage``."""
+    """A dataset whose records went through ``damage``."""
     content = records()
     damage(content)
     return write(root, content)

@@ -1,4 +1,4 @@
-"""Augmented pictures: what is said of them is what is in them, whoever loads them and whenever."""
+"""Augmented images: what is said of them is what is in them, whoever loads them and whenever."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from libradet.data.loading.augmentation import Augmentation
-from libradet.data.loading.cache import PictureCache, cache_bytes
+from libradet.data.loading.cache import ImageCache, cache_bytes
 from libradet.data.loading.loader import make_loader
 from libradet.data.loading.windows import MIN_SHARE
 from libradet.data.read import read
@@ -20,8 +20,8 @@ from libradet.errors import UserError
 from libradet.geometry.masks import unpack_masks
 from libradet.training.datamodule import DetectorData
 
-COLOURS = np.array([c for c in product((60, 150, 240), repeat=3) if len(set(c)) > 1])
-"""Each object of the set has one of its own, and its number as its class. The background is black, mosaics grey."""
+COLORS = np.array([c for c in product((60, 150, 240), repeat=3) if len(set(c)) > 1])
+"""Each object of the set has one of its own, and its number as its class. The background is black, mosaics gray."""
 
 EVERYTHING = Augmentation(scale_jitter=(0.4, 1.8), mosaic=0.5, copy_paste=0.5, color_jitter=0.4)
 SIZES = [(120, 90), (90, 120), (120, 90), (100, 100), (120, 90), (120, 90), (90, 120)]
@@ -29,14 +29,14 @@ SIZE = (108, 144)
 
 
 def build(root, round_=False, sizes=SIZES, last_empty=True):
-    """Pictures with up to four objects, rectangles or (with segmentations) ellipses, which do not touch."""
+    """Images with up to four objects, rectangles or (with segmentations) ellipses, which do not touch."""
     chance = np.random.default_rng(0)
     (root / "images").mkdir(parents=True)
     images, annotations = [], []
     for number, (width, height) in enumerate(sizes):
-        picture = np.zeros((height, width, 3), np.uint8)
+        image = np.zeros((height, width, 3), np.uint8)
         for cell in range(0 if last_empty and number == len(sizes) - 1 else 1 + number % 4):
-            if len(annotations) == len(COLOURS):
+            if len(annotations) == len(COLORS):
                 break
             w, h = chance.integers(14, width // 2 - 4), chance.integers(14, height // 2 - 4)
             x = cell % 2 * (width // 2) + chance.integers(1, width // 2 - w)
@@ -50,9 +50,9 @@ def build(root, round_=False, sizes=SIZES, last_empty=True):
                 points = np.stack([x + w / 2 + w / 2 * np.cos(turn), y + h / 2 + h / 2 * np.sin(turn)], 1)
                 annotation["segmentation"] = [points.ravel().tolist()]
                 inside = ((xs - x - w / 2) / (w / 2)) ** 2 + ((ys - y - h / 2) / (h / 2)) ** 2 < 1
-            picture[inside] = COLOURS[len(annotations)]
+            image[inside] = COLORS[len(annotations)]
             annotations.append(annotation)
-        Image.fromarray(picture).save(root / "images" / f"{number}.png")
+        Image.fromarray(image).save(root / "images" / f"{number}.png")
         images.append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
     categories = [{"id": i, "name": f"c{i}"} for i in range(len(annotations))]
     return {"images": images, "annotations": annotations, "categories": categories}
@@ -82,8 +82,8 @@ def loader(dataset, augmentation, **changes):
     return make_loader(dataset, augmentation=augmentation, **(options | changes))
 
 
-def pictures(dataset, augmentation, epochs=(0,), **changes):
-    """Each picture of some epochs: pixels [H, W, 3], boxes, labels, masks, scale in x and y."""
+def images(dataset, augmentation, epochs=(0,), **changes):
+    """Each image of some epochs: pixels [H, W, 3], boxes, labels, masks, scale in x and y."""
     each = loader(dataset, augmentation, **changes)
     for epoch in epochs:
         each.batch_sampler.set_epoch(epoch)
@@ -99,8 +99,8 @@ def pictures(dataset, augmentation, epochs=(0,), **changes):
 
 
 def where(pixels, label):
-    """Pixels that have the colour of an object, but for those along its edge that are mixed with others."""
-    return np.abs(pixels - COLOURS[label]).max(2) < 12
+    """Pixels that have the color of an object, but for those along its edge that are mixed with others."""
+    return np.abs(pixels - COLORS[label]).max(2) < 12
 
 
 def extent(found):
@@ -109,7 +109,7 @@ def extent(found):
 
 
 def assert_true(pixels, boxes, labels, scale):
-    """Every box lies inside the picture, and tightly around pixels of its object, which ``scale`` has blurred."""
+    """Every box lies inside the image, and tightly around pixels of its object, which ``scale`` has blurred."""
     height, width = pixels.shape[:2]
     slack = max(1.75, 1 + scale / 2)
     for box, label in zip(boxes, labels, strict=True):
@@ -130,7 +130,7 @@ def assert_complete(pixels, labels, areas):
 
 
 def areas_of(dataset, scale):
-    each = [(p.boxes[:, 2:] - p.boxes[:, :2]).prod(1) for p in dataset.pictures]
+    each = [(p.boxes[:, 2:] - p.boxes[:, :2]).prod(1) for p in dataset.images]
     return np.concatenate(each) * scale
 
 
@@ -140,7 +140,7 @@ factors = st.tuples(st.floats(0.2, 2.5), st.floats(0.2, 2.5)).map(sorted).map(tu
 @settings(max_examples=15)
 @given(factors, st.integers(0, 9))
 def test_boxes_follow_pixels_at_any_scale(rectangles, jitter, epoch):
-    for pixels, boxes, labels, _, scale in pictures(rectangles, Augmentation(scale_jitter=jitter), [epoch]):
+    for pixels, boxes, labels, _, scale in images(rectangles, Augmentation(scale_jitter=jitter), [epoch]):
         assert_true(pixels, boxes, labels, float(scale.max()))
         assert_complete(pixels, labels, areas_of(rectangles, float(scale.prod())))
         assert 1.08 * jitter[0] - 0.02 < float(scale.mean()) < 1.2 * jitter[1] + 0.02, "times that of training"
@@ -149,11 +149,11 @@ def test_boxes_follow_pixels_at_any_scale(rectangles, jitter, epoch):
 @pytest.mark.parametrize("jitter", [None, (0.5, 2.0)])
 def test_mosaics_name_what_is_in_them(rectangles, jitter):
     augmentation, crowded = Augmentation(mosaic=1.0, scale_jitter=jitter), 0
-    for pixels, boxes, labels, _, _ in pictures(rectangles, augmentation, range(4)):
+    for pixels, boxes, labels, _, _ in images(rectangles, augmentation, range(4)):
         assert_true(pixels, boxes, labels, 1.2)
         assert_complete(pixels, labels, areas_of(rectangles, 1.2**2))
         crowded += len(labels) > 4
-    assert crowded > 5, "more than any picture has alone"
+    assert crowded > 5, "more than any image has alone"
 
 
 @pytest.mark.parametrize("mosaic", [0.0, 1.0])
@@ -161,7 +161,7 @@ def test_mosaics_name_what_is_in_them(rectangles, jitter):
 def test_pasted_objects_are_named_and_hidden_ones_are_not(rectangles, mosaic, jitter):
     augmentation, most = Augmentation(copy_paste=1.0, mosaic=mosaic, scale_jitter=jitter), 0
     largest = 1.2 * (1.5 if jitter else 1)
-    for pixels, boxes, labels, _, _ in pictures(rectangles, augmentation, range(3)):
+    for pixels, boxes, labels, _, _ in images(rectangles, augmentation, range(3)):
         assert_true(pixels, boxes, labels, largest)
         assert_complete(pixels, labels, areas_of(rectangles, largest**2))
         most = max(most, len(labels))
@@ -170,12 +170,12 @@ def test_pasted_objects_are_named_and_hidden_ones_are_not(rectangles, mosaic, ji
 
 def test_segmentations_are_pasted_along_their_edges_also_for_models_without_masks(ellipses):
     """The corners of a box around a whole ellipse are not pasted."""
-    sizes, seen = np.concatenate([p.boxes[:, 2:] - p.boxes[:, :2] for p in ellipses.pictures]), 0
-    for pixels, boxes, labels, masks, _ in pictures(ellipses, Augmentation(copy_paste=1.0), range(3)):
+    sizes, seen = np.concatenate([p.boxes[:, 2:] - p.boxes[:, :2] for p in ellipses.images]), 0
+    for pixels, boxes, labels, masks, _ in images(ellipses, Augmentation(copy_paste=1.0), range(3)):
         assert masks is None
         assert_complete(pixels, labels, areas_of(ellipses, 1.2**2))
         for box, label in zip(boxes, labels, strict=True):
-            # Pictures are enlarged by 1.08 or by 1.2.
+            # Images are enlarged by 1.08 or by 1.2.
             if any(np.abs(box[2:] - box[:2] - sizes[label] * scale).max() < 1 for scale in (1.08, 1.2)):
                 left, top, right, bottom = np.rint(box).astype(int)
                 found = where(pixels[top:bottom, left:right], label)
@@ -192,7 +192,7 @@ def test_segmentations_are_pasted_along_their_edges_also_for_models_without_mask
 def test_masks_lie_on_their_objects_and_in_their_boxes(ellipses, augmentation):
     seen = 0
     plain = replace(augmentation, color_jitter=0.0)
-    for pixels, boxes, labels, masks, _ in pictures(ellipses, plain, range(3), masks=True):
+    for pixels, boxes, labels, masks, _ in images(ellipses, plain, range(3), masks=True):
         assert masks.any((1, 2)).all()
         for box, label, mask in zip(boxes, labels, masks, strict=True):
             assert ((extent(mask) - box) * [1, 1, -1, -1]).min() > -1
@@ -226,17 +226,17 @@ def test_workers_and_resuming_change_nothing(ellipses):
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
-def test_kept_pictures_give_the_same_batches(rectangles, tmp_path, kind):
+def test_kept_images_give_the_same_batches(rectangles, tmp_path, kind):
     for size in (SIZE, "original") if kind == "ram" else ((40, 60),):
         file = tmp_path / "x.cache" if kind == "disk" else None
-        kept = PictureCache(rectangles, size, file, EVERYTHING.zoom)
+        kept = ImageCache(rectangles, size, file, EVERYTHING.zoom)
         assert kept.starts[-1] == cache_bytes([rectangles], size, EVERYTHING.zoom)
         options = {"size": size}
         for a, b in zip(batches(rectangles, **options), batches(rectangles, cache=kept, **options), strict=True):
             assert same(a, b)
 
 
-def test_a_picture_depends_on_seed_and_epoch_and_not_on_its_company(rectangles):
+def test_an_image_depends_on_seed_and_epoch_and_not_on_its_company(rectangles):
     def by_index(**changes):
         return {
             int(i): image
@@ -255,7 +255,7 @@ def test_canvases_are_those_without_augmentation(rectangles):
 
 
 def test_each_switch_leaves_the_others_as_they_were(rectangles):
-    """Colours move no box, and with probability 0 nothing is drawn from anybody's chances."""
+    """Colors move no box, and with probability 0 nothing is drawn from anybody's chances."""
     for a, b in zip(batches(rectangles), _with(rectangles, color_jitter=0.0), strict=True):
         assert a.boxes.equal(b.boxes)
         assert not a.images.equal(b.images)
@@ -295,9 +295,9 @@ def test_measuring_is_never_augmented(rectangles):
         assert same(a, b)
 
 
-def test_there_are_rows_for_all_objects_of_four_pictures_and_those_pasted(tmp_path):
+def test_there_are_rows_for_all_objects_of_four_images_and_those_pasted(tmp_path):
     dataset = made(tmp_path, sizes=[(300, 300)] * 6, last_empty=False)
-    most = max(len(p.labels) for p in dataset.pictures)
+    most = max(len(p.labels) for p in dataset.images)
     rows = [b.labels.shape[1] for b in batches(dataset, range(4), size=(64, 64))]
     assert max(rows) > 8 * -(-most // 8)
     assert set(rows) <= {8, 16, 24, 32}
@@ -305,7 +305,7 @@ def test_there_are_rows_for_all_objects_of_four_pictures_and_those_pasted(tmp_pa
 
 @pytest.mark.parametrize("divisor", [1, 16])
 @pytest.mark.parametrize("objects", [True, False])
-def test_pictures_of_one_pixel_and_sets_without_objects(tmp_path, divisor, objects):
+def test_images_of_one_pixel_and_sets_without_objects(tmp_path, divisor, objects):
     sizes = [(1, 1), (1, 40), (40, 1), (60, 50)]
     (tmp_path / "images").mkdir()
     images, annotations = [], []
@@ -329,11 +329,11 @@ def test_a_folder_is_read_with_what_pasting_needs(tmp_path):
     root = tmp_path / "set"
     made(root, round_=True)
     plain, pasting = (DetectorData(root, augmentation=Augmentation(copy_paste=p)).train_set for p in (0.0, 0.5))
-    assert plain.pictures[0].segmentations is None
-    assert pasting.pictures[0].segmentations is not None
+    assert plain.images[0].segmentations is None
+    assert pasting.images[0].segmentations is not None
 
 
-def test_colours_stray_no_further_than_asked(rectangles):
+def test_colors_stray_no_further_than_asked(rectangles):
     image = next(iter(loader(rectangles, Augmentation(flip=0.0), training=False))).images
     for strength in (0.05, 0.8):
         each = loader(rectangles, Augmentation(flip=0.0, color_jitter=strength), batch_size=1)
@@ -344,7 +344,7 @@ def test_colours_stray_no_further_than_asked(rectangles):
     assert image.dtype == torch.uint8
 
 
-def test_pictures_with_proposals_are_not_mixed(rectangles):
+def test_images_with_proposals_are_not_mixed(rectangles):
     from libradet.data.loading.loader import check_mixing
 
     for mixing in (Augmentation(mosaic=0.1), Augmentation(copy_paste=0.1)):

@@ -1,4 +1,4 @@
-"""Kept pictures: the same batches bit for bit, and no surprise about the room they take."""
+"""Kept images: the same batches bit for bit, and no surprise about the room they take."""
 
 import pickle
 from collections import namedtuple
@@ -8,7 +8,7 @@ import torch
 from data_building import damaged, write
 
 from libradet.data.loading import cache as module
-from libradet.data.loading.cache import PictureCache, cache_bytes, check_room
+from libradet.data.loading.cache import ImageCache, cache_bytes, check_room
 from libradet.data.loading.loader import make_loader
 from libradet.data.read import read
 from libradet.data.synthesis.synthetic import synthesize
@@ -35,7 +35,7 @@ def batches(dataset, epochs=(0, 1, 2), **options):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 def test_batches_are_the_same_bit_for_bit(dataset, tmp_path, kind, workers, training):
-    kept = PictureCache(dataset, SIZE, tmp_path / "x.cache" if kind == "disk" else None)
+    kept = ImageCache(dataset, SIZE, tmp_path / "x.cache" if kind == "disk" else None)
     plain = batches(dataset, training=training)
     cached = batches(dataset, training=training, workers=workers, cache=kept)
     for a, b in zip(plain, cached, strict=True):
@@ -46,10 +46,10 @@ def test_batches_are_the_same_bit_for_bit(dataset, tmp_path, kind, workers, trai
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 def test_files_are_read_once(tmp_path, kind):
     dataset, _ = read(write(tmp_path))
-    kept = PictureCache(dataset, SIZE, tmp_path / "x.cache" if kind == "disk" else None)
+    kept = ImageCache(dataset, SIZE, tmp_path / "x.cache" if kind == "disk" else None)
     first = list(batches(dataset, [0], training=True, cache=kept))
-    for picture in dataset.pictures:
-        picture.path.unlink()
+    for image in dataset.images:
+        image.path.unlink()
     again = list(batches(dataset, [0], training=True, cache=kept))
     assert all(a.images.equal(b.images) for a, b in zip(first, again, strict=True))
 
@@ -57,7 +57,7 @@ def test_files_are_read_once(tmp_path, kind):
 def test_file_has_the_size_that_was_said_and_goes_with_the_cache(dataset, tmp_path):
     file = tmp_path / "x.cache"
     file.write_bytes(b"of a run that was killed")
-    kept = PictureCache(dataset, SIZE, file)
+    kept = ImageCache(dataset, SIZE, file)
     assert file.stat().st_size == cache_bytes([dataset], SIZE)
     assert kept.get(0) is None
     del kept
@@ -65,7 +65,7 @@ def test_file_has_the_size_that_was_said_and_goes_with_the_cache(dataset, tmp_pa
 
 
 def test_another_process_maps_the_same_file(dataset, tmp_path):
-    kept = PictureCache(dataset, SIZE, tmp_path / "x.cache")
+    kept = ImageCache(dataset, SIZE, tmp_path / "x.cache")
     image = torch.randint(0, 255, (3, *kept.shapes[3]), dtype=torch.uint8)
     pickle.loads(pickle.dumps(kept)).put(3, image)
     assert kept.get(3).equal(image)
@@ -78,13 +78,13 @@ def test_too_little_room_is_refused_before_anything_is_made(dataset, tmp_path, m
     monkeypatch.setattr(module, "_SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda place: usage(10**6, 10**6 - 1000, 1000))
     with pytest.raises(UserError, match=f"--cache {kind} takes 0.1 MB, .* has 0.0 MB left"):
-        PictureCache(dataset, SIZE, tmp_path / "x.cache" if kind == "disk" else None)
+        ImageCache(dataset, SIZE, tmp_path / "x.cache" if kind == "disk" else None)
     assert not list(tmp_path.iterdir())
     check_room(kind, 1000, tmp_path / "not" / "yet" / "there")
 
 
-def test_a_damaged_picture_is_named_as_ever(tmp_path):
+def test_a_damaged_image_is_named_as_ever(tmp_path):
     dataset, _ = read(damaged(tmp_path, lambda content: content["images"].reverse()))
-    dataset.pictures[0].path.unlink()
-    with pytest.raises(UserError, match=r"p3\.png: the picture is missing"):
-        list(batches(dataset, [0], training=True, cache=PictureCache(dataset, SIZE)))
+    dataset.images[0].path.unlink()
+    with pytest.raises(UserError, match=r"p3\.png: the image is missing"):
+        list(batches(dataset, [0], training=True, cache=ImageCache(dataset, SIZE)))

@@ -15,7 +15,7 @@ shapes_lists = st.lists(st.tuples(st.integers(1, 1333), st.integers(1, 1333)), m
 
 
 @given(shapes_lists, st.sampled_from([1, 32, 64]))
-def test_every_picture_has_a_canvas_that_holds_it(shapes, divisor):
+def test_every_image_has_a_canvas_that_holds_it(shapes, divisor):
     shapes = np.array(shapes)
     canvases = choose_canvases(shapes, divisor)
     assert 1 <= len(canvases) <= MAX_CANVASES
@@ -26,7 +26,7 @@ def test_every_picture_has_a_canvas_that_holds_it(shapes, divisor):
 
 
 @given(shapes_lists)
-def test_order_of_the_pictures_does_not_matter(shapes):
+def test_order_of_the_images_does_not_matter(shapes):
     assert choose_canvases(np.array(shapes), 32) == choose_canvases(np.array(shapes[::-1]), 32)
 
 
@@ -65,9 +65,9 @@ def test_landscape_and_portrait_are_kept_apart():
 
 
 def test_coco_at_full_size_wastes_little(shared_data):
-    """As many pictures as COCO has, in COCO's shapes."""
+    """As many images as COCO has, in COCO's shapes."""
     dataset, _ = read(shared_data / "coco_cc", "train")
-    shapes = np.array([target_size(p.height, p.width, (800, 1333)) for p in dataset.pictures] * 100)
+    shapes = np.array([target_size(p.height, p.width, (800, 1333)) for p in dataset.images] * 100)
     canvases = choose_canvases(shapes, 32)
     chosen = np.array(canvases)[assign_canvases(shapes, canvases)]
     assert chosen.prod(1).sum() / shapes.prod(1).sum() < 1.06

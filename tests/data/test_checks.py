@@ -1,10 +1,10 @@
-"""What else can be wrong with a data set: each damage is named, and none trains on in silence."""
+"""What else can be wrong with a dataset: each damage is named, and none trains on in silence."""
 
 import json
 
 import numpy as np
 import pytest
-from data_building import SIZES, damaged, picture, records, write
+from data_building import SIZES, damaged, image, records, write
 from PIL import Image
 
 from libradet.data.checks.report import Report
@@ -36,15 +36,15 @@ def test_a_sound_one_has_nothing_to_say(tmp_path):
     assert (report.images, report.boxes) == (4, 4)
     assert report.classes == {"cat": 2, "dog": 1, "hen": 1}
     assert report.skipped + report.warnings + report.errors == []
-    assert report.notes == ["1 pictures have no box: background, false detections there count"]
+    assert report.notes == ["1 images have no box: background, false detections there count"]
 
 
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
-        (add("annotations", box(image_id=77)), "box of a picture that is not listed"),
-        (add("annotations", box(image_id=None)), "box of a picture that is not listed"),
-        (add("annotations", box(image_id=[1])), "box of a picture that is not listed"),
+        (add("annotations", box(image_id=77)), "box of an image that is not listed"),
+        (add("annotations", box(image_id=None)), "box of an image that is not listed"),
+        (add("annotations", box(image_id=[1])), "box of an image that is not listed"),
         (add("annotations", box(bbox=[1, 2, 3])), "box is not four numbers"),
         (add("annotations", box(bbox=[1, 2, 3, 4, 5])), "box is not four numbers"),
         (add("annotations", box(bbox={"x": 1})), "box is not four numbers"),
@@ -54,10 +54,10 @@ def test_a_sound_one_has_nothing_to_say(tmp_path):
         (add("annotations", box(bbox=[1, 2, -10, 12])), "box without area"),
         (add("annotations", box(bbox=[1, 2, float("nan"), 12])), "box with a NaN or infinite coordinate"),
         (add("annotations", box(bbox=[1, 2, "inf", 12])), "box with a NaN or infinite coordinate"),
-        (add("annotations", box(bbox=[64, 2, 10, 12])), "box outside its picture"),
-        (add("annotations", box(bbox=[-30, -30, 10, 12])), "box outside its picture"),
+        (add("annotations", box(bbox=[64, 2, 10, 12])), "box outside its image"),
+        (add("annotations", box(bbox=[-30, -30, 10, 12])), "box outside its image"),
         (add("annotations", records()["annotations"][0]), "box listed twice"),
-        (add("images", records()["images"][0]), "picture listed twice"),
+        (add("images", records()["images"][0]), "image listed twice"),
     ],
 )
 def test_left_out_and_counted(tmp_path, damage, what):
@@ -69,10 +69,10 @@ def test_left_out_and_counted(tmp_path, damage, what):
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (put("images", 0, file_name="gone.png"), "1 of 4 picture files are missing"),
+        (put("images", 0, file_name="gone.png"), "1 of 4 image files are missing"),
         (put("images", 0, file_name=None), "lack an id or a file_name: images[0]"),
         (put("images", 0, id=True), "lack an id or a file_name: images[0]"),
-        (put("images", 1, id=10), "image ids used for two pictures"),
+        (put("images", 1, id=10), "image ids used for two images"),
         (put("images", 0, width=640, height=480), "p0.png is 64x48, the records say 640x480"),
         (put("images", 0, width=48, height=64), "p0.png is 64x48, the records say 48x64"),
         (put("annotations", 0, category_id=99), "'categories' does not list (99): annotation 100 in p0.png"),
@@ -82,9 +82,9 @@ def test_left_out_and_counted(tmp_path, damage, what):
         (lambda c: c["categories"].clear(), "'categories' is empty"),
         (lambda c: c.pop("categories"), "'categories' is missing"),
         (lambda c: c.update(images={}), "'images' is not a list"),
-        (lambda c: c["images"].clear(), "there are no pictures"),
+        (lambda c: c["images"].clear(), "there are no images"),
         (lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "no boxes to train on"),
-        (lambda c: [a.update(bbox=[0.2, 0.3, 0.4, 0.5]) for a in c["annotations"]], "fractions of the picture"),
+        (lambda c: [a.update(bbox=[0.2, 0.3, 0.4, 0.5]) for a in c["annotations"]], "fractions of the image"),
         (lambda c: [a.update(bbox=[30, 30, 44, 45]) for a in c["annotations"]], "x1, y1, x2, y2"),
     ],
 )
@@ -98,7 +98,7 @@ def test_refused(tmp_path, damage, text):
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (put("annotations", 0, bbox=[-5, 6, 25, 30]), "1 boxes reach beyond their picture: clipped"),
+        (put("annotations", 0, bbox=[-5, 6, 25, 30]), "1 boxes reach beyond their image: clipped"),
         (put("annotations", 1, id=100), "1 annotation ids are used again (100)"),
         (put("images", 0, width=65), "differ by some pixels"),
         (put("categories", 0, name="cat"), "several categories share a name (cat)"),
@@ -135,12 +135,12 @@ def test_repaired_or_suspected_with_a_warning(tmp_path, damage, text):
     ],
 )
 def test_read_as_meant(tmp_path, damage):
-    """Sloppy but unambiguous records give exactly the same data set."""
+    """Sloppy but unambiguous records give exactly the same dataset."""
     sound, _ = read(write(tmp_path / "sound"))
     sloppy, report = read(damaged(tmp_path / "sloppy", damage))
     assert report.skipped + report.warnings == []
     assert sloppy.category_ids == sound.category_ids
-    for a, b in zip(sloppy.pictures, sound.pictures, strict=True):
+    for a, b in zip(sloppy.images, sound.images, strict=True):
         assert (a.id, a.path.name, a.width, a.height) == (b.id, b.path.name, b.width, b.height)
         for name in ("boxes", "labels", "crowd", "area", "annotation_ids"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
@@ -154,7 +154,7 @@ def test_ids_that_are_words_are_numbered(tmp_path):
             annotation["image_id"] = f"img-{annotation['image_id']}"
 
     dataset, report = read(damaged(tmp_path, damage))
-    assert [p.id for p in dataset.pictures] == [1, 2, 3, 4]
+    assert [p.id for p in dataset.images] == [1, 2, 3, 4]
     assert "image ids are not numbers" in report.warnings[0]
     assert report.boxes == 4
 
@@ -168,7 +168,7 @@ def test_box_from_segmentation_where_none_is_given(tmp_path):
         content["annotations"][1] |= {"bbox": [], "segmentation": lengths}
 
     dataset, report = read(damaged(tmp_path, damage))
-    assert dataset.pictures[0].boxes.tolist() == [[2, 3, 12, 20], [10, 5, 12, 12]]
+    assert dataset.images[0].boxes.tolist() == [[2, 3, 12, 20], [10, 5, 12, 12]]
     assert not report.skipped
 
 
@@ -178,28 +178,28 @@ def test_area_of_the_mask_is_kept_and_capped_where_the_box_is_clipped(tmp_path):
         content["annotations"][1] |= {"bbox": [54, 38, 20, 20], "area": 400}
 
     dataset, _ = read(damaged(tmp_path, damage))
-    assert dataset.pictures[0].boxes[1].tolist() == [54, 38, 64, 48]
-    assert dataset.pictures[0].area.tolist() == [123.5, 100.0]
+    assert dataset.images[0].boxes[1].tolist() == [54, 38, 64, 48]
+    assert dataset.images[0].area.tolist() == [123.5, 100.0]
 
 
 @pytest.mark.parametrize("spoil", ["empty", "text", "half"])
-def test_damaged_picture_files(tmp_path, spoil):
+def test_damaged_image_files(tmp_path, spoil):
     write(tmp_path)
     path = tmp_path / "images" / "p2.png"
-    picture(300, 300).save(path)
+    image(300, 300).save(path)
     content = path.read_bytes()
-    path.write_bytes({"empty": b"", "text": b"not a picture at all", "half": content[: len(content) // 2]}[spoil])
+    path.write_bytes({"empty": b"", "text": b"not an image at all", "half": content[: len(content) // 2]}[spoil])
     report = check(tmp_path)
     assert any("p2.png" in error and "damaged" in error for error in report.errors)
     dataset, report = read(tmp_path, skip_broken=True)
-    assert [p.path.name for p in dataset.pictures] == ["p0.png", "p1.png", "p3.png"]
+    assert [p.path.name for p in dataset.images] == ["p0.png", "p1.png", "p3.png"]
     assert {finding["what"]: finding["count"] for finding in report.skipped} == {
-        "picture file is damaged": 1,
-        "box of a picture that was left out": 1,
+        "image file is damaged": 1,
+        "box of an image that was left out": 1,
     }
 
 
-def test_all_missing_pictures_are_named(tmp_path):
+def test_all_missing_images_are_named(tmp_path):
     content = records()
     content["images"] += [{"id": 1000 + i, "file_name": f"lost_{i}.png"} for i in range(15)]
     report = check(write(tmp_path, content))
@@ -208,14 +208,14 @@ def test_all_missing_pictures_are_named(tmp_path):
 
 
 def test_boxes_on_unrotated_pixels_stay_with_them(tmp_path):
-    """The records give the stored size, so the EXIF rotation must not be applied to this picture."""
+    """The records give the stored size, so the EXIF rotation must not be applied to this image."""
     write(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture(*SIZES[0]).save(tmp_path / "images" / "p0.png", exif=exif)
+    image(*SIZES[0]).save(tmp_path / "images" / "p0.png", exif=exif)
     dataset, report = read(tmp_path)
-    assert not dataset.pictures[0].upright
-    assert (dataset.pictures[0].width, dataset.pictures[0].height) == SIZES[0]
+    assert not dataset.images[0].upright
+    assert (dataset.images[0].width, dataset.images[0].height) == SIZES[0]
     assert "EXIF" in report.warnings[0]
 
 
@@ -260,7 +260,7 @@ def test_splits_that_do_not_fit_together(tmp_path):
     write(tmp_path, other, name="val.json")
     report = check(tmp_path)
     assert any("7 is 'dog' in train, 'wolf' in val" in error for error in report.errors)
-    assert any("4 pictures are in train and in val" in warning for warning in report.warnings)
+    assert any("4 images are in train and in val" in warning for warning in report.warnings)
     assert (report.images, report.boxes) == (8, 8)
 
 
@@ -274,7 +274,7 @@ def test_summary_shows_everything(tmp_path):
     for part in (
         "[bold]title",
         "cat 2",
-        "1 × box of a picture that is not listed: annotation [red]x",
+        "1 × box of an image that is not listed: annotation [red]x",
         "Training cannot",
     ):
         assert part in text
@@ -289,7 +289,7 @@ def test_ids_written_as_text_are_read_and_named(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     dataset, report = read(tmp_path, "train")
-    assert dataset.pictures[0].labels.tolist() == [0]
+    assert dataset.images[0].labels.tolist() == [0]
     assert dataset.category_ids == [3]
     said = "\n".join(report.notes)
     assert "category_id is text such as '3' in 1 of annotations" in said

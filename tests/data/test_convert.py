@@ -1,4 +1,4 @@
-"""A data set in another layout is the same data set, and what the layout cannot hold is named."""
+"""A dataset in another layout is the same dataset, and what the layout cannot hold is named."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import supervision as sv
 import torch
-from data_building import picture, records, write
+from data_building import records, sample_image, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,8 +19,8 @@ from test_dirty import CASES
 from libradet.cli import main
 from libradet.data.convert import convert
 from libradet.data.headers import turn
-from libradet.data.pictures import load_picture, to_tensor
-from libradet.data.rasterise import decode_masks
+from libradet.data.images import load_image, to_tensor
+from libradet.data.rasterize import decode_masks
 from libradet.data.read import check, read, splits
 from libradet.errors import UserError
 
@@ -43,7 +43,7 @@ def truth(root: Path, crowd: bool = True, only: str | None = None) -> dict[str, 
                     if crowd or not p.crowd[i]
                 ],
             )
-            for p in dataset.pictures
+            for p in dataset.images
         )
     return found
 
@@ -65,7 +65,7 @@ NUMBERS = st.one_of(
 
 @st.composite
 def sets(draw: st.DrawFn) -> dict[str, dict]:
-    """COCO records of one to three splits; every box has an area and lies inside its picture."""
+    """COCO records of one to three splits; every box has an area and lies inside its image."""
     ids = draw(st.lists(st.integers(1, 90), min_size=1, max_size=4, unique=True))
     categories = [{"id": i, "name": f"class {i}: yes", "supercategory": "things"} for i in ids]
     found = {}
@@ -76,7 +76,7 @@ def sets(draw: st.DrawFn) -> dict[str, dict]:
             width, height = draw(st.integers(44, 60)), draw(st.integers(44, 60))
             image = {"id": number, "file_name": name, "width": width, "height": height, "license": 2}
             content["images"].append(image)
-        # Something to train on in every split, and pictures without a box.
+        # Something to train on in every split, and images without a box.
         for row in [0, *draw(st.lists(st.integers(0, len(content["images"]) - 1), max_size=6))]:
             number, image = len(content["annotations"]) + 3, content["images"][row]
             x, y = draw(NUMBERS), draw(NUMBERS)
@@ -90,12 +90,12 @@ def sets(draw: st.DrawFn) -> dict[str, dict]:
 
 
 def write_set(root: Path, found: dict[str, dict]) -> Path:
-    """Records, and pictures of which none is the same as another."""
+    """Records, and images of which none is the same as another."""
     for order, (split, content) in enumerate(found.items()):
         for number, image in enumerate(content["images"]):
             path = root / "images" / split / image["file_name"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = picture(image["width"], image["height"], order)
+            pixels = sample_image(image["width"], image["height"], order)
             pixels.putpixel((0, 0), (order, number, 77))
             pixels.save(path)
         (root / f"{split}.json").write_text(json.dumps(content))
@@ -140,7 +140,7 @@ def test_others_read_the_same(found):
     """What pycocotools and supervision make of our files."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        # supervision looks for labels of pictures in one folder, and has one list of files.
+        # supervision looks for labels of images in one folder, and has one list of files.
         found = {split: content for split, content in list(found.items())[:1]}
         for content in found.values():
             for number, image in enumerate(content["images"]):
@@ -155,7 +155,7 @@ def test_others_read_the_same(found):
             *(str(root / "yolo" / part) for part in (f"images/{split}", f"labels/{split}", "data.yaml"))
         )
         voc = sv.DetectionDataset.from_pascal_voc(str(root / "voc/JPEGImages"), str(root / "voc/Annotations"))
-        for p in dataset.pictures:
+        for p in dataset.images:
             names = [dataset.class_names[k] for k in p.labels]
             annotations = coco.loadAnns(coco.getAnnIds(p.id))
             boxes = np.array([a["bbox"] for a in annotations]).reshape(-1, 4)
@@ -176,7 +176,7 @@ def test_others_read_the_same(found):
 @pytest.mark.parametrize("name", ["bccd", "deeppcb", "coco_cc"])
 def test_real_sets(shared_data, tmp_path, name):
     source = shared_data / name
-    convert(source, tmp_path / "coco", "coco", splits=["val"], pictures="link")
+    convert(source, tmp_path / "coco", "coco", splits=["val"], images="link")
     roots = chain(tmp_path / "coco", tmp_path, ["yolo", "voc", "coco"])
     wanted = truth(source, crowd=False, only="val")
     assert all(truth(root) == wanted for root in roots)
@@ -187,7 +187,7 @@ def test_real_sets(shared_data, tmp_path, name):
     for number, record in before.anns.items():
         ours = after.anns[number]
         assert (ours["category_id"], ours["iscrowd"]) == (record["category_id"], record["iscrowd"])
-        # Some official boxes leave their picture by a hundredth of a pixel.
+        # Some official boxes leave their image by a hundredth of a pixel.
         np.testing.assert_allclose(ours["bbox"], record["bbox"], atol=0.011)
         if "segmentation" in record:
             assert (after.annToMask(ours) == before.annToMask(record)).all()
@@ -207,13 +207,13 @@ def test_damaged_sets(shared_data, tmp_path, case, to):
     done = convert(source, out, to)
     assert (done.report.skipped, done.report.warnings) == (found.skipped, found.warnings)
     after = check(out)
-    crowd = sum(int(p.crowd.sum()) for p in read(source)[0].pictures)
+    crowd = sum(int(p.crowd.sum()) for p in read(source)[0].images)
     assert (after.images, after.boxes) == (found.images, found.boxes - crowd * (to == "yolo"))
     assert after.skipped + after.warnings + after.errors == []
     assert any("1 crowd region" in loss for loss in done.losses) == bool(crowd and to != "coco")
 
 
-def test_damaged_pictures_can_be_left_out(shared_data, tmp_path):
+def test_damaged_images_can_be_left_out(shared_data, tmp_path):
     done = convert(shared_data / "dirty" / "02_missing_image_file", tmp_path / "out", "yolo", skip_broken=True)
     assert done.report.skipped[0]["examples"] == ["cells_4.jpg"]
     assert check(tmp_path / "out").images == 3
@@ -236,7 +236,7 @@ def test_equal_names_stay_apart(tmp_path):
         assert len({str(file).casefold() for file in files}) == len(files)
 
 
-def test_a_picture_of_two_splits_is_written_once(tmp_path):
+def test_an_image_of_two_splits_is_written_once(tmp_path):
     source = write(write(tmp_path / "source", name="train.json"), name="val.json")
     convert(source, tmp_path / "coco", "coco")
     convert(tmp_path / "coco", tmp_path / "voc", "voc")
@@ -247,7 +247,7 @@ def test_a_picture_of_two_splits_is_written_once(tmp_path):
     assert truth(tmp_path / "yolo") == truth(source)
 
 
-def test_a_picture_listed_twice_has_each_time_its_own_boxes(tmp_path):
+def test_an_image_listed_twice_has_each_time_its_own_boxes(tmp_path):
     content = records()
     content["images"][1] |= {"file_name": "p0.png", "width": 64, "height": 48}
     content["annotations"][2]["bbox"] = [1, 1, 10, 10]
@@ -286,7 +286,7 @@ def test_polygons_as_yolo_segments(tmp_path):
     source = write(tmp_path / "source", content, name="train.json")
     done = convert(source, tmp_path / "yolo", "yolo", masks=True)
     assert any(loss.startswith("1 masks (run lengths)") for loss in done.losses)
-    before, after = (read(root)[0].pictures[0] for root in (source, tmp_path / "yolo"))
+    before, after = (read(root)[0].images[0] for root in (source, tmp_path / "yolo"))
     assert decode_masks(before, 48, 64).equal(decode_masks(after, 48, 64))
     plain = convert(source, tmp_path / "boxes", "yolo")
     assert any("3 masks" in loss and "--masks" in loss for loss in plain.losses)
@@ -307,7 +307,7 @@ def test_turned_points(orientation):
 
 @pytest.mark.parametrize("to", TARGETS)
 @pytest.mark.parametrize("turned", [False, True])
-def test_boxes_fit_rotated_pictures(tmp_path, to, turned):
+def test_boxes_fit_rotated_images(tmp_path, to, turned):
     """Whether the boxes belong to the stored pixels or to those that a viewer shows, they fit what is read again."""
     stored = Image.new("RGB", (64, 48))
     stored.paste((255, 255, 255), (4, 6, 24, 36))
@@ -323,24 +323,24 @@ def test_boxes_fit_rotated_pictures(tmp_path, to, turned):
     for masks in [False, True][: 1 + (to == "yolo")]:
         out = tmp_path / f"out{masks}"
         convert(source, out, to, masks=masks)
-        (found,) = read(out)[0].pictures
+        (found,) = read(out)[0].images
         white = torch.zeros(found.height, found.width, dtype=torch.bool)
         left, top, right, bottom = found.boxes[0].round().astype(int)
         white[top:bottom, left:right] = True
-        assert (load_picture(found.path, found.upright)[0] > 128).equal(white)
+        assert (load_image(found.path, found.upright)[0] > 128).equal(white)
 
 
 @pytest.mark.parametrize("how", ["copy", "link"])
-def test_pictures_are_copied_or_linked(tmp_path, how):
+def test_images_are_copied_or_linked(tmp_path, how):
     source = write(tmp_path / "source")
-    convert(source, tmp_path / "out", "coco", pictures=how)
+    convert(source, tmp_path / "out", "coco", images=how)
     assert (tmp_path / "out/images/p0.png").samefile(source / "images/p0.png") == (how == "link")
 
 
 def test_attributes_of_voc_objects_are_kept(tmp_path):
     content = records()
     content["annotations"][0]["attributes"] = {"truncated": "1", "pose": "Left"}
-    content["annotations"][1]["attributes"] = {"colour": "red"}
+    content["annotations"][1]["attributes"] = {"color": "red"}
     done = convert(write(tmp_path / "source", content), tmp_path / "voc", "voc")
     assert any("attributes (1)" in loss for loss in done.losses)
     convert(tmp_path / "voc", tmp_path / "coco", "coco")
@@ -395,8 +395,8 @@ def test_command(tmp_path, capsys):
     source, out = write(tmp_path / "source"), tmp_path / "out"
     assert main(["data", "convert", str(source), str(out), "--to", "yolo", "--split", "train"]) == 0
     said = capsys.readouterr().out
-    assert "note: ids of categories, pictures, objects: numbered anew" in said
-    assert said.splitlines()[-1] == f"{out}: yolo, pictures: train 4"
+    assert "note: ids of categories, images, objects: numbered anew" in said
+    assert said.splitlines()[-1] == f"{out}: yolo, images: train 4"
     assert main(["data", "check", str(out)]) == 0
     assert main(["data", "convert", str(source), str(out), "--to", "yolo"]) == 2
     assert "is there already" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Damaged and unusual data sets end as they should."""
+"""Damaged and unusual datasets end as they should."""
 
 import json
 
@@ -74,7 +74,7 @@ def test_refused_in_a_line_that_names_the_trouble(shared_data, case, names):
     assert all(name in message for name in names)
 
 
-def test_missing_pictures_can_be_skipped(shared_data):
+def test_missing_images_can_be_skipped(shared_data):
     dataset, report = read(shared_data / "dirty" / "02_missing_image_file", skip_broken=True)
     assert len(dataset) == 3
     assert report.warnings
@@ -106,12 +106,12 @@ def test_own_category_ids_come_back(shared_data):
     assert dataset.category_ids == [3, 17, 90]
     assert dataset.class_names == ["RBC", "WBC", "Platelets"]
     control, _ = read(shared_data / "dirty" / "01_clean_control")
-    for picture, same in zip(dataset.pictures, control.pictures, strict=True):
-        np.testing.assert_array_equal(picture.labels, same.labels)
+    for image, same in zip(dataset.images, control.images, strict=True):
+        np.testing.assert_array_equal(image.labels, same.labels)
 
 
-def test_rotated_picture_agrees_with_the_upright_one(shared_data):
-    """The same picture stored upright and on its side gives the same pixels and boxes."""
+def test_rotated_image_agrees_with_the_upright_one(shared_data):
+    """The same image stored upright and on its side gives the same pixels and boxes."""
     batches = []
     for case in ("01_clean_control", "19_exif_rotated"):
         dataset, _ = read(shared_data / "dirty" / case)
@@ -127,7 +127,7 @@ def test_rotated_picture_agrees_with_the_upright_one(shared_data):
 
 def test_crowd_region_is_kept_as_such(shared_data):
     dataset, _ = read(shared_data / "dirty" / "24_iscrowd_rle")
-    assert sum(int(p.crowd.sum()) for p in dataset.pictures) == 1
+    assert sum(int(p.crowd.sum()) for p in dataset.images) == 1
     batch = next(iter(make_loader(dataset, size=(240, 400), batch_size=4, training=True, divisor=16)))
     assert batch.crowd.sum() == 1
     assert (batch.labels[batch.crowd] >= 0).all()

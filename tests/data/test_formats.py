@@ -1,23 +1,23 @@
-"""The same pictures and boxes, read from every layout."""
+"""The same images and boxes, read from every layout."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from data_building import SIZES, records, write, write_pictures
+from data_building import SIZES, records, write, write_images
 
 from libradet.data.read import check, read, splits
 from libradet.errors import UserError
 
 
 def essence(root: Path, split: str | None = None) -> list:
-    """What a data set is made of, whatever its numbering: file names, class names, boxes."""
+    """What a dataset is made of, whatever its numbering: file names, class names, boxes."""
     dataset, report = read(root, split)
     assert report.skipped + report.warnings == []
     return [
         (p.path.name, p.width, p.height, [dataset.class_names[k] for k in p.labels], p.boxes.round(3).tolist())
-        for p in sorted(dataset.pictures, key=lambda p: p.path.name)
+        for p in sorted(dataset.images, key=lambda p: p.path.name)
     ]
 
 
@@ -29,8 +29,8 @@ def reference(tmp_path) -> list:
 @pytest.mark.parametrize("folder", ["images", "images/train", "train", "."])
 def test_train_and_val(tmp_path, reference, folder):
     root = tmp_path / "set"
-    write(root, name="train.json", pictures=folder)
-    write(root, name="val.json", pictures=folder.replace("train", "val"))
+    write(root, name="train.json", images=folder)
+    write(root, name="val.json", images=folder.replace("train", "val"))
     assert splits(root) == ["train", "val"]
     assert essence(root) == essence(root, "train") == essence(root, "val") == reference
 
@@ -46,15 +46,15 @@ def test_single_file_serves_any_split(tmp_path, reference):
 def test_coco(tmp_path, reference, year):
     root = tmp_path / "coco"
     for split in ("train", "val"):
-        write(root, name=f"annotations/instances_{split}{year}.json", pictures=f"{split}{year}")
-    write(root, [], name=f"annotations/captions_train{year}.json", pictures=f"train{year}")
+        write(root, name=f"annotations/instances_{split}{year}.json", images=f"{split}{year}")
+    write(root, [], name=f"annotations/captions_train{year}.json", images=f"train{year}")
     assert splits(root) == [f"train{year}", f"val{year}"]
     assert essence(root) == essence(root, "train") == essence(root, f"val{year}") == essence(root, "val") == reference
     assert essence(root / "annotations" / f"instances_val{year}.json") == reference
 
 
-def test_coco_file_of_any_name_with_one_picture_folder(tmp_path, reference):
-    root = write(tmp_path / "set", name="annotations/instances_default.json", pictures="images")
+def test_coco_file_of_any_name_with_one_image_folder(tmp_path, reference):
+    root = write(tmp_path / "set", name="annotations/instances_default.json", images="images")
     assert essence(root) == essence(root, "val") == reference
 
 
@@ -65,7 +65,7 @@ def test_roboflow(tmp_path, reference):
         category["supercategory"] = "animals"
     content["categories"].insert(0, {"id": 0, "name": "animals", "supercategory": "none"})
     for split in ("train", "valid", "test"):
-        write(root, content, name=f"{split}/_annotations.coco.json", pictures=split)
+        write(root, content, name=f"{split}/_annotations.coco.json", images=split)
     assert splits(root) == ["train", "valid", "test"]
     assert essence(root) == essence(root, "val") == essence(root, "valid") == essence(root, "test") == reference
 
@@ -73,7 +73,7 @@ def test_roboflow(tmp_path, reference):
 def test_roboflow_category_with_boxes_is_a_class(tmp_path):
     content = records()
     content["categories"] = [{"id": i, "name": f"c{i}", "supercategory": "none"} for i in (1, 7, 9)]
-    dataset, _ = read(write(tmp_path, content, name="train/_annotations.coco.json", pictures="train"))
+    dataset, _ = read(write(tmp_path, content, name="train/_annotations.coco.json", images="train"))
     assert dataset.class_names == ["c1", "c7", "c9"]
 
 
@@ -97,7 +97,7 @@ def yolo_labels(folder: Path, polygons: bool = False) -> None:
 def test_yolo(tmp_path, reference, pattern, names):
     root = tmp_path / "set"
     for split in ("train", "val"):
-        write_pictures(root / pattern.format(split))
+        write_images(root / pattern.format(split))
         yolo_labels(root / pattern.format(split).replace("images", "labels"), polygons=split == "val")
     # Paths of another machine, as exports carry them.
     entries = "\n".join(f"{split}: ../{pattern.format(split)}" for split in ("train", "val"))
@@ -105,12 +105,12 @@ def test_yolo(tmp_path, reference, pattern, names):
     assert splits(root) == ["train", "val"]
     assert essence(root) == essence(root, "val") == reference
     dataset, _ = read(root, "val")
-    polygon = dataset.pictures[0].segmentations[0][0]
-    np.testing.assert_allclose(polygon.reshape(-1, 2).min(0), dataset.pictures[0].boxes[0, :2], atol=1e-4)
+    polygon = dataset.images[0].segmentations[0][0]
+    np.testing.assert_allclose(polygon.reshape(-1, 2).min(0), dataset.images[0].boxes[0, :2], atol=1e-4)
 
 
 def test_yolo_under_a_relative_path(tmp_path, reference, monkeypatch):
-    write_pictures(tmp_path / "set/images/train")
+    write_images(tmp_path / "set/images/train")
     yolo_labels(tmp_path / "set/labels/train")
     (tmp_path / "set/data.yaml").write_text("train: images/train\nnames: [cat, dog, hen]\n")
     for root, place in (("set", tmp_path), (".", tmp_path / "set")):
@@ -120,7 +120,7 @@ def test_yolo_under_a_relative_path(tmp_path, reference, monkeypatch):
 
 
 def test_yolo_list_of_files(tmp_path, reference):
-    write_pictures(tmp_path / "images")
+    write_images(tmp_path / "images")
     yolo_labels(tmp_path / "labels")
     (tmp_path / "train.txt").write_text("".join(f"./images/p{i}.png\n" for i in range(4)))
     (tmp_path / "data.yaml").write_text("train: train.txt\nnames: [cat, dog, hen]\n")
@@ -128,7 +128,7 @@ def test_yolo_list_of_files(tmp_path, reference):
 
 
 def test_yolo_lines_that_are_wrong_are_named(tmp_path):
-    write_pictures(tmp_path / "images/train")
+    write_images(tmp_path / "images/train")
     yolo_labels(tmp_path / "labels/train")
     (tmp_path / "labels/train/p3.txt").write_text(
         "0 0.5 0.5\nx 0.5 0.5 0.2 0.2\n\n7 0.5 0.5 0.2 0.2\n0 nan 0.5 0.2 0.2\n"
@@ -144,7 +144,7 @@ def test_yolo_lines_that_are_wrong_are_named(tmp_path):
 
 
 def test_yolo_with_pixels_instead_of_fractions(tmp_path):
-    write_pictures(tmp_path / "images/train")
+    write_images(tmp_path / "images/train")
     (tmp_path / "labels/train").mkdir(parents=True)
     (tmp_path / "labels/train/p0.txt").write_text("0 20 20 10 10\n")
     (tmp_path / "data.yaml").write_text("train: images/train\nnames: [cat]\n")
@@ -160,7 +160,7 @@ def test_yolo_with_pixels_instead_of_fractions(tmp_path):
     ],
 )
 def test_yolo_trouble_in_the_yaml(tmp_path, text, words):
-    write_pictures(tmp_path / "images")
+    write_images(tmp_path / "images")
     (tmp_path / "data.yaml").write_text(text)
     with pytest.raises(UserError, match=words):
         read(tmp_path)
@@ -189,7 +189,7 @@ def voc_files(folder: Path, difficult: int = 0) -> None:
 @pytest.mark.parametrize("home", [".", "VOCdevkit/VOC2007"])
 def test_voc(tmp_path, reference, home):
     root = tmp_path / "set"
-    write_pictures(root / home / "JPEGImages")
+    write_images(root / home / "JPEGImages")
     voc_files(root / home / "Annotations")
     lists = root / home / "ImageSets" / "Main"
     lists.mkdir(parents=True)
@@ -203,10 +203,10 @@ def test_voc(tmp_path, reference, home):
     assert read(root, "val")[0].class_names == ["cat", "dog", "hen"]
 
 
-def test_voc_pictures_beside_the_xml(tmp_path, reference):
-    write_pictures(tmp_path / "train")
+def test_voc_images_beside_the_xml(tmp_path, reference):
+    write_images(tmp_path / "train")
     voc_files(tmp_path / "train")
-    write_pictures(tmp_path / "flat")
+    write_images(tmp_path / "flat")
     voc_files(tmp_path / "flat")
     assert splits(tmp_path) == ["train"]
     assert essence(tmp_path) == reference
@@ -214,17 +214,17 @@ def test_voc_pictures_beside_the_xml(tmp_path, reference):
 
 
 def test_voc_difficult_objects_are_crowd(tmp_path):
-    write_pictures(tmp_path / "JPEGImages")
+    write_images(tmp_path / "JPEGImages")
     voc_files(tmp_path / "Annotations", difficult=1)
     dataset, report = read(tmp_path, strict=False)
-    assert all(p.crowd.all() for p in dataset.pictures)
+    assert all(p.crowd.all() for p in dataset.images)
     assert any("difficult" in note for note in report.notes)
     assert any("no boxes to train on" in error for error in report.errors)
 
 
-def test_nothing_recognised(tmp_path):
+def test_nothing_recognized(tmp_path):
     (tmp_path / "readme.txt").write_text("hello")
-    with pytest.raises(UserError, match=r"(?s)no data set recognised.*train.json.*data\.yaml.*Annotations"):
+    with pytest.raises(UserError, match=r"(?s)no dataset recognized.*train.json.*data\.yaml.*Annotations"):
         read(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         read(tmp_path / "nowhere")

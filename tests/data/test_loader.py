@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from libradet.data.loading.augmentation import Augmentation
 from libradet.data.loading.loader import BatchSampler, make_loader
 from libradet.data.loading.transforms import prepare
-from libradet.data.rasterise import decode_masks
+from libradet.data.rasterize import decode_masks
 from libradet.data.read import read
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
@@ -152,7 +152,7 @@ def test_small_set_still_fills_a_batch(tmp_path):
 
 def test_prediction_is_prepared_like_evaluation(dataset):
     batch = next(iter(loader(dataset, training=False, batch_size=3)))
-    paths = [dataset.pictures[i].path for i in batch.index.tolist()]
+    paths = [dataset.images[i].path for i in batch.index.tolist()]
     prepared = prepare(paths, SIZE, 32)
     assert prepared.images.equal(batch.images)
     assert prepared.sizes.equal(batch.sizes)
@@ -186,26 +186,26 @@ def test_masks_are_refused_where_there_are_none(tmp_path):
     with pytest.raises(UserError, match="4 of 4 objects have no segmentation"):
         loader(dataset, masks=True)
     with pytest.raises(UserError, match="annotation 100 has no segmentation"):
-        decode_masks(dataset.pictures[0], 48, 64)
+        decode_masks(dataset.images[0], 48, 64)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_picture_that_breaks_later_is_named(tmp_path, workers):
+def test_image_that_breaks_later_is_named(tmp_path, workers):
     dataset, _ = read(damaged(tmp_path, lambda content: content["images"].reverse()))
-    dataset.pictures[0].path.unlink()
-    with pytest.raises(UserError, match=r"p3\.png: the picture is missing"):
+    dataset.images[0].path.unlink()
+    with pytest.raises(UserError, match=r"p3\.png: the image is missing"):
         list(loader(dataset, workers=workers))
     assert len(records()["images"]) == len(dataset)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_that_disappears_is_named_without_a_traceback(tmp_path, workers):
+def test_an_image_that_disappears_is_named_without_a_traceback(tmp_path, workers):
     from libradet.data.synthesis.synthetic import synthesize
 
     synthesize(tmp_path, train=6, val=2, size=(144, 96), classes=2)
     dataset, _ = read(tmp_path, "train")
     loader = make_loader(dataset, size=(64, 96), batch_size=2, training=True, workers=workers)
-    gone = dataset.pictures[3].path
+    gone = dataset.images[3].path
     gone.unlink()
     with pytest.raises(UserError) as raised:
         list(loader)

@@ -10,20 +10,20 @@ from pycocotools.coco import COCO
 
 from libradet.data.loading.augmentation import Augmentation
 from libradet.data.loading.loader import make_loader
-from libradet.data.rasterise import decode_masks
+from libradet.data.rasterize import decode_masks
 from libradet.data.read import read
 from libradet.data.segmentations import compact, enclosing_box
 from libradet.geometry.masks import unpack_masks
 
 
-def test_masks_of_real_pictures_equal_pycocotools(shared_data):
-    """Polygons and crowd run lengths, at the pictures' own size."""
+def test_masks_of_real_images_equal_pycocotools(shared_data):
+    """Polygons and crowd run lengths, at the images' own size."""
     dataset, _ = read(shared_data / "coco_cc", "val")
     coco = COCO(shared_data / "coco_cc" / "val.json")
     differing = total = 0
-    for picture in dataset.pictures[::4]:
-        masks = decode_masks(picture, picture.height, picture.width)
-        for mask, number in zip(masks, picture.annotation_ids, strict=True):
+    for image in dataset.images[::4]:
+        masks = decode_masks(image, image.height, image.width)
+        for mask, number in zip(masks, image.annotation_ids, strict=True):
             expected = coco.annToMask(coco.loadAnns(int(number))[0])
             differing += int((mask.numpy() != expected).sum())
             total += int(expected.sum())
@@ -31,12 +31,12 @@ def test_masks_of_real_pictures_equal_pycocotools(shared_data):
     assert differing == 0
 
 
-def test_masks_of_resized_pictures(shared_data):
+def test_masks_of_resized_images(shared_data):
     dataset, _ = read(shared_data / "coco_cc", "val")
-    picture = max(dataset.pictures, key=lambda p: p.crowd.sum())
-    assert picture.crowd.any()
-    full = decode_masks(picture, picture.height, picture.width).float()
-    half = decode_masks(picture, picture.height // 2, picture.width // 2).float()
+    image = max(dataset.images, key=lambda p: p.crowd.sum())
+    assert image.crowd.any()
+    full = decode_masks(image, image.height, image.width).float()
+    half = decode_masks(image, image.height // 2, image.width // 2).float()
     expected = torch.nn.functional.interpolate(full[None], half.shape[1:], mode="area")[0].ge(0.5).float()
     large = full.sum((1, 2)) > 2000
     overlap = (half * expected).sum((1, 2)) / (half + expected).clamp(max=1).sum((1, 2))
@@ -46,8 +46,8 @@ def test_masks_of_resized_pictures(shared_data):
 def test_masks_of_training_batches_lie_on_the_objects(shared_data):
     """Polygons and crowd run lengths after resizing, mirroring, padding and packing, against pycocotools."""
     dataset, _ = read(shared_data / "coco_cc", "train")
-    crowded = [p for p in dataset.pictures if p.crowd.any()]
-    dataset.pictures[:] = [*crowded[:2], *[p for p in dataset.pictures if len(p.labels) > 3][:4]]
+    crowded = [p for p in dataset.images if p.crowd.any()]
+    dataset.images[:] = [*crowded[:2], *[p for p in dataset.images if len(p.labels) > 3][:4]]
     coco = COCO(shared_data / "coco_cc" / "train.json")
     seen = 0
     options = {"size": (300, 400), "batch_size": 2, "training": True, "augmentation": Augmentation(flip=1.0)}
@@ -56,7 +56,7 @@ def test_masks_of_training_batches_lie_on_the_objects(shared_data):
         assert batch.masks.shape == (*batch.labels.shape, batch.images.shape[2], batch.images.shape[3] // 8)
         for row, index in enumerate(batch.index.tolist()):
             height, width = batch.sizes[row].tolist()
-            numbers = dataset.pictures[index].annotation_ids.tolist()
+            numbers = dataset.images[index].annotation_ids.tolist()
             drawn = [coco.annToMask(a)[:, ::-1].copy() for a in coco.loadAnns(numbers)]
             expected = torch.from_numpy(np.stack(drawn)).float()
             expected = torch.nn.functional.interpolate(expected[None], (height, width), mode="area")[0] >= 0.5
@@ -93,7 +93,7 @@ def test_crowd_without_segmentation_is_its_box(tmp_path):
         content["annotations"][0] |= {"iscrowd": 1}
 
     dataset, _ = read(damaged(tmp_path, damage), strict=False)
-    mask = decode_masks(dataset.pictures[0], 24, 32)[0]
+    mask = decode_masks(dataset.images[0], 24, 32)[0]
     assert mask[3:18, 2:12].all()
     assert mask.sum() == 15 * 10
 

@@ -1,4 +1,4 @@
-"""Proposal files: what is written is read, other toolboxes' are read without being run, and pictures get their own."""
+"""Proposal files: what is written is read, other toolboxes' are read without being run, and images get their own."""
 
 import collections
 import os
@@ -30,10 +30,10 @@ def dataset(tmp_path):
 
 
 def proposed(dataset, counts=(3, 0, 5, 1), seed=0):
-    """Random proposals in the pictures of a data set, best first."""
+    """Random proposals in the images of a dataset, best first."""
     rng = np.random.default_rng(seed)
     found = []
-    for p, count in zip(dataset.pictures, counts, strict=True):
+    for p, count in zip(dataset.images, counts, strict=True):
         corners = rng.uniform(0, [p.width, p.height], (count, 2, 2))
         boxes = np.concatenate([corners.min(1), corners.max(1)], 1).astype(np.float32)
         scores = np.sort(rng.random(count))[::-1].astype(np.float32)
@@ -42,8 +42,8 @@ def proposed(dataset, counts=(3, 0, 5, 1), seed=0):
 
 
 def taken(given, dataset):
-    """The proposals of every picture."""
-    return [given.of(i, p.width, p.height).numpy() for i, p in enumerate(dataset.pictures)]
+    """The proposals of every image."""
+    return [given.of(i, p.width, p.height).numpy() for i, p in enumerate(dataset.images)]
 
 
 def same(boxes, found):
@@ -85,7 +85,7 @@ def test_boxes_end_at_the_border_and_have_to_be_numbers(dataset, tmp_path):
         given_.of(2, *SIZES[2])
 
 
-def test_pictures_without_any_proposal(dataset, tmp_path):
+def test_images_without_any_proposal(dataset, tmp_path):
     write_proposals(tmp_path / "x.safetensors", proposed(dataset, (0, 0, 0, 0)), "rpn")
     given_ = give_to_dataset(tmp_path / "x.safetensors", dataset, 10)
     batch = next(iter(loader(dataset, given_)))
@@ -113,7 +113,7 @@ def test_proposals_go_where_the_ground_truth_goes(set_and_truth, short, long, se
 
 @given(st.floats(0.3, 2.5), st.integers(0, 9))
 def test_proposals_are_cut_like_the_ground_truth(set_and_truth, factor, seed):
-    """Every ground truth that is left after a random crop has its proposal, and no proposal leaves its picture."""
+    """Every ground truth that is left after a random crop has its proposal, and no proposal leaves its image."""
     dataset, path = set_and_truth
     given_ = give_to_dataset(path, dataset, 7)
     augmentation = Augmentation(scale_jitter=(factor, factor))
@@ -130,7 +130,7 @@ def set_and_truth(tmp_path_factory):
     dataset, _ = read(write(root / "set"))
     entries = [
         Proposed(p.id, p.path.name, p.width, p.height, p.boxes, np.ones(len(p.boxes), np.float32))
-        for p in dataset.pictures
+        for p in dataset.images
     ]
     write_proposals(root / "x.safetensors", entries, "rpn")
     return dataset, root / "x.safetensors"
@@ -145,9 +145,9 @@ def test_workers_give_the_same(set_and_truth):
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_proposals_lie_on_what_they_were_made_for(dataset, tmp_path, flip):
-    """White rectangles on black pictures are still inside their proposals, and fill them."""
+    """White rectangles on black images are still inside their proposals, and fill them."""
     found = []
-    for p in dataset.pictures:
+    for p in dataset.images:
         pixels = np.zeros((p.height, p.width, 3), np.uint8)
         pixels[10:30, 4:24] = 255
         Image.fromarray(pixels).save(p.path)
@@ -177,7 +177,7 @@ def test_a_file_for_every_split(dataset, tmp_path):
         find_file(folder, "val2017")
 
 
-def test_pictures_of_one_name_are_told_apart(tmp_path):
+def test_images_of_one_name_are_told_apart(tmp_path):
     paths = [tmp_path / part / "a.png" for part in ("one", "two")]
     found = [
         Proposed(i, f"x/{p.parent.name}/a.png", 8, 8, np.full((1, 4), i + 1.0), np.ones(1)) for i, p in enumerate(paths)
@@ -185,7 +185,7 @@ def test_pictures_of_one_name_are_told_apart(tmp_path):
     write_proposals(tmp_path / "x.safetensors", found, "rpn")
     given_ = give_to_files(tmp_path / "x.safetensors", paths[::-1], 9)
     assert given_.rows.tolist() == [1, 0]
-    with pytest.raises(UserError, match="1 of 2 named pictures"):
+    with pytest.raises(UserError, match="1 of 2 named images"):
         give_to_files(tmp_path / "x.safetensors", [paths[0], tmp_path / "three" / "a.png"], 9)
 
 
@@ -196,12 +196,12 @@ def refused(path, dataset, match):
     assert len(str(error.value).splitlines()) <= 2
 
 
-def test_files_of_other_pictures_are_refused(dataset, tmp_path):
+def test_files_of_other_images_are_refused(dataset, tmp_path):
     path, found = tmp_path / "x.safetensors", proposed(dataset)
     write_proposals(path, found[:2], "rpn")
-    refused(path, dataset, r"2 of 4 pictures of all of .* have no proposals in it \(p2\.png, p3\.png\)")
+    refused(path, dataset, r"2 of 4 images of all of .* have no proposals in it \(p2\.png, p3\.png\)")
     write_proposals(path, [p._replace(name=f"q{p.id}.png") for p in found], "rpn")
-    refused(path, dataset, r"another data set or split.*q10\.png.*p0\.png")
+    refused(path, dataset, r"another dataset or split.*q10\.png.*p0\.png")
     write_proposals(path, [found[0]._replace(width=99), *found[1:]], "rpn")
     refused(path, dataset, r"p0\.png was 99x48 when it was made and is 64x48 \(1 of 4 are\)")
     # Ids of another origin do not matter where names and sizes are right.
@@ -265,12 +265,12 @@ def test_lists_in_the_order_of_the_annotation_file(dataset, tmp_path, protocol, 
     bare = dump(tmp_path / "y.pkl", [p.boxes for p in found], protocol)
     assert same(taken(give_to_dataset(bare, dataset, 9), dataset), found)
     with pytest.raises(UserError, match="in the order of an annotation file"):
-        give_to_files(path, [p.path for p in dataset.pictures], 9)
+        give_to_files(path, [p.path for p in dataset.images], 9)
 
 
 def test_lists_of_another_data_set(dataset, tmp_path):
     found = [rows(p) for p in proposed(dataset, (4, 4, 4, 4))]
-    refused(dump(tmp_path / "x.pkl", found[:3]), dataset, "3 pictures in the order.* there are 4 pictures")
+    refused(dump(tmp_path / "x.pkl", found[:3]), dataset, "3 images in the order.* there are 4 images")
     found[0][0, :4], found[1][0, :4] = (0, 0, 64, 48), (0, 0, 48, 64)
     give_to_dataset(dump(tmp_path / "x.pkl", found), dataset, 9)
     swapped = [found[1], found[0], *found[2:]]
@@ -297,7 +297,7 @@ def instance_data(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["InstanceData", "dict", "OrderedDict"])
-def test_dictionaries_by_picture(dataset, tmp_path, instance_data, monkeypatch, kind):
+def test_dictionaries_by_image(dataset, tmp_path, instance_data, monkeypatch, kind):
     found = proposed(dataset)
     make = {"InstanceData": instance_data}.get(kind, dict)
     content = {f"data/set/{p.name}": make(bboxes=p.boxes, scores=p.scores) for p in found[::-1]}
@@ -305,7 +305,7 @@ def test_dictionaries_by_picture(dataset, tmp_path, instance_data, monkeypatch, 
     for name in ("mmengine", "mmengine.structures", "mmengine.structures.instance_data"):
         monkeypatch.delitem(sys.modules, name)
     assert same(taken(give_to_dataset(path, dataset, 9), dataset), found)
-    given_ = give_to_files(path, [p.path for p in dataset.pictures], 9)
+    given_ = give_to_files(path, [p.path for p in dataset.images], 9)
     assert same(taken(given_, dataset), found)
     del content[f"data/set/{found[1].name}"]
     refused(dump(tmp_path / "y.pkl", {k: rows(found[0]) for k in content}), dataset, r"1 of 4 .*p1\.png")

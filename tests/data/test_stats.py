@@ -1,4 +1,4 @@
-"""Numbers of a data set, against counting by hand."""
+"""Numbers of a dataset, against counting by hand."""
 
 import io
 import json
@@ -26,10 +26,10 @@ def shown(stats) -> str:
 def test_counts(tmp_path):
     dataset, _ = read(write(tmp_path))
     stats = measure(dataset, "original")
-    assert (stats.pictures, stats.boxes, stats.crowd) == (4, 4, 0)
-    assert stats.classes["cat"] == {"boxes": 2, "pictures": 2, "median_side": pytest.approx((600**0.5 + 2400**0.5) / 2)}
-    assert stats.picture_sizes == {(64, 48): 2, (48, 64): 1, (50, 50): 1}
-    assert stats.boxes_per_picture == (1.0, 1.0, 2)
+    assert (stats.images, stats.boxes, stats.crowd) == (4, 4, 0)
+    assert stats.classes["cat"] == {"boxes": 2, "images": 2, "median_side": pytest.approx((600**0.5 + 2400**0.5) / 2)}
+    assert stats.image_sizes == {(64, 48): 2, (48, 64): 1, (50, 50): 1}
+    assert stats.boxes_per_image == (1.0, 1.0, 2)
     sides = np.sqrt([600, 360, 2400, 56])
     assert stats.sides == np.histogram(sides, [0, *SIDES, np.inf])[0].tolist()
     aspects = np.array([20 / 30, 30 / 12, 40 / 60, 7 / 8])
@@ -38,7 +38,7 @@ def test_counts(tmp_path):
     assert stats.resized_side == tuple(np.percentile(sides, [5, 50, 95]))
 
 
-def test_sides_after_resizing_are_twice_as_large_in_pictures_twice_as_large(tmp_path):
+def test_sides_after_resizing_are_twice_as_large_in_images_twice_as_large(tmp_path):
     dataset, _ = read(damaged(tmp_path, lambda c: c["annotations"].pop()))
     original, double = measure(dataset, "original"), measure(dataset, (96, 1000))
     assert double.resized_side[2] == pytest.approx(2 * original.resized_side[2], rel=0.03)
@@ -50,10 +50,10 @@ def test_anchor_fit_equals_that_of_torchvisions_anchors(shared_data):
     generator = AnchorGenerator(sizes=((32, 64, 128, 256, 512),), aspect_ratios=((0.5, 2.0),))
     anchors = generator.cell_anchors[0]
     fits = []
-    for picture in dataset.pictures:
-        boxes = torch.from_numpy(picture.boxes[~picture.crowd])
-        centred = boxes - ((boxes[:, :2] + boxes[:, 2:]) / 2).repeat(1, 2)
-        fits += (box_iou(centred, anchors).amax(1) >= 0.5).tolist()
+    for image in dataset.images:
+        boxes = torch.from_numpy(image.boxes[~image.crowd])
+        centerd = boxes - ((boxes[:, :2] + boxes[:, 2:]) / 2).repeat(1, 2)
+        fits += (box_iou(centerd, anchors).amax(1) >= 0.5).tolist()
     # torchvision rounds its anchors to whole pixels.
     assert stats.covered == pytest.approx(np.mean(fits), abs=0.01)
     assert stats.crowd == 8
@@ -74,12 +74,12 @@ def test_overlapping_boxes_of_a_class(tmp_path):
     assert any("overlap" in text for text in stats.advice)
 
 
-def test_without_boxes_or_pictures(tmp_path):
+def test_without_boxes_or_images(tmp_path):
     dataset, _ = read(damaged(tmp_path, lambda c: c["annotations"].clear()), training=False)
     assert measure(dataset).advice == ["There are no boxes."]
     assert "without any box" in shown(measure(dataset))
-    dataset.pictures.clear()
-    assert measure(dataset).boxes_per_picture == (0.0, 0.0, 0)
+    dataset.images.clear()
+    assert measure(dataset).boxes_per_image == (0.0, 0.0, 0)
 
 
 def test_summary_and_json(tmp_path):
@@ -89,7 +89,7 @@ def test_summary_and_json(tmp_path):
     text = shown(stats)
     for part in ("a set", "48x64 (1)", "cat", "without any box: [bold]cow", "≥ 512", "at most 2"):
         assert part in text
-    assert json.loads(json.dumps(stats.to_json()))["picture_sizes"] == {"64x48": 2, "48x64": 1, "50x50": 1}
+    assert json.loads(json.dumps(stats.to_json()))["image_sizes"] == {"64x48": 2, "48x64": 1, "50x50": 1}
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40))

@@ -6,20 +6,20 @@ import os
 
 import numpy as np
 import pytest
-from data_building import damaged, picture, records, write
+from data_building import damaged, image, records, write
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from libradet.data.headers import read_header
+from libradet.data.images import load_image
 from libradet.data.loading.loader import make_loader
-from libradet.data.pictures import load_picture
 from libradet.data.proposals.proposal_file import Proposed, read_proposals, write_proposals
 from libradet.data.read import check, read, to_coco
 from libradet.data.segmentations import _told, compact
 from libradet.errors import UserError
-from libradet.files import growing_list, write_json
+from libradet.utils.atomic_io import atomic_json_list, write_json
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_names_that_no_file_can_have(tmp_path, name):
         content["images"][0]["file_name"] = name
 
     report = check(damaged(tmp_path, put))
-    assert "1 of 4 picture files are" in report.errors[0]
+    assert "1 of 4 image files are" in report.errors[0]
 
 
 def test_names_that_are_no_text(tmp_path, capsys):
@@ -98,7 +98,7 @@ def test_names_that_are_no_text(tmp_path, capsys):
     assert any(name in example for finding in report.skipped for example in finding["examples"])
     write_json(tmp_path / "written.json", to_coco(dataset))
     assert json.loads((tmp_path / "written.json").read_text())["images"][0]["file_name"] == name
-    with growing_list(tmp_path / "list.json") as add:
+    with atomic_json_list(tmp_path / "list.json") as add:
         add({"file_name": name})
     assert json.loads((tmp_path / "list.json").read_text()) == [{"file_name": name}]
     found = [Proposed(10, name, 64, 48, np.zeros((1, 4), np.float32), np.ones(1, np.float32))]
@@ -116,7 +116,7 @@ def test_run_lengths_are_read_as_coco_writes_them(height, width, seed):
 
 
 @given(st.binary(max_size=30))
-def test_run_lengths_of_any_bytes_fit_their_picture_or_are_refused(counts):
+def test_run_lengths_of_any_bytes_fit_their_image_or_are_refused(counts):
     unfit: list[str] = []
     kept = compact({"segmentation": {"size": [5, 7], "counts": counts}}, 7, 5, False, unfit)
     if kept is None:
@@ -153,7 +153,7 @@ def test_segmentations_that_cannot_be_drawn(tmp_path, segmentation, boxed):
 
     dataset, report = read(damaged(tmp_path, put))
     assert report.boxes == 3 + boxed
-    assert all(s is None for p in dataset.pictures for s in p.segmentations)
+    assert all(s is None for p in dataset.images for s in p.segmentations)
 
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
@@ -186,7 +186,7 @@ def test_yolo_settings(tmp_path, config):
     write(tmp_path, name="unused/x.json")
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "data.yaml").write_text(config)
-    with pytest.raises(UserError, match=r"data\.yaml|list\.txt|no data set recognised") as error:
+    with pytest.raises(UserError, match=r"data\.yaml|list\.txt|no dataset recognized") as error:
         read(tmp_path)
     assert len(str(error.value)) < 2000
 
@@ -207,7 +207,7 @@ LAUGHS = '<!DOCTYPE l [<!ENTITY a0 "ha">' + "".join(f'<!ENTITY a{i} "{f"&a{i - 1
     ],
 )
 def test_xml_with_entities_and_strange_encodings(tmp_path, text):
-    write(tmp_path, name="unused/x.json", pictures="JPEGImages")
+    write(tmp_path, name="unused/x.json", images="JPEGImages")
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Annotations" / "p0.xml").write_bytes(text)
     with pytest.raises(UserError, match=r"p0\.xml: not valid XML"):
@@ -215,7 +215,7 @@ def test_xml_with_entities_and_strange_encodings(tmp_path, text):
 
 
 def test_xml_in_another_encoding_is_read(tmp_path):
-    write(tmp_path, name="unused/x.json", pictures="JPEGImages")
+    write(tmp_path, name="unused/x.json", images="JPEGImages")
     (tmp_path / "Annotations").mkdir()
     box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
     named = f"<object><name>Kühe &amp; mehr</name>{box}</object>"
@@ -227,38 +227,38 @@ def test_xml_in_another_encoding_is_read(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n", b"/* XPM */\nstatic char * x[] = {\n"]
 )
-def test_programs_are_no_pictures(tmp_path, content):
+def test_programs_are_no_images(tmp_path, content):
     (tmp_path / "x.jpg").write_bytes(content)
-    assert read_header(tmp_path / "x.jpg", decode=True).problem == "is not in a picture format that can be read"
-    with pytest.raises(UserError, match="not in a picture format"):
-        load_picture(tmp_path / "x.jpg")
+    assert read_header(tmp_path / "x.jpg", decode=True).problem == "is not in an image format that can be read"
+    with pytest.raises(UserError, match="not in an image format"):
+        load_image(tmp_path / "x.jpg")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "TGA"])
 def test_formats_that_are_read(tmp_path, kind):
-    more = {"save_all": True, "append_images": [picture(20, 10, 1)]} if kind == "MPO" else {}
-    picture(20, 10).save(tmp_path / "x.jpg", kind, **more)
+    more = {"save_all": True, "append_images": [image(20, 10, 1)]} if kind == "MPO" else {}
+    image(20, 10).save(tmp_path / "x.jpg", kind, **more)
     assert read_header(tmp_path / "x.jpg", decode=True).upright_size == (20, 10)
-    assert load_picture(tmp_path / "x.jpg").shape == (3, 10, 20)
+    assert load_image(tmp_path / "x.jpg").shape == (3, 10, 20)
 
 
-def test_a_picture_that_is_exchanged_is_not_trained_on(tmp_path):
+def test_an_image_that_is_exchanged_is_not_trained_on(tmp_path):
     dataset, _ = read(write(tmp_path))
     loader = make_loader(dataset, size=(32, 64), batch_size=4, training=True, divisor=32)
     next(iter(loader))
-    picture(48, 64).save(dataset.pictures[0].path)
-    with pytest.raises(UserError, match=r"p0\.png: the picture was exchanged: it is 48x64 and was 64x48"):
+    image(48, 64).save(dataset.images[0].path)
+    with pytest.raises(UserError, match=r"p0\.png: the image was exchanged: it is 48x64 and was 64x48"):
         list(loader)
 
 
 @pytest.mark.parametrize("turned", range(1, 9))
-def test_turned_pictures_are_what_they_were(tmp_path, turned):
-    """In all eight orientations, with boxes of the upright picture and with boxes of the stored one."""
+def test_turned_images_are_what_they_were(tmp_path, turned):
+    """In all eight orientations, with boxes of the upright image and with boxes of the stored one."""
     root = write(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = turned
     file = io.BytesIO()
-    picture(64, 48).save(file, "JPEG", exif=exif)
+    image(64, 48).save(file, "JPEG", exif=exif)
     (root / "images" / "p0.png").write_bytes(file.getvalue())
     for told in ((64, 48), (48, 64)) if turned >= 5 else ((64, 48),):
         content = records()
@@ -266,7 +266,7 @@ def test_turned_pictures_are_what_they_were(tmp_path, turned):
         content["annotations"] = [a | {"bbox": [1, 1, 5, 5]} for a in content["annotations"]]
         (root / "annotations.json").write_text(json.dumps(content))
         dataset, _ = read(root)
-        assert (dataset.pictures[0].width, dataset.pictures[0].height) == told
+        assert (dataset.images[0].width, dataset.images[0].height) == told
         list(make_loader(dataset, size=(32, 64), batch_size=4, training=True, divisor=32))
 
 

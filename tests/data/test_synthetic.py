@@ -38,10 +38,10 @@ def test_passes_its_own_check(tmp_path):
     assert list(report.classes) == ["ball", "crate", "leaf", "star"]
 
 
-def test_splits_share_no_picture(tmp_path):
+def test_splits_share_no_image(tmp_path):
     found = draw(tmp_path)
-    pictures = [content for name, content in found.items() if name.suffix == ".jpg"]
-    assert len(set(pictures)) == len(pictures)
+    images = [content for name, content in found.items() if name.suffix == ".jpg"]
+    assert len(set(images)) == len(images)
 
 
 def test_boxes_are_tight_around_what_is_visible(tmp_path):
@@ -55,15 +55,15 @@ def test_boxes_are_tight_around_what_is_visible(tmp_path):
         assert annotation["area"] == mask.sum()
 
 
-def test_masks_of_a_picture_are_disjoint(tmp_path):
+def test_masks_of_an_image_are_disjoint(tmp_path):
     draw(tmp_path)
     dataset, _ = read(tmp_path, "train")
-    for picture in dataset.pictures:
-        masks = [rle.decode(s) for s in picture.segmentations]
+    for image in dataset.images:
+        masks = [rle.decode(s) for s in image.segmentations]
         assert sum(masks).max(initial=0) <= 1
 
 
-def test_sizes_from_tiny_to_half_the_picture():
+def test_sizes_from_tiny_to_half_the_image():
     noise = np.random.default_rng(0)
     boxes = np.array([a["bbox"] for _ in range(30) for a in draw_scene(noise, (320, 256), 5)[1]])
     longer = boxes[:, 2:].max(1)
@@ -86,7 +86,7 @@ def test_objects_overlap_but_none_is_nearly_hidden():
     assert touching > 8
 
 
-def test_pictures_are_neither_black_nor_blown_out():
+def test_images_are_neither_black_nor_blown_out():
     noise = np.random.default_rng(2)
     for _ in range(20):
         pixels, _ = draw_scene(noise, (160, 128), 8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from data_building import picture
+from data_building import sample_image
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -50,7 +50,7 @@ def test_original_size_is_left_alone():
 
 
 def test_resize_and_boxes_agree_with_torchvision():
-    image = picture(64, 48)
+    image = sample_image(64, 48)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     boxes = tv_tensors.BoundingBoxes([[4.0, 6, 24, 36], [0, 0, 64, 48]], format="XYXY", canvas_size=(48, 64))
     ours, scale_x, scale_y = resize(pixels, (30, 100))
@@ -101,24 +101,24 @@ def test_collate_pads_and_loses_nothing(shapes):
 
 
 def test_prepare_takes_files_images_and_arrays_alike(tmp_path):
-    image = picture(64, 48)
+    image = sample_image(64, 48)
     image.save(tmp_path / "x.png")
     array = np.array(image)
-    grey = np.array(image.convert("L"))
+    gray = np.array(image.convert("L"))
     batch = prepare([tmp_path / "x.png", str(tmp_path / "x.png"), image, array, array[:, ::-1][:, ::-1]], (24, 99), 32)
     assert batch.images.shape == (5, 3, 32, 32)
     assert all(other.equal(batch.images[0]) for other in batch.images)
     assert batch.labels.tolist() == [[-1]] * 5
     assert batch.scales.tolist() == [[0.5, 0.5]] * 5
-    mixed = prepare([grey, np.dstack([array, np.full_like(grey, 255)])], "original", 1)
-    assert mixed.images[0, 0].equal(torch.from_numpy(grey))
+    mixed = prepare([gray, np.dstack([array, np.full_like(gray, 255)])], "original", 1)
+    assert mixed.images[0, 0].equal(torch.from_numpy(gray))
     assert mixed.images[1].equal(torch.from_numpy(array).permute(2, 0, 1))
 
 
 def test_prepare_turns_rotated_pil_images(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture(64, 48).save(tmp_path / "x.png", exif=exif)
+    sample_image(64, 48).save(tmp_path / "x.png", exif=exif)
     with Image.open(tmp_path / "x.png") as image:
         batch = prepare([image, tmp_path / "x.png"], "original", 1)
     assert batch.sizes.tolist() == [[64, 48]] * 2
@@ -128,6 +128,6 @@ def test_prepare_turns_rotated_pil_images(tmp_path):
 @pytest.mark.parametrize(
     "thing", [np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), np.zeros((3, 4, 4, 3), np.uint8), 3]
 )
-def test_prepare_refuses_what_is_no_picture(thing):
-    with pytest.raises(UserError, match="for a picture"):
+def test_prepare_refuses_what_is_no_image(thing):
+    with pytest.raises(UserError, match="for an image"):
         prepare([thing], "original", 1)

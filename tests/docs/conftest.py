@@ -1,4 +1,4 @@
-"""Tiny stand-ins for what the documentation speaks of: DIR, runs/x, street.jpg, …"""
+"""Tiny stand-ins for what the documentation speaks of: DIR, runs/x, street.jpg, ..."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ TINY = ROOT / "tests" / "training" / "tiny.yaml"
 
 @pytest.fixture(scope="session")
 def things(tmp_path_factory) -> Path:
-    """A folder with a data set, a run on it, and pictures."""
+    """A folder with a dataset, a run on it, and images."""
     folder = tmp_path_factory.mktemp("things")
     synthesize(folder / "DIR", train=4, val=2, size=(144, 96), classes=4)
     for name in ("coco", "cells"):
@@ -30,11 +30,11 @@ def things(tmp_path_factory) -> Path:
     shutil.copytree(run, folder / "runs" / "libra")
     assert main(["convert", str(run / "best.safetensors"), str(folder / "epoch_12.pth"), "--to", "mmdet"]) == 0
     shutil.copy(folder / "epoch_12.pth", folder / "model_final.pkl")
-    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     for name in ("street", "a", "b"):
-        Image.fromarray(picture).save(folder / f"{name}.jpg")
+        Image.fromarray(image).save(folder / f"{name}.jpg")
     with sv.VideoSink(str(folder / "street.mp4"), sv.VideoInfo(96, 64, 10)) as sink:
-        sink.write_frame(picture)
+        sink.write_frame(image)
     return folder
 
 

@@ -24,7 +24,7 @@ RUN = [block for block in BLOCKS if block.reason is None]
 CHEAP = [("data", "check"), ("data", "stats"), ("data", "convert"), ("convert",), ("evaluate",), ("predict",)]
 SMALLER = {"(800, 1333)": "(64, 96)", "[640, 800, (960, 1600)]": "[48, 64, (72, 120)]"}
 # What is written for everybody, not for these stand-ins.
-MEANT_FOR_OTHERS = ("PICTURE", "proposals", "runs/rpn/", "runs/cells/", "theirs.pth", "mine.safetensors", "detector.")
+MEANT_FOR_OTHERS = ("IMAGE", "proposals", "runs/rpn/", "runs/cells/", "theirs.pth", "mine.safetensors", "detector.")
 
 
 def lines(chosen=RUN):
@@ -140,7 +140,7 @@ def stand_ins(place, monkeypatch):
     return {
         "MyCallback": pl.Callback,
         "MyLogger": DummyLogger,
-        "pictures": [torch.rand(3, 64, 96)],
+        "images": [torch.rand(3, 64, 96)],
         "targets": [{"boxes": box, "labels": label}],
         "negatives": torch.ones(2, 1000, dtype=torch.bool),
         "iou": torch.rand(2, 1000) / 2,
@@ -150,7 +150,7 @@ def stand_ins(place, monkeypatch):
 
 
 def smaller(text):
-    """The block with small pictures."""
+    """The block with small images."""
     for large, small in SMALLER.items():
         text = text.replace(large, small)
     return text
@@ -170,7 +170,7 @@ def create_small(create, name="libra_faster_rcnn", num_classes=80, backbone=None
 
 
 def load_small(load, path, *args):
-    """``libradet.load_model``; foreign checkpoints want large pictures."""
+    """``libradet.load_model``; foreign checkpoints want large images."""
     model = load(path, *args)
     if isinstance(model, Detector):
         model.config.image.size = (64, 96)

@@ -1,4 +1,4 @@
-"""Detectors and data sets of which the right answer is known."""
+"""Detectors and datasets of which the right answer is known."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from PIL import Image
 from torch import nn
 
 from libradet.data.batch import Batch
-from libradet.data.records import Dataset, Picture
+from libradet.data.records import Dataset, ImageRecord
 from libradet.inference.detections import Detections
 from libradet.models.config import DetectorConfig, ImageConfig, RoIConfig, RPNConfig
 from libradet.models.detector import Detector
 
 
 class FixedDetector(Detector):
-    """Answers every picture with given boxes, in fractions of its width and height, whatever its size.
+    """Answers every image with given boxes, in fractions of its width and height, whatever its size.
 
     ``seen`` keeps the batches it was shown.
     """
@@ -47,7 +47,7 @@ class FixedDetector(Detector):
 
 
 class TruthDetector(FixedDetector):
-    """Finds exactly the objects of a data set, in pictures recognised by their number."""
+    """Finds exactly the objects of a dataset, in images recognized by their number."""
 
     def __init__(self, dataset: Dataset, names=None, jitter: float = 0.0):
         super().__init__(names=names or dataset.class_names, slots=110)
@@ -58,24 +58,24 @@ class TruthDetector(FixedDetector):
         boxes, scores = torch.zeros(count, self.slots, 4), torch.zeros(count, self.slots)
         labels, valid = torch.zeros(count, self.slots, dtype=torch.int64), torch.zeros(count, self.slots).bool()
         for i, index in enumerate(batch.index.tolist()):
-            picture = self.dataset.pictures[index]
+            image = self.dataset.image_records[index]
             rng = np.random.default_rng(index)
-            found = picture.boxes + rng.normal(0, self.jitter, picture.boxes.shape)
+            found = image.boxes + rng.normal(0, self.jitter, image.boxes.shape)
             n = len(found)
             boxes[i, :n] = torch.as_tensor(found).float() * batch.scales[i].repeat(2)
             scores[i, :n] = torch.as_tensor(rng.uniform(0.1, 1, n)).float()
             labels[i, :n] = torch.tensor(
-                [self.config.class_names.index(self.dataset.class_names[k]) for k in picture.labels], dtype=torch.int64
+                [self.config.class_names.index(self.dataset.class_names[k]) for k in image.labels], dtype=torch.int64
             )
             valid[i, :n] = True
         return Detections(boxes, scores, labels, valid)
 
 
-def make_dataset(folder: Path, pictures: int = 5, seed: int = 0, names=("cat", "dog", "bird")) -> Dataset:
-    """Noise pictures of several shapes with random boxes, one crowd region, and one picture without objects."""
+def make_dataset(folder: Path, image_records: int = 5, seed: int = 0, names=("cat", "dog", "bird")) -> Dataset:
+    """Noise images of several shapes with random boxes, one crowd region, and one image without objects."""
     rng = np.random.default_rng(seed)
     made = []
-    for i in range(pictures):
+    for i in range(image_records):
         width, height = [(60, 40), (40, 60), (50, 50)][i % 3]
         path = folder / f"{i}.png"
         Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
@@ -83,7 +83,7 @@ def make_dataset(folder: Path, pictures: int = 5, seed: int = 0, names=("cat", "
         corner = rng.uniform(0, [width - 25, height - 25], (count, 2))
         boxes = np.concatenate([corner, corner + rng.uniform(8, 25, (count, 2))], axis=1).astype(np.float32)
         made.append(
-            Picture(
+            ImageRecord(
                 id=100 + 3 * i,
                 path=path,
                 width=width,
@@ -104,25 +104,25 @@ def random_box(rng, width, height):
 
 
 def random_case(seed, images=6, classes=4, max_truths=7, max_found=15, rounding=1):
-    """Ground truth with crowds, empty pictures and an empty class, and detections with ties near and far from it."""
+    """Ground truth with crowds, empty images and an empty class, and detections with ties near and far from it."""
     rng = np.random.default_rng(seed)
     categories = [{"id": 7 * k + 3, "name": f"class {k}"} for k in range(classes)]
-    pictures = [{"id": 11 * i, "width": 320, "height": 240, "file_name": f"{i}.jpg"} for i in range(images)]
+    image_records = [{"id": 11 * i, "width": 320, "height": 240, "file_name": f"{i}.jpg"} for i in range(images)]
     annotations, results = [], []
-    for picture in pictures:
+    for image in image_records:
         for _ in range(rng.integers(0, max_truths)):
             box = random_box(rng, 320, 240)
             annotations.append(
                 {
                     "id": len(annotations),
-                    "image_id": picture["id"],
+                    "image_id": image["id"],
                     "category_id": 7 * int(rng.integers(0, max(classes - 1, 1))) + 3,
                     "bbox": box,
                     "area": box[2] * box[3] * float(rng.uniform(0.5, 1)),
                     "iscrowd": int(rng.random() < 0.2),
                 }
             )
-        near = [a["bbox"] for a in annotations if a["image_id"] == picture["id"]]
+        near = [a["bbox"] for a in annotations if a["image_id"] == image["id"]]
         for _ in range(rng.integers(0, max_found)):
             box = random_box(rng, 320, 240)
             if near and rng.random() < 0.7:
@@ -131,10 +131,10 @@ def random_case(seed, images=6, classes=4, max_truths=7, max_found=15, rounding=
                 box = [x + w * jitter[0], y + h * jitter[1], w * np.exp(jitter[2]), h * np.exp(jitter[3])]
             results.append(
                 {
-                    "image_id": picture["id"],
+                    "image_id": image["id"],
                     "category_id": 7 * int(rng.integers(0, classes)) + 3,
                     "bbox": [float(v) for v in box],
                     "score": round(float(rng.random()), rounding),
                 }
             )
-    return {"images": pictures, "categories": categories, "annotations": annotations}, results
+    return {"images": image_records, "categories": categories, "annotations": annotations}, results

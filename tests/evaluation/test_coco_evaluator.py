@@ -16,9 +16,9 @@ from libradet.inference.detections import Detections
 
 
 def make_batch(dataset, rows, scale=(1.0, 1.0)):
-    pictures = [dataset.pictures[row] for row in rows]
+    images = [dataset.images[row] for row in rows]
     scales = torch.tensor([scale] * len(rows))
-    sizes = torch.tensor([[p.height, p.width] for p in pictures])
+    sizes = torch.tensor([[p.height, p.width] for p in images])
     return Batch(
         images=torch.zeros(len(rows), 3, 1, 1),
         sizes=(sizes * scales.flip(1)).round().long(),
@@ -48,7 +48,7 @@ def test_perfect_detector_scores_one_whatever_the_scale(dataset):
     metrics = evaluator.compute()
     assert metrics["AP"] == pytest.approx(1)
     assert metrics["images"] == 5
-    assert metrics["ground_truths"] == sum((~p.crowd).sum() for p in dataset.pictures)
+    assert metrics["ground_truths"] == sum((~p.crowd).sum() for p in dataset.images)
 
 
 def test_results_carry_the_data_sets_ids_and_original_pixels(dataset):
@@ -58,7 +58,7 @@ def test_results_carry_the_data_sets_ids_and_original_pixels(dataset):
     assert json.loads(json.dumps(results)) == results
     expected = [
         (p.id, dataset.category_ids[label], x0, y0, x1 - x0, y1 - y0)
-        for p in dataset.pictures
+        for p in dataset.images
         for (x0, y0, x1, y1), label in zip(p.boxes.tolist(), p.labels, strict=True)
     ]
     found = [(r["image_id"], r["category_id"], *r["bbox"]) for r in results]
@@ -66,7 +66,7 @@ def test_results_carry_the_data_sets_ids_and_original_pixels(dataset):
     assert all(isinstance(r["image_id"], int) and isinstance(r["category_id"], int) for r in results)
 
 
-def test_boxes_end_at_the_pictures_edge(dataset):
+def test_boxes_end_at_the_images_edge(dataset):
     evaluator = CocoEvaluator(dataset)
     boxes = torch.tensor([[[-9.0, -9.0, 999.0, 999.0]]])
     found = Detections(boxes, torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1).bool())
@@ -74,7 +74,7 @@ def test_boxes_end_at_the_pictures_edge(dataset):
     assert evaluator.results()[0]["bbox"] == [0, 0, 60, 40]
 
 
-def test_a_picture_seen_twice_counts_once(dataset):
+def test_an_image_seen_twice_counts_once(dataset):
     once, twice = CocoEvaluator(dataset), CocoEvaluator(dataset)
     detector = TruthDetector(dataset, jitter=2.0)
     run(once, detector, [0, 1, 2, 3, 4])
@@ -84,7 +84,7 @@ def test_a_picture_seen_twice_counts_once(dataset):
     assert once.results() == twice.results()
 
 
-def test_only_pictures_that_were_seen_count(dataset):
+def test_only_images_that_were_seen_count(dataset):
     evaluator = CocoEvaluator(dataset)
     run(evaluator, TruthDetector(dataset), [0, 2])
     metrics = evaluator.compute()
@@ -101,7 +101,7 @@ def test_classes_are_mapped_and_unknown_ones_left_out(dataset):
     run(without_dogs, detector, [0, 1, 2, 3, 4])
     by_class = without_dogs.compute()["per_class"]
     assert by_class == {"cat": pytest.approx(1), "dog": 0, "bird": pytest.approx(1)}
-    assert len(without_dogs.results()) == sum((p.labels != 1).sum() for p in dataset.pictures)
+    assert len(without_dogs.results()) == sum((p.labels != 1).sum() for p in dataset.images)
 
 
 def test_detectors_with_many_slots_are_asked_for_more_recall(dataset):
@@ -113,7 +113,7 @@ def test_detectors_with_many_slots_are_asked_for_more_recall(dataset):
     assert "AR1000" not in metrics
 
 
-def test_before_any_picture_there_is_nothing(dataset):
+def test_before_any_image_there_is_nothing(dataset):
     evaluator = CocoEvaluator(dataset)
     assert evaluator.results() == []
     assert evaluator.compute()["AP"] is None
@@ -121,7 +121,7 @@ def test_before_any_picture_there_is_nothing(dataset):
 
 def test_two_processes_measure_what_one_does(dataset, tmp_path):
     detector = TruthDetector(dataset, jitter=2.0)
-    # Uneven shares, one picture in both.
+    # Uneven shares, one image in both.
     for rank, share in enumerate(([[4, 0], [2]], [[2, 1, 3]])):
         batches = [make_batch(dataset, rows) for rows in share]
         pickle.dump([(detector(batch), batch) for batch in batches], (tmp_path / f"share{rank}").open("wb"))

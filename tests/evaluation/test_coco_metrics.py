@@ -19,7 +19,7 @@ from libradet.evaluation.coco_metrics import STANDARD, coco_metrics, scalars, to
 
 
 def pycocotools_metrics(ground_truth, results, iou_type="bbox", limits=(1, 10, 100), use_cats=True, image_ids=None):
-    """The reference: COCO's own code, its −1 turned into None."""
+    """The reference: COCO's own code, its -1 turned into None."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = copy.deepcopy(ground_truth)
@@ -137,7 +137,7 @@ def test_rows_and_results_are_the_same():
     assert coco_metrics(ground_truth, rows) == coco_metrics(ground_truth, results)
 
 
-def test_only_the_asked_pictures_count():
+def test_only_the_asked_images_count():
     ground_truth, results = random_case(6)
     ids = [0, 22, 33]
     ours = coco_metrics(ground_truth, results, image_ids=ids)
@@ -153,7 +153,7 @@ def test_no_detections_score_zero():
     ours = coco_metrics(ground_truth, [])
     assert ours["AP"] == ours["AP50"] == ours["AR100"] == 0.0
     assert coco_metrics(ground_truth, np.zeros((0, 7))) == ours
-    assert ours["notes"] == ["The detector found nothing in any picture."]
+    assert ours["notes"] == ["The detector found nothing in any image."]
 
 
 @pytest.mark.parametrize("found", [True, False])
@@ -163,15 +163,15 @@ def test_no_ground_truth_is_not_a_score(found):
     ours = coco_metrics(ground_truth, results if found else [])
     assert all(ours[name] is None for name in STANDARD)
     assert set(ours["per_class"].values()) == {None}
-    assert ours["notes"] == ["No ground truth in these 6 pictures: there is nothing to measure."]
+    assert ours["notes"] == ["No ground truth in these 6 images: there is nothing to measure."]
     assert scalars(ours) == {}
 
 
-def test_no_pictures_at_all():
+def test_no_images_at_all():
     ground_truth, _ = random_case(8)
     ours = coco_metrics(ground_truth, [], image_ids=[])
     assert all(ours[name] is None for name in STANDARD)
-    assert ours["notes"] == ["No ground truth in these 0 pictures: there is nothing to measure."]
+    assert ours["notes"] == ["No ground truth in these 0 images: there is nothing to measure."]
 
 
 def test_sizes_without_ground_truth_are_not_a_score():

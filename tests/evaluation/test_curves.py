@@ -48,12 +48,12 @@ def test_smoothing_keeps_lines_and_ignores_single_outliers():
     np.testing.assert_array_equal(smooth(line[:1], 9), line[:1])
 
 
-def test_picture_of_the_curves(metrics, tmp_path):
+def test_image_of_the_curves(metrics, tmp_path):
     out = plot_curves(metrics, tmp_path / "new" / "curves.png")
-    with Image.open(out) as picture:
-        drawn = {color for _, color in picture.convert("RGB").getcolors(2**24)}
-    assert picture.width > 1000
-    assert picture.height > 800
+    with Image.open(out) as image:
+        drawn = {color for _, color in image.convert("RGB").getcolors(2**24)}
+    assert image.width > 1000
+    assert image.height > 800
     assert {(0x1A, 0x1A, 0x1A), (0x00, 0x72, 0xB2)} <= drawn
 
 

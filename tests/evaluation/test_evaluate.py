@@ -1,4 +1,4 @@
-"""From a detector and a data set to numbers, results and a picture sheet."""
+"""From a detector and a dataset to numbers, results and an image sheet."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from libradet.data.read import to_coco
 from libradet.errors import UserError
 from libradet.evaluation.coco_metrics import coco_metrics
 from libradet.evaluation.evaluate import evaluate
-from libradet.evaluation.sheets import ground_truth, pick, picture_sheet
+from libradet.evaluation.sheets import ground_truth, image_sheet, pick
 from libradet.inference.predictor import predict
 from libradet.models.config import RoIConfig
 from libradet.models.create import create_model
@@ -22,12 +22,12 @@ from libradet.models.zoo import make_config
 
 @pytest.fixture
 def dataset(tmp_path):
-    return make_dataset(tmp_path, pictures=7)
+    return make_dataset(tmp_path, images=7)
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A real detector with random weights that says something about every picture."""
+    """A real detector with random weights that says something about every image."""
     torch.manual_seed(0)
     config = make_config("libra_faster_rcnn", 3, "resnet18")
     config.image.size, config.pyramid.channels = (64, 96), 32
@@ -54,9 +54,9 @@ def test_classes_are_matched_by_name(dataset):
     assert "unicorn" in metrics["notes"][1]
 
 
-def test_nothing_in_common_is_refused_before_any_picture_is_read(dataset):
-    for picture in dataset.pictures:
-        picture.path.unlink()
+def test_nothing_in_common_is_refused_before_any_image_is_read(dataset):
+    for image in dataset.images:
+        image.path.unlink()
     with pytest.raises(UserError, match=r"no class in common.*horse.*cat, dog, bird"):
         evaluate(TruthDetector(dataset, names=["horse"]), dataset, workers=0, progress=False)
 
@@ -71,29 +71,29 @@ def test_results_are_written_with_the_data_sets_ids(dataset, tmp_path):
     assert again == metrics
 
 
-def test_damaged_pictures_are_named(dataset):
-    dataset.pictures[3].path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match=dataset.pictures[3].path.name):
+def test_damaged_images_are_named(dataset):
+    dataset.images[3].path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=dataset.images[3].path.name):
         evaluate(TruthDetector(dataset), dataset, workers=0, progress=False)
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a second core")
 def test_real_detector_evaluates_what_it_predicts(tiny, dataset):
-    """Two roads to the same numbers: batches through the loader, and pictures one by one through predict."""
+    """Two roads to the same numbers: batches through the loader, and images one by one through predict."""
     # Of one shape, so that both roads pad them alike.
-    dataset.pictures[:] = [p for p in dataset.pictures if p.width > p.height]
+    dataset.images[:] = [p for p in dataset.images if p.width > p.height]
     tiny.train()
     metrics = evaluate(tiny, dataset, batch_size=2, workers=1, progress=False)
     assert tiny.training
     assert tiny.device.type == "cpu"
     results = []
-    for picture in dataset.pictures:
-        found = predict(tiny, picture.path, threshold=0.0)
+    for image in dataset.images:
+        found = predict(tiny, image.path, threshold=0.0)
         for box, score, label in zip(found.xyxy.tolist(), found.confidence, found.class_id, strict=True):
             x0, y0, x1, y1 = box
             results.append(
                 {
-                    "image_id": picture.id,
+                    "image_id": image.id,
                     "category_id": dataset.category_ids[label],
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "score": float(score),
@@ -132,22 +132,22 @@ def test_progress_is_shown(dataset, capsys):
     assert captured.out == ""
 
 
-def test_picks_are_spread_evenly_over_pictures_with_objects(dataset):
+def test_picks_are_spread_evenly_over_images_with_objects(dataset):
     assert [p.id for p in pick(dataset, 3)] == [100, 109, 118]
-    assert len(pick(dataset, 99)) == sum(len(p.boxes) > 0 for p in dataset.pictures) == 6
-    empty = make_dataset(dataset.root, pictures=2)
-    del empty.pictures[0]
-    assert pick(empty, 3) == empty.pictures
+    assert len(pick(dataset, 99)) == sum(len(p.boxes) > 0 for p in dataset.images) == 6
+    empty = make_dataset(dataset.root, images=2)
+    del empty.images[0]
+    assert pick(empty, 3) == empty.images
 
 
 def test_ground_truth_names_crowds(dataset):
-    shown = ground_truth(dataset.pictures[0], dataset.class_names)
-    assert len(shown) == len(dataset.pictures[0].boxes) == 4
+    shown = ground_truth(dataset.images[0], dataset.class_names)
+    assert len(shown) == len(dataset.images[0].boxes) == 4
     assert [name.endswith(" (crowd)") for name in shown["class_name"]] == [False, False, False, True]
 
 
 def test_sheet_of_a_data_set(tiny, dataset):
-    page = picture_sheet(tiny, dataset, count=2, threshold=0.0)
+    page = image_sheet(tiny, dataset, count=2, threshold=0.0)
     landscape = [p.width >= p.height for p in pick(dataset, 2)]
     assert landscape == [True, True]
     assert page.shape[0] > 2 * 400

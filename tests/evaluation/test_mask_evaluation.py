@@ -31,10 +31,10 @@ def without_boxes(results):
 
 
 @pytest.mark.parametrize("jitter", [0.0, 6.0])
-def test_real_pictures_measure_as_with_pycocotools(shared_data, jitter):
+def test_real_images_measure_as_with_pycocotools(shared_data, jitter):
     """Polygons, run lengths and crowd regions, against pycocotools on the file itself."""
     dataset, _ = read(shared_data / "coco_cc", "val")
-    assert sum(p.crowd.sum() for p in dataset.pictures) > 3
+    assert sum(p.crowd.sum() for p in dataset.images) > 3
     evaluator = CocoEvaluator(dataset, masks=True)
     detector = MaskTruthDetector(dataset, jitter=jitter)
     for row in range(len(dataset)):
@@ -47,7 +47,7 @@ def test_real_pictures_measure_as_with_pycocotools(shared_data, jitter):
     assert list(ours["mask_per_class"].values()) == [None if v is None else pytest.approx(v) for v in by_class]
     boxes, _ = pycocotools_metrics(truth, results)
     assert [ours[name] for name in boxes] == pytest.approx(list(boxes.values()), abs=1e-9)
-    # A grid of 28 × 28 cells holds the shapes of real objects.
+    # A grid of 28 x 28 cells holds the shapes of real objects.
     assert ours["mask_AP50"] > (0.97 if jitter == 0 else 0.7)
     assert ours["mask_AP"] != ours["AP"]
 
@@ -62,13 +62,13 @@ def test_results_are_the_masks_that_prediction_gives(dataset):
         [d.mask for d in to_supervision(found, batch, detector.class_names) if d.mask.shape[1] == 40]
     )
     encoded = [r["segmentation"] for r in evaluator.results() if r["segmentation"]["size"] == [40, 60]]
-    assert len(encoded) == len(shown) == len(dataset.pictures[0].boxes)
+    assert len(encoded) == len(shown) == len(dataset.images[0].boxes)
     np.testing.assert_array_equal(reference.decode(encoded).transpose(2, 0, 1), shown)
     assert shown.any((1, 2)).all()
 
 
 def test_masks_stay_with_their_detections(dataset):
-    """Classes that are left out, pictures seen twice and in any order do not mix them up."""
+    """Classes that are left out, images seen twice and in any order do not mix them up."""
     names = ["bird", "unicorn", "dog", "cat"]
     detector = MaskTruthDetector(dataset, names=names)
     evaluator = CocoEvaluator(dataset, class_map=[2, -1, -1, 0], masks=True)
@@ -81,7 +81,7 @@ def test_masks_stay_with_their_detections(dataset):
         )
         assert max(abs(bx - x), abs(by - y), abs(bx + bw - x - w), abs(by + bh - y - h)) <= 1.5
     metrics = evaluator.compute()
-    assert len(evaluator.results()) == metrics["detections"] == sum((p.labels != 1).sum() for p in dataset.pictures)
+    assert len(evaluator.results()) == metrics["detections"] == sum((p.labels != 1).sum() for p in dataset.images)
     assert metrics["mask_per_class"]["dog"] == 0
     assert metrics["mask_per_class_AP50"] == {"cat": pytest.approx(1), "dog": 0, "bird": pytest.approx(1)}
 
@@ -121,8 +121,8 @@ def test_evaluation_says_both(dataset, tmp_path, capsys):
 
 
 def test_without_segmentations_boxes_are_measured_and_that_is_said(dataset):
-    bare = replace(dataset.pictures[2], segmentations=None)
-    dataset.pictures[2] = bare
+    bare = replace(dataset.images[2], segmentations=None)
+    dataset.images[2] = bare
     detector = MaskTruthDetector(dataset)
     detector.forward = super(MaskTruthDetector, detector).forward
     metrics = evaluate(detector, dataset, workers=0, progress=False)

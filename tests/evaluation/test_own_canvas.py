@@ -1,4 +1,4 @@
-"""What is found in a picture does not depend on the data set that it is in, if that is asked for."""
+"""What is found in an image does not depend on the dataset that it is in, if that is asked for."""
 
 import json
 
@@ -36,7 +36,7 @@ def dataset(tmp_path_factory):
 def found_by_measuring(model, dataset, path):
     evaluate(model, dataset, size="original", batch_size=4, workers=0, results=path, progress=False)
     rows = json.loads(path.read_text())
-    return [sorted((r["score"] for r in rows if r["image_id"] == p.id), reverse=True) for p in dataset.pictures]
+    return [sorted((r["score"] for r in rows if r["image_id"] == p.id), reverse=True) for p in dataset.images]
 
 
 def worst(one, other):
@@ -58,13 +58,13 @@ def test_measuring_finds_what_predicting_finds(dataset, tmp_path, own):
             torch.nn.init.normal_(layer.bias, std=0.2)
     alone = [
         sorted(predict(model, p.path, threshold=0.0, size="original").confidence.tolist(), reverse=True)
-        for p in dataset.pictures
+        for p in dataset.images
     ]
     difference = worst(alone, found_by_measuring(model, dataset, tmp_path / "found.json"))
     if own:
         assert difference < 1e-4
     else:
-        assert difference > 1e-3, "these pictures would not show what company does"
+        assert difference > 1e-3, "these images would not show what company does"
 
 
 def test_training_batches_stay_full(dataset):

@@ -16,7 +16,7 @@ def printed(metrics, **kwargs):
 def test_every_number_and_class_is_shown():
     metrics = coco_metrics(*random_case(3, classes=80), max_detections=1000)
     text = printed(metrics, title="birds")
-    assert "birds: 6 pictures" in text
+    assert "birds: 6 images" in text
     assert all(name in text for name in [*STANDARD, "AR300", "AR1000"])
     assert all(f"class {k} " in text for k in range(80))
     assert text.count(f"{metrics['AP']:.3f}") >= 1

@@ -16,7 +16,7 @@ OURS = {"backbone": "resnet18", "weights": None}
 
 
 def config_of(row, tmp_path, preset="small"):
-    settings = settings_of(read_preset(preset), row, pictures=100) | OURS
+    settings = settings_of(read_preset(preset), row, images=100) | OURS
     path = tmp_path / "request.yaml"
     path.write_text(yaml.safe_dump(nested(settings | {"data": "d"})))
     return parse_train(["--config", str(path)])
@@ -86,10 +86,10 @@ def test_rows_without_a_backbone_in_the_preset_are_left_out():
     assert kept == ["Faster R-CNN, R50", "Libra R-CNN, R50", "RetinaNet, R50", "Libra RetinaNet, R50"]
 
 
-@pytest.mark.parametrize("pictures", [1, 59, 205, 600, 5000])
-def test_epochs_follow_from_the_pictures_to_be_seen(pictures):
-    epochs = settings_of(read_preset("small"), read_experiment("table2").rows[0], pictures)["epochs"]
-    assert epochs == max(1, round(1200 / pictures))
+@pytest.mark.parametrize("images", [1, 59, 205, 600, 5000])
+def test_epochs_follow_from_the_images_to_be_seen(images):
+    epochs = settings_of(read_preset("small"), read_experiment("table2").rows[0], images)["epochs"]
+    assert epochs == max(1, round(1200 / images))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ proposals:
   detector.detections.total: 50
 backbones: {resnet50: resnet18}
 schedules:
-  1x: {pictures: PICTURES}
+  1x: {images: IMAGES}
 """
 TABLE = """
 title: Two rows
@@ -57,9 +57,9 @@ rows:
 def asked(tmp_path):
     """Arguments of a tiny comparison."""
 
-    def make(pictures=8, table=TABLE):
+    def make(images=8, table=TABLE):
         synthesize(tmp_path / "data", train=8, val=4, size=(96, 80), classes=2)
-        (tmp_path / "preset.yaml").write_text(PRESET.replace("PICTURES", str(pictures)))
+        (tmp_path / "preset.yaml").write_text(PRESET.replace("IMAGES", str(images)))
         (tmp_path / "mine.yaml").write_text(table)
         words = ["reproduce", str(tmp_path / "mine.yaml"), "--preset", str(tmp_path / "preset.yaml")]
         words += ["--data", str(tmp_path / "data"), "--weights", "none", "--out", str(tmp_path / "out")]
@@ -91,7 +91,7 @@ def test_a_table_is_made_of_training_runs_and_what_is_finished_is_not_done_again
 
 @pytest.mark.slow
 def test_killed_and_restarted_it_ends_as_if_left_alone_and_repeats_nothing(asked, tmp_path):
-    words = [*asked(pictures=64), "--seeds", "0", "1"]
+    words = [*asked(images=64), "--seeds", "0", "1"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main([*words[:-3], "--out", str(whole), *words[-3:]]) == 0
     again = [*words[:-3], "--out", str(killed), *words[-3:]]
@@ -130,7 +130,7 @@ def test_a_row_is_what_the_training_command_makes_of_its_settings_and_is_made_on
 
 
 def test_stopping_ends_runs_that_were_started_where_ctrl_c_is_ignored(tmp_path):
-    """As a script's ``libradet reproduce … &`` has it, which its processes inherit."""
+    """As a script's ``libradet reproduce ... &`` has it, which its processes inherit."""
     synthesize(tmp_path / "data", train=8, val=4, size=(96, 80), classes=2)
     settings = {"model": "rpn", "data": str(tmp_path / "data"), "backbone": "resnet18", "epochs": 10_000}
     run, workshop = make_run(tmp_path / "runs", settings, seed=0), Workshop(threads=1)
@@ -151,7 +151,7 @@ def test_stopping_ends_runs_that_were_started_where_ctrl_c_is_ignored(tmp_path):
 def test_a_run_that_diverges_is_said_to_and_the_others_go_on(asked, tmp_path, capsys):
     table = TABLE.replace("fast_rcnn", "rpn").replace("proposals: shared\n", "").replace("[AP, AP50]", "[AR100, AR10]")
     table = table.replace("detector.roi.box_loss.weight: 2.0", "lr: 1.0e+30, warmup: 0, clip: null")
-    assert main([*asked(pictures=32, table=table), "--seeds", "0"]) == 0
+    assert main([*asked(images=32, table=table), "--seeds", "0"]) == 0
     said = capsys.readouterr().out
     assert "failed (the loss is not finite any more" in said
     assert "0, 1 failed" in (tmp_path / "out" / "mine.md").read_text()

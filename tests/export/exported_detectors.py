@@ -20,7 +20,7 @@ def unchecked() -> Iterator[None]:
 
 
 def small_detector(name: str) -> Detector:
-    """A lively detector with few layers, which sees pictures at 96 × 128 pixels."""
+    """A lively detector with few layers, which sees images at 96 x 128 pixels."""
     config = tiny_zoo_config(name)
     config.backbone.name, config.image.size = "test_resnet", (96, 128)
     config.category_ids = (7, 3, 5) if not config.proposes else ()

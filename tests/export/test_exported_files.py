@@ -30,16 +30,16 @@ def scene(height, width, seed=0):
     return draw_scene(np.random.default_rng(seed), (width, height), 3)[0]
 
 
-def boxes_in(picture, count=30):
+def boxes_in(image, count=30):
     corners = np.sort(np.random.default_rng(1).uniform(0, 1, (count, 2, 2)), axis=1).reshape(-1, 4)
-    return torch.from_numpy(corners * np.tile(picture.shape[1::-1], 2)).float()
+    return torch.from_numpy(corners * np.tile(image.shape[1::-1], 2)).float()
 
 
-def assert_same(model, exported, pictures):
-    """Detection by detection, in pixels of the pictures."""
-    given = [boxes_in(picture) for picture in pictures] if model.proposals_wanted else None
-    batch = prepare(pictures, model.image_size, model.divisor, given)
-    ours, theirs = find(model, batch), find(exported, prepare(pictures, "original", 1, given))
+def assert_same(model, exported, images):
+    """Detection by detection, in pixels of the images."""
+    given = [boxes_in(image) for image in images] if model.proposals_wanted else None
+    batch = prepare(images, model.image_size, model.divisor, given)
+    ours, theirs = find(model, batch), find(exported, prepare(images, "original", 1, given))
     assert ours.valid.any(1).all(), "or this test sees nothing"
     expected = ours.boxes / batch.scales.repeat(1, 2)[:, None]
     pairs = zip(expected, ours.labels, theirs.boxes, theirs.labels, strict=True)
@@ -81,11 +81,11 @@ def test_proposals_are_an_input(tmp_path):
         assert_same(model, exported, [scene(height, width, seed) for seed in range(count)])
 
 
-def test_pictures_of_many_sizes_become_the_same_detections(masks):
+def test_images_of_many_sizes_become_the_same_detections(masks):
     exported = libradet.load_model(masks.exported)
-    pictures = [scene(*size) for size in ((120, 90), (90, 120), (200, 160), (120, 90))]
-    ours = masks.model.predict(pictures, threshold=0.1, batch_size=4)
-    for one, other in zip(ours, exported.predict(pictures, threshold=0.1, batch_size=4), strict=True):
+    images = [scene(*size) for size in ((120, 90), (90, 120), (200, 160), (120, 90))]
+    ours = masks.model.predict(images, threshold=0.1, batch_size=4)
+    for one, other in zip(ours, exported.predict(images, threshold=0.1, batch_size=4), strict=True):
         np.testing.assert_allclose(other.xyxy, one.xyxy, atol=1e-2)
         np.testing.assert_allclose(other.confidence, one.confidence, atol=1e-3)
         assert other["class_name"].tolist() == one["class_name"].tolist()
@@ -151,7 +151,7 @@ def test_commands_take_it_as_any_model(masks, data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["predict", "--size", "64", "96"], "resizes pictures itself"),
+        (["predict", "--size", "64", "96"], "resizes images itself"),
         (["predict", "--compile"], "computes as it was exported"),
         (["predict", "--precision", "bf16"], "computes as it was exported"),
         (["analyze"], "not a checkpoint"),
@@ -181,18 +181,18 @@ def test_a_file_that_finds_something_else_is_not_left(masks, tmp_path, monkeypat
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     for seed in range(4):
         Image.fromarray(scene(200, 160, seed)).save(folder / f"{seed}.png")
     return folder
 
 
 @pytest.mark.slow
-def test_eight_bits_are_smaller_and_find_most_of_it_again(masks, pictures, tmp_path, capsys):
+def test_eight_bits_are_smaller_and_find_most_of_it_again(masks, images, tmp_path, capsys):
     path = tmp_path / "model.onnx"
     with unchecked():
-        assert main(["export", str(masks.weights), "--out", str(path), "--int8", str(pictures)]) == 0
+        assert main(["export", str(masks.weights), "--out", str(path), "--int8", str(images)]) == 0
     assert "found again; libradet evaluate says" in capsys.readouterr().out
     assert path.stat().st_size < 0.6 * masks.exported.stat().st_size
     nodes = [node.op_type for node in onnx.load(path).graph.node]
@@ -218,7 +218,7 @@ def test_every_entry_of_the_zoo(name, suffix, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["onnx", "pt2"])
-def test_pictures_that_come_resized(suffix, tmp_path):
+def test_images_that_come_resized(suffix, tmp_path):
     model = small_detector("libra_retinanet")
     with unchecked():
         libradet.export_model(model, tmp_path / f"model.{suffix}", resize="outside")

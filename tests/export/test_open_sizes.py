@@ -1,4 +1,4 @@
-"""Backbones that pad as TensorFlow does, where pictures' sizes are open."""
+"""Backbones that pad as TensorFlow does, where images' sizes are open."""
 
 import torch
 from exported_detectors import unchecked

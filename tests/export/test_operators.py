@@ -61,16 +61,16 @@ def onnx_session(module, examples, sizes):
     return run
 
 
-def candidates(pictures, number, groups=3, seed=0, whole=False, share=0.8):
+def candidates(images, number, groups=3, seed=0, whole=False, share=0.8):
     """Overlapping boxes; with ``whole`` numbers overlaps and scores are equal to others, and to thresholds."""
     noise = torch.Generator().manual_seed(seed)
-    corner, side = (torch.rand(pictures, number, 2, generator=noise) for _ in range(2))
+    corner, side = (torch.rand(images, number, 2, generator=noise) for _ in range(2))
     boxes = torch.cat([corner * 30, corner * 30 + side * 20 + 1], 2)
-    scores = torch.randn(pictures, number, generator=noise)
+    scores = torch.randn(images, number, generator=noise)
     if whole:
         boxes, scores = (boxes / 5).round() * 5, (scores * 2).round() / 2
-    valid = torch.rand(pictures, number, generator=noise) < share
-    return boxes, scores, torch.randint(0, groups, (pictures, number), generator=noise), valid
+    valid = torch.rand(images, number, generator=noise) < share
+    return boxes, scores, torch.randint(0, groups, (images, number), generator=noise), valid
 
 
 CASES = [
@@ -105,13 +105,13 @@ def test_suppression_in_torchvision(case, threshold, size):
     assert_suppressed_alike(*found, case, threshold, size)
 
 
-def regions(pictures=2, number=20, seed=0, share=0.8):
+def regions(images=2, number=20, seed=0, share=0.8):
     noise = torch.Generator().manual_seed(seed)
-    fine, coarse = (torch.randn(pictures, 3, 64 // s, 96 // s, generator=noise) for s in STRIDES)
-    corner = torch.rand(pictures, number, 2, generator=noise) * 70 - 8
-    boxes = torch.cat([corner, corner + torch.rand(pictures, number, 2, generator=noise) * 50], 2)
+    fine, coarse = (torch.randn(images, 3, 64 // s, 96 // s, generator=noise) for s in STRIDES)
+    corner = torch.rand(images, number, 2, generator=noise) * 70 - 8
+    boxes = torch.cat([corner, corner + torch.rand(images, number, 2, generator=noise) * 50], 2)
     boxes[:, 0, 2:] = boxes[:, 0, :2]  # without area
-    return fine, coarse, boxes, torch.rand(pictures, number, generator=noise) < share
+    return fine, coarse, boxes, torch.rand(images, number, generator=noise) < share
 
 
 REGIONS = [regions(), regions(3, 7, 1), regions(1, 1, 2, share=1.1), regions(2, 9, 3, share=0.0)]

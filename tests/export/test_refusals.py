@@ -68,7 +68,7 @@ def test_what_is_not_installed_is_named(tmp_path, monkeypatch, weights, capfd):
         (["--out", "model.bin"], "ends in .onnx"),
         (["--out", "model.onnx", "--format", "torch"], "ends in .pt2"),
         (["--out", "model.pt2", "--format", "onnx"], "ends in .onnx"),
-        (["--out", "model.onnx", "--pictures", "absent.jpg"], "absent.jpg"),
+        (["--out", "model.onnx", "--images", "absent.jpg"], "absent.jpg"),
         (["--out", "model.onnx", "--size", "0", "5"], "size"),
         (["--out", "model.onnx", "--size", "900", "800"], "size"),
     ],

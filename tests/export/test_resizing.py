@@ -1,4 +1,4 @@
-"""Pictures are resized inside an exported file as they are outside."""
+"""Images are resized inside an exported file as they are outside."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from libradet.data.loading.transforms import resize_to, target_size
 from libradet.export.resizing import resize_onto_canvas, target_sides
 
 
-def picture(height, width, seed=0):
+def image(height, width, seed=0):
     noise = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=noise)
 
@@ -20,7 +20,7 @@ def test_sides_are_those_of_the_loader(height, width, short, more):
     assert target_sides(height, width, size, torch.zeros(0)).tolist() == list(target_size(height, width, size))
 
 
-def test_pictures_that_keep_their_size():
+def test_images_that_keep_their_size():
     assert target_sides(7, 9, "original", torch.zeros(0)).tolist() == [7, 9]
 
 
@@ -32,23 +32,23 @@ def test_pictures_that_keep_their_size():
     ],
 )
 def test_pixels_are_those_of_the_loader(source, target):
-    original = picture(*source)
+    original = image(*source)
     canvas = resize_onto_canvas(original[None], torch.tensor(target), target[0] + 5, target[1] + 11)
     assert torch.equal(canvas[0, :, : target[0], : target[1]], resize_to(original, *target).float())
     assert not canvas[:, :, target[0] :].any()
     assert not canvas[:, :, :, target[1] :].any()
 
 
-def test_much_smaller_pictures_differ_by_rare_ties_only():
-    original = picture(1200, 1600)
+def test_much_smaller_images_differ_by_rare_ties_only():
+    original = image(1200, 1600)
     canvas = resize_onto_canvas(original[None], torch.tensor([60, 80]), 60, 80)
     apart = (canvas[0] - resize_to(original, 60, 80).float()).abs()
     assert apart.max() <= 1
     assert (apart > 0).float().mean() < 1e-3
 
 
-def test_pictures_of_a_batch_do_not_mix():
-    pictures = torch.stack([picture(30, 40, seed) for seed in range(3)])
-    together = resize_onto_canvas(pictures, torch.tensor([45, 60]), 64, 64)
-    for one, own in zip(pictures, together, strict=True):
+def test_images_of_a_batch_do_not_mix():
+    images = torch.stack([image(30, 40, seed) for seed in range(3)])
+    together = resize_onto_canvas(images, torch.tensor([45, 60]), 64, 64)
+    for one, own in zip(images, together, strict=True):
         assert torch.equal(resize_onto_canvas(one[None], torch.tensor([45, 60]), 64, 64)[0], own)

@@ -6,7 +6,7 @@ import torch
 
 from libradet.export.description import Description
 from libradet.export.running import Exported
-from libradet.export.verifying import agree, compare, drawn_pictures
+from libradet.export.verifying import agree, compare, drawn_images
 
 BOXES = np.array([[[1.0, 2, 30, 40], [5, 6, 50, 60], [20, 20, 40, 40]]], np.float32)
 SCORES = np.array([[0.9, 0.5, 0.0505]], np.float32)
@@ -14,7 +14,7 @@ LABELS = np.array([[0, 1, 0]])
 
 
 def fake(boxes=BOXES, scores=SCORES, labels=LABELS, valid=(True, True, True, False)):
-    """Finds the same in every picture."""
+    """Finds the same in every image."""
     about = Description("faster_rcnn", ("a", "b"), (1, 2), "original", True, 0.05, False, False, 0, "0")
     room = [np.pad(a, [(0, 0), (0, 1), *[(0, 0)] * (a.ndim - 2)]) for a in (boxes, scores, labels)]
     outputs = [*room, np.array([valid])]
@@ -25,12 +25,12 @@ def fake(boxes=BOXES, scores=SCORES, labels=LABELS, valid=(True, True, True, Fal
     return Exported(about, run)
 
 
-PICTURES = [np.zeros((80, 90, 3), np.uint8)] * 2 + [np.zeros((70, 90, 3), np.uint8)]
+IMAGES = [np.zeros((80, 90, 3), np.uint8)] * 2 + [np.zeros((70, 90, 3), np.uint8)]
 
 
 def difference(other):
-    found = compare(fake(), other, PICTURES)
-    assert found.pictures == 3
+    found = compare(fake(), other, IMAGES)
+    assert found.images == 3
     assert found.detections == 9
     return found
 
@@ -64,8 +64,8 @@ def test_what_is_missing():
 
 def test_what_one_finds_alone():
     fewer = fake(valid=(True, False, True, False))
-    assert not compare(fewer, fake(), PICTURES).small
-    assert not compare(fake(valid=(False,) * 4), fake(), PICTURES).small
+    assert not compare(fewer, fake(), IMAGES).small
+    assert not compare(fake(valid=(False,) * 4), fake(), IMAGES).small
 
 
 def test_masks_count():
@@ -77,15 +77,15 @@ def test_masks_count():
         return Exported(description, lambda arrays: [*exported._run(arrays), np.repeat(masks, len(arrays[0]), 0)])
 
     near, far = masks + np.float32(0.001), masks + np.float32(0.1)
-    assert compare(with_masks(ours, masks), with_masks(theirs, near), PICTURES).small
-    assert not compare(with_masks(ours, masks), with_masks(theirs, far), PICTURES).small
+    assert compare(with_masks(ours, masks), with_masks(theirs, near), IMAGES).small
+    assert not compare(with_masks(ours, masks), with_masks(theirs, far), IMAGES).small
 
 
-def test_drawn_pictures_are_lively_and_the_same_every_time():
-    first, again = drawn_pictures(), drawn_pictures()
+def test_drawn_images_are_lively_and_the_same_every_time():
+    first, again = drawn_images(), drawn_images()
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    assert len({picture.shape for picture in first}) == 3
-    assert min(torch.from_numpy(picture).float().std() for picture in first) > 10
+    assert len({image.shape for image in first}) == 3
+    assert min(torch.from_numpy(image).float().std() for image in first) > 10
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,6 @@ def test_drawn_pictures_are_lively_and_the_same_every_time():
     ],
 )
 def test_how_many_of_the_surest_are_found_again(boxes, scores, labels, again):
-    found = agree(fake(), fake(boxes, scores, labels), PICTURES)
+    found = agree(fake(), fake(boxes, scores, labels), IMAGES)
     assert (found.again, found.detections) == (again, 6)
     assert found.enough == (again >= 3)

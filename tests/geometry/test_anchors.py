@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from libradet.geometry.anchors import base_anchors, grid_anchors, inside_picture, within_border
+from libradet.geometry.anchors import base_anchors, grid_anchors, inside_image, within_border
 
 CANVAS = (256, 320)
 RPN = [(stride, (8.0,)) for stride in (4, 8, 16, 32, 64)]
@@ -20,15 +20,15 @@ RATIOS = (0.5, 1.0, 2.0)
     st.lists(st.floats(0.1, 10), min_size=1, max_size=4),
     st.floats(0, 1),
 )
-def test_area_ratio_and_centre(stride, scales, ratios, offset):
+def test_area_ratio_and_center(stride, scales, ratios, offset):
     boxes = base_anchors(stride, scales, ratios, offset).double().view(len(ratios), len(scales), 4)
     size = boxes[..., 2:] - boxes[..., :2]
-    centre = (boxes[..., 2:] + boxes[..., :2]) / 2
+    center = (boxes[..., 2:] + boxes[..., :2]) / 2
     side = torch.tensor(scales).double() * stride
     torch.testing.assert_close(size.prod(-1), (side**2).expand(len(ratios), -1), rtol=1e-4, atol=1e-2)
     ratio = torch.tensor(ratios).double()[:, None].expand(-1, len(scales))
     torch.testing.assert_close(size[..., 1] / size[..., 0], ratio, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(centre, torch.full_like(centre, offset * stride), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(center, torch.full_like(center, offset * stride), rtol=1e-4, atol=1e-3)
 
 
 def test_grid_by_hand():
@@ -64,13 +64,13 @@ def test_anchors_are_mmdetections(parity, kind, levels):
         base = base_anchors(stride, scales, RATIOS)
         torch.testing.assert_close(base, z[f"{kind}.base_{i}"], atol=1e-4, rtol=1e-5)
         torch.testing.assert_close(grid_anchors(base, *shapes[i], stride), z[f"{kind}.grid_{i}"], atol=1e-4, rtol=1e-5)
-    inside = inside_picture(shapes, [s for s, _ in levels], 3 * len(levels[0][1]), sizes)
+    inside = inside_image(shapes, [s for s, _ in levels], 3 * len(levels[0][1]), sizes)
     theirs = torch.cat([z[f"{kind}.valid_flags_240x300_{i}"] for i in range(5)])
     assert torch.equal(inside[0], theirs)
 
 
-def test_inside_picture_is_each_pictures_own():
-    inside = inside_picture([(2, 2), (1, 1)], [8, 16], 1, torch.tensor([[16, 16], [8, 9], [1, 8]]))
+def test_inside_image_is_each_images_own():
+    inside = inside_image([(2, 2), (1, 1)], [8, 16], 1, torch.tensor([[16, 16], [8, 9], [1, 8]]))
     assert inside.tolist() == [
         [True, True, True, True, True],
         [True, True, False, False, True],

@@ -52,7 +52,7 @@ def test_iou_is_symmetric_bounded_and_one_with_oneself(a, b):
     torch.testing.assert_close(own, torch.ones_like(own))
 
 
-def test_iou_of_batches_stays_within_each_picture():
+def test_iou_of_batches_stays_within_each_image():
     a, b = torch.rand(3, 5, 4) * 50, torch.rand(3, 4, 4) * 50
     a, b = (torch.cat([x[..., :2], x[..., :2] + x[..., 2:]], -1) for x in (a, b))
     together = pairwise_iou(a, b)
@@ -125,7 +125,7 @@ def test_coding_stays_finite_where_boxes_are_padding_or_deltas_huge():
     assert 0 <= sides[1].item() <= 56 * math.exp(-MAX_LOG_RATIO) + 1e-4
 
 
-def test_clip_is_torchvisions_for_each_picture():
+def test_clip_is_torchvisions_for_each_image():
     torch.manual_seed(1)
     x = torch.randn(2, 3, 7, 4) * 80
     sizes = torch.tensor([[40, 90], [100, 30]])

@@ -47,7 +47,7 @@ def test_a_shape_comes_back_where_it_was():
     assert (pasted & shape).sum() / (pasted | shape).sum() > 0.97
 
 
-def test_boxes_beyond_the_picture_are_cut_and_empty_ones_paste_nothing():
+def test_boxes_beyond_the_image_are_cut_and_empty_ones_paste_nothing():
     pasted = paste_mask(torch.ones(28, 28), torch.tensor([-10.0, 20.0, 12.0, 90.0]), 40, 50)
     assert pasted[20:, :12].all()
     assert pasted.sum() == 20 * 12
@@ -90,7 +90,7 @@ def test_targets_are_torchvisions_half_a_pixel_away():
 
 
 def interpolated(masks, boxes, height, width):
-    """What mmdetection and detectron2 put into the whole picture: grid_sample without aligned corners."""
+    """What mmdetection and detectron2 put into the whole image: grid_sample without aligned corners."""
     x0, y0, x1, y1 = boxes.double().T[..., None]
     y = (torch.arange(height) + 0.5 - y0) / (y1 - y0) * 2 - 1
     x = (torch.arange(width) + 0.5 - x0) / (x1 - x0) * 2 - 1

@@ -23,7 +23,7 @@ def one(candidates, gt, valid=None, **settings):
 
 @st.composite
 def small_boxes(draw, most):
-    # Whole pixels on a small picture: ties in IoU are frequent.
+    # Whole pixels on a small image: ties in IoU are frequent.
     rows = draw(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(1, 6)), max_size=most))
     rows = rows or [(0, 0, 3)]
     return torch.tensor([[x, y, x + s, y + (s + 1) // 2 * 2] for x, y, s in rows], dtype=torch.float32)

@@ -21,17 +21,17 @@ def _threads(request):
     torch.set_num_threads(before)
 
 
-def make_pyramid(pictures=2, channels=3, dtype=torch.float32, seed=0):
+def make_pyramid(images=2, channels=3, dtype=torch.float32, seed=0):
     g = torch.Generator().manual_seed(seed)
-    shapes = [(pictures, channels, CANVAS[0] // s, CANVAS[1] // s) for s in STRIDES]
+    shapes = [(images, channels, CANVAS[0] // s, CANVAS[1] // s) for s in STRIDES]
     return [torch.randn(shape, generator=g).to(dtype).requires_grad_() for shape in shapes]
 
 
-def make_boxes(pictures=2, number=20, seed=1):
-    """Boxes [B, S, 4] of all sizes, some partly outside the picture."""
+def make_boxes(images=2, number=20, seed=1):
+    """Boxes [B, S, 4] of all sizes, some partly outside the image."""
     g = torch.Generator().manual_seed(seed)
-    side = 2 ** (torch.rand(pictures, number, 2, generator=g) * 7 + 2.5)
-    corner = torch.rand(pictures, number, 2, generator=g) * torch.tensor([300.0, 240.0]) - 10
+    side = 2 ** (torch.rand(images, number, 2, generator=g) * 7 + 2.5)
+    corner = torch.rand(images, number, 2, generator=g) * torch.tensor([300.0, 240.0]) - 10
     return torch.cat([corner, corner + side], -1)
 
 
@@ -81,9 +81,9 @@ def test_values_and_gradients_are_torchvisions(memory_format):
 
 @pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-@pytest.mark.parametrize("pictures", [1, 3])
-def test_aligned_values_and_gradients(sampling_ratio, pictures):
-    pyramid, boxes = make_pyramid(pictures), make_boxes(pictures, 12)
+@pytest.mark.parametrize("images", [1, 3])
+def test_aligned_values_and_gradients(sampling_ratio, images):
+    pyramid, boxes = make_pyramid(images), make_boxes(images, 12)
     valid = torch.ones(boxes.shape[:2], dtype=torch.bool)
     ours = pyramid_roi_align(pyramid, boxes, valid, STRIDES, sampling_ratio=sampling_ratio, aligned=True)
     theirs = reference(pyramid, boxes, True, sampling_ratio)

@@ -1,4 +1,4 @@
-"""Pictures dealt out to threads give what one thread gives, with and without gradients."""
+"""Images dealt out to threads give what one thread gives, with and without gradients."""
 
 import pytest
 import torch

@@ -32,8 +32,8 @@ def test_scores_fall_as_in_the_papers_loop(seed, groups, decay, floor, size):
     rows, final, kept = soft_suppress(boxes, scores, group, valid, **options)
     assert rows.shape == final.shape == kept.shape == (2, size)
     for b in range(2):
-        picture = [t[b].double().tolist() for t in (boxes, scores)] + [t[b].tolist() for t in (group, valid)]
-        expected = soft_nms(*picture, **options)
+        image = [t[b].double().tolist() for t in (boxes, scores)] + [t[b].tolist() for t in (group, valid)]
+        expected = soft_nms(*image, **options)
         assert rows[b][kept[b]].tolist() == [row for row, _ in expected]
         torch.testing.assert_close(final[b][kept[b]].double(), torch.tensor([s for _, s in expected]).double())
         assert (rows[b][~kept[b]] == 0).all()

@@ -1,11 +1,11 @@
-"""Pictures with boxes."""
+"""Images with boxes."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from libradet.inference.drawing import COLORS, SheetRow, color_of, draw, save, sheet
-from libradet.quiet import supervision as sv
+from libradet.utils.warnings_filter import supervision as sv
 
 
 def rgb(color):
@@ -27,13 +27,13 @@ def near(pixels, x, y, color, reach):
 
 
 @pytest.mark.parametrize("width", [640, 1000, 3000])
-def test_boxes_are_where_they_belong_in_the_colour_of_their_class(width):
-    picture = np.full((width * 3 // 4, width, 3), 128, np.uint8)
-    before = picture.copy()
+def test_boxes_are_where_they_belong_in_the_color_of_their_class(width):
+    image = np.full((width * 3 // 4, width, 3), 128, np.uint8)
+    before = image.copy()
     box = (width // 5, width // 4, width // 2, width * 3 // 5)
-    drawn = draw(picture, detections([box], [2], [0.9]))
-    assert drawn.shape == picture.shape
-    np.testing.assert_array_equal(picture, before)
+    drawn = draw(image, detections([box], [2], [0.9]))
+    assert drawn.shape == image.shape
+    np.testing.assert_array_equal(image, before)
     reach = max(2, width // 240)
     x0, y0, x1, y1 = box
     for x, y in [((x0 + x1) // 2, y1), (x0, (y0 + y1) // 2), (x1, (y0 + y1) // 2)]:
@@ -42,7 +42,7 @@ def test_boxes_are_where_they_belong_in_the_colour_of_their_class(width):
     assert (drawn[-1, -1] == 128).all()
 
 
-def test_labels_grow_with_the_picture():
+def test_labels_grow_with_the_image():
     def label_rows(side):
         drawn = draw(
             np.zeros((side, side, 3), np.uint8), detections([(side // 4, side // 2, side // 2, side - 9)], [0])
@@ -53,45 +53,45 @@ def test_labels_grow_with_the_picture():
     assert 10 <= label_rows(700) < label_rows(2000) / 2
 
 
-def test_small_pictures_are_enlarged_until_labels_can_be_read():
+def test_small_images_are_enlarged_until_labels_can_be_read():
     drawn = draw(np.zeros((64, 96, 3), np.uint8), detections([(10, 20, 60, 50)], [1], [0.5]))
     assert drawn.shape == (64 * 7, 96 * 7, 3)
     assert near(drawn, 35 * 7, 50 * 7, color_of(1), 3)
 
 
 def test_labels_at_the_edge_stay_inside():
-    colour = color_of(0)
+    color = color_of(0)
     drawn = draw(np.zeros((640, 640, 3), np.uint8), detections([(300, 0, 500, 200)], [0], [0.5]))
-    covered = (np.abs(drawn[:30].astype(int) - rgb(colour)).max(2) < 4).sum()
+    covered = (np.abs(drawn[:30].astype(int) - rgb(color)).max(2) < 4).sum()
     # A label is a filled bar of dozens by a dozen pixels; a cut one leaves only the box's line.
     assert covered > 600
 
 
 def test_nothing_found_changes_nothing():
-    picture = np.random.default_rng(0).integers(0, 256, (640, 700, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(draw(picture, detections([], [], [])), picture)
+    image = np.random.default_rng(0).integers(0, 256, (640, 700, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(draw(image, detections([], [], [])), image)
 
 
 def test_better_detections_lie_on_top():
-    picture = np.zeros((640, 640, 3), np.uint8)
+    image = np.zeros((640, 640, 3), np.uint8)
     box = (200, 200, 400, 400)
     for scores, on_top in (((0.9, 0.3), 0), ((0.3, 0.9), 1)):
-        drawn = draw(picture, detections([box, box], [0, 1], scores))
+        drawn = draw(image, detections([box, box], [0, 1], scores))
         assert near(drawn, 300, 400, color_of(on_top), 1)
         assert not near(drawn, 300, 400, color_of(1 - on_top), 3)
 
 
 @pytest.mark.parametrize("width", [160, 1000])
-def test_masks_are_tinted_in_the_colour_of_their_class_and_let_the_picture_through(width):
-    """Also where the picture is enlarged; what was passed in stays as it was."""
+def test_masks_are_tinted_in_the_color_of_their_class_and_let_the_image_through(width):
+    """Also where the image is enlarged; what was passed in stays as it was."""
     height = width * 3 // 4
-    picture = np.full((height, width, 3), 128, np.uint8)
-    picture[:, : width // 2] = 40
+    image = np.full((height, width, 3), 128, np.uint8)
+    image[:, : width // 2] = 40
     masked = detections([(width // 5, height // 5, width * 4 // 5, height * 4 // 5)], [2], [0.9])
     masked.mask = np.zeros((1, height, width), dtype=bool)
     masked.mask[0, height // 3 : height * 2 // 3, width // 4 : width * 3 // 4] = True
     before = masked.mask.copy()
-    drawn = draw(picture, masked)
+    drawn = draw(image, masked)
     np.testing.assert_array_equal(masked.mask, before)
     factor = drawn.shape[1] // width
     for x, below in ((width * 3 // 8, 40), (width * 5 // 8, 128)):
@@ -101,7 +101,7 @@ def test_masks_are_tinted_in_the_colour_of_their_class_and_let_the_picture_throu
         assert (edge == below).all()
 
 
-def test_colours_repeat():
+def test_colors_repeat():
     assert color_of(len(COLORS) + 2) == color_of(2)
     assert len(set(COLORS)) == len(COLORS)
     many = detections([(50, 50, 300, 300)], [40], [0.5], names=[str(i) for i in range(50)])
@@ -109,10 +109,10 @@ def test_colours_repeat():
 
 
 def test_sheet_shows_truth_left_and_detections_right():
-    picture = np.full((300, 400, 3), 200, np.uint8)
+    image = np.full((300, 400, 3), 200, np.uint8)
     truth, found = detections([(100, 100, 300, 200)], [0]), detections([(100, 100, 300, 200)], [1], [0.7])
     empty = detections([], [], [])
-    page = sheet([SheetRow(picture, truth, found, "a.jpg"), SheetRow(picture[:, :200], empty, empty, "b.jpg")], "abc")
+    page = sheet([SheetRow(image, truth, found, "a.jpg"), SheetRow(image[:, :200], empty, empty, "b.jpg")], "abc")
     half = page.shape[1] // 2
     body = page[100:]
     counts = {
@@ -122,13 +122,13 @@ def test_sheet_shows_truth_left_and_detections_right():
     }
     assert counts["left", 0] > 1000 < counts["right", 1]
     assert counts["left", 1] == counts["right", 0] == 0
-    # 480 and 640 pixels high: every picture is as large as its column.
+    # 480 and 640 pixels high: every image is as large as its column.
     assert page.shape[0] > 480 + 640
 
 
 def test_saving_makes_folders_and_keeps_pixels(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    save(picture, tmp_path / "deep" / "er" / "a.png")
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "deep" / "er" / "a.png")), picture)
-    save(picture, tmp_path / "a.jpg")
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    save(image, tmp_path / "deep" / "er" / "a.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "deep" / "er" / "a.png")), image)
+    save(image, tmp_path / "a.jpg")
     assert Image.open(tmp_path / "a.jpg").size == (30, 20)

@@ -11,21 +11,21 @@ from known_answers import FixedDetector
 from PIL import Image
 
 from libradet.errors import UserError
-from libradet.inference.prediction_files import describe, number_pictures, predict_files
-from libradet.inference.sights import find_pictures
-from libradet.quiet import supervision as sv
+from libradet.inference.prediction_files import describe, number_images, predict_files
+from libradet.inference.sights import find_images
+from libradet.utils.warnings_filter import supervision as sv
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three pictures, one of them broken, a text file, and one more picture further down."""
-    here = tmp_path / "pictures"
+    """Three images, one of them broken, a text file, and one more image further down."""
+    here = tmp_path / "images"
     (here / "deep").mkdir(parents=True)
     for seed, (name, shape) in enumerate({"b.jpg": (40, 60), "a.PNG": (50, 30), "deep/a.png": (20, 20)}.items()):
         pixels = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(here / name)
-    (here / "c.jpg").write_bytes(b"no picture at all")
-    (here / "notes.txt").write_text("no picture either")
+    (here / "c.jpg").write_bytes(b"no image at all")
+    (here / "notes.txt").write_text("no image either")
     return here
 
 
@@ -38,37 +38,37 @@ def names(paths):
     return [p.name for p in paths]
 
 
-def test_finding_pictures(folder):
-    assert names(find_pictures([folder])) == ["a.PNG", "b.jpg", "c.jpg"]
-    assert names(find_pictures([folder / "*.jpg"])) == ["b.jpg", "c.jpg"]
-    assert names(find_pictures([f"{folder}/**/*"])) == ["a.PNG", "b.jpg", "c.jpg", "a.png"]
-    assert names(find_pictures([folder / "c.jpg", folder, folder / "b.jpg"])) == ["c.jpg", "a.PNG", "b.jpg"]
+def test_finding_images(folder):
+    assert names(find_images([folder])) == ["a.PNG", "b.jpg", "c.jpg"]
+    assert names(find_images([folder / "*.jpg"])) == ["b.jpg", "c.jpg"]
+    assert names(find_images([f"{folder}/**/*"])) == ["a.PNG", "b.jpg", "c.jpg", "a.png"]
+    assert names(find_images([folder / "c.jpg", folder, folder / "b.jpg"])) == ["c.jpg", "a.PNG", "b.jpg"]
     # A file that was named is taken whatever it is called: reading it will tell.
-    assert names(find_pictures([folder / "notes.txt"])) == ["notes.txt"]
+    assert names(find_images([folder / "notes.txt"])) == ["notes.txt"]
 
 
 def test_names_with_pattern_signs_are_files_first(folder):
     odd = folder / "x[1].jpg"
     (folder / "b.jpg").rename(odd)
-    assert find_pictures([odd]) == [odd]
+    assert find_images([odd]) == [odd]
 
 
 @pytest.mark.parametrize("source", ["absent.jpg", "*.webp", "empty"])
 def test_nothing_found_is_an_error_that_names_it(folder, source):
     (folder / "empty").mkdir()
     with pytest.raises(UserError) as error:
-        find_pictures([folder, folder / source])
+        find_images([folder, folder / source])
     assert str(folder / source) in str(error.value)
 
 
 def test_nothing_named():
-    with pytest.raises(UserError, match="No pictures were named"):
-        find_pictures([])
+    with pytest.raises(UserError, match="No images were named"):
+        find_images([])
 
 
 def test_numbers(folder):
     def numbers(*stems):
-        return number_pictures([folder / f"{s}.jpg" for s in stems])
+        return number_images([folder / f"{s}.jpg" for s in stems])
 
     assert numbers("000000397133", "17", "0") == [397133, 17, 0]
     assert numbers("17", "a") == [1, 2]
@@ -127,7 +127,7 @@ def test_unreadable_files_are_counted_and_named(folder, detector, tmp_path):
     done = predict_files(detector, [folder], tmp_path / "out", progress=False)
     assert list(done.unreadable) == [folder / "c.jpg"]
     text = describe(done, tmp_path / "out")
-    assert text.startswith("2 objects in 2 pictures")
+    assert text.startswith("2 objects in 2 images")
     assert "1 file could not be read:" in text
     assert "c.jpg" in text
     with pytest.raises(UserError, match=r"None of 1 files? can be read.*c\.jpg"):
@@ -140,7 +140,7 @@ def test_namesakes_do_not_replace_each_other(folder, detector, tmp_path):
     assert (tmp_path / "out" / "a.png").read_bytes() != (tmp_path / "out" / "a_2.png").read_bytes()
 
 
-def test_pictures_are_never_overwritten(folder, detector, tmp_path):
+def test_images_are_never_overwritten(folder, detector, tmp_path):
     with pytest.raises(UserError, match="another folder"):
         predict_files(detector, [folder / "b.jpg"], folder, progress=False)
     with pytest.raises(UserError, match="is a file"):

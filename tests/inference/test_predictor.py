@@ -1,4 +1,4 @@
-"""From pictures of all kinds to detections in their own pixels."""
+"""From images of all kinds to detections in their own pixels."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from PIL import Image
 
 from libradet.errors import UserError
 from libradet.inference.predictor import predict
-from libradet.quiet import supervision as sv
+from libradet.utils.warnings_filter import supervision as sv
 
 BOXES = [(0.25, 0.5, 0.75, 1.0), (0.0, 0.0, 0.5, 0.5), (-0.5, -0.25, 1.5, 1.25)]
 
@@ -18,7 +18,7 @@ def detector():
     return FixedDetector(BOXES, [0.9, 0.5, 0.2], [1, 0, 1])
 
 
-def picture(width, height, seed=0):
+def sample_image(width, height, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -30,7 +30,7 @@ def expected(width, height, count):
 @pytest.mark.parametrize(("width", "height"), [(100, 67), (67, 100), (640, 480), (33, 33), (7, 300), (1, 1)])
 @pytest.mark.parametrize("size", [None, (32, 50), "original"])
 def test_boxes_are_in_the_pixels_of_the_original(detector, width, height, size):
-    found = predict(detector, picture(width, height), threshold=0.0, size=size)
+    found = predict(detector, sample_image(width, height), threshold=0.0, size=size)
     assert isinstance(found, sv.Detections)
     np.testing.assert_allclose(found.xyxy, expected(width, height, 3), rtol=1e-5, atol=1e-4)
     assert found.xyxy.min() >= 0
@@ -41,7 +41,7 @@ def test_boxes_are_in_the_pixels_of_the_original(detector, width, height, size):
 
 
 def test_size_decides_what_the_detector_sees(detector):
-    image = picture(100, 67)
+    image = sample_image(100, 67)
     for size, seen in ((None, [64, 96]), ((32, 50), [32, 48]), ((64, 80), [54, 80]), ("original", [67, 100])):
         predict(detector, image, size=size)
         assert abs(detector.seen[-1].sizes[0] - torch.tensor(seen)).max() <= 1
@@ -51,14 +51,14 @@ def test_size_decides_what_the_detector_sees(detector):
 
 @pytest.mark.parametrize(("threshold", "count"), [(0.0, 3), (0.2, 3), (0.21, 2), (0.5, 2), (0.9, 1), (1.0, 0)])
 def test_threshold(detector, threshold, count):
-    found = predict(detector, picture(50, 50), threshold)
+    found = predict(detector, sample_image(50, 50), threshold)
     assert len(found) == count
     assert found.xyxy.shape == (count, 4)
     assert found["class_name"].shape == (count,)
 
 
-def test_kinds_of_pictures_are_the_same(detector, tmp_path):
-    image = picture(60, 40)
+def test_kinds_of_images_are_the_same(detector, tmp_path):
+    image = sample_image(60, 40)
     path = tmp_path / "a.png"
     Image.fromarray(image).save(path)
     for kind in (image, Image.fromarray(image), path, str(path)):
@@ -71,7 +71,7 @@ def test_kinds_of_pictures_are_the_same(detector, tmp_path):
 def test_files_are_turned_upright(detector, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(picture(80, 40)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(sample_image(80, 40)).save(tmp_path / "turned.jpg", exif=exif)
     found = predict(detector, tmp_path / "turned.jpg", threshold=0.0)
     np.testing.assert_allclose(found.xyxy, expected(40, 80, 3), atol=1e-4)
 
@@ -79,7 +79,7 @@ def test_files_are_turned_upright(detector, tmp_path):
 @pytest.mark.parametrize(("batch_size", "batches"), [(1, 5), (2, 3), (5, 2)])
 def test_lists_in_lists_out(detector, batch_size, batches):
     shapes = [(50, 30), (30, 50), (64, 40), (50, 31), (31, 50)]
-    found = predict(detector, [picture(*s) for s in shapes], threshold=0.0, batch_size=batch_size)
+    found = predict(detector, [sample_image(*s) for s in shapes], threshold=0.0, batch_size=batch_size)
     assert isinstance(found, list)
     # Landscapes go together, and portraits.
     assert len(detector.seen) == batches
@@ -87,14 +87,14 @@ def test_lists_in_lists_out(detector, batch_size, batches):
     for (width, height), detections in zip(shapes, found, strict=True):
         np.testing.assert_allclose(detections.xyxy, expected(width, height, 3), rtol=1e-5, atol=1e-4)
     assert predict(detector, []) == []
-    assert [len(d) for d in predict(detector, (picture(9, 9),), threshold=1.0)] == [0]
+    assert [len(d) for d in predict(detector, (sample_image(9, 9),), threshold=1.0)] == [0]
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_modes_are_left_as_they_were(detector, training):
     detector.train(training)
     detector.norm.train(not training)
-    predict(detector, picture(20, 20))
+    predict(detector, sample_image(20, 20))
     assert detector.training is training
     assert detector.norm.training is not training
     with pytest.raises(UserError):
@@ -105,25 +105,25 @@ def test_modes_are_left_as_they_were(detector, training):
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
 def test_thresholds_that_are_none(detector, threshold):
     with pytest.raises(UserError, match=r"threshold.*between 0 and 1"):
-        predict(detector, picture(20, 20), threshold)
+        predict(detector, sample_image(20, 20), threshold)
 
 
 def test_batches_that_are_none(detector):
     with pytest.raises(UserError, match="batch_size"):
-        predict(detector, picture(20, 20), batch_size=0)
+        predict(detector, sample_image(20, 20), batch_size=0)
 
 
 def test_unreadable_files_are_named(detector, tmp_path):
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"\xff\xd8 no picture")
+    broken.write_bytes(b"\xff\xd8 no image")
     for path in (broken, tmp_path / "absent.jpg"):
         with pytest.raises(UserError, match=path.name):
-            predict(detector, [picture(20, 20), path])
+            predict(detector, [sample_image(20, 20), path])
 
 
 def test_folders_and_patterns_are_lists(detector, tmp_path):
     for number in range(3):
-        Image.fromarray(picture(40 + number, 30)).save(tmp_path / f"{number}.png")
+        Image.fromarray(sample_image(40 + number, 30)).save(tmp_path / f"{number}.png")
     for source in (tmp_path, str(tmp_path / "*.png")):
         found = predict(detector, source, threshold=0.0)
         assert [round(float(d.xyxy[0, 2])) for d in found] == [30, 31, 32]
@@ -135,16 +135,16 @@ def test_folders_and_patterns_are_lists(detector, tmp_path):
 def test_generators_are_looked_at_as_they_come(detector, batch_size):
     taken = []
 
-    def pictures():
+    def images():
         for width in range(40, 60):
             taken.append(width)
-            yield picture(width, 30)
+            yield sample_image(width, 30)
 
-    found = predict(detector, pictures(), threshold=0.0, batch_size=batch_size)
+    found = predict(detector, images(), threshold=0.0, batch_size=batch_size)
     assert not taken
     np.testing.assert_allclose(next(found).xyxy, expected(40, 30, 3), rtol=1e-5)
     assert len(taken) <= 4 * batch_size
-    # Between two pictures, the caller's own computations have gradients.
+    # Between two images, the caller's own computations have gradients.
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
     assert len(list(found)) == 19

@@ -1,4 +1,4 @@
-"""Test-time augmentation: what is found in mirrored and resized pictures comes back to where it is."""
+"""Test-time augmentation: what is found in mirrored and resized images comes back to where it is."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ from libradet.models.zoo import make_config
 
 
 class BrightFinder(nn.Module):
-    """Finds the one bright rectangle of a picture, and masks its left half; surer, the larger the picture is.
+    """Finds the one bright rectangle of an image, and masks its left half; surer, the larger the image is.
 
     ``seen`` keeps the batches it was shown.
     """
@@ -59,13 +59,13 @@ class BrightFinder(nn.Module):
 
 
 def bright(width=180, height=120, box=(24, 36, 84, 96)):
-    """A dark picture with a bright rectangle; all sides remain whole pixels in half and in two thirds of its size."""
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[box[1] : box[3], box[0] : box[2]] = 255
-    return picture
+    """A dark image with a bright rectangle; all sides remain whole pixels in half and in two thirds of its size."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[box[1] : box[3], box[0] : box[2]] = 255
+    return image
 
 
-def random_picture(width, height, seed=0):
+def random_image(width, height, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -85,7 +85,7 @@ def test_one_object_is_found_once_where_it_is(flip, sizes):
 
 @pytest.mark.parametrize("sizes", [(), (60,), (60, 80)])
 def test_masks_are_turned_back(sizes):
-    """The finder masks the left half of what it sees; of the mirrored picture that is the right half."""
+    """The finder masks the left half of what it sees; of the mirrored image that is the right half."""
     views = Views(BrightFinder(image_size=(60, 90)), True, sizes)
     # Of each view there are three slots, the first one filled; the mirrored one comes after the plain one.
     for slot, (left, right) in ((0, (24, 54)), (3, (54, 84))):
@@ -98,8 +98,8 @@ def test_masks_are_turned_back(sizes):
         assert abs(rows.max() + 1 - 96) <= 1
 
 
-def test_masks_of_mirrored_pictures_are_mirrored():
-    batch = tiny_batch(pictures=2)
+def test_masks_of_mirrored_images_are_mirrored():
+    batch = tiny_batch(num_images=2)
     finder = BrightFinder()
     second = Views(finder, flip=True, merge=lambda b, s, labels, v: (torch.full((2, 1), 3), s[:, 3:4], v[:, 3:4]))
     found = second(batch)
@@ -111,7 +111,7 @@ def test_masks_of_mirrored_pictures_are_mirrored():
     ("name", "sizes"),
     [("faster_rcnn", ()), ("mask_rcnn", ()), ("mask_rcnn", (48, 64)), ("retinanet", ()), ("fast_rcnn", (48, 64))],
 )
-def test_mirrored_pictures_have_mirrored_detections(name, sizes):
+def test_mirrored_images_have_mirrored_detections(name, sizes):
     model = tiny_detector(tiny_zoo_config(name)).eval()
     model.config.image.size, model.config.detections.score = (64, 96), 0.1
     batch = tiny_batch(size=(64, 96), proposals=20)
@@ -138,12 +138,12 @@ def test_mirrored_pictures_have_mirrored_detections(name, sizes):
 
 
 def test_every_size_sees_what_it_would_see_alone():
-    pictures = [random_picture(*shape, seed) for seed, shape in enumerate([(100, 67), (90, 66), (67, 100), (33, 33)])]
+    images = [random_image(*shape, seed) for seed, shape in enumerate([(100, 67), (90, 66), (67, 100), (33, 33)])]
     model = FixedDetector()
     for size in ((32, 48), (64, 96), (50, 60)):
-        predict(model, pictures, size=size, batch_size=4)
+        predict(model, images, size=size, batch_size=4)
     alone, model.seen = model.seen, []
-    predict(Views(model, sizes=[32, (64, 96), (50, 60)]), pictures, batch_size=4)
+    predict(Views(model, sizes=[32, (64, 96), (50, 60)]), images, batch_size=4)
     assert {b.images.shape[2:] for b in model.seen} == {b.images.shape[2:] for b in alone}
 
     def shown(batches):
@@ -153,7 +153,7 @@ def test_every_size_sees_what_it_would_see_alone():
     assert shown(model.seen) == shown(alone)
 
 
-def test_views_know_which_picture_of_the_data_set_they_show(tmp_path):
+def test_views_know_which_image_of_the_data_set_they_show(tmp_path):
     dataset = make_dataset(tmp_path)
     model, evaluator = TruthDetector(dataset), CocoEvaluator(dataset)
     # Objects of a class overlap, and views of the same object more so.
@@ -163,15 +163,15 @@ def test_views_know_which_picture_of_the_data_set_they_show(tmp_path):
     metrics = evaluator.compute()
     assert metrics["AP"] == pytest.approx(1)
     # None twice.
-    assert metrics["detections"] == sum(len(p.boxes) for p in dataset.pictures)
+    assert metrics["detections"] == sum(len(p.boxes) for p in dataset.images)
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_proposals_go_with_the_pictures(flip):
+def test_proposals_go_with_the_images(flip):
     model = FixedDetector()
     model.config.rpn = None
     boxes = np.array([[10, 20, 50, 40], [0, 0, 90, 60]], np.float32)
-    predict(Views(model, flip, sizes=[30, 60]), random_picture(90, 60), proposals=boxes)
+    predict(Views(model, flip, sizes=[30, 60]), random_image(90, 60), proposals=boxes)
     expected = [boxes / 2, boxes] if not flip else []
     if flip:
         for scale, width in ((0.5, 45), (1, 90)):
@@ -183,12 +183,12 @@ def test_proposals_go_with_the_pictures(flip):
 
 
 def test_detections_of_all_views_suppress_each_other_within_classes():
-    """Picture of 100 × 60; the mirrored view answers the same fractions, so its boxes come back mirrored."""
+    """Image of 100 x 60; the mirrored view answers the same fractions, so its boxes come back mirrored."""
     # The first is nearly its own mirror image, the second lies left and comes back right, the third of another class.
     model = FixedDetector(
         [(0.28, 0.2, 0.7, 0.8), (0.1, 0.1, 0.2, 0.3), (0.3, 0.2, 0.7, 0.8)], [0.9, 0.6, 0.5], [0, 0, 1], size=(60, 100)
     )
-    found = predict(Views(model, flip=True), random_picture(100, 60), threshold=0.0)
+    found = predict(Views(model, flip=True), random_image(100, 60), threshold=0.0)
     expected = [(28, 12, 70, 48), (10, 6, 20, 18), (80, 6, 90, 18), (30, 12, 70, 48)]
     np.testing.assert_allclose(found.xyxy, expected, atol=1e-4)
     np.testing.assert_allclose(found.confidence, [0.9, 0.6, 0.6, 0.5])
@@ -213,8 +213,8 @@ def test_they_are_merged_as_the_detector_suppresses(kind):
             rows = real[batched_nms(boxes[b, real], scores[b, real], labels[b, real], 0.3)][:100]
             expected = scores[b, rows]
         else:
-            picture = [t[b].tolist() for t in (boxes, scores, labels, valid)]
-            pairs = soft_nms(*picture, "gaussian", 0.3, 0.5, 0.05, 100)
+            image = [t[b].tolist() for t in (boxes, scores, labels, valid)]
+            pairs = soft_nms(*image, "gaussian", 0.3, 0.5, 0.05, 100)
             rows, expected = torch.tensor([row for row, _ in pairs]), torch.tensor([score for _, score in pairs])
         assert len(rows) < len(real)
         torch.testing.assert_close(found.boxes[b, found.valid[b]], boxes[b, rows].detach(), atol=1e-3, rtol=0)
@@ -239,7 +239,7 @@ def test_modes_and_devices_are_those_of_the_finder():
     model = FixedDetector([(0.1, 0.1, 0.5, 0.5)], [0.9], [0])
     views = Views(model, flip=True, sizes=[64])
     model.train()
-    predict(views, random_picture(50, 50))
+    predict(views, random_image(50, 50))
     assert model.training
     assert (views.name, views.device, views.divisor) == (model.name, model.device, model.divisor)
     assert (views.class_names, views.category_ids) == (model.class_names, model.category_ids)
@@ -261,12 +261,12 @@ def test_sizes_that_are_none(sizes, own, words):
 
 def test_one_size_or_several():
     with pytest.raises(UserError, match="exclude each other"):
-        FixedDetector().predict(random_picture(9, 9), size=(64, 96), sizes=[64])
+        FixedDetector().predict(random_image(9, 9), size=(64, 96), sizes=[64])
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A data set, and detectors that nobody trained."""
+    """A dataset, and detectors that nobody trained."""
     root = tmp_path_factory.mktemp("place")
     synthesize(root / "data", train=1, val=3, size=(96, 80), classes=2)
     torch.manual_seed(0)
@@ -286,8 +286,8 @@ def test_commands_look_several_times(place, tmp_path, monkeypatch, capfd):
     for more in ([], ["--flip", "--scales", "64", "80"]):
         assert main(["evaluate", model, "--data", str(place / "data"), "--json", "n.json", *more]) == 0
         numbers.append(json.loads((tmp_path / "n.json").read_text()))
-        pictures = str(place / "data" / "images" / "val_*.jpg")
-        assert main(["predict", model, pictures, "--out", f"found{len(more)}", "--threshold", "0", *more]) == 0
+        images = str(place / "data" / "images" / "val_*.jpg")
+        assert main(["predict", model, images, "--out", f"found{len(more)}", "--threshold", "0", *more]) == 0
     assert numbers[0]["images"] == numbers[1]["images"] == 3
     plain, several = (json.loads((tmp_path / f"found{n}" / "predictions.json").read_text()) for n in (0, 4))
     assert len(plain) == numbers[0]["detections"]
@@ -306,7 +306,7 @@ def test_proposals_are_written_of_several_views(place, tmp_path):
 
 def test_python_has_the_same_words():
     model = tiny_detector(tiny_zoo_config("faster_rcnn"))
-    model.config.image.size, image = (64, 96), random_picture(96, 64)
+    model.config.image.size, image = (64, 96), random_image(96, 64)
     several = model.predict(image, threshold=0.0, flip=True, sizes=[48, (64, 96)])
     again = predict(in_views(model, True, [48, (64, 96)]), image, threshold=0.0)
     np.testing.assert_array_equal(several.xyxy, again.xyxy)

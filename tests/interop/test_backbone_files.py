@@ -45,8 +45,8 @@ def test_features_are_those_of_timm_with_these_weights(tmp_path, name, wrapped):
     theirs = timm.create_model(
         name, features_only=True, pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "timm.pth")}
     ).eval()
-    picture = torch.rand(1, 3, 64, 64)
-    for here, there in zip(ours(picture), theirs(picture)[-4:], strict=True):
+    image = torch.rand(1, 3, 64, 64)
+    for here, there in zip(ours(image), theirs(image)[-4:], strict=True):
         torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-3 * float(there.abs().max()))
     assert "left over" in ours.origin
 
@@ -91,7 +91,7 @@ def test_a_wrong_file_is_refused_by_name(tmp_path, capsys, kind):
         ("mobilenet_edgetpu_v2_m", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
     ],
 )
-def test_normalisation_follows_the_weights(tmp_path, backbone, mean, std):
+def test_normalization_follows_the_weights(tmp_path, backbone, mean, std):
     """And stays in the model's own file; those who say otherwise are heard."""
     path = tmp_path / "w.safetensors"
     save_file(state_of(backbone), path)

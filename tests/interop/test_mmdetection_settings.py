@@ -21,7 +21,7 @@ def describe(shared_data):
             pytest.skip(f"{path} is absent")
         tensors = {n: torch.empty(shape, device="meta") for n, shape, _ in json.loads(path.read_text())["tensors"]}
         tensors = {n: t for n, t in tensors.items() if not n.startswith(drop)}
-        return mmdetection.describe(mmdetection.normalise(tensors), {"cfg": settings, **meta})
+        return mmdetection.describe(mmdetection.normalize(tensors), {"cfg": settings, **meta})
 
     return describe
 

@@ -1,4 +1,4 @@
-"""supervision's data sets, in and out: the same pictures, boxes, labels and masks."""
+"""supervision's datasets, in and out: the same images, boxes, labels and masks."""
 
 import json
 from dataclasses import replace
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_building import picture, records, write
+from data_building import image, records, write
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
@@ -17,7 +17,7 @@ from libradet.data.segmentations import plain_segmentation
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
 from libradet.interop.supervision import from_supervision, to_supervision, write_folder
-from libradet.quiet import supervision as sv
+from libradet.utils.warnings_filter import supervision as sv
 
 
 def truth(dataset: Dataset, areas: bool = True) -> list[tuple]:
@@ -33,7 +33,7 @@ def truth(dataset: Dataset, areas: bool = True) -> list[tuple]:
             p.area.tolist() if areas else None,
             [None if s is None else plain_segmentation(s) for s in p.segmentations or ()],
         )
-        for p in dataset.pictures
+        for p in dataset.images
     ]
 
 
@@ -57,7 +57,7 @@ def dataset(request) -> Dataset:
 def test_there_and_back(dataset):
     there, _ = to_supervision(dataset)
     back, report = from_supervision(there)
-    assert sum(len(p.labels) for p in dataset.pictures) > 10
+    assert sum(len(p.labels) for p in dataset.images) > 10
     assert truth(back) == truth(dataset)
     assert back.class_names == dataset.class_names
     assert report.skipped == []
@@ -76,8 +76,8 @@ def test_what_supervision_reads_by_itself_is_the_same(coco, shared_data):
             assert np.array_equal(own.data[key], other.data[key]), key
         assert np.array_equal(own.class_id, other.class_id)
     back, _ = from_supervision(theirs)
-    assert [p.labels.tolist() for p in back.pictures] == [p.labels.tolist() for p in coco.pictures]
-    assert [p.crowd.tolist() for p in back.pictures] == [p.crowd.tolist() for p in coco.pictures]
+    assert [p.labels.tolist() for p in back.images] == [p.labels.tolist() for p in coco.images]
+    assert [p.crowd.tolist() for p in back.images] == [p.crowd.tolist() for p in coco.images]
 
 
 def test_files_that_supervision_writes_hold_the_same(dataset, tmp_path):
@@ -91,11 +91,11 @@ def test_files_that_supervision_writes_hold_the_same(dataset, tmp_path):
 
 
 def test_drawn_masks_are_cocos(coco, shared_data):
-    coco = replace(coco, pictures=coco.pictures[:15])
+    coco = replace(coco, images=coco.images[:15])
     there, lost = to_supervision(coco, masks=True)
     api = COCO(str(shared_data / "coco_cc" / "val.json"))
     polygons = 0
-    for p in coco.pictures:
+    for p in coco.images:
         masks = there.annotations[str(p.path)].mask
         assert masks.shape == (len(p.labels), p.height, p.width)
         for mask, number in zip(masks, p.annotation_ids.tolist(), strict=True):
@@ -108,7 +108,7 @@ def test_drawn_masks_are_cocos(coco, shared_data):
 
 
 def test_crowd_regions_are_counted_and_named(coco):
-    crowd = [f"{p.path.name}: {i}" for p in coco.pictures for i in p.annotation_ids[p.crowd]]
+    crowd = [f"{p.path.name}: {i}" for p in coco.images for i in p.annotation_ids[p.crowd]]
     assert len(crowd) == 8
     there, lost = to_supervision(coco)
     assert [line for line in lost if line.startswith(f"8 crowd regions ({crowd[0]}, ")]
@@ -120,7 +120,7 @@ def test_crowd_regions_are_counted_and_named(coco):
 def test_what_has_another_number_there_is_said(tmp_path):
     dataset, _ = read(write(tmp_path))
     _, lost = to_supervision(dataset)
-    assert [line.split(":")[0] for line in lost] == ["ids of categories (1, 7, 9)", "ids of pictures", "ids of objects"]
+    assert [line.split(":")[0] for line in lost] == ["ids of categories (1, 7, 9)", "ids of images", "ids of objects"]
     again, _ = from_supervision(to_supervision(dataset)[0])
     assert to_supervision(again)[1] == []
 
@@ -131,7 +131,7 @@ BOX = st.tuples(*[st.floats(0, 50, width=32)] * 2, *[st.floats(2, 13, width=32)]
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("one") / "p.png"
-    picture(64, 64).save(path)
+    image(64, 64).save(path)
     return path
 
 
@@ -141,7 +141,7 @@ def test_any_boxes_to_the_bit(path, rows):
     labels, crowd = np.array([r[1] for r in rows], int), np.array([r[2] for r in rows], int)
     found = sv.Detections(xyxy, class_id=labels, data={"iscrowd": crowd})
     dataset, _ = from_supervision(sv.DetectionDataset(["a", "b", "c"], [str(path)], {str(path): found}), training=False)
-    one = dataset.pictures[0]
+    one = dataset.images[0]
     assert np.array_equal(one.boxes, xyxy)
     assert np.array_equal(one.labels, labels)
     assert one.crowd.tolist() == [bool(c) for c in crowd]
@@ -154,26 +154,26 @@ def one_box(path: Path, **fields) -> sv.DetectionDataset:
 
 
 def test_masks_drawn_elsewhere(tmp_path):
-    picture(64, 48).save(tmp_path / "p.png")
+    image(64, 48).save(tmp_path / "p.png")
     mask = np.zeros((1, 48, 64), bool)
     mask[0, 5:9, 3:30:2] = True
     dataset, _ = from_supervision(one_box(tmp_path / "p.png", mask=mask))
     again, _ = to_supervision(dataset, masks=True)
     assert np.array_equal(again.annotations[str(tmp_path / "p.png")].mask, mask)
     bare, _ = from_supervision(one_box(tmp_path / "p.png", mask=np.zeros_like(mask)))
-    assert bare.pictures[0].segmentations == [None], "a mask without a pixel is none"
+    assert bare.images[0].segmentations == [None], "a mask without a pixel is none"
 
 
 def test_trouble_is_named(tmp_path):
-    picture(64, 48).save(tmp_path / "p.png")
+    image(64, 48).save(tmp_path / "p.png")
     with pytest.raises(UserError, match=r"p\.png: its boxes have no class_id"):
         from_supervision(one_box(tmp_path / "p.png", class_id=None))
-    with pytest.raises(UserError, match=r"picture files are missing.*q\.png"):
+    with pytest.raises(UserError, match=r"image files are missing.*q\.png"):
         from_supervision(one_box(tmp_path / "q.png"))
     twice = records()
     twice["images"][1]["file_name"] = "p0.png"
     dataset, _ = read(write(tmp_path / "twice", twice), strict=False)
-    with pytest.raises(UserError, match=r"1 pictures are listed twice.*p0\.png"):
+    with pytest.raises(UserError, match=r"1 images are listed twice.*p0\.png"):
         to_supervision(dataset)
 
 
@@ -193,7 +193,7 @@ def test_a_folder_to_train_on(synthetic, tmp_path, monkeypatch):
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
-    picture(64, 48).save(tmp_path / "p.png")
+    image(64, 48).save(tmp_path / "p.png")
     good, bad = one_box(tmp_path / "p.png"), one_box(tmp_path / "q.png")
     with pytest.raises(UserError, match="missing"):
         write_folder(tmp_path / "data", train=good, val=bad)

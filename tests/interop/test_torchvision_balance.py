@@ -88,18 +88,18 @@ def quietly_balanced(model: nn.Module, **options) -> nn.Module:
 
 
 def scene(empty: tuple[bool, ...] = (False, True)) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
-    """Pictures of different sizes, some without objects."""
+    """Images of different sizes, some without objects."""
     g = torch.Generator().manual_seed(1)
-    pictures, targets = [], []
+    images, targets = [], []
     for i, nothing in enumerate(empty):
         height, width = (100, 140) if i % 2 else (120, 96)
         boxes = torch.tensor([[8.0, 10, 60, 50], [30, 20, 90, 90], [5, 60, 30, 95]])[: 0 if nothing else 3]
         masks = torch.zeros(len(boxes), height, width, dtype=torch.uint8)
         for mask, (x0, y0, x1, y1) in zip(masks, boxes.int().tolist(), strict=True):
             mask[y0:y1, x0:x1] = 1
-        pictures.append(torch.rand(3, height, width, generator=g))
+        images.append(torch.rand(3, height, width, generator=g))
         targets.append({"boxes": boxes, "labels": torch.tensor([1, 2, 3])[: len(boxes)], "masks": masks})
-    return pictures, targets
+    return images, targets
 
 
 def losses(model: nn.Module, seed: int = 3, **options) -> dict[str, torch.Tensor]:
@@ -229,7 +229,7 @@ def roi_heads(size: int, fraction: float) -> RoIHeads:
 
 
 def shifted(shifts: np.ndarray, row: int = 0) -> torch.Tensor:
-    """Boxes of 100 × 100 pixels; their IoU with the one that is not shifted is (100 − d) / (100 + d)."""
+    """Boxes of 100 x 100 pixels; their IoU with the one that is not shifted is (100 - d) / (100 + d)."""
     x = torch.from_numpy(shifts).float()
     return torch.stack([x, torch.full_like(x, 500.0 * row), x + 100, torch.full_like(x, 500.0 * row + 100)], 1)
 
@@ -238,7 +238,7 @@ DRAWS = 2000
 
 
 def test_negatives_are_as_frequent_as_the_paper_says():
-    """p_k = N/K · 1/M_k (equation 1): the same number from each third of [0, 0.5), all alike inside."""
+    """p_k = N/K * 1/M_k (equation 1): the same number from each third of [0, 0.5), all alike inside."""
     # IoU < 1/6, < 1/3 and < 1/2; and some positives.
     shifts = [np.linspace(72, 99, 60), np.linspace(51, 71, 25), np.linspace(34, 49, 15), np.linspace(1, 30, 4)]
     candidates, iou = shifted(np.concatenate(shifts)), box_iou(shifted(np.concatenate(shifts)), shifted(np.zeros(1)))
@@ -273,7 +273,7 @@ def test_positives_are_as_many_for_each_object():
         assert (box[:, 1] // 500).int().tolist() == row.tolist()
         assert label.tolist() == [[3, 1][i] for i in row.tolist()]
         assert row.bincount().tolist() == [6, 6]
-        # As torchvision says: ten times the shift of the centre over the width.
+        # As torchvision says: ten times the shift of the center over the width.
         torch.testing.assert_close(delta, torch.stack([-box[:, 0] / 10, *[0 * box[:, 0]] * 3], 1), atol=1e-4, rtol=0)
 
 
@@ -285,7 +285,7 @@ def test_settings_of_the_sampler_hold():
     boxes, _, labels, _ = heads.select_training_samples([candidates, candidates[90:]], [target] * 2)
     iou = [box_iou(b, target["boxes"])[:, 0] for b in boxes]
     assert [int((label > 0).sum()) for label in labels] == [10, 1]
-    assert [len(b) for b in boxes] == [20, 11], "a picture with fewer candidates gives what it has"
+    assert [len(b) for b in boxes] == [20, 11], "an image with fewer candidates gives what it has"
     assert all(
         (v[label > 0] >= 0.8).all() and (v[label == 0] < 0.2).all() for v, label in zip(iou, labels, strict=True)
     )

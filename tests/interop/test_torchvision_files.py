@@ -17,8 +17,8 @@ from libradet.models.detector import Detector
 from libradet.models.model_file import load_model, save_model
 
 CLASSES = 6
-# Sides are not multiples of the canvas's, one picture lies and one stands.
-PICTURES = {
+# Sides are not multiples of the canvas's, one image lies and one stands.
+IMAGES = {
     size: np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((90, 150), (161, 97))
 }
 NAMES = (
@@ -52,7 +52,7 @@ def make(name: str, **options) -> nn.Module:
 
 
 def enliven(model: nn.Module) -> None:
-    """Scores and boxes of a fresh detector hardly differ; this one's spread on the first picture."""
+    """Scores and boxes of a fresh detector hardly differ; this one's spread on the first image."""
     for name, t in model.state_dict().items():
         if name.endswith("running_mean"):
             t.copy_(torch.randn_like(t) * 0.1)
@@ -66,7 +66,7 @@ def enliven(model: nn.Module) -> None:
             nn.init.kaiming_normal_(layer.weight)
         if (wanted := spreads.get(name.split(".")[-1])) is not None:
             hooks.append(layer.register_forward_hook(spread(wanted)))
-    run(model, next(iter(PICTURES.values())))
+    run(model, next(iter(IMAGES.values())))
     for hook in hooks:
         hook.remove()
 
@@ -105,18 +105,18 @@ def pair(request, tmp_path_factory) -> Pair:
     return Pair(there, here)
 
 
-def run(there: nn.Module, picture: np.ndarray) -> dict[str, torch.Tensor]:
+def run(there: nn.Module, image: np.ndarray) -> dict[str, torch.Tensor]:
     # Not resized: the short side is asked to be what it is.
-    there.transform.min_size = (min(picture.shape[:2]),)
+    there.transform.min_size = (min(image.shape[:2]),)
     with torch.inference_mode():
-        return there([torch.from_numpy(picture).permute(2, 0, 1) / 255])[0]
+        return there([torch.from_numpy(image).permute(2, 0, 1) / 255])[0]
 
 
-@pytest.mark.parametrize("size", PICTURES)
+@pytest.mark.parametrize("size", IMAGES)
 def test_detections(pair, size):
-    picture = PICTURES[size]
-    expected = run(pair.there, picture)
-    found = pair.here.predict(picture, threshold=0.0, size="original")
+    image = IMAGES[size]
+    expected = run(pair.there, image)
+    found = pair.here.predict(image, threshold=0.0, size="original")
     assert len(found) > 10
     assert np.ptp(found.confidence) > 0.01
     assert len(set(found.class_id)) > 1
@@ -127,12 +127,12 @@ def test_detections(pair, size):
 
 
 def test_features(pair):
-    picture = PICTURES[161, 97]
+    image = IMAGES[161, 97]
     with torch.inference_mode():
         pair.there.transform.min_size = (97,)
-        canvas, _ = pair.there.transform([torch.from_numpy(picture).permute(2, 0, 1) / 255])
+        canvas, _ = pair.there.transform([torch.from_numpy(image).permute(2, 0, 1) / 255])
         expected = pair.there.backbone(canvas.tensors)
-        found = pair.here.extract_features(prepare([picture], "original", pair.here.divisor))
+        found = pair.here.extract_features(prepare([image], "original", pair.here.divisor))
     for level, other in zip(found, expected.values(), strict=True):
         assert other.std() > 0.05
         torch.testing.assert_close(level, other, atol=1e-3, rtol=1e-3)
@@ -141,13 +141,13 @@ def test_features(pair):
 def test_masks(pair):
     if pair.here.mask is None:
         pytest.skip("has no masks")
-    picture = PICTURES[161, 97]
-    expected = run(pair.there, picture)
+    image = IMAGES[161, 97]
+    expected = run(pair.there, image)
     with torch.inference_mode():
-        found = pair.here(prepare([picture], "original", pair.here.divisor))
+        found = pair.here(prepare([image], "original", pair.here.divisor))
     probabilities = found.masks[0, found.valid[0]]
     assert probabilities.std() > 0.1
-    pasted = paste_masks_in_image(probabilities[:, None], expected["boxes"], picture.shape[:2])
+    pasted = paste_masks_in_image(probabilities[:, None], expected["boxes"], image.shape[:2])
     torch.testing.assert_close(pasted, expected["masks"], atol=1e-3, rtol=0)
 
 
@@ -168,9 +168,9 @@ def test_the_way_back(pair, tmp_path, capsys):
         # Rows of the background, whose boxes and masks nobody looks at, come back empty.
         rows = len(t) // CLASSES if name.startswith("roi_heads.") and any(u in name for u in unused) else 0
         assert torch.equal(back[name][rows:], t[rows:]) if t.dim() else torch.equal(back[name], t), name
-    before = run(pair.there, PICTURES[90, 150])
+    before = run(pair.there, IMAGES[90, 150])
     pair.there.load_state_dict(back, strict=True)
-    after = run(pair.there, PICTURES[90, 150])
+    after = run(pair.there, IMAGES[90, 150])
     assert all(torch.equal(after[key], value) for key, value in before.items())
 
 

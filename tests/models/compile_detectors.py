@@ -2,7 +2,7 @@
 
 A script of its own: the run-time checks that the test suite installs are not meant to be compiled.
 
-    python compile_detectors.py NAME …
+    python compile_detectors.py NAME ...
 
 A plus behind a name turns on what the detector has of related work.
 """
@@ -33,12 +33,12 @@ def check(name: str) -> None:
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     # The second batch has no objects, and runs through the graph of the first.
     empty = batch._replace(boxes=torch.zeros_like(batch.boxes), labels=torch.full_like(batch.labels, -1))
-    for pictures in (batch, empty):
+    for images in (batch, empty):
         losses = {}
         for kind, call in (("plain", model), ("compiled", compiled)):
             torch.manual_seed(3)
             model.zero_grad()
-            losses[kind] = call(pictures)
+            losses[kind] = call(images)
             sum(losses[kind].values()).backward()
         assert losses["plain"].keys() == losses["compiled"].keys()
         # Chance is not drawn alike by a compiled graph, so losses over samples agree only roughly.

@@ -1,4 +1,4 @@
-"""Detectors that learn a handful of pictures by heart, with the recipe of a real run, and how well they do."""
+"""Detectors that learn a handful of images by heart, with the recipe of a real run, and how well they do."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ from libradet.models.zoo import make_config
 from libradet.training.recipe import build_optimizer, resolve
 from libradet.training.settings import TrainConfig
 
-SIDE, PICTURES = 96, 4
+SIDE, IMAGES = 96, 4
 
 
 def small_config(name: str, backbone: str = "test_resnet") -> DetectorConfig:
@@ -47,14 +47,14 @@ def small_config(name: str, backbone: str = "test_resnet") -> DetectorConfig:
     return config
 
 
-def few_pictures(folder: Path) -> tuple[Dataset, Batch]:
-    """Drawn pictures with masks, and all of them as one batch."""
-    synthesize(folder, train=PICTURES, val=1, size=(SIDE, SIDE), classes=3, seed=1)
+def few_images(folder: Path) -> tuple[Dataset, Batch]:
+    """Drawn images with masks, and all of them as one batch."""
+    synthesize(folder, train=IMAGES, val=1, size=(SIDE, SIDE), classes=3, seed=1)
     dataset, _ = read(folder, "train", masks=True)
     loader = make_loader(
         dataset,
         size=(SIDE, SIDE),
-        batch_size=PICTURES,
+        batch_size=IMAGES,
         training=True,
         divisor=SIDE,
         workers=0,

@@ -58,12 +58,12 @@ def test_a_detector_trains_detects_and_survives_saving(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["convnext_pico", "swin_tiny_patch4_window7_224"])
-def test_a_picture_is_seen_alike_on_a_larger_canvas(name):
+def test_an_image_is_seen_alike_on_a_larger_canvas(name):
     """What lies far below and right of it, in the padding, does not change the first cells' features much."""
     backbone = Backbone(BackboneConfig(name)).eval()
-    picture = torch.randn(1, 3, 224, 224)
+    image = torch.randn(1, 3, 224, 224)
     canvas = torch.zeros(1, 3, 224, 448)
-    canvas[..., :224] = picture
+    canvas[..., :224] = image
     with torch.no_grad():
-        alone, padded = backbone(picture)[0], backbone(canvas)[0]
+        alone, padded = backbone(image)[0], backbone(canvas)[0]
     torch.testing.assert_close(padded[..., :28, :28], alone[..., :28, :28], atol=1e-3, rtol=1e-3)

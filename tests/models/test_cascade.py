@@ -6,7 +6,7 @@ from libradet.models.cascade import cascade_losses, refine, stage_configs
 from libradet.models.rpn import propose
 
 
-def test_a_box_that_leaves_the_picture_is_kept_at_its_border():
+def test_a_box_that_leaves_the_image_is_kept_at_its_border():
     """As mmdetection and detectron2 have it: features of a box without area are zeros, which a stage scores too."""
     config = stage_configs(tiny_zoo_config("cascade_rcnn").roi, tiny_zoo_config("cascade_rcnn").cascade)[0]
     boxes = torch.tensor([[[10.0, 10, 30, 20], [10, 10, 30, 20], [0, 0, 0, 0]]])
@@ -29,7 +29,7 @@ def test_boxes_without_area_are_not_learnt_from():
     proposals = propose(model.rpn(pyramid), batch.sizes, config.rpn.train_proposals, model.rpn.per_cell)
     stages = stage_configs(config.roi, config.cascade)
     losses, samples = cascade_losses(list(model.roi), pyramid, model.strides, proposals, batch, stages)
-    # Everything has left the picture after the first stage: what is left is the ground truths.
+    # Everything has left the image after the first stage: what is left is the ground truths.
     assert samples.valid.sum() == (batch.labels >= 0).sum()
     assert (area(samples.boxes)[samples.valid] > 0).all()
     assert all(loss.isfinite() for loss in losses.values())

@@ -16,7 +16,7 @@ from libradet.models.backbones import ConvNorm
 from libradet.models.cost import OBJECTS, measure_cost, measure_zoo
 from libradet.models.cost_table import parse_bytes, usable
 from libradet.models.detector import Detector
-from libradet.models.memory import Alive, memory_by_pictures
+from libradet.models.memory import Alive, memory_by_images
 from libradet.models.zoo import MODELS, make_config
 
 
@@ -45,11 +45,11 @@ def count_by_layers(model: Detector, batch: Batch) -> int:
 
 
 def filling_batch(height: int, width: int, masks: bool = False) -> Batch:
-    batch = tiny_batch(pictures=1, size=(height, width), masks=masks)
+    batch = tiny_batch(num_images=1, size=(height, width), masks=masks)
     return batch._replace(proposals=batch.boxes[:, :1].expand(-1, 1000, -1))
 
 
-def test_faster_rcnn_agrees_with_a_count_by_layers_of_a_real_picture():
+def test_faster_rcnn_agrees_with_a_count_by_layers_of_a_real_image():
     config = make_config("faster_rcnn", backbone="resnet50")
     config.image.size = (128, 192)
     cost = measure_cost(config)
@@ -61,7 +61,7 @@ def test_faster_rcnn_agrees_with_a_count_by_layers_of_a_real_picture():
 
 
 def test_the_arithmetic_of_resnet50_is_the_known_one():
-    """4.09 G multiply-adds at 224 × 224 (He et al., 2016), less 2 M of the classifier that a detector leaves out."""
+    """4.09 G multiply-adds at 224 x 224 (He et al., 2016), less 2 M of the classifier that a detector leaves out."""
     config = make_config("rpn", backbone="resnet50")
     config.image.size, config.image.divisor = (224, 224), 224
     config.pyramid.channels = 1
@@ -75,14 +75,14 @@ def test_every_entry_agrees_with_a_count_by_layers(name):
     config.image.size = (128, 128)
     cost = measure_cost(config)
     counted = count_by_layers(Detector(config), filling_batch(128, 128))
-    # The balanced pyramid's two matrix products are not layers: cells × cells, at stride 16.
+    # The balanced pyramid's two matrix products are not layers: cells x cells, at stride 16.
     if config.pyramid.balanced is not None:
         cells = (128 // 16) ** 2
         counted += 2 * cells * cells * config.pyramid.channels
     assert cost.multiply_adds == pytest.approx(counted, rel=1e-3)
 
 
-def test_cost_grows_with_the_picture():
+def test_cost_grows_with_the_image():
     def cost(size):
         config = tiny_zoo_config("faster_rcnn")
         config.image.size = size
@@ -96,24 +96,24 @@ def test_cost_grows_with_the_picture():
     assert once.training.at(1) < twice.training.at(1) < 2.05 * once.training.at(1)
 
 
-def crowded_batch(pictures: int, side: int, masks: bool) -> Batch:
-    """As many objects in each picture as the costs are of."""
+def crowded_batch(images: int, side: int, masks: bool) -> Batch:
+    """As many objects in each image as the costs are of."""
     batch = filling_batch(side, side, masks)
     return Batch(
-        images=batch.images.repeat(pictures, 1, 1, 1),
-        sizes=batch.sizes.repeat(pictures, 1),
-        boxes=batch.boxes.repeat(pictures, OBJECTS // 2, 1),
-        labels=batch.labels.repeat(pictures, OBJECTS // 2),
-        crowd=batch.crowd.repeat(pictures, OBJECTS // 2),
-        masks=batch.masks.repeat(pictures, OBJECTS // 2, 1, 1)[..., : side // 8].contiguous() if masks else None,
-        proposals=batch.proposals.repeat(pictures, 1, 1),
+        images=batch.images.repeat(images, 1, 1, 1),
+        sizes=batch.sizes.repeat(images, 1),
+        boxes=batch.boxes.repeat(images, OBJECTS // 2, 1),
+        labels=batch.labels.repeat(images, OBJECTS // 2),
+        crowd=batch.crowd.repeat(images, OBJECTS // 2),
+        masks=batch.masks.repeat(images, OBJECTS // 2, 1, 1)[..., : side // 8].contiguous() if masks else None,
+        proposals=batch.proposals.repeat(images, 1, 1),
     )
 
 
-def two_steps(config, pictures: int, side: int, bf16: bool, device: str = "cpu") -> None:
+def two_steps(config, images: int, side: int, bf16: bool, device: str = "cpu") -> None:
     with torch.device(device):
         model = Detector(config).train()
-    batch = crowded_batch(pictures, side, False).to(device)
+    batch = crowded_batch(images, side, False).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4)
     for _ in range(2):
         with torch.autocast(device, torch.bfloat16) if bf16 else nullcontext():
@@ -137,14 +137,14 @@ def allocated(work) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "pictures", "bf16"),
+    ("name", "images", "bf16"),
     [("faster_rcnn", 1, False), ("libra_faster_rcnn", 3, True), ("retinanet", 4, False), ("cascade_rcnn", 2, False)],
 )
-def test_memory_of_training_is_what_the_allocator_gives_out(name, pictures, bf16):
+def test_memory_of_training_is_what_the_allocator_gives_out(name, images, bf16):
     config = tiny_zoo_config(name)
     config.image.size = (128, 128)
-    claimed = measure_cost(config, bf16=bf16).training.at(pictures)
-    found = allocated(lambda: two_steps(config, pictures, 128, bf16))
+    claimed = measure_cost(config, bf16=bf16).training.at(images)
+    found = allocated(lambda: two_steps(config, images, 128, bf16))
     assert claimed == pytest.approx(found, rel=0.1)
 
 
@@ -164,13 +164,13 @@ def test_memory_of_detection_is_what_the_allocator_gives_out(name):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("pictures", [1, 4])
-def test_memory_of_training_is_what_a_gpu_gives_out(pictures, bf16):
+@pytest.mark.parametrize("images", [1, 4])
+def test_memory_of_training_is_what_a_gpu_gives_out(images, bf16):
     config = make_config("faster_rcnn", backbone="resnet50")
     config.image.size = (512, 512)
     torch.cuda.reset_peak_memory_stats()
-    two_steps(config, pictures, 512, bf16, "cuda")
-    claimed = measure_cost(config, bf16=bf16).training.at(pictures)
+    two_steps(config, images, 512, bf16, "cuda")
+    claimed = measure_cost(config, bf16=bf16).training.at(images)
     assert claimed == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)
 
 
@@ -179,14 +179,14 @@ def test_the_largest_batch_is_the_last_that_fits():
     config.image.size = (128, 128)
     memory = measure_cost(config).training
     for limit in (memory.at(1) + 1, 2**28, 2**30 + 12345):
-        pictures = memory.largest(limit)
-        assert memory.at(pictures) <= limit < memory.at(pictures + 1)
+        images = memory.largest(limit)
+        assert memory.at(images) <= limit < memory.at(images + 1)
     assert memory.largest(memory.at(1)) == 1
     assert memory.largest(memory.at(1) - 1) == 0
 
 
-def test_the_worst_moment_may_be_another_with_more_pictures():
-    memory = memory_by_pictures(lambda pictures: [100, 10 + 40 * pictures, 30 * pictures])
+def test_the_worst_moment_may_be_another_with_more_images():
+    memory = memory_by_images(lambda images: [100, 10 + 40 * images, 30 * images])
     assert [memory.at(n) for n in (1, 2, 3, 4)] == [100, 100, 130, 170]
     assert [memory.largest(n) for n in (99, 100, 129, 130)] == [0, 2, 2, 3]
 

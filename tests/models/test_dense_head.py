@@ -4,10 +4,10 @@ from tiny_detectors import tiny_zoo_config
 from libradet.models.dense_head import DenseHead, DenseOutput, dense_detect
 
 
-def test_a_dense_heads_boxes_can_be_cut_to_the_picture_last():
+def test_a_dense_heads_boxes_can_be_cut_to_the_image_last():
     config = tiny_zoo_config("retinanet", 1)
     head = DenseHead(16, 1, [8, 16, 32, 64, 128], config.dense)
-    # The second reaches out of the picture; what is left of it is all but the first. The third is outside.
+    # The second reaches out of the image; what is left of it is all but the first. The third is outside.
     boxes = torch.tensor([[10.0, 10, 30, 30], [11.0, 10, 31, 90], [-40.0, -40, -5, -5]])
     logits, sizes = torch.tensor([[[2.0], [1.0], [0.0]]]), torch.tensor([[32, 32]])
     # Ratios outermost, nine to a cell; only three have a score.

@@ -110,14 +110,14 @@ def test_every_part_is_a_switch_of_its_own(switch):
 
 def test_a_training_lowers_the_loss():
     model, batch = tiny_detector(), tiny_batch()
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     history = []
     for _ in range(10):
         loss = sum(model(batch).values())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10)
-        optimiser.step()
+        optimizer.step()
         history.append(loss.item())
     assert sum(history[-2:]) < 0.7 * sum(history[:2])
 
@@ -136,7 +136,7 @@ def test_losses_do_not_depend_on_how_ground_truths_are_padded():
 
 def test_detections_keep_their_promises():
     model = tiny_detector().eval()
-    batch = tiny_batch(pictures=3)._replace(sizes=torch.tensor([[64, 96], [50, 96], [40, 33]]))
+    batch = tiny_batch(num_images=3)._replace(sizes=torch.tensor([[64, 96], [50, 96], [40, 33]]))
     with torch.no_grad():
         found = model(batch)
     assert isinstance(found, Detections)
@@ -167,8 +167,8 @@ def test_evaluation_is_deterministic_and_ignores_ground_truths():
     torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_neighbours_in_the_batch_change_nothing():
-    model, batch = tiny_detector().eval(), tiny_batch(pictures=3)
+def test_neighbors_in_the_batch_change_nothing():
+    model, batch = tiny_detector().eval(), tiny_batch(num_images=3)
     with torch.no_grad():
         together = model(batch)
         for i in range(3):
@@ -187,7 +187,7 @@ def test_what_the_padding_holds_changes_nothing():
         torch.testing.assert_close(model(batch), model(batch._replace(images=noisy)), rtol=0, atol=0)
 
 
-def test_integers_and_floats_are_the_same_picture():
+def test_integers_and_floats_are_the_same_image():
     model, batch = tiny_detector().eval(), tiny_batch()
     with torch.no_grad():
         torch.testing.assert_close(model(batch), model(batch._replace(images=batch.images.float())), rtol=0, atol=0)
@@ -208,10 +208,10 @@ def test_canvases_are_no_larger_than_the_pyramid_needs():
     assert tiny_detector(config).divisor == 96
 
 
-def test_pictures_are_normalised_and_padding_is_zero():
+def test_images_are_normalized_and_padding_is_zero():
     model = tiny_detector()
-    batch = tiny_batch(pictures=1)._replace(sizes=torch.tensor([[50, 80]]))
-    out = model.normalise(batch)
+    batch = tiny_batch(num_images=1)._replace(sizes=torch.tensor([[50, 80]]))
+    out = model.normalize(batch)
     mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
     expected = ((batch.images[0].float().permute(1, 2, 0) - mean) / std).permute(2, 0, 1)
     torch.testing.assert_close(out[0, :, :50, :80], expected[:, :50, :80])
@@ -219,7 +219,7 @@ def test_pictures_are_normalised_and_padding_is_zero():
     assert (out[:, :, :, 80:] == 0).all()
     model.config.image.channels = "bgr"
     swapped = ((batch.images[0].flip(0).float().permute(1, 2, 0) - mean) / std).permute(2, 0, 1)
-    torch.testing.assert_close(model.normalise(batch)[0, :, :50, :80], swapped[:, :50, :80])
+    torch.testing.assert_close(model.normalize(batch)[0, :, :50, :80], swapped[:, :50, :80])
 
 
 def with_related_work(config):

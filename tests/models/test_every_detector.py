@@ -1,4 +1,4 @@
-"""Every entry of the zoo trains, detects, takes pictures without objects, survives saving and is one graph."""
+"""Every entry of the zoo trains, detects, takes images without objects, survives saving and is one graph."""
 
 import subprocess
 import sys
@@ -70,8 +70,8 @@ def test_detections_are_well_formed(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_pictures_of_nothing_at_all_give_well_formed_detections(name):
-    """Black pictures without objects, one of them smaller than its canvas, and no proposals."""
+def test_images_of_nothing_at_all_give_well_formed_detections(name):
+    """Black images without objects, one of them smaller than its canvas, and no proposals."""
     model = tiny_detector(tiny_zoo_config(name)).eval()
     batch = batch_for(model, (), ())
     sizes = torch.tensor([[64, 128], [1, 1]])

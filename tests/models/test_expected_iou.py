@@ -125,7 +125,7 @@ def stage_output(agnostic, seed=0, proposals=30, classes=3):
     own = 1 if agnostic else classes
     logits = torch.randn(2, proposals, classes + 1, generator=g) * 2
     deltas = torch.randn(2, proposals, own, 4, generator=g)
-    # Beyond −1..1, too, which is cut.
+    # Beyond -1..1, too, which is cut.
     iou = torch.randn(2, proposals, own, generator=g)
     return Proposals(boxes, valid.float(), valid), RegionOutput(logits, deltas, iou), logits.softmax(-1)
 

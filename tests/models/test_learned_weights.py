@@ -36,7 +36,7 @@ def test_value_and_gradients_are_those_of_the_formula():
 
 
 def test_the_best_weight_of_a_loss_is_one_over_it():
-    """d/ds (exp(−s) L + s) = 0 at s = ln L."""
+    """d/ds (exp(-s) L + s) = 0 at s = ln L."""
     weights = LearnedWeights(["small", "large"])
     optimizer = torch.optim.SGD(weights.parameters(), lr=0.1)
     for _ in range(300):

@@ -10,7 +10,7 @@ from libradet.models.loss_terms import (
     box_loss,
     class_loss,
     focal_loss,
-    localisation_loss,
+    localization_loss,
     objectness_loss,
     shared_count,
 )
@@ -49,7 +49,7 @@ def test_classification_is_mmdetections(parity):
         (BoxLossConfig("smooth_l1", beta=1 / 9), "smooth_l1_b011"),
     ],
 )
-def test_localisation_is_mmdetections(parity, config, key):
+def test_localization_is_mmdetections(parity, config, key):
     z = parity("losses")
     # There, each coordinate has a weight of 0 or 1; here a row counts or not. So each coordinate is a row of its own.
     keep = z["bbox_weight"].flatten() > 0
@@ -59,7 +59,7 @@ def test_localisation_is_mmdetections(parity, config, key):
 
 
 @pytest.mark.parametrize("config", KINDS)
-def test_localisation_sums_coordinates_of_positives(config):
+def test_localization_sums_coordinates_of_positives(config):
     deltas, targets = torch.randn(2, 9, 4), torch.randn(2, 9, 4)
     positive = torch.rand(2, 9) < 0.5
     error = (deltas - targets)[positive]
@@ -121,7 +121,7 @@ def test_losses_of_boxes_are_one_minus_torchvisions_pairs(kind, oracle):
     deltas = (torch.randn(1, 9, 4) * 0.2).requires_grad_()
     std, positive = (0.1, 0.1, 0.2, 0.2), torch.rand(1, 9) < 0.6
     config = BoxLossConfig(kind, weight=3.0)
-    loss = localisation_loss(deltas, boxes, gt_boxes.masked_fill(~positive[..., None], 0), positive, COUNT, config, std)
+    loss = localization_loss(deltas, boxes, gt_boxes.masked_fill(~positive[..., None], 0), positive, COUNT, config, std)
     decoded = decode(boxes, deltas, std)[0]
     expected = 3 * (1 - oracle(decoded, gt_boxes[0]).diag())[positive[0]].sum() / 77
     torch.testing.assert_close(loss, expected)
@@ -134,13 +134,13 @@ def test_losses_of_boxes_are_one_minus_torchvisions_pairs(kind, oracle):
 @pytest.mark.parametrize("size", [0.0, 0.01, 20_000.0])
 @pytest.mark.parametrize("loud", [0.0, 30.0, 1e5, 1e18])
 def test_losses_of_boxes_are_finite_for_whatever_is_predicted(kind, size, loud):
-    """Boxes without area, beyond every picture, and infinitely flat ones among them."""
+    """Boxes without area, beyond every image, and infinitely flat ones among them."""
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 4)[None]
     deltas = (signs * loud).requires_grad_()
     corner = torch.linspace(0, 19_000, signs.shape[1])[None, :, None].expand(1, -1, 2)
     boxes, gt_boxes = torch.cat([corner, corner + size], 2), torch.cat([corner + 1, corner + 30], 2)
     positive = torch.ones(signs.shape[:2], dtype=torch.bool)
-    loss = localisation_loss(deltas, boxes, gt_boxes, positive, COUNT, BoxLossConfig(kind))
+    loss = localization_loss(deltas, boxes, gt_boxes, positive, COUNT, BoxLossConfig(kind))
     loss.backward()
     assert loss.isfinite()
     assert deltas.grad.isfinite().all()

@@ -16,7 +16,7 @@ STRIDES = (4, 8)
 
 @pytest.fixture
 def case():
-    """Two pictures of three ellipses, seen through six boxes that are a little off; some slots hold no positive."""
+    """Two images of three ellipses, seen through six boxes that are a little off; some slots hold no positive."""
     boxes = ((5.0, 6, 50, 40), (30, 20, 90, 60), (2, 2, 20, 60))
     batch = tiny_batch(boxes, (0, 2, 1), masks=True)
     gt = torch.tensor([[0, 1, 2, 1, -1, 0], [2, -1, 0, 0, 1, -2]])

@@ -1,7 +1,7 @@
-"""Every entry of the zoo learns a few pictures by heart: what it is told is what it then says."""
+"""Every entry of the zoo learns a few images by heart: what it is told is what it then says."""
 
 import pytest
-from overfitting import box_ap50, detections_of, few_pictures, learn, mask_ap50, recall, small_config, with_proposals
+from overfitting import box_ap50, detections_of, few_images, learn, mask_ap50, recall, small_config, with_proposals
 
 from libradet.models.zoo import MODELS
 
@@ -13,8 +13,8 @@ STEPS_AND_RATE = {"retinanet": (160, 0.02), "libra_retinanet": (160, 0.02), "lib
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 )
-def test_a_handful_of_pictures_is_learned_by_heart(name, tmp_path):
-    dataset, batch = few_pictures(tmp_path)
+def test_a_handful_of_images_is_learned_by_heart(name, tmp_path):
+    dataset, batch = few_images(tmp_path)
     batch = with_proposals(batch)
     steps, rate = STEPS_AND_RATE.get(name, (120, 0.015))
     model = learn(small_config(name), batch, steps, rate)

@@ -20,7 +20,7 @@ def test_of_equal_scores_the_first_comes_first(seed, count, spread):
     assert torch.equal(found[real], expected[real])
 
 
-def test_neighbouring_scores_of_a_large_level_keep_their_order():
+def test_neighboring_scores_of_a_large_level_keep_their_order():
     number = 300_000
     logits = torch.full((1, number), 1.0)
     logits[0, -1] = torch.tensor(1.0).nextafter(torch.tensor(2.0)) + 1e-6

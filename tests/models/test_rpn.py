@@ -10,17 +10,17 @@ from libradet.models.rpn import RPN, RPNOutput, propose, rpn_losses
 STRIDES = [4, 8, 16, 32, 64]
 
 
-def outputs(height, width, pictures=2, scale=8.0, seed=0):
+def outputs(height, width, images=2, scale=8.0, seed=0):
     """What an RPN says on a canvas: values of a cell depend on its place only, not on the canvas."""
     rpn, maps, logits, deltas, shapes = RPN(4, STRIDES, RPNConfig(AnchorConfig((scale,)))), {}, [], [], []
     for stride in STRIDES:
         g = torch.Generator().manual_seed(seed + stride)
-        maps[stride] = torch.randn(pictures, 1024 // stride, 1024 // stride, 15, generator=g)
+        maps[stride] = torch.randn(images, 1024 // stride, 1024 // stride, 15, generator=g)
         part = maps[stride][:, : -(-height // stride), : -(-width // stride)]
         shapes.append(tuple(part.shape[1:3]))
         logits.append(part[..., :3].flatten(1))
-        deltas.append(part[..., 3:].reshape(pictures, -1, 4) * 0.3)
-    empty = [torch.zeros(pictures, 4, *shape) for shape in shapes]
+        deltas.append(part[..., 3:].reshape(images, -1, 4) * 0.3)
+    empty = [torch.zeros(images, 4, *shape) for shape in shapes]
     return RPNOutput(torch.cat(logits, 1), torch.cat(deltas, 1), rpn(empty).anchors, shapes)
 
 
@@ -79,7 +79,7 @@ def test_losses_do_not_depend_on_the_padding(canvas, scale):
 
 def test_an_object_at_the_edge_has_a_positive_anchor_inside():
     """The anchor around (96, 40), in the padding, would be its best."""
-    batch = tiny_batch([(93, 38, 96, 42)], [0], pictures=1, size=(64, 96))
+    batch = tiny_batch([(93, 38, 96, 42)], [0], num_images=1, size=(64, 96))
     config = take_all_samples(tiny_config()).rpn
     config.match.min_positive = 0.05
     assert rpn_losses(outputs(128, 128, 1, scale=1.0), batch, config, STRIDES, 3)["rpn_box"] > 0
@@ -89,7 +89,7 @@ def test_crowds_and_anchors_outside_are_no_negatives():
     """Only logits of anchors that are sampled have a gradient."""
     output, config = outputs(128, 128, 1), take_all_samples(tiny_config()).rpn
     output = output._replace(logits=output.logits.requires_grad_())
-    batch = tiny_batch([(10, 10, 50, 50), (40, 20, 90, 60)], [1, 0], [False, True], pictures=1)
+    batch = tiny_batch([(10, 10, 50, 50), (40, 20, 90, 60)], [1, 0], [False, True], num_images=1)
     rpn_losses(output, batch, config, STRIDES, 3)["rpn_class"].backward()
     sampled = output.logits.grad[0] != 0
     x, y = ((output.anchors[:, i] + output.anchors[:, i + 2]) / 2 for i in (0, 1))

@@ -44,7 +44,7 @@ def test_samples_are_as_many_as_asked_and_there_are(rows, positives, negatives, 
         num_negative = min(int((gt == NEGATIVE).sum()), limit)
         assert int(samples.positive[b].sum()) == num_positive
         assert len(taken) == num_positive + num_negative
-        # Positives come in the first slots, to which localisation is restricted.
+        # Positives come in the first slots, to which localization is restricted.
         assert samples.positive[b][:num_positive].all()
 
 

@@ -35,13 +35,13 @@ def test_detections_are_what_the_papers_loop_leaves_of_all_candidates(name):
             found = model(batch)
         assert (found.masks is not None) == (name == "mask_rcnn")
         for b in range(2):
-            check_picture(raw, found, b, decay)
+            check_image(raw, found, b, decay)
 
 
-def check_picture(raw, found, b, decay):
-    picture = [t[b].double().tolist() for t in (raw.boxes, raw.scores)]
-    picture += [t[b].tolist() for t in (raw.labels, raw.valid)]
-    expected = soft_nms(*picture, decay, 0.1, 0.5, 0.05, 400)
+def check_image(raw, found, b, decay):
+    image = [t[b].double().tolist() for t in (raw.boxes, raw.scores)]
+    image += [t[b].tolist() for t in (raw.labels, raw.valid)]
+    expected = soft_nms(*image, decay, 0.1, 0.5, 0.05, 400)
     rows, kept = torch.tensor([row for row, _ in expected]), found.valid[b]
     assert 1 < len(rows) < raw.valid[b].sum()
     assert kept.sum() == len(rows)

@@ -1,4 +1,4 @@
-"""The same weights and the same picture give the detections, losses and gradients of torchvision's Faster R-CNN."""
+"""The same weights and the same image give the detections, losses and gradients of torchvision's Faster R-CNN."""
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def theirs(backbone: str) -> FasterRCNN:
 
 
 def spread(model: FasterRCNN, layers: dict[nn.Module, float]) -> None:
-    """Let each channel of the layers have about the given deviation, around 0, on the test's picture."""
+    """Let each channel of the layers have about the given deviation, around 0, on the test's image."""
 
     def scale(layer: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
         others = [d for d in range(output.dim()) if d != 1]
@@ -79,10 +79,10 @@ def spread(model: FasterRCNN, layers: dict[nn.Module, float]) -> None:
 
     hooks = {layer: layer.register_forward_hook(scale) for layer in layers}
     with torch.no_grad():
-        model.eval()([picture()])
+        model.eval()([image()])
 
 
-def picture() -> torch.Tensor:
+def image() -> torch.Tensor:
     """Float RGB 0..1, with structure on all scales."""
     g = torch.Generator().manual_seed(1)
     layers = [torch.rand(1, 3, HEIGHT // s, WIDTH // s, generator=g) for s in (4, 16, 64)]
@@ -135,7 +135,7 @@ def ours(model: FasterRCNN, backbone: str) -> Detector:
 
 def as_batch(boxes: torch.Tensor, labels: torch.Tensor) -> Batch:
     return Batch(
-        picture()[None] * 255,
+        image()[None] * 255,
         torch.tensor([[HEIGHT, WIDTH]]),
         boxes[None],
         labels[None],
@@ -148,7 +148,7 @@ def test_detections(backbone):
     model = theirs(backbone)
     detector = ours(model, backbone)
     with torch.no_grad():
-        expected = model([picture()])[0]
+        expected = model([image()])[0]
         found = detector(as_batch(torch.zeros(1, 4), torch.tensor([-1])))
     number = len(expected["scores"])
     assert number > 20
@@ -166,7 +166,7 @@ def test_losses_and_gradients():
     detector = ours(model, "resnet18").train()
     # One ground truth: with several, an anchor claimed by one that fits another better goes to the other there.
     boxes, labels = torch.tensor([[60.0, 40, 150, 160]]), torch.tensor([2])
-    expected = model([picture()], [{"boxes": boxes, "labels": labels + 1}])
+    expected = model([image()], [{"boxes": boxes, "labels": labels + 1}])
     losses = detector(as_batch(boxes, labels))
     pairs = {
         "rpn_class": "loss_objectness",

@@ -96,7 +96,7 @@ def test_focal_loss_in_the_second_stage_counts_easy_examples_less(name):
 
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("head", HEADS)
-def test_every_localisation_loss_trains_every_head(head, kind):
+def test_every_localization_loss_trains_every_head(head, kind):
     config = tiny_zoo_config(HEADS[head])
     getattr(config, head).box_loss = BoxLossConfig(kind, weight=2.0, beta=0.5)
     take_a_step(config)

@@ -68,18 +68,18 @@ def tiny_batch(
     boxes=((5, 6, 50, 40), (30, 20, 90, 60)),
     labels=(0, 2),
     crowd=None,
-    pictures=2,
+    num_images=2,
     size=(64, 96),
     seed=1,
     proposals=0,
     masks=False,
 ) -> Batch:
-    """``pictures`` random pictures that all have the given ground truths; none stands for a picture without objects.
+    """``num_images`` random images with the same ground truths each; none of them stands for an image without objects.
 
     ``proposals``: how many come with it, the ground truths moved about. ``masks``: ellipses in the boxes.
     """
     g = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (pictures, 3, *size), dtype=torch.uint8, generator=g)
+    images = torch.randint(0, 256, (num_images, 3, *size), dtype=torch.uint8, generator=g)
     boxes, labels = (boxes, labels) if len(boxes) else (((0, 0, 0, 0),), (-1,))
     crowd = [False] * len(boxes) if crowd is None else crowd
     corners = torch.tensor(boxes, dtype=torch.float32)
@@ -87,13 +87,13 @@ def tiny_batch(
     moved = moved + torch.randn(moved.shape, generator=g) * 4 * (moved > 0)
     batch = Batch(
         images,
-        torch.tensor([size] * pictures),
-        torch.tensor(boxes, dtype=torch.float32).expand(pictures, -1, -1).clone(),
-        torch.tensor(labels).expand(pictures, -1).clone(),
-        torch.tensor(crowd).expand(pictures, -1).clone(),
+        torch.tensor([size] * num_images),
+        torch.tensor(boxes, dtype=torch.float32).expand(num_images, -1, -1).clone(),
+        torch.tensor(labels).expand(num_images, -1).clone(),
+        torch.tensor(crowd).expand(num_images, -1).clone(),
     )
     return batch._replace(
-        proposals=moved.expand(pictures, -1, -1).clone() if proposals else None,
+        proposals=moved.expand(num_images, -1, -1).clone() if proposals else None,
         masks=ellipses(batch.boxes, *size) if masks else None,
     )
 
@@ -101,7 +101,7 @@ def tiny_batch(
 def ellipses(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Masks [B, G, H, W] of the ellipses that fill the boxes."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    centre, half = (boxes[..., :2] + boxes[..., 2:]) / 2, ((boxes[..., 2:] - boxes[..., :2]) / 2).clamp(min=1e-3)
-    across = (x - centre[..., None, None, 0]) / half[..., None, None, 0]
-    down = (y - centre[..., None, None, 1]) / half[..., None, None, 1]
+    center, half = (boxes[..., :2] + boxes[..., 2:]) / 2, ((boxes[..., 2:] - boxes[..., :2]) / 2).clamp(min=1e-3)
+    across = (x - center[..., None, None, 0]) / half[..., None, None, 0]
+    down = (y - center[..., None, None, 1]) / half[..., None, None, 1]
     return (across**2 + down**2 <= 1).to(torch.uint8)

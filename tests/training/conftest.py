@@ -12,7 +12,7 @@ TINY = Path(__file__).with_name("tiny.yaml")
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
-    """Twelve pictures to train on, four to measure on."""
+    """Twelve images to train on, four to measure on."""
     folder = tmp_path_factory.mktemp("data")
     synthesize(folder, train=12, val=4, size=(144, 96), classes=2)
     return folder

@@ -16,7 +16,7 @@ from libradet.training.settings import check
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(ROOT.glob("configs/**/*.yaml"))
-PICTURES = 117_266
+IMAGES = 117_266
 """Of train2017, with objects."""
 
 
@@ -49,8 +49,8 @@ def _at_the_root(monkeypatch):
 def test_documented_lines_are_the_papers_protocol(argv):
     request = parse_train(argv)
     check(request.config)
-    config = resolve(request.config, PICTURES // request.config.batch_size // request.config.world_size)
-    assert config.pictures_per_step == 16 or ("--lr" in argv and config.lr * 16 == 0.01 * config.pictures_per_step)
+    config = resolve(request.config, IMAGES // request.config.batch_size // request.config.world_size)
+    assert config.images_per_step == 16 or ("--lr" in argv and config.lr * 16 == 0.01 * config.images_per_step)
     if "--lr" not in argv:
         assert config.lr == pytest.approx(0.01 if "retinanet" in config.model else 0.02)
     assert (config.momentum, config.weight_decay, config.gamma, config.clip) == (0.9, 1e-4, 0.1, 35)

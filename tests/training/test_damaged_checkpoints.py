@@ -12,9 +12,9 @@ from test_resume import SETTINGS, assert_same, weights
 
 from libradet.cli import main
 from libradet.errors import UserError
-from libradet.files import replacing
 from libradet.training.checkpoints import read_checkpoint
 from libradet.training.standing import damage_of
+from libradet.utils.atomic_io import atomic_write
 
 FIXED = (*SETTINGS, "--steps", "[]", "--warmup", "0")
 
@@ -159,7 +159,7 @@ def test_the_systems_own_word_for_a_file_that_does_not_fit(tmp_path, limit):
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
     try:
-        with pytest.raises(UserError) as refused, replacing(tmp_path / "last.ckpt") as partial:
+        with pytest.raises(UserError) as refused, atomic_write(tmp_path / "last.ckpt") as partial:
             torch.save(torch.zeros(200_000), partial)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)

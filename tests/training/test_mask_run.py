@@ -36,12 +36,12 @@ def test_evaluate_and_predict_tell_masks(folder, tiny_data, tmp_path, capsys):
     measured = json.loads((folder / "metrics.json").read_text())
     assert json.loads(numbers.read_text())["mask_AP"] == pytest.approx(measured["mask_AP"], abs=1e-6)
     assert "mask precision" in capsys.readouterr().out
-    picture = sorted((tiny_data / "images").iterdir())[0]
-    assert main(["predict", weights, str(picture), "--threshold", "0", "--out", str(tmp_path / "found")]) == 0
+    image = sorted((tiny_data / "images").iterdir())[0]
+    assert main(["predict", weights, str(image), "--threshold", "0", "--out", str(tmp_path / "found")]) == 0
     results = json.loads((tmp_path / "found" / "predictions.json").read_text())
     assert results
     assert all(r["segmentation"]["size"] == [96, 144] for r in results)
-    found = load_model(weights).predict(picture, threshold=0.0)
+    found = load_model(weights).predict(image, threshold=0.0)
     assert found.mask.shape == (len(results), 96, 144)
 
 

@@ -26,7 +26,7 @@ EVERYTHING = (
 
 @pytest.fixture(scope="module")
 def sparse_data(tiny_data, tmp_path_factory):
-    """Most pictures to train on hold no object, so that some processes get batches without any."""
+    """Most images to train on hold no object, so that some processes get batches without any."""
     folder = tmp_path_factory.mktemp("sparse")
     (folder / "images").symlink_to(tiny_data / "images")
     (folder / "val.json").write_text((tiny_data / "val.json").read_text())

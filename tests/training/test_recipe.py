@@ -1,4 +1,4 @@
-"""Schedule, optimiser and seeds."""
+"""Schedule, optimizer and seeds."""
 
 import re
 from dataclasses import fields, replace
@@ -35,7 +35,7 @@ def test_lr_rises_and_falls_in_steps(step, expected):
     assert lr_factor(step, 10, 0.25, (100, 150), 0.1) == pytest.approx(expected)
 
 
-def test_lr_scales_with_the_pictures_of_a_step():
+def test_lr_scales_with_the_images_of_a_step():
     assert resolve(CONFIG, 100).lr == pytest.approx(0.005)
     assert resolve(replace(CONFIG, batch_size=2, devices=4, nodes=2, accumulate=3), 100).lr == pytest.approx(0.06)
     assert resolve(replace(CONFIG, lr=0.3, devices=8), 100).lr == 0.3
@@ -55,7 +55,7 @@ def test_resolving_twice_changes_nothing():
     assert resolve(once, 77) == once
 
 
-def test_optimiser_follows_the_schedule():
+def test_optimizer_follows_the_schedule():
     model = nn.Linear(2, 2)
     config = resolve(replace(CONFIG, lr=1.0, epochs=3, warmup=2, warmup_from=0.5, steps=[1.0, 2.5]), 4)
     optimizer, schedule = build_optimizer(model, config, 4)
@@ -113,7 +113,7 @@ def test_a_schedule_that_goes_on_gives_the_same_rates():
 
 def test_adamw_has_its_own_rate_and_decay():
     config = resolve(replace(CONFIG, optimizer="adamw"), 100)
-    assert (config.lr, config.weight_decay) == pytest.approx((0.5e-4, 0.05)), "4 pictures, a quarter of 16"
+    assert (config.lr, config.weight_decay) == pytest.approx((0.5e-4, 0.05)), "4 images, a quarter of 16"
     assert resolve(replace(CONFIG, optimizer="adamw", batch_size=16), 100).lr == pytest.approx(1e-4)
     assert resolve(replace(CONFIG, optimizer="adamw", lr=0.3, weight_decay=0.0), 100).weight_decay == 0
     assert resolve(CONFIG, 100).weight_decay == 1e-4

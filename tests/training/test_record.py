@@ -87,14 +87,14 @@ def test_losses_come_out_once_and_failures_are_noticed():
     watch.put({"class": torch.tensor(1.0, requires_grad=True), "box": torch.tensor(2.0)}, [3, 4])
     (measured,) = watch.take()
     assert measured.losses == {"class": 1.0, "box": 2.0}
-    assert measured.pictures == [3, 4]
+    assert measured.images == [3, 4]
     assert watch.take() == []
     assert watch.failure is None
     watch.put({"class": torch.tensor(math.nan), "box": torch.tensor(2.0)}, [5])
     watch.put({"class": torch.tensor(1.0), "box": torch.tensor(math.inf)}, [6])
     watch.poll(wait=True)
     assert watch.failure is not None
-    assert watch.failure.pictures == [5]
+    assert watch.failure.images == [5]
 
 
 def test_what_is_read_beside_losses_is_none_of_them():

@@ -59,13 +59,13 @@ def test_killed_in_the_middle_of_an_epoch(untouched, tiny_data, tiny, tmp_path, 
     assert all(torch.equal(best[name], value) for name, value in expected.items())
 
 
-def test_kept_pictures_change_nothing_and_leave_nothing(untouched, tiny_data, tiny, tmp_path, capfd):
+def test_kept_images_change_nothing_and_leave_nothing(untouched, tiny_data, tiny, tmp_path, capfd):
     out = tmp_path / "run"
     assert main(tiny(tiny_data, out, *SETTINGS, "--cache", "disk", "--workers", "1")) == 0
     assert_same(weights(out), weights(untouched))
     gc.collect()
     assert not list(out.glob("*.cache"))
-    assert "0.3 MB of pictures for each process, in the run folder" in " ".join(capfd.readouterr().out.split())
+    assert "0.3 MB of images for each process, in the run folder" in " ".join(capfd.readouterr().out.split())
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

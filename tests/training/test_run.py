@@ -18,7 +18,7 @@ from libradet.training.checkpoints import read_checkpoint
 
 @pytest.fixture(scope="module")
 def folder(tiny_data, tiny, tmp_path_factory):
-    """A whole run with averaged weights and pictures."""
+    """A whole run with averaged weights and images."""
     out = tmp_path_factory.mktemp("run") / "run"
     assert main(tiny(tiny_data, out, "--samples", "2", "--ema", "0.9", "--eval_every", "2", "--epochs", "3")) == 0
     return out
@@ -31,8 +31,8 @@ def test_everything_is_there(folder):
     }
     assert sorted(p.name for p in (folder / "samples").iterdir()) == ["epoch_002.png", "epoch_003.png"]
     for path in (folder / "curves.png", folder / "sheet.png"):
-        with Image.open(path) as picture:
-            assert min(picture.size) > 300
+        with Image.open(path) as image:
+            assert min(image.size) > 300
     curves = read_metrics(folder / "metrics.csv")
     assert curves["loss"].steps.tolist() == list(range(1, 19))
     assert curves["AP"].steps.tolist() == [12, 18], "every second epoch, and the last one"
@@ -103,7 +103,7 @@ def test_without_a_split_to_measure_on_the_latest_weights_are_kept(tiny_data, ti
     assert not (out / "metrics.json").exists()
 
 
-def test_a_loss_that_is_no_number_names_pictures_and_terms(tiny_data, tiny, tmp_path, capsys):
+def test_a_loss_that_is_no_number_names_images_and_terms(tiny_data, tiny, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(tiny(tiny_data, out, "--lr", "1e12", "--clip", "null", "--warmup", "0", "--save_steps", "1")) == 2
     said = capsys.readouterr().err
@@ -113,7 +113,7 @@ def test_a_loss_that_is_no_number_names_pictures_and_terms(tiny_data, tiny, tmp_
     assert "nan" in said or "inf" in said
 
 
-def test_pictures_that_do_not_fill_a_step_are_repeated(tiny_data, tiny, tmp_path):
+def test_images_that_do_not_fill_a_step_are_repeated(tiny_data, tiny, tmp_path):
     out = tmp_path / "run"
     assert main(tiny(tiny_data, out, "--batch_size", "32", "--epochs", "1")) == 0
     assert rows(out) == ["1", "1"]

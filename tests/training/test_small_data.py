@@ -79,7 +79,7 @@ def test_rates_in_the_log_follow_the_cosine(untouched):
 
 def test_mixing_is_refused_for_a_model_that_is_given_proposals(tiny_data, tiny, tmp_path, capfd):
     dataset, _ = read(tiny_data, "train")
-    entries = [Proposed(p.id, p.path.name, p.width, p.height, p.boxes, p.boxes[:, 0]) for p in dataset.pictures]
+    entries = [Proposed(p.id, p.path.name, p.width, p.height, p.boxes, p.boxes[:, 0]) for p in dataset.images]
     write_proposals(tmp_path / "train.safetensors", entries, "rpn")
     given = ("--model", "fast_rcnn", "--proposals", str(tmp_path / "train.safetensors"))
     out = tmp_path / "run"

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from libradet.models.sync_norm import synchronise_norms
+from libradet.models.sync_norm import synchronize_norms
 from libradet.training.stopping import Agreement, Wish
 
 PROCESSES = 2
@@ -21,7 +21,7 @@ def build():
     return model.append(frozen).double()
 
 
-def pictures():
+def images():
     """Far from zero, so that a careless variance would show."""
     return torch.randn(6, 3, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + 100
 
@@ -33,13 +33,13 @@ def step(model, x):
 
 
 def share(rank, folder, results):
-    """One process: its rows (not as many as the other's) through the synchronised model."""
+    """One process: its rows (not as many as the other's) through the synchronized model."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES)
-    model = synchronise_norms(build(), on_gpu=False)
+    model = synchronize_norms(build(), on_gpu=False)
     kinds = [type(m).__name__ for m in model]
-    x = pictures()
+    x = images()
     state = step(model, x[:2] if rank == 0 else x[2:])
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     for gradient in gradients:
@@ -75,14 +75,14 @@ def shares(tmp_path_factory):
 
 
 def test_gradients_and_statistics_are_those_of_the_joint_batch(shares):
-    expected = step(build(), pictures())
+    expected = step(build(), images())
     for _, _, state, _ in shares:
         assert len(state) == len(expected)
         for found, wanted in zip(state, expected, strict=True):
             torch.testing.assert_close(torch.from_numpy(found), wanted.detach())
 
 
-def test_only_norms_that_train_are_synchronised(shares):
+def test_only_norms_that_train_are_synchronized(shares):
     kinds = shares[0][1]
     assert kinds == ["Conv2d", "SyncedBatchNorm2d", "Conv2d", "SyncedBatchNormAct2d", "BatchNorm2d"]
 
@@ -105,5 +105,5 @@ def test_a_process_alone_does_what_it_wishes():
 
 def test_running_alone_the_same_numbers_come_out_in_evaluation():
     model = build()
-    synced = synchronise_norms(build(), on_gpu=False)
-    assert torch.equal(model.eval()(pictures()), synced.eval()(pictures()))
+    synced = synchronize_norms(build(), on_gpu=False)
+    assert torch.equal(model.eval()(images()), synced.eval()(images()))

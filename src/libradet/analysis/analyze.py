@@ -1,4 +1,4 @@
-"""From a model and a data set to the imbalance report: a page, its numbers and its figures in one folder."""
+"""From a model and a dataset to the imbalance report: a page, its numbers and its figures in one folder."""
 
 import io
 import json
@@ -15,15 +15,15 @@ from libradet.analysis.measuring import Drawing, Measured, Options, measure
 from libradet.analysis.objective_level import curves
 from libradet.analysis.page import render
 from libradet.analysis.page_parts import Page
-from libradet.analysis.sample_pictures import draw_samples, share_near
+from libradet.analysis.sample_images import draw_samples, share_near
 from libradet.analysis.tables import make_tables, write_tables
 from libradet.analysis.verdict import judge
 from libradet.data.read import read
 from libradet.data.records import Dataset
 from libradet.errors import UserError
-from libradet.files import replacing_folder
 from libradet.models.detector import Detector
 from libradet.models.proposal_needs import check_proposals, give
+from libradet.utils.atomic_io import atomic_folder
 
 PAGE, NUMBERS = "report.html", "report.json"
 OWN = (PAGE, NUMBERS, "tables", "figures")
@@ -41,16 +41,16 @@ def analyze(
     proposals: str | Path | None = None,
     skip_broken: bool = False,
 ) -> dict[str, Any]:
-    """Write the imbalance report of ``model`` on one split of a data set to the folder ``out``.
+    """Write the imbalance report of ``model`` on one split of a dataset to the folder ``out``.
 
     The folder is there at once and whole, or not at all; one that holds an earlier report is replaced.
 
     Args:
-        split: "train", "val", … or the layout's own name.
+        split: "train", "val", ... or the layout's own name.
         name: of the model's file, for the commands that the report gives.
-        options: how many pictures, seed, and so on.
+        options: how many images, seed, and so on.
         proposals: file of proposals, or folder with one for each split, for a model without rpn.
-        skip_broken: leave out pictures that are missing or damaged, instead of refusing the split.
+        skip_broken: leave out images that are missing or damaged, instead of refusing the split.
 
     Returns:
         what report.json holds.
@@ -58,7 +58,7 @@ def analyze(
     Raises:
         UserError: nothing to look at, model and data that do not fit, or a folder that cannot be written.
     """
-    with replacing_folder(out, OWN) as folder:
+    with atomic_folder(out, OWN) as folder:
         found = look(model, data, split, name=name, options=options, proposals=proposals, skip_broken=skip_broken)
         write(found, folder)
     return found.report
@@ -68,7 +68,7 @@ class Found(NamedTuple):
     """Attributes:
     report: what report.json holds.
     drawings: samples to draw.
-    dataset: the pictures that were looked at.
+    dataset: the images that were looked at.
     """
 
     report: dict[str, Any]
@@ -91,7 +91,7 @@ def look(
     _check(options)
     check_proposals(model.config, proposals)
     dataset, checked = read(data, split, training=False, skip_broken=skip_broken, masks=False)
-    looked_at, rows = _choose(dataset, options.pictures, data)
+    looked_at, rows = _choose(dataset, options.images, data)
     given = proposals_of(give(model.config, proposals, dataset, training=False), rows)
     measured = measure(model, looked_at, options, given)
     skipped = [f"{s['count']} × {s['what']} left out" for s in checked.skipped]
@@ -102,7 +102,7 @@ def look(
 
 
 def _check(options: Options) -> None:
-    for name, least in (("pictures", 1), ("gradient_pictures", 1), ("batch_size", 1), ("seed", 0)):
+    for name, least in (("images", 1), ("gradient_images", 1), ("batch_size", 1), ("seed", 0)):
         if getattr(options, name) < least:
             raise UserError(f"{name} is {getattr(options, name)}; it has to be {least} or above")
 
@@ -110,8 +110,8 @@ def _check(options: Options) -> None:
 def _choose(dataset: Dataset, limit: int, data: str | Path) -> tuple[Dataset, list[int]]:
     rows = spread_evenly(len(dataset), limit) if len(dataset) else []
     chosen = subset(dataset, rows)
-    if not any((~picture.crowd).any() for picture in chosen.pictures):
-        where = f"{len(rows)} pictures of {dataset.split} of {data}"
+    if not any((~image.crowd).any() for image in chosen.images):
+        where = f"{len(rows)} images of {dataset.split} of {data}"
         raise UserError(
             f"no objects are annotated in the {where}: there is no balance to look at; name another --split"
         )
@@ -138,9 +138,9 @@ def _report(
         "backbone": model.config.backbone.name,
         "proposes": model.config.proposes,
         "split": dataset.split,
-        "pictures": len(looked_at),
-        "pictures_in_split": len(dataset),
-        "objects": sum(int((~picture.crowd).sum()) for picture in looked_at.pictures),
+        "images": len(looked_at),
+        "images_in_split": len(dataset),
+        "objects": sum(int((~image.crowd).sum()) for image in looked_at.images),
         "size": options.size or list(model.config.image.size),
         "seed": options.seed,
         "version": __version__,
@@ -170,7 +170,7 @@ def _drawings(measured: Measured, dataset: Dataset) -> list[dict[str, Any]]:
     found = []
     for i, drawing in enumerate(measured.drawings):
         row: dict[str, Any] = {"name": f"samples_{i + 1}", "stage": drawing.stage}
-        row["picture"] = dataset.pictures[drawing.index].path.name
+        row["image"] = dataset.images[drawing.index].path.name
         for sampler in drawing.chosen:
             near, total = share_near(drawing, sampler)
             row[sampler] = {"near": near, "total": total}
@@ -207,16 +207,16 @@ def write(found: Found, folder: Path) -> None:
         for name, figure in figures.items():
             save_png(figure, folder / "figures" / f"{name}.png")
         drawn = {name: to_svg(figure, name) for name, figure in figures.items()}
-    pictures = _pictures(found)
-    for name, content in pictures.items():
+    images = _images(found)
+    for name, content in images.items():
         (folder / "figures" / f"{name}.jpg").write_bytes(content)
     write_tables(report["tables"], folder / "tables")
     as_text = {"encoding": "utf-8", "errors": "backslashreplace"}  # names of files need not be text
     (folder / NUMBERS).write_text(json.dumps(report, indent=1, ensure_ascii=False), **as_text)
-    (folder / PAGE).write_text(render(Page(report, drawn, pictures)), **as_text)
+    (folder / PAGE).write_text(render(Page(report, drawn, images)), **as_text)
 
 
-def _pictures(found: Found) -> dict[str, bytes]:
+def _images(found: Found) -> dict[str, bytes]:
     files = {}
     for row, drawing in zip(found.report["drawings"], found.drawings, strict=True):
         for sampler in drawing.chosen:

@@ -43,7 +43,7 @@ class Stage:
         candidates: what it chooses from.
         sampling: how it chooses; for ``dense``, which learns from all, how an RPN would.
         max_iou: below which a candidate is a negative.
-        box_loss: its localisation loss.
+        box_loss: its localization loss.
         class_weight: of its classification loss; None where it has none.
     """
 
@@ -69,7 +69,7 @@ class Stage:
 
 class Candidates(NamedTuple):
     """Attributes:
-    boxes: xyxy in pixels of the resized picture.
+    boxes: xyxy in pixels of the resized image.
     matches: the ground truth that each stands for, and its IoU.
     loss: classification loss of each.
     errors: predicted minus target deltas; means something for positives alone.

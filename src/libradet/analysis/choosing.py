@@ -1,4 +1,4 @@
-"""Which pictures are looked at, and their ground truth in the detector's own terms."""
+"""Which images are looked at, and their ground truth in the detector's own terms."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,18 +19,18 @@ def spread_evenly(total: int, limit: int) -> list[int]:
 
 
 def subset(dataset: Dataset, rows: Sequence[int]) -> Dataset:
-    """The data set with these pictures alone."""
-    return replace(dataset, pictures=[dataset.pictures[row] for row in rows])
+    """The dataset with these images alone."""
+    return replace(dataset, images=[dataset.images[row] for row in rows])
 
 
 def proposals_of(given: GivenProposals | None, rows: Sequence[int]) -> GivenProposals | None:
-    """Those of these pictures alone."""
+    """Those of these images alone."""
     return None if given is None else replace(given, rows=given.rows[np.asarray(rows)])
 
 
 def with_objects(dataset: Dataset, limit: int) -> list[int]:
-    """At most ``limit`` rows of pictures that hold objects, spread evenly."""
-    rows = [row for row, picture in enumerate(dataset.pictures) if (~picture.crowd).any()]
+    """At most ``limit`` rows of images that hold objects, spread evenly."""
+    rows = [row for row, image in enumerate(dataset.images) if (~image.crowd).any()]
     return [rows[i] for i in spread_evenly(len(rows), limit)] if rows else []
 
 

@@ -14,7 +14,7 @@ from libradet.evaluation.coco_metrics import Metrics
 
 ERRORS = {
     "Cls": "classification",
-    "Loc": "localisation",
+    "Loc": "localization",
     "Both": "both",
     "Dupe": "duplicate",
     "Bkg": "background",
@@ -41,7 +41,7 @@ def decompose(dataset: Dataset, rows: Float64[ndarray, "D 7"]) -> dict[str, Any]
         annotation["id"] = number
     known = hotcoco.COCO(truth)
     evaluation = hotcoco.COCOeval(known, known.load_res(rows), "bbox")
-    evaluation.params.img_ids = [picture.id for picture in dataset.pictures]
+    evaluation.params.img_ids = [image.id for image in dataset.images]
     evaluation.evaluate()
     found = evaluation.tide_errors(POSITIVE, BACKGROUND)
     return {
@@ -70,13 +70,13 @@ def by_class(metrics: Metrics, dataset: Dataset) -> list[dict[str, Any]]:
 
 def count_objects(dataset: Dataset) -> list[int]:
     """Objects by label; crowd regions left out."""
-    labels = [picture.labels[~picture.crowd] for picture in dataset.pictures]
+    labels = [image.labels[~image.crowd] for image in dataset.images]
     return np.bincount(np.concatenate([np.zeros(0, np.int64), *labels]), minlength=len(dataset.class_names)).tolist()
 
 
 def by_size(metrics: Metrics, dataset: Dataset) -> list[dict[str, Any]]:
     """Small, medium and large objects (COCO's): how many there are, AP (None for proposals) and AR of 100."""
-    areas = np.concatenate([np.zeros(0), *(picture.area[~picture.crowd] for picture in dataset.pictures)])
+    areas = np.concatenate([np.zeros(0), *(image.area[~image.crowd] for image in dataset.images)])
     counts = np.bincount(np.digitize(areas, [32**2, 96**2]), minlength=len(SIZES)).tolist()
     return [
         {"size": size, "objects": count, "AP": metrics.get(f"AP{size[0]}"), "AR": metrics.get(f"AR{size[0]}")}

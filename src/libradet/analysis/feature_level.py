@@ -36,7 +36,7 @@ class PyramidTally:
         self._levels = 0
 
     def update(self, pyramid: list[Float[Tensor, "B C _ _"]], sizes: Int[Tensor, "B 2"], strides: list[int]) -> None:
-        """Take in the levels of a batch of pictures of these sizes (height, width)."""
+        """Take in the levels of a batch of images of these sizes (height, width)."""
         self._levels = len(pyramid)
         height, width = pyramid[self.target].shape[-2:]
         inside = _inside(height, width, sizes, strides[self.target])
@@ -74,7 +74,7 @@ class PyramidTally:
 def linear_cka(
     sums: Float[ndarray, " LC"], products: Float[ndarray, "LC LC"], count: int, levels: int
 ) -> Float[ndarray, "L L"]:
-    """Linear centred kernel alignment (Kornblith et al., 2019) of every pair of levels, 0 (nothing shared) to 1.
+    """Linear centerd kernel alignment (Kornblith et al., 2019) of every pair of levels, 0 (nothing shared) to 1.
 
     Args:
         sums, products: Σ x and Σ x xᵀ over cells, where x holds the channels of all levels, level by level.

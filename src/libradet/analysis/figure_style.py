@@ -1,4 +1,4 @@
-"""How figures look: narrow enough for a phone, in colours that the page exchanges for dark ones."""
+"""How figures look: narrow enough for a phone, in colors that the page exchanges for dark ones."""
 
 import io
 import re
@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 INK, FAINT, GRID, PAPER = "#1c1d21", "#6b6e76", "#dfe1e6", "#fefefd"
-BLUE, ORANGE, GREEN, GREY, PINK = "#2468b0", "#c4561d", "#2c8a5f", "#9a9da5", "#a8548f"
+BLUE, ORANGE, GREEN, GRAY, PINK = "#2468b0", "#c4561d", "#2c8a5f", "#9a9da5", "#a8548f"
 
 VARIABLES = {
     INK: "--ink",
@@ -21,10 +21,10 @@ VARIABLES = {
     BLUE: "--blue",
     ORANGE: "--orange",
     GREEN: "--green",
-    GREY: "--grey",
+    GRAY: "--gray",
     PINK: "--pink",
 }
-"""Colours of figures, and the page's names for them."""
+"""Colors of figures, and the page's names for them."""
 
 _STYLE = {
     "font.size": 9.5,
@@ -76,13 +76,11 @@ def as_percent(axis, limit: float | None = None) -> None:
         axis.axes.set_ylim(0, limit)
 
 
-def dots(
-    axis: Axes, names: Sequence[str], values: Sequence[tuple[float, float, float]], colours: Sequence[str]
-) -> None:
+def dots(axis: Axes, names: Sequence[str], values: Sequence[tuple[float, float, float]], colors: Sequence[str]) -> None:
     """A dot with its 95 % interval for each name, the first on top."""
-    for row, ((value, low, high), colour) in enumerate(zip(values, colours, strict=True)):
-        axis.plot([low, high], [row, row], color=colour, linewidth=2, alpha=0.45, solid_capstyle="round")
-        axis.plot([value], [row], "o", color=colour, markersize=6)
+    for row, ((value, low, high), color) in enumerate(zip(values, colors, strict=True)):
+        axis.plot([low, high], [row, row], color=color, linewidth=2, alpha=0.45, solid_capstyle="round")
+        axis.plot([value], [row], "o", color=color, markersize=6)
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
@@ -95,13 +93,13 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """Markup to stand in the page, whose colours and width it takes; ids are its own."""
+    """Markup to stand in the page, whose colors and width it takes; ids are its own."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     markup = file.getvalue()
     markup = markup[markup.index("<svg") :]
-    for colour, variable in VARIABLES.items():
-        markup = markup.replace(colour, f"var({variable})")
+    for color, variable in VARIABLES.items():
+        markup = markup.replace(color, f"var({variable})")
     markup = re.sub(r"<metadata>.*?</metadata>", "", markup, flags=re.DOTALL)
     # Glyphs and clips of two figures may bear one name, and a page has one name once.
     markup = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', markup)

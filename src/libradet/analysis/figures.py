@@ -12,8 +12,8 @@ from libradet.analysis.feature_level import SIZES
 from libradet.analysis.figure_style import (
     BLUE,
     FAINT,
+    GRAY,
     GREEN,
-    GREY,
     INK,
     ORANGE,
     PINK,
@@ -25,7 +25,7 @@ from libradet.analysis.figure_style import (
 )
 from libradet.analysis.words import SAMPLERS, levels, loss_name
 
-_LOSSES = {"smooth_l1": GREY, "l1": PINK, "balanced_l1_0.5_1.5": BLUE}
+_LOSSES = {"smooth_l1": GRAY, "l1": PINK, "balanced_l1_0.5_1.5": BLUE}
 
 
 def make_figures(report: dict[str, Any]) -> dict[str, Figure]:
@@ -61,12 +61,12 @@ def make_figures(report: dict[str, Any]) -> dict[str, Figure]:
 def overlaps(samples: dict[str, Any]) -> Figure:
     """Histograms of IoU, as the paper's Figure 3."""
     figure, (axis,) = new(2.7)
-    series = [("hard", ORANGE), ("random", GREY), ("iou_balanced_paper_3", BLUE)]
+    series = [("hard", ORANGE), ("random", GRAY), ("iou_balanced_paper_3", BLUE)]
     edges, width = np.array(samples["edges"]), 0.27
     at = np.arange(len(edges) - 1)
-    for i, (key, colour) in enumerate(series):
+    for i, (key, color) in enumerate(series):
         heights = samples["negatives"][key]["shares"]
-        axis.bar(at + (i - 1) * width, heights, width, color=colour, label=SAMPLERS[key].replace("negatives", "ones"))
+        axis.bar(at + (i - 1) * width, heights, width, color=color, label=SAMPLERS[key].replace("negatives", "ones"))
     step = 1 if len(edges) < 8 else 2
     axis.set_xticks(np.arange(len(edges))[::step] - 0.5, [f"{edge:g}" for edge in edges[::step]])
     axis.grid(axis="x", visible=False)
@@ -84,9 +84,9 @@ def shares(samples: dict[str, Any]) -> Figure:
         hidden.add("own")
     order = [key for key in SAMPLERS if key in rows and key not in hidden]
     figure, (axis,) = new(0.7 + 0.25 * len(order))
-    colours = {"hard": ORANGE, "random": GREY, "own": GREEN, "all": FAINT, "by_loss": FAINT, "hardest": PINK}
+    colors = {"hard": ORANGE, "random": GRAY, "own": GREEN, "all": FAINT, "by_loss": FAINT, "hardest": PINK}
     values = [(rows[key]["value"], rows[key]["low"], rows[key]["high"]) for key in order]
-    dots(axis, [SAMPLERS[key] for key in order], values, [colours.get(key, BLUE) for key in order])
+    dots(axis, [SAMPLERS[key] for key in order], values, [colors.get(key, BLUE) for key in order])
     if "hard" in rows:
         axis.axvline(rows["hard"]["value"], color=ORANGE, linewidth=1, linestyle=(0, (2, 2)))
     axis.set_xlim(0, 1)
@@ -99,10 +99,10 @@ def positives(samples: dict[str, Any]) -> Figure:
     """How many positives an object gets."""
     figure, (axis,) = new(2.5)
     found = samples["positives"]["by_sampler"]
-    for offset, (key, colour) in zip((-0.2, 0.2), (("random", GREY), ("instance_balanced", BLUE)), strict=True):
+    for offset, (key, color) in zip((-0.2, 0.2), (("random", GRAY), ("instance_balanced", BLUE)), strict=True):
         heights = found[key]["histogram"]
         label = {"random": "random", "instance_balanced": "instance-balanced"}[key]
-        axis.bar(np.arange(len(heights)) + offset, heights, 0.4, color=colour, label=label)
+        axis.bar(np.arange(len(heights)) + offset, heights, 0.4, color=color, label=label)
     last = len(heights) - 1
     axis.set_xticks(range(0, last + 1, 4), [f"{n}" if n < last else f"≥ {n}" for n in range(0, last + 1, 4)])
     axis.grid(axis="x", visible=False)
@@ -142,15 +142,15 @@ def level_shares(features: dict[str, Any], gradients: dict[str, Any]) -> Figure:
     figure, (axis,) = new(2.6)
     names = levels(features["strides"])
     series = [
-        ("average of all", features["before"]["integration"], GREY),
+        ("average of all", features["before"]["integration"], GRAY),
         ("activation", _normed(features["before"]["rms"]), GREEN),
         ("gradient", _normed(gradients["levels"]["before"]), ORANGE),
     ]
     if features["balanced"]:
         series.append(("gradient, balanced", _normed(gradients["levels"]["after"]), BLUE))
     width = 0.8 / len(series)
-    for i, (label, values, colour) in enumerate(series):
-        axis.bar(np.arange(len(names)) + (i - (len(series) - 1) / 2) * width, values, width, color=colour, label=label)
+    for i, (label, values, color) in enumerate(series):
+        axis.bar(np.arange(len(names)) + (i - (len(series) - 1) / 2) * width, values, width, color=color, label=label)
     axis.set_xticks(range(len(names)), names)
     axis.grid(axis="x", visible=False)
     axis.set_ylabel("share of a level")
@@ -172,9 +172,9 @@ def level_sizes(found: dict[str, Any], strides: list[int]) -> Figure:
     names = levels(strides)
     for axis, (title, table) in zip(axes, parts, strict=True):
         start = np.zeros(len(names))
-        for kind, colour in enumerate((ORANGE, GREY, BLUE)):
+        for kind, color in enumerate((ORANGE, GRAY, BLUE)):
             counts = np.array([row[kind] for row in table])
-            axis.barh(range(len(names)), counts, left=start, color=colour, label=SIZES[kind], height=0.7)
+            axis.barh(range(len(names)), counts, left=start, color=color, label=SIZES[kind], height=0.7)
             start += counts
         axis.set_yticks(range(len(names)), names)
         axis.set_ylim(len(names) - 0.5, -0.5)
@@ -190,9 +190,9 @@ def curves(found: dict[str, Any]) -> Figure:
     """Gradient and loss over the error, as the paper's Figure 5."""
     figure, axes = new(2.5, 2)
     for axis, what in zip(axes, ("gradient", "loss"), strict=True):
-        for key, colour in _LOSSES.items():
+        for key, color in _LOSSES.items():
             label = loss_name(key).replace(", α 0.5, γ 1.5", "")
-            axis.plot(found["error"], found[what][key], color=colour, linewidth=1.8, label=label)
+            axis.plot(found["error"], found[what][key], color=color, linewidth=1.8, label=label)
         axis.set_title(what)
         axis.set_xlabel("error (in β)")
         axis.set_ylim(0)
@@ -206,11 +206,11 @@ def distribution(found: dict[str, Any]) -> Figure:
     """Where the deltas of positives lie, and where the gradient comes from."""
     figure, (axis,) = new(2.8)
     edges = np.array(found["edges"])
-    centre = (edges[:-1] + edges[1:]) / 2
-    axis.bar(centre, found["shares"], np.diff(edges), color=GREY, alpha=0.55, label="errors")
-    for key, colour in (("smooth_l1", ORANGE), ("balanced_l1_0.5_1.5", BLUE)):
+    center = (edges[:-1] + edges[1:]) / 2
+    axis.bar(center, found["shares"], np.diff(edges), color=GRAY, alpha=0.55, label="errors")
+    for key, color in (("smooth_l1", ORANGE), ("balanced_l1_0.5_1.5", BLUE)):
         label = f"gradient of {loss_name(key)}".replace(", α 0.5, γ 1.5", "")
-        axis.stairs(found["gradient"][key], edges, color=colour, linewidth=1.8, label=label)
+        axis.stairs(found["gradient"][key], edges, color=color, linewidth=1.8, label=label)
     axis.axvline(1, color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
     axis.set_xlim(0, edges[-1])
     axis.set_xticks([0, 0.5, 1, 1.5, 2, 2.5, 3], ["0", "0.5", "1 (β)", "1.5", "2", "2.5", "≥ 3"])
@@ -225,9 +225,9 @@ def inliers(errors: dict[str, Any]) -> Figure:
     """Share of the gradient that inliers bring under each loss."""
     rows = {key: loss["share"] for key, loss in errors["losses"].items() if loss["share"]["value"] is not None}
     figure, (axis,) = new(0.8 + 0.26 * len(rows))
-    colours = [_LOSSES.get(key, GREEN if key == "own" else BLUE) for key in rows]
+    colors = [_LOSSES.get(key, GREEN if key == "own" else BLUE) for key in rows]
     values = [(row["value"], row["low"], row["high"]) for row in rows.values()]
-    dots(axis, [loss_name(key) for key in rows], values, colours)
+    dots(axis, [loss_name(key) for key in rows], values, colors)
     axis.axvline(errors["inliers"]["value"], color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
     axis.set_xlim(0, 1)
     as_percent(axis.xaxis)
@@ -239,14 +239,14 @@ def tasks(gradients: dict[str, Any]) -> Figure:
     """Gradient that each loss sends into the pyramid."""
     norms = gradients["norms"]["pyramid"]
     figure, (axis,) = new(0.75 + 0.28 * len(norms))
-    colours = [ORANGE if "box" in name else BLUE for name in norms]
-    axis.barh(range(len(norms)), list(norms.values()), color=colours, height=0.65)
+    colors = [ORANGE if "box" in name else BLUE for name in norms]
+    axis.barh(range(len(norms)), list(norms.values()), color=colors, height=0.65)
     axis.set_yticks(range(len(norms)), [name.replace("_", " ") for name in norms])
     axis.set_ylim(len(norms) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
     axis.tick_params(axis="y", length=0)
     axis.locator_params(axis="x", nbins=5)
-    axis.set_xlabel("norm of the gradient on the pyramid, mean of pictures")
+    axis.set_xlabel("norm of the gradient on the pyramid, mean of images")
     return figure
 
 
@@ -272,8 +272,8 @@ def sizes(rows: list[dict[str, Any]]) -> Figure:
     """AP by size."""
     figure, (axis,) = new(2.3)
     at = np.arange(len(rows))
-    for offset, (key, colour) in zip((-0.2, 0.2), (("AP", BLUE), ("AR", GREY)), strict=True):
-        axis.bar(at + offset, [row[key] or 0.0 for row in rows], 0.38, color=colour, label=key)
+    for offset, (key, color) in zip((-0.2, 0.2), (("AP", BLUE), ("AR", GRAY)), strict=True):
+        axis.bar(at + offset, [row[key] or 0.0 for row in rows], 0.38, color=color, label=key)
     axis.set_xticks(at, [f"{row['size']}\n{row['objects']:,} objects" for row in rows])
     axis.grid(axis="x", visible=False)
     axis.set_ylim(0, 1)

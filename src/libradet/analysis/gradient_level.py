@@ -19,7 +19,7 @@ _BEFORE = "pyramid before balancing"
 
 
 class GradientTally:
-    """Norms of the gradients that each loss term sends to shared places, one picture at a time."""
+    """Norms of the gradients that each loss term sends to shared places, one image at a time."""
 
     def __init__(self) -> None:
         self._losses: list[dict[str, float]] = []
@@ -28,7 +28,7 @@ class GradientTally:
         self._cosines: list[dict[str, float]] = []
 
     def update(self, losses: dict[str, Tensor], places: dict[str, list[Tensor]], pyramid: list[Tensor]) -> None:
-        """Take in the losses of one picture.
+        """Take in the losses of one image.
 
         Args:
             places: tensors that several losses depend on, by the name of the place.
@@ -48,7 +48,7 @@ class GradientTally:
         self._levels.append({"before": _of_all(sent, _BEFORE), "after": _of_all(sent, "pyramid")})
 
     def result(self, seed: int) -> dict[str, Any]:
-        """Means over pictures: of losses, of norms by place and loss, of norms by level; and the louder task."""
+        """Means over images: of losses, of norms by place and loss, of norms by level; and the louder task."""
         names = list(self._losses[0])
         places = list(self._norms[0])
         norms = {
@@ -63,7 +63,7 @@ class GradientTally:
                     ratio = estimate(first, second, seed)
                     pairs.append({"place": place, "class": a, "box": b, "ratio": ratio, "cosine": cosine})
         return {
-            "pictures": len(self._losses),
+            "images": len(self._losses),
             "losses": {name: float(np.mean([loss[name] for loss in self._losses])) for name in names},
             "norms": norms,
             "pairs": pairs,
@@ -72,7 +72,7 @@ class GradientTally:
 
 
 def measure_gradients(model: Detector, batches: Iterable[Batch], tally: GradientTally, seed: int) -> None:
-    """Show ``tally`` the losses of every picture; batches hold one each. Weights and norms' statistics do not change.
+    """Show ``tally`` the losses of every image; batches hold one each. Weights and norms' statistics do not change.
 
     Losses are those of training, except that norms use their stored statistics.
     """
@@ -106,7 +106,7 @@ def shared_places(model: Detector, balanced: list[Tensor]) -> dict[str, list[Ten
 
 
 def task_pairs(names: list[str]) -> list[tuple[str, str]]:
-    """Names of the classification and localisation losses that belong together."""
+    """Names of the classification and localization losses that belong together."""
     return [
         (name, name.replace("class", "box"))
         for name in names

@@ -16,7 +16,7 @@ _CHECK = (
 
 
 def judge_regression(errors: dict[str, Any]) -> Finding:
-    """Whether outliers drown inliers in the gradient of a stage's localisation loss."""
+    """Whether outliers drown inliers in the gradient of a stage's localization loss."""
     stage, losses, inliers = errors["stage"], errors["losses"], errors["inliers"]["value"]
     key, title = f"regression_{stage}", f"Regression of the {NAMES[stage]}"
     current = losses.get(OWN)
@@ -95,7 +95,7 @@ def _judge_pair(pair: dict[str, Any], losses: dict[str, float], stage: str, weig
     finding.paper = (
         "The paper names this imbalance and gives no figure; weighting boxes by 1.5 alone brought +0.5 AP (Table 6)."
     )
-    names = {"class": "classification", "box": "localisation"}
+    names = {"class": "classification", "box": "localization"}
     finding.text = (
         f"The {names[first]} loss is {losses[pair[first]]:.2g} and sends {louder:.1f} times the gradient of "
         f"the {names[second]} loss ({losses[pair[second]]:.2g}) into the layers that both share."
@@ -105,7 +105,7 @@ def _judge_pair(pair: dict[str, Any], losses: dict[str, float], stage: str, weig
     if ratio >= 1:
         finding.options = [f"--detector.{stage}.box_loss.weight {1.5 * weights['box']:g}"]
         finding.text += (
-            " A larger weight lifts outliers most of all: balance the localisation loss first, if it is not."
+            " A larger weight lifts outliers most of all: balance the localization loss first, if it is not."
         )
     elif "class" in weights:
         finding.options = [f"--detector.{stage}.class_weight {1.5 * weights['class']:g}"]

@@ -10,7 +10,7 @@ _ERRORS = {
         "Boxes lie right and carry the wrong name: look at the most alike classes, and at how evenly they occur.",
         "",
     ),
-    "localisation": (
+    "localization": (
         "Objects are found by boxes that do not fit (IoU 0.1 to 0.5): what the objective level is about, and negatives "
         "that nearly fit.",
         "balanced L1, and after it IoU-balanced sampling,",
@@ -61,7 +61,7 @@ def judge_classes(classes: dict[str, Any]) -> Finding | None:
     if least["objects"] < limits.FEW_OBJECTS:
         text += f" Fewer than {limits.FEW_OBJECTS} objects make its AP a hint at most."
     if level in ("strong", "some"):
-        text += " None of the paper's switches balances classes: more pictures of the rare one do."
+        text += " None of the paper's switches balances classes: more images of the rare one do."
     return Finding(
         "classes", "Classes", level, numbers, text, "The paper does not treat classes; COCO's differ 1300-fold."
     )
@@ -90,10 +90,8 @@ def judge_sizes(sizes: list[dict[str, Any]], measure: str) -> Finding | None:
         finding.level = "undecided"
         finding.text += f" There are fewer than {limits.FEW_OBJECTS} of one kind, too few to tell."
     elif level in ("strong", "some"):
-        finding.text += (
-            " What helps first is larger pictures: --detector.image.size; the balanced pyramid brought +1.3."
-        )
-        finding.check = f"Compare {measure} of small objects; larger pictures cost time in proportion to their area."
+        finding.text += " What helps first is larger images: --detector.image.size; the balanced pyramid brought +1.3."
+        finding.check = f"Compare {measure} of small objects; larger images cost time in proportion to their area."
     return finding
 
 

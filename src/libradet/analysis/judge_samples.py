@@ -68,7 +68,7 @@ def _negatives_text(level: Level, gap: float, better: float, drawn: float, sampl
     points = f"{abs(100 * gap):.0f} points"
     candidates = samples["candidates"]
     if level == "undecided":
-        return f"Hard negatives seem to overlap objects more often, by {points}, but so few pictures do not settle it."
+        return f"Hard negatives seem to overlap objects more often, by {points}, but so few images do not settle it."
     if gap <= -limits.GAP_SOME:
         return (
             f"Here it is the other way round: hard {candidates} overlap objects less often than random ones do, by "
@@ -110,7 +110,7 @@ def judge_coverage(samples: dict[str, Any]) -> Finding | None:
     text = f"On average {', '.join(sizes)} positive anchors."
     if level != "none":
         text += (
-            " No sampler helps an object that nothing stands for: it is learned as background. Larger pictures "
+            " No sampler helps an object that nothing stands for: it is learned as background. Larger images "
             f"(--detector.image.size) or other anchors (--detector.{stage}.anchors.scales, .ratios) do; libradet data "
             "stats tells which shapes are missed."
         )
@@ -132,7 +132,7 @@ def judge_positives(samples: dict[str, Any]) -> Finding | None:
         Number(even, "if every object gets its share"),
     ]
     level = grade(drawn - even, limits.SPREAD_STRONG, limits.SPREAD_SOME)
-    choice = samples["positives"]["pictures_with_choice"]
+    choice = samples["positives"]["images_with_choice"]
     finding = Finding(
         key, title, level, numbers, "", "The paper gives no figure; its gain is small (+0.2 AP, Table 4)."
     )
@@ -143,7 +143,7 @@ def judge_positives(samples: dict[str, Any]) -> Finding | None:
     )
     if choice < limits.CHOICE:
         finding.level = "none"
-        few = "No picture has" if not choice else f"Only {percent(choice)} of pictures have"
+        few = "No image has" if not choice else f"Only {percent(choice)} of images have"
         finding.text = f"{few} more positives than there are slots: all are taken, and a sampler has nothing to decide."
     elif samples["own_positives"] == "instance_balanced":
         finding.level = "balanced"

@@ -1,4 +1,4 @@
-"""One walk through the pictures on which everything is counted, and a second one through few of them for gradients."""
+"""One walk through the images on which everything is counted, and a second one through few of them for gradients."""
 
 import os
 from dataclasses import dataclass
@@ -17,7 +17,6 @@ from libradet.analysis.gradient_level import GradientTally, measure_gradients
 from libradet.analysis.objective_level import ErrorTally
 from libradet.analysis.sample_level import SampleTally, draw
 from libradet.analysis.watching import watching, without_masks
-from libradet.bars import progress_bar
 from libradet.data.batch import Batch
 from libradet.data.loading.loader import make_loader
 from libradet.data.loading.transforms import Size
@@ -30,6 +29,7 @@ from libradet.geometry.roi_align import assign_levels
 from libradet.inference.predictor import evaluating
 from libradet.models.detector import Detector
 from libradet.models.samples import take
+from libradet.utils.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,19 @@ class Options:
     """How to look.
 
     Args:
-        pictures: at most so many, spread evenly over the split.
-        gradient_pictures: of those, for gradients.
+        images: at most so many, spread evenly over the split.
+        gradient_images: of those, for gradients.
         drawn: of those, to draw samples on.
         seed: of sampling, resampling and drawing.
         size: (short, long) side to resize to; as trained if None.
-        batch_size: pictures that go through the model together.
-        workers: processes that load pictures; half the cores, at most four, if None.
+        batch_size: images that go through the model together.
+        workers: processes that load images; half the cores, at most four, if None.
         device: where to compute; where the model is, if None.
         progress: show bars on stderr.
     """
 
-    pictures: int = 200
-    gradient_pictures: int = 16
+    images: int = 200
+    gradient_images: int = 16
     drawn: int = 3
     seed: int = 0
     size: Size | None = None
@@ -61,11 +61,11 @@ class Options:
 
 @dataclass
 class Drawing:
-    """Negatives that two samplers choose in one picture, and what they are chosen around.
+    """Negatives that two samplers choose in one image, and what they are chosen around.
 
     Attributes:
         stage: whose candidates they are.
-        index: row of the picture in the data set that was looked at.
+        index: row of the image in the dataset that was looked at.
         objects: [G, 4] ground truths, xyxy in pixels of the file.
         chosen: by sampler: boxes [S, 4], their IoU [S].
     """
@@ -91,10 +91,10 @@ class Measured:
 
 
 def measure(model: Detector, dataset: Dataset, options: Options, given: GivenProposals | None = None) -> Measured:
-    """Look at every picture of ``dataset``; the model's mode and device are left as they were.
+    """Look at every image of ``dataset``; the model's mode and device are left as they were.
 
     Raises:
-        UserError: model and data have no class in common, or a picture cannot be read.
+        UserError: model and data have no class in common, or an image cannot be read.
     """
     home = model.device
     model.to(options.device or home)
@@ -116,7 +116,7 @@ def _look(model: Detector, dataset: Dataset, options: Options, given: GivenPropo
 
 
 class _Walk:
-    """Everything that is collected while pictures pass."""
+    """Everything that is collected while images pass."""
 
     def __init__(self, model: Detector, dataset: Dataset, options: Options) -> None:
         self.model, self.dataset, self.options = model, dataset, options
@@ -175,7 +175,7 @@ class _Walk:
         assert batch.index is not None
         areas = torch.zeros(batch.labels.shape, dtype=torch.float64)
         for row, index in enumerate(batch.index.tolist()):
-            known = torch.from_numpy(self.dataset.pictures[index].area)
+            known = torch.from_numpy(self.dataset.images[index].area)
             areas[row, : len(known)] = known
         return areas
 
@@ -227,7 +227,7 @@ class _Walk:
 
 
 def _gradients(model: Detector, dataset: Dataset, options: Options, given: GivenProposals | None) -> dict[str, Any]:
-    rows = with_objects(dataset, options.gradient_pictures)
+    rows = with_objects(dataset, options.gradient_images)
     relabel, tally = Relabel(model, dataset), GradientTally()
     loader = _load(model, subset(dataset, rows), options, 1, proposals_of(given, rows))
     with progress_bar(options.progress) as bar:

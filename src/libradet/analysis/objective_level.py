@@ -1,4 +1,4 @@
-"""Objective level (paper 3.3): which regression errors the gradient of a localisation loss comes from."""
+"""Objective level (paper 3.3): which regression errors the gradient of a localization loss comes from."""
 
 from collections.abc import Callable
 from functools import partial
@@ -70,16 +70,16 @@ def is_inlier(errors: Float[Tensor, "N 4"]) -> Tensor:
 
 
 def gradient_shares(
-    losses: dict[str, Loss], errors: Float[Tensor, "N 4"], owner: Int[ndarray, " N"], pictures: int, seed: int
+    losses: dict[str, Loss], errors: Float[Tensor, "N 4"], owner: Int[ndarray, " N"], images: int, seed: int
 ) -> dict[str, dict[str, Any]]:
     """For each loss, what inliers bring.
 
     Args:
         errors: of positives, in units of β.
-        owner: picture of each.
+        owner: image of each.
 
     Returns:
-        name → ``share``: of the gradient (absolute values, summed) that comes from inliers; ``ratio``: mean gradient
+        name -> ``share``: of the gradient (absolute values, summed) that comes from inliers; ``ratio``: mean gradient
         of an inlier over that of an outlier, None where one of them is missing; ``coordinates``: share of the
         gradient that comes from single deltas below β.
     """
@@ -88,7 +88,7 @@ def gradient_shares(
     for name, loss in losses.items():
         single = slope(loss, errors)
         sizes = single.sum(1).numpy().astype(np.float64)
-        within, whole = (np.bincount(owner, weights, minlength=pictures) for weights in (sizes * inlier, sizes))
+        within, whole = (np.bincount(owner, weights, minlength=images) for weights in (sizes * inlier, sizes))
         both = inlier.any() and not inlier.all() and sizes[~inlier].any()
         total = float(single.sum())
         found[name] = {
@@ -122,7 +122,7 @@ def _normed(values: Tensor) -> list[float]:
 
 
 class ErrorTally:
-    """Collects the regression errors of a stage's positives, picture by picture.
+    """Collects the regression errors of a stage's positives, image by image.
 
     Args:
         unit: the error that counts as 1: β.
@@ -133,27 +133,27 @@ class ErrorTally:
         self.unit = unit
         own = own_loss(config, unit)
         self.losses = LOSSES | ({OWN: own} if own else {})
-        self.pictures = 0
+        self.images = 0
         self._errors: list[Tensor] = []
         self._owner: list[Tensor] = []
 
     def update(self, errors: Float[Tensor, "B N 4"], positive: Tensor) -> None:
         """Take in a batch: errors, and which of them are of positives."""
-        picture = torch.arange(len(errors))[:, None].expand(positive.shape) + self.pictures
+        image = torch.arange(len(errors))[:, None].expand(positive.shape) + self.images
         self._errors.append(errors[positive].float() / self.unit)
-        self._owner.append(picture[positive])
-        self.pictures += len(errors)
+        self._owner.append(image[positive])
+        self.images += len(errors)
 
     def result(self, seed: int) -> dict[str, Any]:
         """Numbers for the report."""
         errors, owner = torch.cat(self._errors), torch.cat(self._owner).numpy()
         inlier = is_inlier(errors)
-        pictures = self.pictures
-        counts = np.bincount(owner, inlier.numpy(), minlength=pictures), np.bincount(owner, minlength=pictures)
+        images = self.images
+        counts = np.bincount(owner, inlier.numpy(), minlength=images), np.bincount(owner, minlength=images)
         return {
             "unit": self.unit,
             "positives": len(errors),
             "inliers": estimate(*counts, seed),
-            "losses": gradient_shares(self.losses, errors, owner, pictures, seed),
+            "losses": gradient_shares(self.losses, errors, owner, images, seed),
             "distribution": distribution(errors),
         }

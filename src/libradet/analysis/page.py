@@ -35,11 +35,9 @@ def _head(page: Page) -> str:
     about = page.report["about"]
     precision = "AR100" if about["proposes"] else "AP"
     measured = page.number(f"metrics/{precision}", "decimal")
-    pictures = page.number("about/pictures", "count")
-    whole = page.number("about/pictures_in_split", "count")
-    seen = (
-        f"{pictures} of {whole} pictures" if about["pictures"] < about["pictures_in_split"] else f"{pictures} pictures"
-    )
+    images = page.number("about/images", "count")
+    whole = page.number("about/images_in_split", "count")
+    seen = f"{images} of {whole} images" if about["images"] < about["images_in_split"] else f"{images} images"
     return (
         f'<header><p class="eyebrow">libradet · imbalance report</p><h1>{escape(about["detector"])} on '
         f'{escape(about["data_name"])}</h1><p class="facts">{escape(about["model"])}<br>{escape(about["backbone"])} · '
@@ -73,7 +71,7 @@ def _together(page: Page) -> str:
         "its own.</p>"
         f"<pre>{escape(verdict['command'])}</pre><details><summary>How to check that it helped</summary>"
         "<p>Train as before beside it, with the same seed and for as long, and measure both. A difference of half a "
-        "point of AP is within what another seed does: on small data sets, compare three seeds each.</p>"
+        "point of AP is within what another seed does: on small datasets, compare three seeds each.</p>"
         f"<pre>{escape(verdict['baseline'])}</pre></details>"
     )
 
@@ -85,14 +83,14 @@ def _method(page: Page) -> str:
         "as they are" if about["size"] == "original" else f"to {about['size'][0]} × {about['size'][1]} pixels at most"
     )
     sentences = [
-        f"Pictures are spread evenly over the split and resized {size}; nothing is mirrored. Matching, sampling and "
+        f"Images are spread evenly over the split and resized {size}; nothing is mirrored. Matching, sampling and "
         "losses are the model's own, as in training; norms use their stored statistics.",
         f"Seed {about['seed']}; the same command gives the same numbers. Intervals hold 95 % of 1000 sets of as many "
-        "pictures, drawn with replacement.",
-        "Gradients are those of single pictures. Inliers: positives whose smooth L1 loss, in units of β and summed "
+        "images, drawn with replacement.",
+        "Gradients are those of single images. Inliers: positives whose smooth L1 loss, in units of β and summed "
         "over four deltas, is below 1.0.",
-        "Errors are decomposed at IoU 0.5 and 0.1 (TIDE, Bolya et al., ECCV 2020). Similarity is linear centred kernel "
-        "alignment (Kornblith et al., ICML 2019) over evenly spaced cells of all pictures.",
+        "Errors are decomposed at IoU 0.5 and 0.1 (TIDE, Bolya et al., ECCV 2020). Similarity is linear centerd kernel "
+        "alignment (Kornblith et al., ICML 2019) over evenly spaced cells of all images.",
         "Limits of the verdict and their reasons are in libradet/analysis/thresholds.py. The paper's numbers are "
         "COCO's; other data need not resemble it.",
     ]

@@ -17,12 +17,12 @@ class Page:
     Attributes:
         report: as JSON has it.
         figures: SVG markup by name.
-        pictures: PNG or JPEG files by name.
+        images: PNG or JPEG files by name.
     """
 
     report: dict[str, Any]
     figures: Mapping[str, str]
-    pictures: Mapping[str, bytes]
+    images: Mapping[str, bytes]
 
     def number(self, path: str, how: str) -> str:
         """A number of the report, see :func:`libradet.analysis.shown.shown`."""
@@ -37,7 +37,7 @@ class Page:
             f"{self.table(table or name, f'figures/{name}.png')}</figure>"
         )
 
-    def table(self, name: str, picture: str = "", title: str = "Numbers") -> str:
+    def table(self, name: str, image: str = "", title: str = "Numbers") -> str:
         """A table that opens on request, and links to the files beside the page."""
         table = self.report["tables"][name]
         head = "".join(f"<th>{escape(column)}</th>" for column in table["columns"])
@@ -45,7 +45,7 @@ class Page:
             f"<tr>{''.join(self._cell(name, i, j, how) for j, how in enumerate(table['forms']))}</tr>"
             for i in range(len(table["rows"]))
         )
-        files = f'<a href="tables/{name}.csv">CSV</a>' + (f' · <a href="{picture}">PNG</a>' if picture else "")
+        files = f'<a href="tables/{name}.csv">CSV</a>' + (f' · <a href="{image}">PNG</a>' if image else "")
         return (
             f'<details><summary>{title}</summary><div class="scroll"><table><thead><tr>{head}</tr></thead>'
             f'<tbody>{rows}</tbody></table></div><p class="small">{files}</p></details>'
@@ -78,9 +78,9 @@ class Page:
             parts.append(f"<p>{marked(finding['check'])}</p></details>")
         return f'<article class="card {finding["level"]}" id="finding-{finding["key"]}">{"".join(parts)}</article>'
 
-    def picture(self, name: str, text: str) -> str:
-        """An embedded picture."""
-        content = self.pictures[name]
+    def image(self, name: str, text: str) -> str:
+        """An embedded image."""
+        content = self.images[name]
         kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
         data = base64.b64encode(content).decode("ascii")
         return f'<img alt="{escape(text, quote=True)}" src="data:image/{kind};base64,{data}">'

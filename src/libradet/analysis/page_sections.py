@@ -4,7 +4,7 @@ from html import escape
 from typing import Any
 
 from libradet.analysis.page_parts import Page, figures
-from libradet.analysis.sample_pictures import DRAWN
+from libradet.analysis.sample_images import DRAWN
 from libradet.analysis.words import STAGES
 
 
@@ -13,7 +13,7 @@ def sample_section(page: Page) -> str:
     parts = [
         '<h2 id="samples">Sample level</h2>',
         '<p class="lead">A loss sees a few of many candidates. The paper finds that hard ones lie near objects, where '
-        "random sampling seldom looks. <b>Hard negatives</b> are here the 5 % of a picture's negatives with the "
+        "random sampling seldom looks. <b>Hard negatives</b> are here the 5 % of an image's negatives with the "
         "largest classification loss, but no more than are sampled of it.</p>",
     ]
     parts += [_stage(page, i, samples) for i, samples in enumerate(page.report["samples"])]
@@ -25,7 +25,7 @@ def _stage(page: Page, i: int, samples: dict[str, Any]) -> str:
     stage, at = samples["stage"], f"samples/{i}"
     name = STAGES[stage]
     looked = f"{page.number(f'{at}/negatives/all/count', 'count')} negatives looked at"
-    slots = f"{page.number(f'{at}/slots', 'count')} samples for each picture"
+    slots = f"{page.number(f'{at}/slots', 'count')} samples for each image"
     if not samples["samples"]:
         slots = f"this head learns from all of them; sampling is shown as an RPN would do it, {slots}"
     hard, drawn, balanced = (
@@ -35,7 +35,7 @@ def _stage(page: Page, i: int, samples: dict[str, Any]) -> str:
     shown = [
         page.figure(
             f"overlaps_{stage}",
-            "<b>How far negatives overlap objects.</b> Compare orange with grey right of 0.05: where orange is taller, "
+            "<b>How far negatives overlap objects.</b> Compare orange with gray right of 0.05: where orange is taller, "
             "random sampling looks too seldom. Blue is what equal shares of each IoU bin give.",
             f"negatives_{stage}",
         ),
@@ -61,10 +61,10 @@ def _drawings(page: Page) -> str:
         for sampler, what in (("random", "Random"), ("balanced", "IoU-balanced, K = 3")):
             near = page.number(f"drawings/{i}/{sampler}/near", "count")
             total = page.number(f"drawings/{i}/{sampler}/total", "count")
-            text = f"{what} negatives in {drawing['picture']}"
-            image = page.picture(f"{drawing['name']}_{sampler}", text)
+            text = f"{what} negatives in {drawing['image']}"
+            image = page.image(f"{drawing['name']}_{sampler}", text)
             pair.append(f"<div>{image}<span><b>{what}</b>: {near} of {total} overlap an object</span></div>")
-        caption = escape(drawing["picture"])
+        caption = escape(drawing["image"])
         rows.append(f'<figure><div class="pair">{"".join(pair)}</div><figcaption>{caption}</figcaption></figure>')
     if not rows:
         return ""
@@ -72,10 +72,10 @@ def _drawings(page: Page) -> str:
     key = (
         f"<p class='small'>Negatives among the {stage}, as they would be sampled: "
         "<span class='swatch' style='color:#ffa24d'></span> overlaps an object by IoU &gt; 0.05, "
-        f"<span class='swatch' style='color:#b9c0cc'></span> does not. Objects are white, pictures darkened, and "
+        f"<span class='swatch' style='color:#b9c0cc'></span> does not. Objects are white, images darkened, and "
         f"{DRAWN} of the samples are drawn.</p>"
     )
-    return f'<h3>On your pictures</h3>{key}<div class="pictures">{"".join(rows)}</div>'
+    return f'<h3>On your images</h3>{key}<div class="images">{"".join(rows)}</div>'
 
 
 def feature_section(page: Page) -> str:
@@ -106,7 +106,7 @@ def feature_section(page: Page) -> str:
         page.figure(
             "level_sizes",
             "<b>Which level serves which objects</b> (COCO's sizes, 32² and 96² pixels of the file). Levels without "
-            "bars have nothing to do on these pictures.",
+            "bars have nothing to do on these images.",
         ),
     ]  # fmt: skip
     return (
@@ -124,12 +124,12 @@ def objective_section(page: Page) -> str:
             "as any; balanced L1 lies between and stays bounded.",
         )
     ]
-    pictures = page.number("gradients/pictures", "count")
+    images = page.number("gradients/images", "count")
     shown.append(
         page.figure(
             "losses",
-            f"<b>Classes against boxes.</b> The gradient that each loss sends into the pyramid, mean of {pictures} "
-            "pictures.",
+            f"<b>Classes against boxes.</b> The gradient that each loss sends into the pyramid, mean of {images} "
+            "images.",
         )
     )
     for i, errors in enumerate(page.report["errors"]):
@@ -140,7 +140,7 @@ def objective_section(page: Page) -> str:
             page.figure(
                 f"errors_{stage}",
                 f"<b>Regression errors on this data, {escape(STAGES[stage])}.</b> {count} positives with four deltas "
-                f"each, in units of β = {page.number(f'{at}/unit', 'small')}. Where a line is above the grey, that "
+                f"each, in units of β = {page.number(f'{at}/unit', 'small')}. Where a line is above the gray, that "
                 "error is louder than it is frequent.",
             ),
             page.figure(
@@ -151,7 +151,7 @@ def objective_section(page: Page) -> str:
         ]
     return (
         '<h2 id="objective">Objective level</h2><p class="lead">A loss is heard by its gradient. The paper finds that '
-        "few inaccurate samples (outliers) drown the many accurate ones in the localisation loss.</p>"
+        "few inaccurate samples (outliers) drown the many accurate ones in the localization loss.</p>"
         f"{figures(shown)}{page.table('tasks', title='Gradients where losses meet, and if they pull the same way')}"
     )
 

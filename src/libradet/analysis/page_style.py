@@ -4,7 +4,7 @@ CSS = """
 :root {
   color-scheme: light dark;
   --paper: #fefefd; --card: #f6f6f3; --ink: #1c1d21; --faint: #63666e; --line: #dfe1e6;
-  --blue: #2468b0; --orange: #c4561d; --green: #2c8a5f; --grey: #9a9da5; --pink: #a8548f;
+  --blue: #2468b0; --orange: #c4561d; --green: #2c8a5f; --gray: #9a9da5; --pink: #a8548f;
   --strong: #b3261e; --some: #a66300; --none: #2c7a55; --undecided: #63666e; --balanced: #2468b0; --outcome: #63666e;
   --serif: "Iowan Old Style", "Palatino Linotype", Palatino, "Book Antiqua", Georgia, serif;
   --sans: ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
@@ -13,7 +13,7 @@ CSS = """
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #15171b; --card: #1e2126; --ink: #e8e8e4; --faint: #a2a6ae; --line: #343840;
-    --blue: #6fb1f2; --orange: #f2925a; --green: #62c596; --grey: #7d828c; --pink: #d88cc2;
+    --blue: #6fb1f2; --orange: #f2925a; --green: #62c596; --gray: #7d828c; --pink: #d88cc2;
     --strong: #ff8a80; --some: #f0b455; --none: #6fcf9f; --undecided: #a2a6ae; --balanced: #6fb1f2; --outcome: #a2a6ae;
   }
 }
@@ -69,7 +69,7 @@ p code { white-space: nowrap; } .switch code { white-space: normal; overflow-wra
 .figures { display: grid; gap: 2rem 2.4rem; margin: 1.2rem 0;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); }
 figure { margin: 0; min-width: 0; }
-figure > svg, figure > picture > img, .plot svg { width: 100%; height: auto; display: block; }
+figure > svg, figure > image > img, .plot svg { width: 100%; height: auto; display: block; }
 .plot { max-width: 33rem; }
 figcaption { font-size: .93rem; margin: .5rem 0 .3rem; max-width: 33rem; }
 figcaption b { color: var(--ink); font-weight: 600; }
@@ -83,7 +83,7 @@ th:first-child, td:first-child {
   text-align: left; white-space: normal; min-width: 7rem; position: sticky; left: 0; background: var(--paper);
 }
 .pair { display: grid; gap: .8rem; grid-template-columns: 1fr 1fr; max-width: 62rem; }
-.pictures { display: grid; gap: 1.8rem; margin: 1.2rem 0; }
+.images { display: grid; gap: 1.8rem; margin: 1.2rem 0; }
 .pair img { width: 100%; height: auto; border-radius: .4rem; display: block; }
 .pair span { display: block; font-size: .9rem; margin-top: .3rem; }
 .swatch { display: inline-block; width: .8em; height: .8em; border: 2px solid;

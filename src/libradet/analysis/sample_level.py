@@ -20,7 +20,7 @@ BIN = 0.05
 """Width of the bins of IoU, and the IoU from which the paper counts."""
 
 HARD = 0.05
-"""Hard negatives are this share of a picture's negatives, those of largest loss, but no more than are sampled."""
+"""Hard negatives are this share of an image's negatives, those of largest loss, but no more than are sampled."""
 
 MOST = 16
 """Positives of one ground truth from which on they are counted together."""
@@ -51,7 +51,7 @@ def draw(stage: Stage, candidates: Candidates, num_gt: int, seed: int, **changes
 def histogram(
     iou: Float[Tensor, "B N"], weight: Float[Tensor, "B N"] | Bool[Tensor, "B N"], bins: int
 ) -> Float[Tensor, "B K"]:
-    """Weight in (k · BIN, (k + 1) · BIN] for each k; the first bin also holds IoU = 0, the last one all above."""
+    """Weight in (k * BIN, (k + 1) * BIN] for each k; the first bin also holds IoU = 0, the last one all above."""
     # In the precision of IoUs, so that 0.05 is 0.05.
     edges = (torch.arange(1, bins, dtype=torch.float64) * BIN).float()
     which = torch.bucketize(iou.float(), edges)
@@ -64,15 +64,15 @@ def per_object(gt: Int[Tensor, "B N"], chosen: Bool[Tensor, "B N"], num_gt: int)
 
 
 class Row(NamedTuple):
-    """Pictures behind a histogram: one line of bins for each."""
+    """Images behind a histogram: one line of bins for each."""
 
     name: str
-    pictures: Float[ndarray, "P K"]
+    images: Float[ndarray, "P K"]
 
     @property
     def above(self) -> tuple[ndarray, ndarray]:
-        """For each picture what lies above IoU 0.05, and all there is."""
-        return self.pictures[:, 1:].sum(1), self.pictures.sum(1)
+        """For each image what lies above IoU 0.05, and all there is."""
+        return self.images[:, 1:].sum(1), self.images.sum(1)
 
 
 class SampleTally:
@@ -158,7 +158,7 @@ class SampleTally:
         counts = {name: torch.cat(parts).numpy() for name, parts in self._positives.items()}
         return {
             "objects": len(areas),
-            "pictures_with_choice": float(torch.cat(self._full).double().mean()),
+            "images_with_choice": float(torch.cat(self._full).double().mean()),
             "by_sampler": {name: spread(values, areas) for name, values in counts.items()},
         }
 
@@ -168,8 +168,8 @@ def _name(config: SamplingConfig) -> str:
 
 
 def _summary(row: Row, seed: int) -> dict[str, Any]:
-    whole = row.pictures.sum()
-    shares = (row.pictures.sum(0) / whole).tolist() if whole else [0.0] * row.pictures.shape[1]
+    whole = row.images.sum()
+    shares = (row.images.sum(0) / whole).tolist() if whole else [0.0] * row.images.shape[1]
     return {"count": float(whole), "shares": shares, "above": estimate(*row.above, seed)}
 
 
@@ -180,7 +180,7 @@ def spread(counts: Int[ndarray, " G"], areas: Float[ndarray, " G"]) -> dict[str,
         ``total``, ``mean`` and ``median``; ``without``: share of ground truths that have none; ``top_tenth``:
         share of all positives that go to the tenth of the ground truths that has most (0.1 if all have alike);
         ``small``, ``medium``, ``large``: mean of ground truths of that size (COCO's), None where there are none;
-        ``histogram``: share of ground truths with 0, 1, 2, … positives, the last for ``MOST`` or more.
+        ``histogram``: share of ground truths with 0, 1, 2, ... positives, the last for ``MOST`` or more.
     """
     if not len(counts):
         empty = dict.fromkeys(("mean", "median", "without", "top_tenth", "small", "medium", "large"))

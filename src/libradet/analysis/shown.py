@@ -9,7 +9,7 @@ def form(value: float | int | None, how: str) -> str:
 
     Args:
         how: ``percent`` (of a share), ``points`` (the same with one digit and no sign), ``decimal``, ``small`` (three
-            significant digits), ``ratio`` (with ×), ``count``.
+            significant digits), ``ratio`` (with x), ``count``.
     """
     if value is None:
         return "–"

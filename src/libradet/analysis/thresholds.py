@@ -1,7 +1,7 @@
 """From which numbers on the verdict speaks of an imbalance, and why. All of the verdict's limits are here.
 
 The paper measures three things on COCO and shows what their balancing brings; where it gives a figure, "strong" begins
-at about two thirds of the imbalance that it found there. Where it gives none the limits are our judgement, and the
+at about two thirds of the imbalance that it found there. Where it gives none the limits are our judgment, and the
 verdict says so. Whatever the limit, what has a 95 % interval that does not tell it from balance is called undecided.
 """
 
@@ -19,7 +19,7 @@ SPREAD_STRONG, SPREAD_SOME = 0.10, 0.04
 tenth has 0.10, so "strong" is as much as it should have at all."""
 
 CHOICE = 0.2
-"""Share of pictures with more positives than slots below which a sampler of positives has nothing to decide."""
+"""Share of images with more positives than slots below which a sampler of positives has nothing to decide."""
 
 WITHOUT_STRONG, WITHOUT_SOME = 0.2, 0.05
 """Share of objects that no candidate is a positive for. Ours: what has no positive is learned as background."""
@@ -45,8 +45,8 @@ PAPER_SMALL = 21.2 / 46.4
 SIZES_STRONG, SIZES_SOME = PAPER_SMALL / 2, PAPER_SMALL
 """AP of small over that of large objects: as on COCO, where small ones are known to be a problem, and half of that."""
 
-FEW_PICTURES, FEW_POSITIVES, FEW_OBJECTS = 30, 200, 20
-"""Fewer pictures, sampled positives, or objects of a class or size than these make a number a hint at most."""
+FEW_IMAGES, FEW_POSITIVES, FEW_OBJECTS = 30, 200, 20
+"""Fewer images, sampled positives, or objects of a class or size than these make a number a hint at most."""
 
 BARELY_TRAINED = 0.05
 """AP below which a model has hardly learned yet, so that its losses say little about which samples are hard."""

@@ -1,4 +1,4 @@
-"""How far a share could be off, given how few pictures it comes from."""
+"""How far a share could be off, given how few images it comes from."""
 
 from typing import TypedDict
 
@@ -10,7 +10,7 @@ RESAMPLES = 1000
 
 
 class Estimate(TypedDict):
-    """A number and where 95 % of resampled sets of pictures put it; None where there is nothing to measure."""
+    """A number and where 95 % of resampled sets of images put it; None where there is nothing to measure."""
 
     value: float | None
     low: float | None
@@ -18,9 +18,9 @@ class Estimate(TypedDict):
 
 
 def estimate(parts: Num[ndarray, " P"], wholes: Num[ndarray, " P"], seed: int) -> Estimate:
-    """Σ parts / Σ wholes over pictures.
+    """Σ parts / Σ wholes over images.
 
-    Pictures, not samples, are drawn anew: what is in one picture resembles itself.
+    Images, not samples, are drawn anew: what is in one image resembles itself.
     """
     whole = float(wholes.sum())
     if not whole:
@@ -33,7 +33,7 @@ def estimate_gap(
     second: tuple[Num[ndarray, " P"], Num[ndarray, " P"]],
     seed: int,
 ) -> Estimate:
-    """The first share minus the second one, of the same pictures."""
+    """The first share minus the second one, of the same images."""
     if not (first[1].sum() and second[1].sum()):
         return Estimate(value=None, low=None, high=None)
     value = float(first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum())
@@ -41,7 +41,7 @@ def estimate_gap(
 
 
 def resampled(parts: Num[ndarray, " P"], wholes: Num[ndarray, " P"], seed: int) -> Float[ndarray, " R"]:
-    """The share in ``RESAMPLES`` sets of as many pictures, drawn with replacement; NaN where a set has nothing."""
+    """The share in ``RESAMPLES`` sets of as many images, drawn with replacement; NaN where a set has nothing."""
     drawn = np.random.default_rng(seed).integers(0, len(parts), (RESAMPLES, len(parts)))
     with np.errstate(invalid="ignore", divide="ignore"):
         return parts[drawn].sum(1) / wholes[drawn].sum(1)

@@ -79,8 +79,8 @@ def _listed(titles: list[str]) -> str:
 def _cautions(report: dict[str, Any]) -> list[str]:
     """What speaks against believing the verdict."""
     about, said = report["about"], []
-    if about["pictures"] < limits.FEW_PICTURES:
-        said.append(f"{about['pictures']} pictures are few: take every number for a hint.")
+    if about["images"] < limits.FEW_IMAGES:
+        said.append(f"{about['images']} images are few: take every number for a hint.")
     for errors in report["errors"]:
         if errors["positives"] < limits.FEW_POSITIVES:
             said.append(f"Regression of the {NAMES[errors['stage']]} rests on {errors['positives']} positives only.")

@@ -1,4 +1,4 @@
-"""What a detector computes between picture and detections, seen from outside."""
+"""What a detector computes between image and detections, seen from outside."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -35,5 +35,5 @@ def loss_name(key: str) -> str:
 
 
 def levels(strides: list[int]) -> list[str]:
-    """P2, P3, … of a pyramid."""
+    """P2, P3, ... of a pyramid."""
     return [level_name(stride) for stride in strides]

@@ -17,10 +17,10 @@ def balanced_l1_loss(
 ) -> Float[Tensor, "*N"]:
     """Balanced L1 of each error (paper 3.3, equations 5 to 9), with nothing summed.
 
-    With b = exp(γ/α) − 1 and x = |error|::
+    With b = exp(γ/α) - 1 and x = |error|::
 
-        x < β:  α/b · (bx + β) · ln(bx/β + 1) − αx        gradient α · ln(bx/β + 1)
-        else:   γx + γβ/b − αβ                            gradient γ
+        x < β:  α/b * (bx + β) * ln(bx/β + 1) - αx        gradient α * ln(bx/β + 1)
+        else:   γx + γβ/b - αβ                            gradient γ
 
     Value and slope are continuous at β, the paper's form is β = 1. So α raises the share of accurate
     samples (inliers) in the gradient, and γ bounds that of outliers.
@@ -34,7 +34,7 @@ def balanced_l1_loss(
     x = error.abs()
     b = math.expm1(gamma / alpha)
     offset = beta if variant == "paper" else 1.0
-    # The branch not taken must stay finite, or its gradient would turn into NaN: where() passes 0 · inf on.
+    # The branch not taken must stay finite, or its gradient would turn into NaN: where() passes 0 * inf on.
     inner = x.clamp(max=beta)
     small = alpha / b * (b * inner + offset) * torch.log1p(b * inner / beta) - alpha * inner
     large = gamma * x + gamma * offset / b - alpha * beta

@@ -28,8 +28,8 @@ def rescale(x: Float[Tensor, "B C _ _"], height: int, width: int) -> Float[Tenso
 class NonLocal2d(nn.Module):
     """Embedded-Gaussian non-local block (Wang et al., CVPR 2018, equation 6), with a residual.
 
-    Every cell attends to all others: y = x + W · softmax(θ(x)ᵀ φ(x)) g(x), not divided by √d. W starts
-    at zero, so a fresh block is the identity. Runs as fused attention, without the cells × cells matrix.
+    Every cell attends to all others: y = x + W * softmax(θ(x)ᵀ φ(x)) g(x), not divided by √d. W starts
+    at zero, so a fresh block is the identity. Runs as fused attention, without the cells x cells matrix.
     """
 
     def __init__(self, channels: int) -> None:

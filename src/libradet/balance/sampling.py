@@ -1,6 +1,6 @@
 """Sample level (paper 3.1): which candidates a loss sees.
 
-A sampler is a priority. Each function here gives every candidate a number, −inf to what is none, and
+A sampler is a priority. Each function here gives every candidate a number, -inf to what is none, and
 :func:`select` takes those of highest priority. All work on whole batches, on the device, and draw their
 chance from ``generator`` (or torch's global one).
 """
@@ -17,11 +17,11 @@ STRETCH = 64
 def select(
     priority: Float[Tensor, "B N"], count: int | Int[Tensor, " B"], size: int
 ) -> tuple[Int[Tensor, "B S"], Bool[Tensor, "B S"]]:
-    """Per picture, the ``count`` candidates of highest priority, in ``size`` fixed slots.
+    """Per image, the ``count`` candidates of highest priority, in ``size`` fixed slots.
 
     Args:
-        priority: −inf marks what must never be taken.
-        count: how many to take, one number or one per picture; at most ``size`` are.
+        priority: -inf marks what must never be taken.
+        count: how many to take, one number or one per image; at most ``size`` are.
         size: S, the number of slots.
 
     Returns:
@@ -75,7 +75,7 @@ def iou_balanced_priority(
     generator: Generator | None = None,
     size: int | None = None,
 ) -> Float[Tensor, "B N"]:
-    """Equally many from each IoU bin: p_k = N/K · 1/M_k (paper 3.1, equation 1).
+    """Equally many from each IoU bin: p_k = N/K * 1/M_k (paper 3.1, equation 1).
 
     Candidates whose rank inside their bin is below the bin's share come first, random inside; what a
     short bin leaves open is filled at random from the rest.

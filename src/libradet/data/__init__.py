@@ -1,1 +1,1 @@
-"""Pictures and boxes: recognised, checked, decoded, batched, drawn. Knows no model."""
+"""Images and boxes: recognized, checked, decoded, batched, drawn. Knows no model."""

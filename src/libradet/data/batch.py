@@ -1,4 +1,4 @@
-"""The one form in which pictures and ground truth travel."""
+"""The one form in which images and ground truth travel."""
 
 from typing import NamedTuple
 
@@ -7,21 +7,21 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Pictures and ground truth, padded to common sizes.
+    """Images and ground truth, padded to common sizes.
 
     Attributes:
-        images: RGB, 0–255, uint8 or float, padded with zeros right and below to a multiple of the
+        images: RGB, 0-255, uint8 or float, padded with zeros right and below to a multiple of the
             coarsest stride.
-        sizes: height and width in pixels of each picture before padding.
-        boxes: ground truths, xyxy in pixels of the (resized) picture; zeros where padded.
-        labels: 0..C−1; −1 marks padding. A picture without objects is a row of −1.
+        sizes: height and width in pixels of each image before padding.
+        boxes: ground truths, xyxy in pixels of the (resized) image; zeros where padded.
+        labels: 0..C-1; -1 marks padding. An image without objects is a row of -1.
         crowd: regions that hold many objects: neither a target nor a negative.
         masks: instance masks of the ground truths at the size of ``images``, 0 or 1; or packed, eight
             pixels of a row to a byte (``geometry.masks.pack_masks``), as loaders make them: sixty objects at
-            800 × 1344 pixels are 8 MB then, not 64.
-        index: row of each picture in its data set.
+            800 x 1344 pixels are 8 MB then, not 64.
+        index: row of each image in its dataset.
         scales: resized over original size, (x, y), to bring detections back to the file's pixels.
-        proposals: precomputed proposals (Fast R-CNN), xyxy in pixels of the resized picture, zeros
+        proposals: precomputed proposals (Fast R-CNN), xyxy in pixels of the resized image, zeros
             where padded.
     """
 

@@ -1,4 +1,4 @@
-"""A data set in one layout, written in another."""
+"""A dataset in one layout, written in another."""
 
 import os
 import shutil
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from libradet.bars import progress_bar
 from libradet.data.checks.report import Report, few, merge
 from libradet.data.checks.split import check as check_split
 from libradet.data.layouts import write_coco, write_voc, write_yolo
@@ -19,12 +18,13 @@ from libradet.data.layouts.parts import Part
 from libradet.data.read import compare_splits
 from libradet.data.records import CLASS_FIELDS, Dataset, Raw, other_fields, plain_id
 from libradet.errors import UserError
-from libradet.files import replacing_folder, require_free
+from libradet.utils.atomic_io import atomic_folder, require_replaceable
+from libradet.utils.progress import progress_bar
 
 Target = Literal["coco", "yolo", "voc"]
 
 SHOWN_FROM = 100
-"""Pictures from which on it is worth a bar to copy them all."""
+"""Images from which on it is worth a bar to copy them all."""
 
 _PLACES = {"coco": "images", "yolo": "images/{split}", "voc": "JPEGImages"}
 _NAMES = {"coco": write_coco.names, "yolo": write_yolo.names, "voc": write_voc.names}
@@ -37,7 +37,7 @@ class Converted:
     Attributes:
         report: on what was read.
         losses: what the new layout has no place for, and what has another name there.
-        splits: pictures by split, under its new name.
+        splits: images by split, under its new name.
     """
 
     report: Report
@@ -51,34 +51,34 @@ def convert(
     to: Target,
     *,
     splits: Sequence[str] | None = None,
-    pictures: Literal["copy", "link"] = "copy",
+    images: Literal["copy", "link"] = "copy",
     masks: bool = False,
     skip_broken: bool = False,
 ) -> Converted:
-    """Write a data set of any layout that is recognised in another one, into a new folder.
+    """Write a dataset of any layout that is recognized in another one, into a new folder.
 
     Args:
         splits: only these.
-        pictures: "link" saves the space: a hard link, or a symbolic one to another disk.
+        images: "link" saves the space: a hard link, or a symbolic one to another disk.
         masks: YOLO: polygons in place of boxes. COCO keeps masks anyway, Pascal VOC has none.
-        skip_broken: leave out pictures that are missing or damaged, instead of refusing the data set.
+        skip_broken: leave out images that are missing or damaged, instead of refusing the dataset.
 
     Raises:
-        UserError: the target is there already, or the data set has errors; then nothing is written.
+        UserError: the target is there already, or the dataset has errors; then nothing is written.
     """
     source, target = Path(source), Path(target)
     if masks and to != "yolo":
         raise UserError(f"masks are an option of YOLO only: {'COCO keeps them' if to == 'coco' else 'VOC has none'}.")
-    require_free(target)
+    require_replaceable(target)
     found, report = _read(source, splits, skip_broken)
     parts = _parts(found, to)
     lost = losses(parts, to, masks) + _renamed(parts, found, to)
-    with replacing_folder(target) as folder:
+    with atomic_folder(target) as folder:
         if to == "yolo":
             write_yolo.write(folder, parts, masks)
         else:
             (write_coco if to == "coco" else write_voc).write(folder, parts)
-        _bring_pictures(folder, parts, to, pictures)
+        _bring_images(folder, parts, to, images)
     return Converted(report, lost, {part.split: len(part.dataset) for part in parts})
 
 
@@ -129,23 +129,23 @@ def _renamed(parts: list[Part], found: list[tuple[Raw, Dataset]], to: Target) ->
     ]
     changed = []
     for part, (raw, dataset) in zip(parts, found, strict=True):
-        for picture, name in zip(dataset.pictures, part.names, strict=True):
-            own = own_name(picture.path, raw.folders, dataset.split)
+        for image, name in zip(dataset.images, part.names, strict=True):
+            own = own_name(image.path, raw.folders, dataset.split)
             if own != name:
                 changed.append(f"{own} is {name}")
     if changed:
-        texts.append(f"{len(changed)} pictures have another name ({few(changed, 3)})")
+        texts.append(f"{len(changed)} images have another name ({few(changed, 3)})")
     return texts
 
 
-def _bring_pictures(folder: Path, parts: list[Part], to: Target, how: Literal["copy", "link"]) -> None:
+def _bring_images(folder: Path, parts: list[Part], to: Target, how: Literal["copy", "link"]) -> None:
     places = {}
     for part in parts:
         home = folder / _PLACES[to].format(split=part.split)
-        places |= {home / name: p.path for name, p in zip(part.names, part.dataset.pictures, strict=True)}
+        places |= {home / name: p.path for name, p in zip(part.names, part.dataset.images, strict=True)}
     shown = len(places) >= SHOWN_FROM and sys.stderr.isatty()
     with progress_bar(shown, transient=True) as bar:
-        for place, path in bar.track(places.items(), total=len(places), description="pictures"):
+        for place, path in bar.track(places.items(), total=len(places), description="images"):
             place.parent.mkdir(parents=True, exist_ok=True)
             if how == "copy":
                 shutil.copyfile(path, place)

@@ -1,4 +1,4 @@
-"""Picture files without their pixels: sizes and what is wrong with them, read cheaply and in threads."""
+"""Image files without their pixels: sizes and what is wrong with them, read cheaply and in threads."""
 
 import os
 import sys
@@ -12,22 +12,22 @@ from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image, UnidentifiedImageError
 
-from libradet.bars import progress_bar
+from libradet.utils.progress import progress_bar
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif"})
-"""Names that end like this are taken for pictures when a folder is listed."""
+"""Names that end like this are taken for images when a folder is listed."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
 """What Pillow may take a file for. Some others are programs (PostScript), or are read by whatever is installed."""
 
 SHOWN_FROM = 100
-"""Pictures from which on it is worth a bar to decode them all."""
+"""Images from which on it is worth a bar to decode them all."""
 
 _ORIENTATION = 0x0112
 
 
 class Header(NamedTuple):
-    """Size in pixels as stored, EXIF orientation 1–8, and what is wrong with the file, if anything."""
+    """Size in pixels as stored, EXIF orientation 1-8, and what is wrong with the file, if anything."""
 
     width: int = 0
     height: int = 0
@@ -36,12 +36,12 @@ class Header(NamedTuple):
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """Width and height as a viewer shows the picture."""
+        """Width and height as a viewer shows the image."""
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
 def read_header(path: Path | str, decode: bool = False) -> Header:
-    """Size and orientation of a picture, without decoding it unless its end looks cut off or ``decode`` is set."""
+    """Size and orientation of an image, without decoding it unless its end looks cut off or ``decode`` is set."""
     try:
         if os.path.getsize(path) == 0:
             return Header(problem="is empty (0 bytes)")
@@ -70,7 +70,7 @@ def read_headers(paths: Sequence[Path | str], decode: bool = False) -> list[Head
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1–8; has to be asked for before the pixels are loaded."""
+    """EXIF orientation, 1-8; has to be asked for before the pixels are loaded."""
     if image.format == "TIFF":  # PIL turns these by itself
         return 1
     # A PNG without early EXIF would be decoded as a whole just to look for a late one.
@@ -100,16 +100,16 @@ def _ends_well(path: Path | str, kind: str | None) -> bool:
 
 
 def explain(error: Exception) -> str:
-    """What is wrong with a picture that raised ``error``, to go on "the picture …"."""
+    """What is wrong with an image that raised ``error``, to go on "the image ..."."""
     if isinstance(error, UnidentifiedImageError):
-        return "is not in a picture format that can be read"
+        return "is not in an image format that can be read"
     if isinstance(error, Image.DecompressionBombError):
         return "is too large to be decoded safely: cut it into tiles"
     return f"cannot be decoded ({str(error) or type(error).__name__})"
 
 
 def turn(points: Float[ndarray, "N 2"], width: int, height: int, orientation: int) -> Float[ndarray, "N 2"]:
-    """Points x, y of a stored picture, of ``width`` × ``height`` pixels, where they are once it is upright."""
+    """Points x, y of a stored image, of ``width`` x ``height`` pixels, where they are once it is upright."""
     x, y = points[:, 0], points[:, 1]
     mirrored, flipped = width - x, height - y
     places = {2: (mirrored, y), 3: (mirrored, flipped), 4: (x, flipped)}

@@ -1,4 +1,4 @@
-"""What is known of a data set once it has been read: pictures with their boxes, and the classes."""
+"""What is known of a dataset once it has been read: images with their boxes, and the classes."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,23 +9,23 @@ from numpy import ndarray
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Picture:
-    """One picture and its ground truth.
+class ImageRecord:
+    """One image and its ground truth.
 
     Attributes:
-        id: the data set's own image id.
+        id: the dataset's own image id.
         path: the file.
-        width, height: pixels of the upright picture (after EXIF rotation).
-        boxes: xyxy in pixels, inside the picture, with an area.
-        labels: 0..C−1.
+        width, height: pixels of the upright image (after EXIF rotation).
+        boxes: xyxy in pixels, inside the image, with an area.
+        labels: 0..C-1.
         crowd: regions that hold many objects, or objects not to be judged.
         area: pixels, as annotated (of the mask if there is one), else of the box.
-        annotation_ids: the data set's own.
-        segmentations: for each box a list of polygons (flat float32 x, y, …), an RLE dictionary, or
+        annotation_ids: the dataset's own.
+        segmentations: for each box a list of polygons (flat float32 x, y, ...), an RLE dictionary, or
             None; None altogether if masks were not asked for.
         upright: whether the file's EXIF orientation applies. False where the boxes were drawn on the
             stored, unrotated pixels.
-        records: the picture's record and its boxes' as they were read, if they were asked for.
+        records: the image's record and its boxes' as they were read, if they were asked for.
     """
 
     id: int
@@ -44,16 +44,16 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """One split of a data set; label i is ``category_ids[i]`` in the files and ``class_names[i]`` to people."""
+    """One split of a dataset; label i is ``category_ids[i]`` in the files and ``class_names[i]`` to people."""
 
     root: Path
     split: str
-    pictures: list[Picture]
+    images: list[ImageRecord]
     category_ids: list[int]
     class_names: list[str]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
 
 @dataclass(eq=False)
@@ -62,12 +62,12 @@ class Raw:
 
     Attributes:
         source: the file or folder to name in messages.
-        folders: where pictures may lie, likeliest first.
+        folders: where images may lie, likeliest first.
         images: ``id``, ``file_name``; perhaps ``width``, ``height``.
         annotations: ``id``, ``image_id``, ``category_id``, ``bbox`` (xywh) and more; ``where`` (file and
             line) names those that have no id of their own.
         categories: ``id``, ``name``.
-        relative: boxes and polygons are fractions of the upright picture's width and height.
+        relative: boxes and polygons are fractions of the upright image's width and height.
         notes: what a reader should know about how this was read.
         rest: what else the file holds, such as ``info`` and ``licenses``.
     """

@@ -12,7 +12,7 @@ from libradet.data.records import Dataset
 from libradet.errors import UserError
 
 FARTHEST = 1e6
-"""Pixels from a picture's corner within which a polygon has to lie: drawing one takes time with its length."""
+"""Pixels from an image's corner within which a polygon has to lie: drawing one takes time with its length."""
 
 
 def compact(record: dict[str, Any], width: int, height: int, relative: bool, unfit: list[str]) -> Any:
@@ -74,7 +74,7 @@ def _told(counts: str | bytes) -> Int64[ndarray, " R"]:
 
 
 def points(polygon: Float32[ndarray, " P"]) -> Float64[ndarray, " P"]:
-    """A polygon's numbers as they were written: COCO's have two decimals, and rasterising rounds halves."""
+    """A polygon's numbers as they were written: COCO's have two decimals, and rasterizing rounds halves."""
     return np.round(polygon.astype(np.float64), 3)
 
 
@@ -104,14 +104,14 @@ def enclosing_box(segmentation: Any) -> list[float] | None:
 def describe_missing(dataset: Dataset) -> str:
     """How many objects (crowd regions aside) have no segmentation, and which is one; empty if all have."""
     bare = [
-        (picture.path.name, int(picture.annotation_ids[i]))
-        for picture in dataset.pictures
-        for i in np.flatnonzero(~picture.crowd)
-        if picture.segmentations is None or picture.segmentations[i] is None
+        (image.path.name, int(image.annotation_ids[i]))
+        for image in dataset.images
+        for i in np.flatnonzero(~image.crowd)
+        if image.segmentations is None or image.segmentations[i] is None
     ]
     if not bare:
         return ""
-    objects = sum(int((~picture.crowd).sum()) for picture in dataset.pictures)
+    objects = sum(int((~image.crowd).sum()) for image in dataset.images)
     name, number = bare[0]
     return f"{len(bare)} of {objects} objects have no segmentation (annotation {number} of {name} is one)"
 
@@ -128,7 +128,7 @@ def require_masks(dataset: Dataset) -> None:
 def encode_masks(
     windows: Iterable[tuple[slice, slice, Bool[ndarray, "_ _"]]], height: int, width: int
 ) -> list[dict[str, Any]]:
-    """Masks in pictures of ``height`` × ``width`` pixels as RLE dictionaries (``counts`` in bytes).
+    """Masks in images of ``height`` x ``width`` pixels as RLE dictionaries (``counts`` in bytes).
 
     Args:
         windows: rows, columns, and the pixels there, as :func:`libradet.geometry.masks.paste_masks` yields them;

@@ -1,4 +1,4 @@
-"""Which of a data set's classes are which of a detector's."""
+"""Which of a dataset's classes are which of a detector's."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from libradet.errors import UserError
 
 
 class ClassMatch(NamedTuple):
-    """The data set's label for each label of the detector (−1: unknown there), and sentences about it for people."""
+    """The dataset's label for each label of the detector (-1: unknown there), and sentences about it for people."""
 
     labels: list[int]
     notes: list[str]
@@ -18,7 +18,7 @@ def match_classes(detector: Sequence[str], dataset: Sequence[str]) -> ClassMatch
     """Match classes by name; capitals, spaces, ``_`` and ``-`` do not matter.
 
     Where neither side's names mean anything to the other, but the detector was never told names
-    (``class_0``, ``class_1``, …) and the numbers of classes agree, classes are matched by position.
+    (``class_0``, ``class_1``, ...) and the numbers of classes agree, classes are matched by position.
 
     Raises:
         UserError: not one class in common.
@@ -33,8 +33,8 @@ def match_classes(detector: Sequence[str], dataset: Sequence[str]) -> ClassMatch
                 list(range(len(dataset))), ["The model does not know its classes' names: classes are matched by order."]
             )
         raise UserError(
-            f"The model and the data set have no class in common: the model knows {_some(detector)}; "
-            f"the data set has {_some(dataset)}. Rename the data set's categories or train on this data set."
+            f"The model and the dataset have no class in common: the model knows {_some(detector)}; "
+            f"the dataset has {_some(dataset)}. Rename the dataset's categories or train on this dataset."
         )
     return ClassMatch(labels, _explain(detector, dataset, labels))
 
@@ -51,7 +51,7 @@ def _explain(detector: Sequence[str], dataset: Sequence[str], labels: list[int])
     if absent := [name for row, name in enumerate(dataset) if row not in labels]:
         notes.append(f"The model does not know {_some(absent)}: nothing of that kind is found, which counts as 0.")
     if surplus := [name for name, label in zip(detector, labels, strict=True) if label < 0]:
-        notes.append(f"The data set does not have {_some(surplus)}: such detections are left out.")
+        notes.append(f"The dataset does not have {_some(surplus)}: such detections are left out.")
     return notes
 
 

@@ -22,14 +22,14 @@ from libradet.models.detector import Detector
 
 
 class CocoEvaluator(Metric):
-    """COCO's numbers for the pictures that pass through :meth:`update`; a metric as torchmetrics has them.
+    """COCO's numbers for the images that pass through :meth:`update`; a metric as torchmetrics has them.
 
-    Detections are brought back to the pixels of the files and to the data set's own picture and category
-    ids. Pictures that were never seen do not count; a picture that was seen twice counts once.
+    Detections are brought back to the pixels of the files and to the dataset's own image and category
+    ids. Images that were never seen do not count; an image that was seen twice counts once.
 
     Args:
-        dataset: where the pictures come from; ``Batch.index`` counts its rows.
-        class_map: the data set's label for each label of the detector, −1 for a class to leave out; None
+        dataset: where the images come from; ``Batch.index`` counts its rows.
+        class_map: the dataset's label for each label of the detector, -1 for a class to leave out; None
             if both have the same classes.
         class_agnostic: the detector finds objects without naming them (proposals).
         masks: measure masks, too; every object of ``dataset`` has a segmentation, every detection a mask.
@@ -57,7 +57,7 @@ class CocoEvaluator(Metric):
 
     def update(self, detections: Detections, batch: Batch) -> None:
         """Take in the detections of one batch, whose ``index`` and ``scales`` say what they were found in."""
-        assert batch.index is not None, "Batch.index is missing: a batch to be measured knows its pictures"
+        assert batch.index is not None, "Batch.index is missing: a batch to be measured knows its images"
         assert batch.scales is not None, "Batch.scales is missing: a batch to be measured knows its files' sizes"
         # Double precision from here on: rounding may not push a box over an IoU threshold.
         boxes, scores, scales = (t.cpu().double().numpy() for t in (detections.boxes, detections.scores, batch.scales))
@@ -78,7 +78,7 @@ class CocoEvaluator(Metric):
                 self._segmentations[index] = self._to_segmentations(index, boxes[i, keep], masks[i, keep])
 
     def reset(self) -> None:
-        """Forget all pictures."""
+        """Forget all images."""
         super().reset()
         self._rows, self._segmentations, self._max_detections = {}, {}, 100
 
@@ -95,7 +95,7 @@ class CocoEvaluator(Metric):
         Those of masks are added with ``mask_`` before their names.
         """
         self.gather()
-        truth, seen = truth_of(self.dataset, self.masks), [self.dataset.pictures[index].id for index in self._rows]
+        truth, seen = truth_of(self.dataset, self.masks), [self.dataset.images[index].id for index in self._rows]
         limit, agnostic = self._max_detections, self.class_agnostic
         metrics = coco_metrics(truth, self.rows(), max_detections=limit, class_agnostic=agnostic, image_ids=seen)
         if not self.masks:
@@ -127,10 +127,10 @@ class CocoEvaluator(Metric):
         scores: Float64[ndarray, "B D"],
         labels: Int64[ndarray, "B D"],
     ) -> Float64[ndarray, "B D 7"]:
-        pictures = [self.dataset.pictures[index] for index in indices.tolist()]
+        images = [self.dataset.images[index] for index in indices.tolist()]
         rows = np.empty((*labels.shape, 7))
-        rows[..., 0] = np.array([picture.id for picture in pictures])[:, None]
-        limits = np.array([[picture.width, picture.height] * 2 for picture in pictures])
+        rows[..., 0] = np.array([image.id for image in images])[:, None]
+        limits = np.array([[image.width, image.height] * 2 for image in images])
         np.clip(boxes, 0, limits[:, None], out=rows[..., 1:5])
         rows[..., 3:5] -= rows[..., 1:3]
         rows[..., 5] = scores
@@ -140,7 +140,7 @@ class CocoEvaluator(Metric):
     def _to_segmentations(
         self, index: int, boxes: Float64[ndarray, "D 4"], masks: Float32[ndarray, "D M M"]
     ) -> list[dict[str, Any]]:
-        size = self.dataset.pictures[index].height, self.dataset.pictures[index].width
+        size = self.dataset.images[index].height, self.dataset.images[index].width
         return encode_masks(paste_masks(masks, boxes, *size), *size)
 
 
@@ -151,7 +151,7 @@ def evaluator_of(model: Detector, dataset: Dataset, masks: bool | None = None) -
         masks: measure masks, too; if the model gives some, if None.
 
     Raises:
-        UserError: model and data set have no class in common.
+        UserError: model and dataset have no class in common.
     """
     agnostic = model.config.proposes
     classes = None if agnostic else match_classes(model.class_names, dataset.class_names)
@@ -165,7 +165,7 @@ def evaluator_of(model: Detector, dataset: Dataset, masks: bool | None = None) -
 
 
 def _merge(parts: list[dict[int, Any]]) -> dict[int, Any]:
-    """All pictures in the order of the data set; the first process that saw one is believed."""
+    """All images in the order of the dataset; the first process that saw one is believed."""
     merged: dict[int, Any] = {}
     for part in parts:
         merged = part | merged

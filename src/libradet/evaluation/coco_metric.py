@@ -18,20 +18,20 @@ from libradet.evaluation.ground_truth import GroundTruth
 class CocoMetric(Metric):
     """Average precision and recall of boxes as COCO defines them, by hotcoco, equal to pycocotools'.
 
-    Takes what torchmetrics' ``MeanAveragePrecision`` takes, so it can stand in its place. Pictures may be
+    Takes what torchmetrics' ``MeanAveragePrecision`` takes, so it can stand in its place. Images may be
     spread over processes.
 
     Args:
-        class_names: names of labels 0..C−1, for the numbers by class; left out if None.
+        class_names: names of labels 0..C-1, for the numbers by class; left out if None.
         class_agnostic: classes do not matter (proposals).
-        max_detections: of a picture; more than 100 adds ``AR300``, more than 300 also ``AR1000``.
+        max_detections: of an image; more than 100 adds ``AR300``, more than 300 also ``AR1000``.
     """
 
     full_state_update = False
     higher_is_better = True
     detections: list[Tensor]
     truths: list[Tensor]
-    pictures: list[Tensor]
+    images: list[Tensor]
 
     def __init__(
         self,
@@ -45,43 +45,43 @@ class CocoMetric(Metric):
         self.class_agnostic = class_agnostic
         self.max_detections = max_detections
         self._numbered = True
-        for name in ("detections", "truths", "pictures"):
+        for name in ("detections", "truths", "images"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, preds: Sequence[dict[str, Tensor]], target: Sequence[dict[str, Tensor]]) -> None:
-        """Take in pictures.
+        """Take in images.
 
         Args:
-            preds: for each picture ``boxes`` [D, 4] (xyxy, pixels), ``scores`` [D], ``labels`` [D].
-            target: for each picture ``boxes`` [G, 4], ``labels`` [G], and if there are any ``iscrowd`` [G] and
-                ``area`` [G] (pixels²; that of the box otherwise). ``image_id`` tells pictures apart that several
+            preds: for each image ``boxes`` [D, 4] (xyxy, pixels), ``scores`` [D], ``labels`` [D].
+            target: for each image ``boxes`` [G, 4], ``labels`` [G], and if there are any ``iscrowd`` [G] and
+                ``area`` [G] (pixels²; that of the box otherwise). ``image_id`` tells images apart that several
                 processes see twice.
         """
         for found, truth in zip(preds, target, strict=True):
             # Numbers are given in order, and made distinct over processes when they meet.
-            picture = float(truth["image_id"]) if "image_id" in truth else float(len(self.pictures))
+            image = float(truth["image_id"]) if "image_id" in truth else float(len(self.images))
             boxes, objects = _xywh(found["boxes"]), _xywh(truth["boxes"])
             area = truth.get("area", objects[:, 2] * objects[:, 3])
             crowd = truth.get("iscrowd", torch.zeros_like(truth["labels"]))
-            self.pictures.append(boxes.new_tensor([[picture, len(boxes), len(objects)]]))
+            self.images.append(boxes.new_tensor([[image, len(boxes), len(objects)]]))
             self.detections.append(_rows(boxes, found["scores"], found["labels"]))
             self.truths.append(_rows(objects, area, truth["labels"], crowd))
             self._numbered = self._numbered and "image_id" in truth
 
     def compute(self) -> dict[str, Tensor]:
-        """``AP``, ``AP50``, …, ``ARl`` (0..1; left out where there is nothing to find), with names also ``AP/NAME``."""
-        if not len(self.pictures):
+        """``AP``, ``AP50``, ..., ``ARl`` (0..1; left out where there is nothing to find), with names also ``AP/NAME``."""
+        if not len(self.images):
             return {}
-        pictures = dim_zero_cat(self.pictures)
-        keep, ids = self._identify(pictures)
-        detections = _numbered(dim_zero_cat(self.detections), pictures[:, 1], ids, keep)
-        truths = _numbered(dim_zero_cat(self.truths), pictures[:, 2], ids, keep)
+        images = dim_zero_cat(self.images)
+        keep, ids = self._identify(images)
+        detections = _numbered(dim_zero_cat(self.detections), images[:, 1], ids, keep)
+        truths = _numbered(dim_zero_cat(self.truths), images[:, 2], ids, keep)
         most = int(max(detections[:, 6].max(initial=0), truths[:, 6].max(initial=0)))
         names = self.class_names or [str(label) for label in range(most + 1)]
         ground_truth = GroundTruth(
-            pictures=[{"id": i} for i in ids[keep].tolist()],
+            images=[{"id": i} for i in ids[keep].tolist()],
             categories=[{"id": label, "name": name} for label, name in enumerate(names)],
-            picture=truths[:, 0].astype(np.int64),
+            image=truths[:, 0].astype(np.int64),
             category=truths[:, 6].astype(np.int64),
             boxes=truths[:, 1:5],
             area=truths[:, 5],
@@ -96,12 +96,12 @@ class CocoMetric(Metric):
             numbers |= {f"AP/{name}": ap for name, ap in found["per_class"].items() if ap is not None}
         return {name: torch.tensor(value) for name, value in numbers.items()}
 
-    def _identify(self, pictures: Float64[Tensor, "N 3"]) -> tuple[Bool[ndarray, " N"], Int64[ndarray, " N"]]:
-        """Which pictures count, each once, and their numbers."""
-        count = len(pictures)
+    def _identify(self, images: Float64[Tensor, "N 3"]) -> tuple[Bool[ndarray, " N"], Int64[ndarray, " N"]]:
+        """Which images count, each once, and their numbers."""
+        count = len(images)
         if not self._numbered:
             return np.ones(count, dtype=bool), np.arange(count)
-        ids = pictures[:, 0].cpu().numpy().astype(np.int64)
+        ids = images[:, 0].cpu().numpy().astype(np.int64)
         keep = np.zeros(count, dtype=bool)
         keep[np.unique(ids, return_index=True)[1]] = True
         return keep, ids
@@ -119,7 +119,7 @@ def _rows(boxes: Float64[Tensor, "N 4"], *columns: Shaped[Tensor, " N"]) -> Floa
 def _numbered(
     rows: Float64[Tensor, "N _"], counts: Float64[Tensor, " P"], ids: ndarray, keep: ndarray
 ) -> Float64[ndarray, "N _"]:
-    """The rows of the pictures that count, the picture's number before them."""
+    """The rows of the images that count, the image's number before them."""
     owner = np.repeat(np.arange(len(ids)), counts.cpu().numpy().astype(np.int64))
     table = np.concatenate([ids[owner, None].astype(np.float64), rows.cpu().numpy()], axis=1)
     return table[keep[owner]]

@@ -12,7 +12,7 @@ from libradet.errors import UserError
 from libradet.evaluation.ground_truth import GroundTruth, truth_of_records
 
 Metrics = dict[str, Any]
-"""AP … ARl as float or None, ``per_class``, counts and ``notes``: see :func:`coco_metrics`."""
+"""AP ... ARl as float or None, ``per_class``, counts and ``notes``: see :func:`coco_metrics`."""
 
 ResultRows = Float64[ndarray, "D 7"]
 """Detections in rows: image id, x, y, width, height, score, category id."""
@@ -38,27 +38,27 @@ def coco_metrics(
     """COCO's twelve numbers, recall beyond 100 detections, and average precision by class.
 
     Args:
-        ground_truth: columns, or a COCO data set: ``images``, ``categories`` and ``annotations`` with ``area``
+        ground_truth: columns, or a COCO dataset: ``images``, ``categories`` and ``annotations`` with ``area``
             and ``iscrowd``.
         results: rows (boxes only), or COCO results: dicts with ``image_id``, ``category_id``, ``score``
             and ``bbox`` (xywh, pixels) or ``segmentation`` (RLE, for ``iou_type="segm"``). Where masks have
             a ``bbox``, too, COCO's tools judge by it whether they are small, medium or large.
-        max_detections: how many detections of a picture the detector may return. More than 100 adds
+        max_detections: how many detections of an image the detector may return. More than 100 adds
             ``AR300``, more than 300 also ``AR1000``.
         class_agnostic: classes do not matter (proposals).
-        image_ids: the pictures that count; all of the ground truth by default.
+        image_ids: the images that count; all of the ground truth by default.
 
     Returns:
-        ``AP`` … ``ARl``: 0..1, or None where there is no ground truth to find (COCO's tools say −1);
-        ``per_class``: class name → AP, ``per_class_AP50`` alike (both empty if ``class_agnostic``);
-        ``ground_truths_per_class``: class name → count; ``images``, ``ground_truths`` (crowd regions left
+        ``AP`` ... ``ARl``: 0..1, or None where there is no ground truth to find (COCO's tools say -1);
+        ``per_class``: class name -> AP, ``per_class_AP50`` alike (both empty if ``class_agnostic``);
+        ``ground_truths_per_class``: class name -> count; ``images``, ``ground_truths`` (crowd regions left
         out), ``detections``: counts; ``notes``: sentences to show beside the numbers.
 
     Raises:
         UserError: the results do not belong to this ground truth, or masks are missing from it.
     """
     truth = truth_of_records(ground_truth) if isinstance(ground_truth, dict) else ground_truth
-    wanted = sorted(int(i) for i in image_ids) if image_ids is not None else [p["id"] for p in truth.pictures]
+    wanted = sorted(int(i) for i in image_ids) if image_ids is not None else [p["id"] for p in truth.images]
     _check_results(truth, results, class_agnostic)
     prepared = truth.to_hotcoco(iou_type)
     limits = _limits(max_detections)
@@ -111,10 +111,10 @@ def _check_results(truth: GroundTruth, results: ResultRows | Sequence[dict], cla
     else:
         columns = tuple(np.array([r[key] for r in results]) for key in ("image_id", "category_id", "score"))
     images, categories, scores = columns
-    _refuse_unknown(images, [p["id"] for p in truth.pictures], "image_id", "the split they were made on")
+    _refuse_unknown(images, [p["id"] for p in truth.images], "image_id", "the split they were made on")
     if not class_agnostic:
         known = [c["id"] for c in truth.categories]
-        _refuse_unknown(categories, known, "category_id", "the data set's own category ids")
+        _refuse_unknown(categories, known, "category_id", "the dataset's own category ids")
     if not np.isfinite(scores.astype(float)).all():
         raise UserError("Results hold scores that are not finite: the model has diverged or the file is damaged.")
 
@@ -136,7 +136,7 @@ def _accumulate(
     class_agnostic: bool,
     image_ids: list[int],
 ) -> dict[str, ndarray]:
-    """Tables, −1 where no truth: precision [IoU, recall, class, area, limit] and recall [IoU, class, area, limit]."""
+    """Tables, -1 where no truth: precision [IoU, recall, class, area, limit] and recall [IoU, class, area, limit]."""
     loaded = truth.load_res(results if isinstance(results, np.ndarray) else list(results))
     evaluation = hotcoco.COCOeval(truth, loaded, iou_type)
     evaluation.params.max_dets = limits
@@ -174,7 +174,7 @@ def _by_class(precision: ndarray, limits: list[int], names: list[str]) -> dict[s
 
 def _notes(metrics: Metrics) -> list[str]:
     if metrics["ground_truths"] == 0:
-        return [f"No ground truth in these {metrics['images']} pictures: there is nothing to measure."]
+        return [f"No ground truth in these {metrics['images']} images: there is nothing to measure."]
     if metrics["detections"] == 0:
-        return ["The detector found nothing in any picture."]
+        return ["The detector found nothing in any image."]
     return []

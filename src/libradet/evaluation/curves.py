@@ -52,7 +52,7 @@ def read_metrics(path: Path) -> dict[str, Series]:
 
 
 def smooth(values: Float64[ndarray, " T"], span: int) -> Float64[ndarray, " T"]:
-    """Mean of medians over about ``span`` neighbours: without lag, and untouched by single wild values."""
+    """Mean of medians over about ``span`` neighbors: without lag, and untouched by single wild values."""
     reach = min(span // 2, len(values) - 1)
     for reduce in (np.median, np.mean):
         windows = sliding_window_view(np.pad(values, reach, mode="reflect"), 2 * reach + 1)
@@ -61,7 +61,7 @@ def smooth(values: Float64[ndarray, " T"], span: int) -> Float64[ndarray, " T"]:
 
 
 def plot_curves(metrics: Path, out: Path, title: str | None = None) -> Path:
-    """Draw the curves of ``metrics.csv`` as a picture at ``out``; panels for which nothing was logged are left out.
+    """Draw the curves of ``metrics.csv`` as an image at ``out``; panels for which nothing was logged are left out.
 
     Raises:
         UserError: there is nothing to draw.
@@ -81,7 +81,7 @@ def plot_curves(metrics: Path, out: Path, title: str | None = None) -> Path:
         axis.grid(color=_GRID)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[-1].set_xlabel("optimiser step")
+    axes[-1].set_xlabel("optimizer step")
     figure.align_ylabels(axes)
     if "epoch" in series:
         _mark_epochs(axes[0], series["epoch"])

@@ -1,4 +1,4 @@
-"""From a detector and a data set to COCO's numbers."""
+"""From a detector and a dataset to COCO's numbers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ from libradet.data.segmentations import describe_missing
 from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco_evaluator import CocoEvaluator
 from libradet.evaluation.coco_metrics import Metrics
-from libradet.files import write_json
 from libradet.inference.data_sets import in_a_job, look_through
 from libradet.inference.finder import Finder
 from libradet.models.detector import Detector
 from libradet.models.inference_form import optimize_finder
 from libradet.models.proposal_needs import give_to_finder
 from libradet.models.several_views import in_views
+from libradet.utils.atomic_io import write_json
 
 
 def evaluate(
@@ -38,29 +38,29 @@ def evaluate(
     sizes: Sequence[int | Size] = (),
     progress: bool = True,
 ) -> Metrics:
-    """Measure ``model`` on every picture of ``dataset``; its mode and device are left as they were.
+    """Measure ``model`` on every image of ``dataset``; its mode and device are left as they were.
 
     In a job of several processes each measures its share, and all return the same numbers.
 
     Args:
         size: (short, long) side to resize to; None as trained; "original" for no resizing.
-        batch_size: pictures that go through the model together, per process.
-        workers: processes that load pictures; half the cores, at most four, if None.
+        batch_size: images that go through the model together, per process.
+        workers: processes that load images; half the cores, at most four, if None.
         device: where to compute; where the model is, if None.
         precision, compiled: as in :func:`libradet.models.inference_form.optimize`; an exported model has its own.
-        results: write the detections there, as COCO results with the data set's own ids.
-        proposals: file or folder with those of the pictures, for a detector without rpn.
-        flip, sizes: look several times, also at mirrored pictures and at each of these sizes, see
+        results: write the detections there, as COCO results with the dataset's own ids.
+        proposals: file or folder with those of the images, for a detector without rpn.
+        flip, sizes: look several times, also at mirrored images and at each of these sizes, see
             :func:`libradet.models.several_views.in_views`.
         progress: show a bar on stderr.
 
     Returns:
         see :func:`libradet.evaluation.coco_metrics.coco_metrics`; of a detector with masks also ``mask_AP``,
-        ``mask_AP50``, …, ``mask_per_class``. A data set in which objects lack segmentations is measured by
+        ``mask_AP50``, ..., ``mask_per_class``. A dataset in which objects lack segmentations is measured by
         boxes alone, and ``notes`` says so.
 
     Raises:
-        UserError: model and data set have no class in common, a picture cannot be read, or proposals are
+        UserError: model and dataset have no class in common, an image cannot be read, or proposals are
             missing or of no use.
     """
     agnostic = model.proposes

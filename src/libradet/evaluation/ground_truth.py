@@ -1,4 +1,4 @@
-"""What detections are measured against, in columns: dictionaries of a hundred thousand pictures take minutes."""
+"""What detections are measured against, in columns: dictionaries of a hundred thousand images take minutes."""
 
 from itertools import chain
 from typing import Any, NamedTuple
@@ -14,21 +14,21 @@ from libradet.errors import UserError
 
 
 class GroundTruth(NamedTuple):
-    """The objects of a data set, one in a row, with its own ids.
+    """The objects of a dataset, one in a row, with its own ids.
 
     Attributes:
-        pictures: ``id`` of all pictures, and ``width`` and ``height`` where masks are measured.
+        images: ``id`` of all images, and ``width`` and ``height`` where masks are measured.
         categories: ``id`` and ``name`` of all classes.
-        picture, category: ids, of each object.
+        image, category: ids, of each object.
         boxes: x, y, width, height in pixels.
         area: pixels.
         segmentations: of each object polygons, run lengths, or None; None altogether if only boxes matter.
         numbers: annotation ids, to name them.
     """
 
-    pictures: list[dict[str, Any]]
+    images: list[dict[str, Any]]
     categories: list[dict[str, Any]]
-    picture: Int64[ndarray, " N"]
+    image: Int64[ndarray, " N"]
     category: Int64[ndarray, " N"]
     boxes: Float64[ndarray, "N 4"]
     area: Float64[ndarray, " N"]
@@ -36,15 +36,15 @@ class GroundTruth(NamedTuple):
     segmentations: list[Any] | None
     numbers: list[Any]
 
-    def count_by_class(self, pictures: list[int]) -> dict[str, int]:
-        """Objects in some pictures by class, crowd regions left out, classes in the order of their ids.
+    def count_by_class(self, images: list[int]) -> dict[str, int]:
+        """Objects in some images by class, crowd regions left out, classes in the order of their ids.
 
         Names that occur twice are told apart by id.
         """
         categories = sorted(self.categories, key=lambda c: c["id"])
         names = [c["name"] for c in categories]
         named = [c["name"] if names.count(c["name"]) == 1 else f"{c['name']} ({c['id']})" for c in categories]
-        counted = self.category[np.isin(self.picture, pictures) & ~self.crowd]
+        counted = self.category[np.isin(self.image, images) & ~self.crowd]
         found = dict(zip(*(column.tolist() for column in np.unique(counted, return_counts=True)), strict=True))
         return {name: found.get(category["id"], 0) for name, category in zip(named, categories, strict=True)}
 
@@ -56,11 +56,11 @@ class GroundTruth(NamedTuple):
         Raises:
             UserError: masks are to be measured and an object has none.
         """
-        columns = self.picture, self.category, self.boxes
+        columns = self.image, self.category, self.boxes
         options: dict[str, Any] = {"area": self.area, "iscrowd": self.crowd}
         if iou_type == "segm":
             options["segmentation"] = self._whole_segmentations()
-        return hotcoco.COCO.from_arrays(self.pictures, self.categories, *columns, **options)
+        return hotcoco.COCO.from_arrays(self.images, self.categories, *columns, **options)
 
     def _whole_segmentations(self) -> list[Any]:
         found = list(self.segmentations or [None] * len(self.numbers))
@@ -69,26 +69,26 @@ class GroundTruth(NamedTuple):
         if bare := [number for number, segmentation in zip(self.numbers, found, strict=True) if not segmentation]:
             raise UserError(
                 f"{len(bare)} annotations have no segmentation (ids {', '.join(map(str, bare[:5]))}…): "
-                "masks cannot be measured on this data set, only boxes."
+                "masks cannot be measured on this dataset, only boxes."
             )
         return found
 
 
 def truth_of(dataset: Dataset, masks: bool = False) -> GroundTruth:
-    """All objects of a data set that was read; with ``masks`` also their segmentations."""
-    pictures = dataset.pictures
-    counts = [len(p.labels) for p in pictures]
-    boxes = _joined([p.boxes for p in pictures], np.zeros((0, 4)))
+    """All objects of a dataset that was read; with ``masks`` also their segmentations."""
+    images = dataset.images
+    counts = [len(p.labels) for p in images]
+    boxes = _joined([p.boxes for p in images], np.zeros((0, 4)))
     boxes[:, 2:] -= boxes[:, :2]
-    numbers = _joined([p.annotation_ids for p in pictures], np.zeros(0, np.int64))
+    numbers = _joined([p.annotation_ids for p in images], np.zeros(0, np.int64))
     return GroundTruth(
-        [{"id": p.id, "width": p.width, "height": p.height} for p in pictures],
+        [{"id": p.id, "width": p.width, "height": p.height} for p in images],
         [{"id": i, "name": n} for i, n in zip(dataset.category_ids, dataset.class_names, strict=True)],
-        np.repeat(np.array([p.id for p in pictures], np.int64), counts),
-        np.array(dataset.category_ids, np.int64)[_joined([p.labels for p in pictures], np.zeros(0, np.int64))],
+        np.repeat(np.array([p.id for p in images], np.int64), counts),
+        np.array(dataset.category_ids, np.int64)[_joined([p.labels for p in images], np.zeros(0, np.int64))],
         boxes,
-        _joined([p.area for p in pictures], np.zeros(0)),
-        _joined([p.crowd for p in pictures], np.zeros(0, bool)),
+        _joined([p.area for p in images], np.zeros(0)),
+        _joined([p.crowd for p in images], np.zeros(0, bool)),
         _segmentations(dataset) if masks else None,
         numbers.tolist(),
     )
@@ -113,7 +113,7 @@ def truth_of_records(records: dict[str, Any]) -> GroundTruth:
 
 
 def _segmentations(dataset: Dataset) -> list[Any]:
-    each = (p.segmentations or [None] * len(p.labels) for p in dataset.pictures)
+    each = (p.segmentations or [None] * len(p.labels) for p in dataset.images)
     return [None if found is None else plain_segmentation(found) for found in chain.from_iterable(each)]
 
 

@@ -27,7 +27,7 @@ def render(metrics: Metrics, title: str = "Evaluation") -> RenderableType:
 
     A dash stands where there is no ground truth, hence nothing to measure.
     """
-    counts = f"{metrics['images']} pictures, {metrics['ground_truths']} objects, {metrics['detections']} detections"
+    counts = f"{metrics['images']} images, {metrics['ground_truths']} objects, {metrics['detections']} detections"
     notes = [Text(note, style="yellow") for note in metrics["notes"]]
     classes = _by_class(metrics)
     # Cut into columns, since eighty classes in one do not fit a screen.

@@ -9,7 +9,7 @@ from libradet.experiments.laboratory import Laboratory, Site
 from libradet.experiments.looking import baselines, look_at, second_stage
 from libradet.experiments.statistics import Mean, mean
 from libradet.experiments.tables import Lines, to_markdown
-from libradet.files import replacing
+from libradet.utils.atomic_io import atomic_write
 
 CLAIMS = "claims"
 HEADS = ["claim", "paper, on COCO", "here"]
@@ -26,14 +26,14 @@ def reproduce_claims(laboratory: Laboratory) -> list[Lines]:
         lines.cells += _costs(laboratory, site)
         tables.append(lines)
     parts = [heading(laboratory, "The paper's claims"), *map(to_markdown, tables)]
-    with replacing(laboratory.out / f"{CLAIMS}.md") as partial:
+    with atomic_write(laboratory.out / f"{CLAIMS}.md") as partial:
         partial.write_text("\n".join(parts), encoding="utf-8")
     return tables
 
 
 _NOTE = (
-    "Mean ± standard deviation over seeds, of baselines (second stage on given proposals) on validation pictures. Hard "
-    "negatives are a picture's 5 % of largest loss, at most as many as are sampled; inliers are positives whose smooth "
+    "Mean ± standard deviation over seeds, of baselines (second stage on given proposals) on validation images. Hard "
+    "negatives are an image's 5 % of largest loss, at most as many as are sampled; inliers are positives whose smooth "
     "L1 loss is below 1. Steps are timed in turns, forward and backward, on one batch."
 )
 
@@ -46,7 +46,7 @@ def _of_reports(reports: list[dict[str, Any]]) -> list[list[str]]:
         ("negatives of IoU-balanced sampling, K = 3", "", lambda r: _above(r, "iou_balanced_paper_3"), "%"),
         ("gradient of an inlier ÷ of an outlier, smooth L1", "0.30", lambda r: _inlier(r, "smooth_l1"), ""),
         ("the same under balanced L1", "", lambda r: _inlier(r, "balanced_l1_0.5_1.5"), ""),
-        ("localisation loss ÷ classification loss", "about 0.5", _tasks, ""),
+        ("localization loss ÷ classification loss", "about 0.5", _tasks, ""),
     ]
     cells = []
     for claim, paper, measure, unit in wanted:

@@ -1,4 +1,4 @@
-"""Tables: all rows, seeds and data sets are trained, measured, compared and written, after every run anew."""
+"""Tables: all rows, seeds and datasets are trained, measured, compared and written, after every run anew."""
 
 import os
 import shlex
@@ -13,17 +13,17 @@ from typing import Any
 from libradet.experiments.definitions import Experiment, Row
 from libradet.experiments.laboratory import Laboratory, Site, carry_out, check_runs
 from libradet.experiments.tables import Lines, Measured, gain_cell, gain_of, tabulate, to_markdown
-from libradet.files import replacing, write_json
+from libradet.utils.atomic_io import atomic_write, write_json
 
 Found = dict[tuple[str, str, int], dict[str, Any]]
-"""Results by data set, row and seed."""
+"""Results by dataset, row and seed."""
 
 
 def reproduce_table(laboratory: Laboratory, experiment: Experiment) -> list[Lines]:
     """Train what is missing, and write ``NAME.md`` and ``NAME.json`` into the laboratory's folder.
 
     Returns:
-        a table for each data set, and one of gains over all of them where there are several.
+        a table for each dataset, and one of gains over all of them where there are several.
     """
     rows = laboratory.rows(experiment)
     asked = list(product(laboratory.seeds, laboratory.sites, rows))
@@ -55,7 +55,7 @@ def write(laboratory: Laboratory, experiment: Experiment, found: Found) -> list[
         tables.append(_of_all(laboratory, experiment, found))
     parts = [heading(laboratory, experiment.title), *(to_markdown(lines) for lines in tables)]
     laboratory.out.mkdir(parents=True, exist_ok=True)
-    with replacing(laboratory.out / f"{experiment.name}.md") as partial:
+    with atomic_write(laboratory.out / f"{experiment.name}.md") as partial:
         partial.write_text("\n".join(parts), encoding="utf-8")
     write_json(laboratory.out / f"{experiment.name}.json", _numbers(laboratory, experiment, found), indent=1)
     return tables
@@ -66,7 +66,7 @@ def heading(laboratory: Laboratory, title: str) -> str:
     preset = laboratory.preset
     now = datetime.now(UTC).strftime("%Y-%m-%d")
     versions = ", ".join(f"{name} {version(name)}" for name in ("libradet", "torch", "torchvision", "timm"))
-    sets = "; ".join(f"{site.name}: {site.pictures} pictures, {_start(site)}" for site in laboratory.sites)
+    sets = "; ".join(f"{site.name}: {site.images} images, {_start(site)}" for site in laboratory.sites)
     changes = ", ".join(f"{key} = {value}" for key, value in laboratory.overrides.items())
     seeds = ", ".join(map(str, laboratory.seeds))
     lines = [
@@ -89,7 +89,7 @@ def _start(site: Site) -> str:
 
 
 def measured(laboratory: Laboratory, row: Row, found: Found, sites: Sequence[Site]) -> Measured:
-    """A row on some of the data sets."""
+    """A row on some of the datasets."""
     metrics, failures = {}, {}
     for site, seed in product(sites, laboratory.seeds):
         result = found.get((site.name, row.name, seed))
@@ -121,8 +121,8 @@ def _of_all(laboratory: Laboratory, experiment: Experiment, found: Found) -> Lin
         if one.row.against is not None:
             gains = [gain_cell(gain_of(one, by_name, name)) for name in experiment.measures]
             cells.append([one.row.name, str(len(one.metrics)), *gains])
-    title = f"{experiment.title}: gains over all {len(laboratory.sites)} data sets"
-    notes = ["Hundredths, with 95 % intervals; paired by data set and seed."]
+    title = f"{experiment.title}: gains over all {len(laboratory.sites)} datasets"
+    notes = ["Hundredths, with 95 % intervals; paired by dataset and seed."]
     return Lines(title, ["", "runs", *experiment.measures], cells, notes)
 
 

@@ -10,7 +10,7 @@ from libradet.experiments.comparing import heading
 from libradet.experiments.laboratory import Laboratory
 from libradet.experiments.looking import baselines, look_at, second_stage
 from libradet.experiments.tables import Lines, to_markdown
-from libradet.files import replacing
+from libradet.utils.atomic_io import atomic_write
 
 FIGURES = {
     "figure3": ("Figure 3: IoU of hard negatives, and of what samplers take", ("overlaps_roi", "negatives_roi")),
@@ -21,7 +21,7 @@ FIGURES = {
 
 
 def reproduce_figure(laboratory: Laboratory, name: str) -> list[Lines]:
-    """Write ``NAME.md`` and its pictures, of the baseline of the first seed on each data set."""
+    """Write ``NAME.md`` and its images, of the baseline of the first seed on each dataset."""
     title, patterns = FIGURES[name]
     first = replace(laboratory, seeds=laboratory.seeds[:1])
     parts, tables = [heading(first, title)], []
@@ -36,7 +36,7 @@ def reproduce_figure(laboratory: Laboratory, name: str) -> list[Lines]:
             (first.out / where).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, first.out / where)
             parts.append(f"![{path.stem} on {site.name}]({where})\n")
-    with replacing(first.out / f"{name}.md") as partial:
+    with atomic_write(first.out / f"{name}.md") as partial:
         partial.write_text("\n".join(parts), encoding="utf-8")
     return tables
 
@@ -64,15 +64,15 @@ def _of_gradients(report: dict[str, Any], title: str) -> Lines:
 
 def _of_drawings(report: dict[str, Any], title: str) -> Lines:
     cells = [
-        [row["picture"], row["stage"], SAMPLERS[key], f"{row[key]['near']} of {row[key]['total']}"]
+        [row["image"], row["stage"], SAMPLERS[key], f"{row[key]['near']} of {row[key]['total']}"]
         for row in report["drawings"]
         for key in row
         if key in SAMPLERS
     ]
-    return Lines(title, ["picture", "stage", "sampler", "negatives drawn near an object"], cells, [])
+    return Lines(title, ["image", "stage", "sampler", "negatives drawn near an object"], cells, [])
 
 
-_INTERVALS = "In brackets 95 % intervals over pictures."
+_INTERVALS = "In brackets 95 % intervals over images."
 
 TABLES = {"figure3": _of_samplers, "figure5": _of_gradients, "figure6": _of_drawings}
 

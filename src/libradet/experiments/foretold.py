@@ -9,7 +9,7 @@ from libradet.experiments.laboratory import Laboratory, Site
 from libradet.experiments.looking import baselines, look_at
 from libradet.experiments.runs import Run
 from libradet.experiments.tables import Lines, gain_cell, gain_of, to_markdown
-from libradet.files import replacing
+from libradet.utils.atomic_io import atomic_write
 
 VERDICT = "verdict"
 
@@ -33,7 +33,7 @@ def reproduce_verdict(laboratory: Laboratory) -> list[Lines]:
         reports = [look_at(laboratory, site, run)[0] for run in own.values()]
         tables.append(_of_site(laboratory, site, reports, own))
     parts = [heading(laboratory, "Does the verdict come true?"), *map(to_markdown, tables)]
-    with replacing(laboratory.out / f"{VERDICT}.md") as partial:
+    with atomic_write(laboratory.out / f"{VERDICT}.md") as partial:
         partial.write_text("\n".join(parts), encoding="utf-8")
     return tables
 

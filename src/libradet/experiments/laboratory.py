@@ -1,4 +1,4 @@
-"""Where experiments are done: data sets, seeds and a preset, from which rows become runs."""
+"""Where experiments are done: datasets, seeds and a preset, from which rows become runs."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +19,11 @@ from libradet.experiments.runs import Run, Workshop, make_run
 
 @dataclass(frozen=True)
 class Site:
-    """A data set that rows are trained on; ``pictures`` of its training split, and where backbones start."""
+    """A dataset that rows are trained on; ``images`` of its training split, and where backbones start."""
 
     name: str
     data: Path
-    pictures: int
+    images: int
     weights: str | None
 
 
@@ -50,15 +50,15 @@ class Laboratory:
         return [row for row in experiment.rows if self.preset.has(row)]
 
     def run(self, site: Site, row: Row, seed: int, shared: bool) -> Run:
-        """A row on a data set; with ``shared``, on the proposals that all rows are given."""
-        settings = settings_of(self.preset, row, site.pictures) | self.overrides
+        """A row on a dataset; with ``shared``, on the proposals that all rows are given."""
+        settings = settings_of(self.preset, row, site.images) | self.overrides
         if shared:
             settings["proposals"] = str(self.proposing(site).proposals)
         return self._make(site, settings, seed)
 
     def proposing(self, site: Site) -> Run:
         """The run whose proposals are shared: an RPN of the first seed."""
-        return self._make(site, proposer(self.preset, site.pictures) | self._of_all(), self.seeds[0], propose=True)
+        return self._make(site, proposer(self.preset, site.images) | self._of_all(), self.seeds[0], propose=True)
 
     def _of_all(self) -> dict[str, Any]:
         """Overrides that an RPN can have, too."""
@@ -70,7 +70,7 @@ class Laboratory:
 
 
 def make_sites(folders: Sequence[Path], preset: Preset, weights: str | None) -> tuple[Site, ...]:
-    """Data sets by the names of their folders. Raises UserError if one cannot be trained on."""
+    """Datasets by the names of their folders. Raises UserError if one cannot be trained on."""
     from libradet.data.read import read
 
     sites = []
@@ -79,7 +79,7 @@ def make_sites(folders: Sequence[Path], preset: Preset, weights: str | None) -> 
         sites.append(Site(folder.resolve().name, folder, len(dataset), find_weights(preset, weights, folder)))
     twice = {site.name for site in sites if [other.name for other in sites].count(site.name) > 1}
     if twice:
-        raise UserError(f"two data sets are called {', '.join(sorted(twice))}; rename a folder")
+        raise UserError(f"two datasets are called {', '.join(sorted(twice))}; rename a folder")
     return tuple(sites)
 
 

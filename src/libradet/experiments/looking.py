@@ -1,4 +1,4 @@
-"""The baseline looked at: its imbalance report, made once for each data set and seed."""
+"""The baseline looked at: its imbalance report, made once for each dataset and seed."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ BASELINE = Row("baseline", "fast_rcnn", {}, None, {})
 
 
 def baselines(laboratory: Laboratory) -> dict[tuple[Site, int], Run]:
-    """The baseline of every data set and seed, trained; those that failed are left out."""
+    """The baseline of every dataset and seed, trained; those that failed are left out."""
     propose(laboratory)
     asked = [(site, seed) for seed in laboratory.seeds for site in laboratory.sites]
     runs = [laboratory.run(site, BASELINE, seed, shared=True) for site, seed in asked]
@@ -23,7 +23,7 @@ def baselines(laboratory: Laboratory) -> dict[tuple[Site, int], Run]:
 
 
 def look_at(laboratory: Laboratory, site: Site, run: Run) -> tuple[dict[str, Any], Path]:
-    """The imbalance report of a trained baseline on its validation pictures, and its folder."""
+    """The imbalance report of a trained baseline on its validation images, and its folder."""
     from libradet.analysis.analyze import NUMBERS, analyze
     from libradet.interop.loading import load_any
 

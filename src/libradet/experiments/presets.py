@@ -1,4 +1,4 @@
-"""How large a comparison is: backbones, picture size, schedule; from the paper's protocol to what two cores can do."""
+"""How large a comparison is: backbones, image size, schedule; from the paper's protocol to what two cores can do."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,8 @@ class Preset:
         threads: of each training process on a CPU; None for all that there are.
         settings: of every run, by dotted key of ``libradet train``; ``rpn``, ``roi``, ``dense``: of detectors that have
             such a part; ``proposals``: of the RPN whose proposals are shared.
-        backbones: name in a table → timm's; rows of other backbones are left out.
-        schedules: name in a table → settings, with ``pictures`` in place of ``epochs`` where so many are to be seen.
+        backbones: name in a table -> timm's; rows of other backbones are left out.
+        schedules: name in a table -> settings, with ``images`` in place of ``epochs`` where so many are to be seen.
     """
 
     name: str
@@ -52,35 +52,35 @@ def read_preset(name: str) -> Preset:
     return Preset(path.stem, tree["title"], *words, tree.get("threads"), sections, tree["backbones"], tree["schedules"])
 
 
-def settings_of(preset: Preset, row: Row, pictures: int) -> dict[str, Any]:
+def settings_of(preset: Preset, row: Row, images: int) -> dict[str, Any]:
     """All settings of a row, by dotted key of ``libradet train``.
 
     Args:
-        pictures: in the training split.
+        images: in the training split.
     """
     config = MODELS[row.model]()
     sections = ["settings", *(part for part in ("rpn", "roi", "dense") if getattr(config, part) is not None)]
     own: dict[str, Any] = {"model": row.model, "backbone": preset.backbones[row.backbone]}
     for section in sections:
         own |= preset.sections[section]
-    return own | _schedule(preset.schedules[row.schedule], pictures) | row.settings
+    return own | _schedule(preset.schedules[row.schedule], images) | row.settings
 
 
-def proposer(preset: Preset, pictures: int) -> dict[str, Any]:
+def proposer(preset: Preset, images: int) -> dict[str, Any]:
     """Settings of the RPN whose proposals are shared."""
-    return settings_of(preset, Row("RPN", "rpn", {}, None, {}), pictures) | preset.sections["proposals"]
+    return settings_of(preset, Row("RPN", "rpn", {}, None, {}), images) | preset.sections["proposals"]
 
 
-def _schedule(schedule: dict[str, Any], pictures: int) -> dict[str, Any]:
+def _schedule(schedule: dict[str, Any], images: int) -> dict[str, Any]:
     wanted = dict(schedule)
-    if seen := wanted.pop("pictures", None):
-        wanted["epochs"] = max(1, round(seen / max(1, pictures)))
-    # Only what comes out at the end is compared: the best of several measurements would favour noisy rows.
+    if seen := wanted.pop("images", None):
+        wanted["epochs"] = max(1, round(seen / max(1, images)))
+    # Only what comes out at the end is compared: the best of several measurements would favor noisy rows.
     return wanted | {"eval_every": wanted["epochs"]}
 
 
 def find_weights(preset: Preset, given: str | None, data: Path) -> str | None:
-    """Where backbones start: what was given, or a file ``weights/BACKBONE*.safetensors`` in the data set's folder or
+    """Where backbones start: what was given, or a file ``weights/BACKBONE*.safetensors`` in the dataset's folder or
     one of the two above it; ImageNet's weights of the model hub if there is none."""
     if given is not None:
         return None if given == "none" else given

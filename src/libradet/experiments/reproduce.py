@@ -18,7 +18,7 @@ from libradet.experiments.foretold import VERDICT, reproduce_verdict
 from libradet.experiments.laboratory import Laboratory, make_sites
 from libradet.experiments.presets import Preset, read_preset
 from libradet.experiments.tables import to_rich
-from libradet.files import require
+from libradet.utils.atomic_io import require_exists
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Options:
     """How to reproduce.
 
     Attributes:
-        data: folders of data sets.
+        data: folders of datasets.
         preset: name or file.
         weights: where backbones start; None leaves it to the preset.
         seeds: one run of each row for each.
@@ -48,7 +48,7 @@ def reproduce(what: str, options: Options, console: Console) -> Iterator[Rendera
     """Train and measure what is missing, and give what is to be printed.
 
     Args:
-        what: table1 … table6, libra, switches, bins, recipes, figure3, figure5, figure6, claims, verdict, or a file.
+        what: table1 ... table6, libra, switches, bins, recipes, figure3, figure5, figure6, claims, verdict, or a file.
 
     Raises:
         UserError: unknown names, settings that ``libradet train`` refuses, data that cannot be trained on.
@@ -76,10 +76,10 @@ def _laboratory(options: Options, preset: Preset, console: Console) -> Laborator
     if len(set(options.seeds)) < len(options.seeds) or min(options.seeds) < 0:
         raise UserError(f"--seeds are {' '.join(map(str, options.seeds))}; each has to be another number from 0 on")
     if options.weights not in (None, "none", "imagenet"):
-        require(options.weights)
+        require_exists(options.weights)
     sites = make_sites(options.data, preset, options.weights)
     for site in sites:
-        console.print(f"{site.data}: {site.pictures} pictures, backbones from {site.weights or 'random weights'}")
+        console.print(f"{site.data}: {site.images} images, backbones from {site.weights or 'random weights'}")
     jobs = options.jobs or (1 if preset.threads is None else max(1, (os.cpu_count() or 1) // preset.threads))
     changes = dict(_change(text) for text in options.changes)
 

@@ -19,7 +19,7 @@ import yaml
 
 from libradet.errors import UserError
 from libradet.experiments.presets import nested
-from libradet.files import replacing, write_json
+from libradet.utils.atomic_io import atomic_write, write_json
 
 RESULT, LOG, REQUEST = "result.json", "log.txt", "request.yaml"
 BEST, CONFIG, METRICS = "best.safetensors", "config.yaml", "metrics.json"
@@ -32,7 +32,7 @@ class Run:
 
     Attributes:
         settings: all of them, by dotted key of ``libradet train``, but for where the run goes.
-        propose: whether the model's proposals for the whole data set are written when it is trained.
+        propose: whether the model's proposals for the whole dataset are written when it is trained.
     """
 
     root: Path
@@ -143,7 +143,7 @@ def _begun(run: Run) -> bool:
 
 
 def _train(run: Run) -> list[str]:
-    with replacing(run.folder / REQUEST) as partial:
+    with atomic_write(run.folder / REQUEST) as partial:
         partial.write_text(yaml.safe_dump(nested(dict(run.settings)), allow_unicode=True, sort_keys=False))
     return ["train", "--config", str(run.folder / REQUEST)]
 

@@ -42,7 +42,7 @@ def mean(values: Sequence[float]) -> Mean | None:
 def difference(first: Mapping[Hashable, float], second: Mapping[Hashable, float]) -> Difference | None:
     """Second minus first over the keys that both have, such as seeds; None if there are none.
 
-    What belongs together is paired: the same seed draws the same order of pictures for both rows, which takes out what
+    What belongs together is paired: the same seed draws the same order of images for both rows, which takes out what
     both owe to it.
     """
     gains = [second[key] - first[key] for key in first if key in second]

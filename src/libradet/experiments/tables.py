@@ -11,7 +11,7 @@ from libradet.experiments.definitions import Experiment, Row
 from libradet.experiments.statistics import Difference, Mean, difference, mean
 
 Key = Hashable
-"""What belongs together in a comparison: a seed, or a data set and a seed."""
+"""What belongs together in a comparison: a seed, or a dataset and a seed."""
 
 
 @dataclass

@@ -18,14 +18,14 @@ FORMAT = "libradet exported detector, version 1"
 class Description:
     """Attributes:
     model: the zoo entry.
-    class_names: of labels 0..C−1.
-    category_ids: the training data set's own ids of labels 0..C−1.
-    size: (short, long) to which the detector wants pictures resized, or "original".
+    class_names: of labels 0..C-1.
+    category_ids: the training dataset's own ids of labels 0..C-1.
+    size: (short, long) to which the detector wants images resized, or "original".
     resizes: whether the file does that itself.
     threshold: what scores less is not among its detections.
     masks: whether it gives masks.
     proposes: its detections are proposals.
-    proposals: boxes of a picture that it looks at, best first; 0 if it looks for objects itself.
+    proposals: boxes of an image that it looks at, best first; 0 if it looks for objects itself.
     libradet: the version that wrote it.
     """
 

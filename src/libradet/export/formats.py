@@ -11,13 +11,13 @@ from libradet.export.description import Description
 from libradet.export.onnx_files import open_onnx, require_onnx, write_onnx
 from libradet.export.program_files import open_program, write_program
 from libradet.export.running import Exported, Run
-from libradet.files import require
+from libradet.utils.atomic_io import require_exists
 
 
 class Format(NamedTuple):
-    """How a kind of file is written and opened; ``require`` raises UserError if a library for it is missing."""
+    """How a kind of file is written and opened; ``require_exists`` raises UserError if a library for it is missing."""
 
-    require: Callable[[], None]
+    require_exists: Callable[[], None]
     write: Callable[[ExportedProgram, Description, Path], None]
     open: Callable[[Path], tuple[Description, Run]]
 
@@ -44,5 +44,5 @@ def is_exported(path: str | Path) -> bool:
 def open_exported(path: str | Path) -> Exported:
     """An exported detector. Raises UserError if the file is missing, none of ours, or a library is not there."""
     kind = format_of(path)
-    require(path)
+    require_exists(path)
     return Exported(*kind.open(Path(path)))

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from libradet.errors import UserError
 from libradet.export.description import Description, from_text, to_text
 from libradet.export.running import Run
-from libradet.quiet import quietly
+from libradet.utils.warnings_filter import silence_loggers
 
 NEEDED = "pip install 'libradet[export]'"
 
@@ -31,7 +31,7 @@ def write_onnx(program: ExportedProgram, description: Description, path: Path) -
     from libradet.export.onnx_operators import OPSET, TRANSLATIONS
 
     options = {"input_names": description.inputs, "output_names": description.outputs, "verbose": False}
-    with quietly("torch", "onnxscript"):
+    with silence_loggers("torch", "onnxscript"):
         converted = torch.onnx.export(program, opset_version=OPSET, custom_translation_table=TRANSLATIONS, **options)
     assert converted is not None
     graph = converted.model.graph

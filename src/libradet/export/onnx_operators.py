@@ -39,7 +39,7 @@ def suppress(
 
 
 def _valid_first(boxes: Any, scores: Any, groups: Any, valid: Any) -> tuple[Any, ...]:
-    """Candidates that are valid, in their order, as many columns as the fullest picture has; and their rows."""
+    """Candidates that are valid, in their order, as many columns as the fullest image has; and their rows."""
     flags = op.Cast(valid, to=FLOAT.dtype)
     most = op.Cast(op.ReduceMax(op.ReduceSum(flags, [1], keepdims=0), keepdims=0), to=INT64.dtype)
     most = op.Reshape(op.Max(most, op.Constant(value_int=1)), [1])
@@ -77,7 +77,7 @@ def pyramid_roi_align(
 ) -> FLOAT:
     """As the operator in :mod:`libradet.geometry.roi_align`: level by level, put back into the order of the boxes."""
     flat, levels_flat = op.Reshape(boxes, [-1, 4]), op.Reshape(levels, [-1])
-    per_picture = op.Slice(op.Shape(levels), [1], [2])
+    per_image = op.Slice(op.Shape(levels), [1], [2])
     places, pooled = [], []
     for level, (features, stride) in enumerate(zip(pyramid, strides, strict=True)):
         own = op.NonZero(op.Equal(levels_flat, op.Constant(value_int=level)))
@@ -87,7 +87,7 @@ def pyramid_roi_align(
             op.RoiAlign(
                 features,
                 op.Gather(flat, rows, axis=0),
-                op.Div(rows, per_picture),
+                op.Div(rows, per_image),
                 coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
                 output_height=size,
                 output_width=size,

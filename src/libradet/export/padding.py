@@ -1,4 +1,4 @@
-"""Convolutions that pad as TensorFlow does, for pictures whose size is open."""
+"""Convolutions that pad as TensorFlow does, for images whose size is open."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""A detector as one function of tensors, from pictures as decoders give them to detections in their pixels."""
+"""A detector as one function of tensors, from images as decoders give them to detections in their pixels."""
 
 from typing import cast
 
@@ -22,11 +22,11 @@ Outputs = (
 
 
 class Portable(nn.Module):
-    """What is exported: any number of pictures of any one size in, detections out.
+    """What is exported: any number of images of any one size in, detections out.
 
     Args:
         model: left as it is.
-        size: (short, long) side to resize to; "original" for pictures that come in that size.
+        size: (short, long) side to resize to; "original" for images that come in that size.
     """
 
     def __init__(self, model: Detector, size: Size) -> None:
@@ -44,13 +44,13 @@ class Portable(nn.Module):
         """
         count, height, width = images.shape[:3]
         sides = target_sides(height, width, self.size, images)
-        pictures = self._on_canvas(images.permute(0, 3, 1, 2), sides)
+        padded = self._on_canvas(images.permute(0, 3, 1, 2), sides)
         ends = torch.stack([torch.full_like(sides[0], side) for side in (width, height)]).repeat(2)
         scale = (sides.flip(0).repeat(2).double() / ends).float()
         empty = torch.zeros(count, 1, device=images.device)
         found = self.detector(
             Batch(
-                images=pictures,
+                images=padded,
                 sizes=sides.expand(count, 2),
                 boxes=empty[..., None].expand(-1, -1, 4),
                 labels=empty.long() - 1,

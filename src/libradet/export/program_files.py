@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from libradet.errors import UserError
 from libradet.export.description import Description, from_text, to_text
 from libradet.export.running import Run
-from libradet.quiet import quietly
+from libradet.utils.warnings_filter import silence_loggers
 
 NOTE = "libradet.json"
 
@@ -21,7 +21,7 @@ def write_program(program: ExportedProgram, description: Description, path: Path
     """One file with everything in it."""
     from libradet.export.program_operators import PLAIN
 
-    with quietly("torch", "torchvision"), path.open("wb") as file:
+    with silence_loggers("torch", "torchvision"), path.open("wb") as file:
         plain = program.run_decompositions(PLAIN)
         torch.export.save(plain, file, extra_files={NOTE: json.dumps(to_text(description))})
 
@@ -37,7 +37,7 @@ def open_program(path: Path) -> tuple[Description, Run]:
     notes = {NOTE: ""}
     try:
         # By its content: while it is being written, its name is another.
-        with quietly("torch", "torch.export", "torch._export"):
+        with silence_loggers("torch", "torch.export", "torch._export"):
             program = torch.export.load(io.BytesIO(path.read_bytes()), extra_files=notes)
     except Exception as error:  # damaged archives raise nearly anything
         raise UserError(f"{path}: not a program of torch.export ({str(error).splitlines()[0][:120]})") from error

@@ -17,22 +17,22 @@ def suppress(
     threshold: float,
     size: int,
 ) -> tuple[Int[Tensor, "B K"], Bool[Tensor, "B K"]]:
-    """As :func:`libradet.geometry.suppression.suppress`: one run over all pictures, moved out of each other's way."""
+    """As :func:`libradet.geometry.suppression.suppress`: one run over all images, moved out of each other's way."""
     count, number = scores.shape
     rows = valid.flatten().nonzero().squeeze(1)
-    picture = rows // number
+    image = rows // number
     # In 64 bits boxes lose nothing by being moved far away.
     own = boxes.flatten(0, 1)[rows].double()
     span = boxes.amax().double() - boxes.amin().double() + 1
-    apart = (picture * (groups.amax() + 1) + groups.flatten()[rows]) * span
+    apart = (image * (groups.amax() + 1) + groups.flatten()[rows]) * span
     scores = scores.flatten()[rows].double()
     kept = torch.ops.torchvision.nms(own + apart[:, None], scores, double_threshold(threshold))
-    picture, row = picture[kept], rows[kept] % number
-    # They come by falling score; each is numbered among those of its picture.
-    mine = picture[:, None] == torch.arange(count, device=boxes.device)
-    slot = (mine.cumsum(0) - 1).gather(1, picture[:, None]).squeeze(1).clamp(max=size)
-    chosen = row.new_zeros(count, size + 1).index_put((picture, slot), row)
-    filled = valid.new_zeros(count, size + 1).index_put((picture, slot), torch.ones_like(row, dtype=torch.bool))
+    image, row = image[kept], rows[kept] % number
+    # They come by falling score; each is numbered among those of its image.
+    mine = image[:, None] == torch.arange(count, device=boxes.device)
+    slot = (mine.cumsum(0) - 1).gather(1, image[:, None]).squeeze(1).clamp(max=size)
+    chosen = row.new_zeros(count, size + 1).index_put((image, slot), row)
+    filled = valid.new_zeros(count, size + 1).index_put((image, slot), torch.ones_like(row, dtype=torch.bool))
     return chosen[:, :size].clone(), filled[:, :size].clone()
 
 

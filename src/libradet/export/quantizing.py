@@ -9,8 +9,8 @@ from numpy import ndarray
 
 from libradet.errors import UserError
 from libradet.export.description import Description
-from libradet.files import replacing
-from libradet.quiet import quietly
+from libradet.utils.atomic_io import atomic_write
+from libradet.utils.warnings_filter import silence_loggers
 
 LAYERS = ["Conv", "Gemm"]
 """What is computed in eight bits; resizing, boxes, scores and suppression stay as they are."""
@@ -22,31 +22,31 @@ def refuse_int8(description: Description, suffix: str) -> None:
         raise UserError(f"--int8 is for .onnx files; a {suffix} file computes in float32")
     if description.proposals:
         raise UserError(
-            f"--int8 shows a detector pictures, and {description.model} wants proposals for them; leave it out"
+            f"--int8 shows a detector images, and {description.model} wants proposals for them; leave it out"
         )
 
 
-def quantize(path: Path, pictures: Sequence[ndarray]) -> None:
+def quantize(path: Path, images: Sequence[ndarray]) -> None:
     """Have a file of ours compute its layers in eight bits, in place.
 
     Weights have a scale for each output channel. Activations have one for each layer, from the smallest to the largest
-    value that it has on ``pictures`` (uint8 RGB [H, W, 3], such as some dozen of those it was trained on).
+    value that it has on ``images`` (uint8 RGB [H, W, 3], such as some dozen of those it was trained on).
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    reader: Any = _Shown(pictures)  # its own base class must not be imported before it is needed
+    reader: Any = _Shown(images)  # its own base class must not be imported before it is needed
     options = {"per_channel": True, "op_types_to_quantize": LAYERS, "quant_format": QuantFormat.QDQ}
     kinds = {"weight_type": QuantType.QInt8, "activation_type": QuantType.QUInt8}
-    with quietly("root"), replacing(path) as partial:
+    with silence_loggers("root"), atomic_write(path) as partial:
         quantize_static(path, partial, reader, **options, **kinds)
 
 
 class _Shown:
     """What onnxruntime calls a calibration data reader."""
 
-    def __init__(self, pictures: Sequence[ndarray]) -> None:
-        self._left: Iterator[ndarray] = iter(pictures)
+    def __init__(self, images: Sequence[ndarray]) -> None:
+        self._left: Iterator[ndarray] = iter(images)
 
     def get_next(self) -> dict[str, ndarray] | None:
-        picture = next(self._left, None)
-        return None if picture is None else {"images": np.ascontiguousarray(picture[None])}
+        image = next(self._left, None)
+        return None if image is None else {"images": np.ascontiguousarray(image[None])}

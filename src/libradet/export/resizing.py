@@ -1,6 +1,6 @@
-"""Resizing inside a graph whose picture sizes stay open, to the bit what torch does to uint8 pictures.
+"""Resizing inside a graph whose image sizes stay open, to the bit what torch does to uint8 images.
 
-torch resizes uint8 pictures (bilinear, antialiased) one axis after the other, with weights of whole numbers, and
+torch resizes uint8 images (bilinear, antialiased) one axis after the other, with weights of whole numbers, and
 rounds to whole pixel values after each. ONNX's Resize rounds elsewhere, so here both axes are products with a matrix
 of those weights, whole numbers in float32: exact up to four times smaller, and beyond that but for rare ties.
 """
@@ -28,7 +28,7 @@ def target_sides(height: int, width: int, size: Size, like: Tensor) -> Int[Tenso
 def resize_onto_canvas(
     images: Num[Tensor, "B 3 H W"], sides: Int[Tensor, "2"], height: int, width: int
 ) -> Float[Tensor, "B 3 {height} {width}"]:
-    """Pictures resized to ``sides``, 0–255 in whole numbers, in the corner of a canvas of zeros."""
+    """Images resized to ``sides``, 0-255 in whole numbers, in the corner of a canvas of zeros."""
     across = _weights(images.shape[3], sides[1], width)
     down = _weights(images.shape[2], sides[0], height)
     rows = _rounded(images.float() @ across[0].t(), across[1])
@@ -36,7 +36,7 @@ def resize_onto_canvas(
 
 
 def _weights(source: int, target: Int[Tensor, ""], cells: int) -> tuple[Float[Tensor, "cells source"], Tensor]:
-    """What each pixel of a canvas's side takes of each of the picture's, in whole numbers, and what they sum to."""
+    """What each pixel of a canvas's side takes of each of the image's, in whole numbers, and what they sum to."""
     cell, pixel = (torch.arange(n, dtype=torch.float64, device=target.device) + 0.5 for n in (cells, source))
     scale = _scalar(source, target) / target
     distance = (pixel - cell[:, None] * scale).abs() / scale.clamp(min=1)

@@ -24,7 +24,7 @@ Run = Callable[[Sequence[ndarray]], list[ndarray]]
 class Exported:
     """An exported detector, opened by :func:`libradet.load_model`.
 
-    Pictures of one size go through it together; it computes on the CPU.
+    Images of one size go through it together; it computes on the CPU.
 
     Attributes:
         description: what the file says of itself.
@@ -40,17 +40,17 @@ class Exported:
 
     @property
     def class_names(self) -> Sequence[str]:
-        """Of labels 0..C−1."""
+        """Of labels 0..C-1."""
         return self.description.class_names
 
     @property
     def category_ids(self) -> Sequence[int]:
-        """The training data set's own ids of labels 0..C−1."""
+        """The training dataset's own ids of labels 0..C-1."""
         return self.description.category_ids
 
     @property
     def image_size(self) -> Size:
-        """To which pictures are to be resized before; "original" if the file does that."""
+        """To which images are to be resized before; "original" if the file does that."""
         return "original" if self.description.resizes else self.description.size
 
     @property
@@ -75,7 +75,7 @@ class Exported:
 
     @property
     def proposals_wanted(self) -> int:
-        """Boxes of a picture that it looks at, best first; 0 if it looks for objects itself."""
+        """Boxes of an image that it looks at, best first; 0 if it looks for objects itself."""
         return self.description.proposals
 
     def predict(
@@ -85,7 +85,7 @@ class Exported:
         return predict(self, images, threshold, size, batch_size, proposals)
 
     def __call__(self, batch: Batch) -> Detections:
-        """Detections in pixels of the batch's pictures."""
+        """Detections in pixels of the batch's images."""
         order, parts = [], []
         for rows, arrays in self._same_sizes(batch):
             order.append(rows)
@@ -94,7 +94,7 @@ class Exported:
         return Detections(*(torch.cat(column)[back] for column in zip(*parts, strict=True)))
 
     def _same_sizes(self, batch: Batch) -> Iterator[tuple[Tensor, list[ndarray]]]:
-        """Rows of pictures of one size, and what is known of them."""
+        """Rows of images of one size, and what is known of them."""
         for height, width in batch.sizes.unique(dim=0).tolist():
             rows = (batch.sizes == torch.tensor([height, width])).all(1).nonzero().squeeze(1)
             arrays = [batch.images[rows, :, :height, :width].permute(0, 2, 3, 1)]

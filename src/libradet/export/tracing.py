@@ -1,4 +1,4 @@
-"""A detector's steps as a program of torch.export, its picture sizes and batch size left open."""
+"""A detector's steps as a program of torch.export, its image sizes and batch size left open."""
 
 import torch
 from torch import nn
@@ -8,10 +8,10 @@ from libradet.errors import UserError
 from libradet.export.description import Description
 from libradet.export.portable import Portable
 from libradet.models.detector import Detector
-from libradet.quiet import quietly
+from libradet.utils.warnings_filter import silence_loggers
 
 MOST_PIXELS = 2**15
-"""On a side of a picture."""
+"""On a side of an image."""
 
 
 def trace(model: Detector, description: Description) -> ExportedProgram:
@@ -25,7 +25,7 @@ def trace(model: Detector, description: Description) -> ExportedProgram:
         examples.append(torch.tensor([5.0, 6.0, 70.0, 80.0]).expand(2, 7, 4))
         shapes.append({0: batch, 1: Dim("boxes", min=1)})
     try:
-        with quietly("torch"):
+        with silence_loggers("torch"):
             return _export(portable.eval(), tuple(examples), tuple(shapes))
     except Exception as error:  # tracers raise nearly anything
         first = str(error).strip().splitlines() or [type(error).__name__]

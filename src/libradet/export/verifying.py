@@ -18,26 +18,26 @@ from libradet.export.running import Exported
 from libradet.inference.finder import Finder
 from libradet.inference.predictor import find
 
-Picture = UInt8[ndarray, "_ _ 3"]
+Image = UInt8[ndarray, "_ _ 3"]
 
 PIXELS, SCORE, MASK = 1e-2, 1e-3, 1e-2
-"""How far apart boxes (in pixels of the picture), scores and cells of masks may be."""
+"""How far apart boxes (in pixels of the image), scores and cells of masks may be."""
 
 SURE, NEAR = 0.3, 0.5
 """Score and IoU from which a file of lower precision is expected to find a detection again."""
 
 DRAWN = ((480, 640, 1), (333, 250, 3), (121, 203, 1))
-"""Height, width and number of the pictures that every file is tried on."""
+"""Height, width and number of the images that every file is tried on."""
 
 
 @dataclass
 class Difference:
-    """The largest ones; and of how many pictures and detections."""
+    """The largest ones; and of how many images and detections."""
 
     pixels: float = 0.0
     score: float = 0.0
     mask: float = 0.0
-    pictures: int = 0
+    images: int = 0
     detections: int = 0
 
     @property
@@ -48,13 +48,13 @@ class Difference:
     def __str__(self) -> str:
         masks = f", {self.mask:.1e} of a mask's cell" if self.mask else ""
         return (
-            f"{self.detections} detections in {self.pictures} pictures, at most {self.pixels:.1e} px and "
+            f"{self.detections} detections in {self.images} images, at most {self.pixels:.1e} px and "
             f"{self.score:.1e} of score apart{masks}"
         )
 
 
 class Found(NamedTuple):
-    """Of one picture, in its pixels.
+    """Of one image, in its pixels.
 
     Attributes:
         end: what scores no more may be missing: it is near the threshold, or there was no room for it.
@@ -85,20 +85,20 @@ class Agreement(NamedTuple):
         return f"{self.again} of {self.detections} detections (score ≥ {SURE}) found again"
 
 
-def drawn_pictures() -> list[Picture]:
+def drawn_images() -> list[Image]:
     """Scenes of several sizes, the same every time; sizes that are the same lie side by side."""
     noise = np.random.default_rng(0)
     return [draw_scene(noise, (width, height), 5)[0] for height, width, count in DRAWN for _ in range(count)]
 
 
-def compare(model: Finder, exported: Exported, pictures: Sequence[Picture]) -> Difference:
-    """Show both the same pictures, those of one size together.
+def compare(model: Finder, exported: Exported, images: Sequence[Image]) -> Difference:
+    """Show both the same images, those of one size together.
 
     Infinite where a detection of one has no counterpart among those of the other.
     """
-    total = Difference(pictures=len(pictures))
+    total = Difference(images=len(images))
     about = exported.description
-    for _, group in groupby(pictures, lambda picture: picture.shape):
+    for _, group in groupby(images, lambda image: image.shape):
         alike = list(group)
         pairs = zip(
             _look(model, about.size, alike, about.threshold),
@@ -112,13 +112,13 @@ def compare(model: Finder, exported: Exported, pictures: Sequence[Picture]) -> D
     return total
 
 
-def agree(model: Finder, exported: Exported, pictures: Sequence[Picture]) -> Agreement:
-    """Show both the same pictures, one by one, and count what both find."""
+def agree(model: Finder, exported: Exported, images: Sequence[Image]) -> Agreement:
+    """Show both the same images, one by one, and count what both find."""
     again = detections = 0
     about = exported.description
-    for picture in pictures:
-        ours = next(_look(model, about.size, [picture], about.threshold))
-        theirs = next(_look(exported, exported.image_size, [picture], about.threshold))
+    for image in images:
+        ours = next(_look(model, about.size, [image], about.threshold))
+        theirs = next(_look(exported, exported.image_size, [image], about.threshold))
         sure = ours.scores >= SURE
         near = box_iou(ours.boxes[sure], theirs.boxes) >= NEAR
         same = ours.labels[sure][:, None] == theirs.labels
@@ -126,15 +126,15 @@ def agree(model: Finder, exported: Exported, pictures: Sequence[Picture]) -> Agr
     return Agreement(again, detections)
 
 
-def _look(finder: Finder, size: Size, pictures: Sequence[Picture], threshold: float) -> Iterator[Found]:
+def _look(finder: Finder, size: Size, images: Sequence[Image], threshold: float) -> Iterator[Found]:
     given = None
     if finder.proposals_wanted:
-        given = [_boxes(picture, row) for row, picture in enumerate(pictures)]
-    batch = prepare(pictures, size, finder.divisor, given)
+        given = [_boxes(image, row) for row, image in enumerate(images)]
+    batch = prepare(images, size, finder.divisor, given)
     found = find(finder, batch)
     assert batch.scales is not None
-    for row, picture in enumerate(pictures):
-        ends = torch.tensor([picture.shape[1], picture.shape[0]] * 2)
+    for row, image in enumerate(images):
+        ends = torch.tensor([image.shape[1], image.shape[0]] * 2)
         boxes = torch.minimum(found.boxes[row].double() / batch.scales[row].double().repeat(2), ends)
         keep = found.valid[row]
         scores = found.scores[row][keep].float()
@@ -143,10 +143,10 @@ def _look(finder: Finder, size: Size, pictures: Sequence[Picture], threshold: fl
         yield Found(boxes[keep].float(), scores, found.labels[row][keep], masks, end + SCORE)
 
 
-def _boxes(picture: Picture, seed: int, count: int = 200) -> Float[Tensor, "P 4"]:
+def _boxes(image: Image, seed: int, count: int = 200) -> Float[Tensor, "P 4"]:
     """Proposals of all sizes."""
     corners = np.sort(np.random.default_rng(seed).uniform(0, 1, (count, 2, 2)), axis=1)
-    return torch.from_numpy((corners * picture.shape[1::-1]).reshape(-1, 4)).float()
+    return torch.from_numpy((corners * image.shape[1::-1]).reshape(-1, 4)).float()
 
 
 def _compare(here: Found, there: Found, total: Difference) -> None:

@@ -15,10 +15,10 @@ def base_anchors(
     rounded: bool = False,
     truncated: bool = False,
 ) -> Float[Tensor, "A 4"]:
-    """Anchors of one cell, ratios (height over width) outermost, of area (scale × stride)².
+    """Anchors of one cell, ratios (height over width) outermost, of area (scale x stride)².
 
-    ``offset`` moves the centre by that part of a stride: 0 is the cell's corner, 0.5 its centre.
-    ``truncated`` cuts scale × stride, and ``rounded`` rounds the corners, to whole pixels, as torchvision does.
+    ``offset`` moves the center by that part of a stride: 0 is the cell's corner, 0.5 its center.
+    ``truncated`` cuts scale x stride, and ``rounded`` rounds the corners, to whole pixels, as torchvision does.
     """
     scale, ratio = torch.tensor(scales, dtype=torch.float64), torch.tensor(ratios, dtype=torch.float64)
     side = (stride * scale).floor() if truncated else stride * scale
@@ -32,7 +32,7 @@ def base_anchors(
 def grid_anchors(
     base: Float[Tensor, "A 4"], height: int, width: int, stride: int, canvas: tuple[int, int] | None = None
 ) -> Float[Tensor, "N 4"]:
-    """Base anchors repeated over a grid of ``height`` × ``width`` cells: cells row by row, anchors innermost.
+    """Base anchors repeated over a grid of ``height`` x ``width`` cells: cells row by row, anchors innermost.
 
     With ``canvas`` (height, width), cells are as large as whole pixels allow for the grid to fit on it,
     whatever ``stride`` says.
@@ -45,10 +45,10 @@ def grid_anchors(
     return (shifts + base).view(-1, 4)
 
 
-def inside_picture(
+def inside_image(
     shapes: Sequence[tuple[int, int]], strides: Sequence[int], per_cell: int, sizes: Int[Tensor, "B 2"]
 ) -> Bool[Tensor, "B N"]:
-    """Whether the cell of each anchor (levels concatenated) starts inside the picture, not in its padding."""
+    """Whether the cell of each anchor (levels concatenated) starts inside the image, not in its padding."""
     inside = []
     for (height, width), stride in zip(shapes, strides, strict=True):
         y = torch.arange(height, device=sizes.device) * stride < sizes[:, :1]
@@ -59,7 +59,7 @@ def inside_picture(
 
 
 def within_border(anchors: Float[Tensor, "A 4"], sizes: Int[Tensor, "B 2"], allowed: float) -> Bool[Tensor, "B A"]:
-    """Whether an anchor crosses the border of a picture by no more than ``allowed`` pixels.
+    """Whether an anchor crosses the border of an image by no more than ``allowed`` pixels.
 
     As in Faster R-CNN (Ren et al., 2015), where anchors that cross it at all are left out of training.
     """

@@ -47,8 +47,8 @@ def encode(
     as padding has, count as 1e-3, so that the result is finite everywhere.
     """
     size, target_size = ((b[..., 2:] - b[..., :2]).clamp(min=1e-3) for b in (boxes, targets))
-    centre, target_centre = ((b[..., 2:] + b[..., :2]) / 2 for b in (boxes, targets))
-    deltas = torch.cat([(target_centre - centre) / size, (target_size / size).log()], dim=-1)
+    center, target_center = ((b[..., 2:] + b[..., :2]) / 2 for b in (boxes, targets))
+    deltas = torch.cat([(target_center - center) / size, (target_size / size).log()], dim=-1)
     return _scale(deltas, [1 / s for s in std])
 
 
@@ -58,9 +58,9 @@ def decode(
     """The boxes that ``deltas`` describe relative to ``boxes``: the inverse of :func:`encode`."""
     deltas = _scale(deltas, std)
     size = boxes[..., 2:] - boxes[..., :2]
-    centre = (boxes[..., 2:] + boxes[..., :2]) / 2 + deltas[..., :2] * size
+    center = (boxes[..., 2:] + boxes[..., :2]) / 2 + deltas[..., :2] * size
     half = size * deltas[..., 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp() / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
+    return torch.cat([center - half, center + half], dim=-1)
 
 
 def _scale(deltas: Tensor, factors: Sequence[float]) -> Tensor:
@@ -69,7 +69,7 @@ def _scale(deltas: Tensor, factors: Sequence[float]) -> Tensor:
 
 
 def clip(boxes: Float[Tensor, "B *N 4"], sizes: Int[Tensor, "B 2"]) -> Float[Tensor, "B *N 4"]:
-    """Boxes cut to pictures of ``sizes`` (height, width)."""
+    """Boxes cut to images of ``sizes`` (height, width)."""
     limit = sizes.flip(-1).repeat(1, 2).to(boxes.dtype)
     limit = limit.view(-1, *[1] * (boxes.dim() - 2), 4)
     return torch.minimum(boxes.clamp(min=0), limit)

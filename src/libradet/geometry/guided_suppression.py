@@ -38,14 +38,14 @@ def _clusters(
 ) -> tuple[Int[Tensor, " K"], Float[Tensor, " K"]]:
     """Boxes that stay, and the best score of all that each of them removes."""
     boxes, scores, quality = boxes[rows], scores[rows], quality[rows]
-    centres = nms(boxes, quality, threshold)
-    over = box_iou(boxes[centres], boxes) > threshold
-    # Whatever rounding or a threshold of 1 says of a centre and itself, or of two that stay.
-    over[:, centres] = torch.eye(len(centres), dtype=torch.bool, device=boxes.device)
+    centers = nms(boxes, quality, threshold)
+    over = box_iou(boxes[centers], boxes) > threshold
+    # Whatever rounding or a threshold of 1 says of a center and itself, or of two that stay.
+    over[:, centers] = torch.eye(len(centers), dtype=torch.bool, device=boxes.device)
     owner = over.int().argmax(0)
-    best = torch.zeros(len(centres), device=boxes.device)
+    best = torch.zeros(len(centers), device=boxes.device)
     best = best.scatter_reduce(0, owner, scores.where(over.any(0), 0), "amax")
-    return rows[centres], best
+    return rows[centers], best
 
 
 @_guided_suppress.register_fake
@@ -65,7 +65,7 @@ def guided_suppress(
     threshold: float,
     size: int,
 ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"], Bool[Tensor, "B K"]]:
-    """Suppression inside each group (class) of each picture by falling ``quality``.
+    """Suppression inside each group (class) of each image by falling ``quality``.
 
     Args:
         scores: not below 0.

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 _AT_ONCE = 32
-"""Masks that are unpacked together: at 800 × 1344 pixels 138 MB, however many objects a picture has."""
+"""Masks that are unpacked together: at 800 x 1344 pixels 138 MB, however many objects an image has."""
 
 
 def pack_masks(masks: UInt8[Tensor, "*G H W"]) -> UInt8[Tensor, "*G H W8"]:
@@ -58,7 +58,7 @@ def crop_masks(
     size: int,
     width: int,
 ) -> Float32[Tensor, "B S size size"]:
-    """The part of mask ``gt`` that each box sees, 0..1, in ``size`` × ``size`` cells; zeros where not ``valid``.
+    """The part of mask ``gt`` that each box sees, 0..1, in ``size`` x ``size`` cells; zeros where not ``valid``.
 
     Args:
         masks: ``width`` pixels wide, or packed (:func:`pack_masks`).
@@ -69,9 +69,9 @@ def crop_masks(
 def paste_masks(
     masks: Float32[ndarray, "D M M"], boxes: Float64[ndarray, "D 4"], height: int, width: int, threshold: float = 0.5
 ) -> Iterator[tuple[slice, slice, Bool[ndarray, "_ _"]]]:
-    """Where in a picture of ``height`` × ``width`` pixels the mask of each box reaches ``threshold``.
+    """Where in an image of ``height`` x ``width`` pixels the mask of each box reaches ``threshold``.
 
-    A pixel counts by its centre; between the mask's cells, and half a cell around them, it is interpolated.
+    A pixel counts by its center; between the mask's cells, and half a cell around them, it is interpolated.
 
     Yields:
         rows and columns of the window around each box (perhaps empty), and the pixels there.

@@ -34,7 +34,7 @@ def match(
 ) -> Matches:
     """Assign each candidate the ground truth of largest IoU.
 
-    IoU ≥ ``positive`` makes a positive, IoU < ``negative`` a negative; those between are ignored. With
+    IoU >= ``positive`` makes a positive, IoU < ``negative`` a negative; those between are ignored. With
     ``low_quality``, each ground truth also claims all candidates that tie for its own largest IoU, if that
     is at least ``min_positive`` (and above 0); a candidate claimed twice goes to the last (Faster R-CNN,
     section 3.1.2).

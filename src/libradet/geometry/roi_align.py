@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from libradet.geometry.roi_gather import gather_bins, scatter_bins
-from libradet.geometry.roi_taps import Taps, picture_taps
+from libradet.geometry.roi_taps import Taps, image_taps
 
 
 def assign_levels(
@@ -96,17 +96,17 @@ def _empty_gradients(grad: Tensor, boxes: Tensor, shapes: Sequence, channels_las
 def _taps(
     boxes: Tensor, levels: Tensor, shapes: Sequence[int], dtype: torch.dtype, strides: Sequence[int], *how
 ) -> list[list[Taps]]:
-    """Taps of each picture's boxes."""
+    """Taps of each image's boxes."""
     sides = list(zip(shapes[::2], shapes[1::2], strict=True))
     boxes = boxes.to(torch.promote_types(dtype, torch.float32))
-    return [picture_taps(b, level, sides, strides, *how) for b, level in zip(boxes, levels, strict=True)]
+    return [image_taps(b, level, sides, strides, *how) for b, level in zip(boxes, levels, strict=True)]
 
 
 def _rois_of_level(boxes: Tensor, levels: Tensor, level: int) -> tuple[Tensor, Tensor]:
-    """Rows, pictures flattened, of the boxes that read ``level``; and those boxes with their picture in front."""
-    picture, slot = (levels == level).nonzero(as_tuple=True)
-    rois = torch.cat([picture[:, None].float(), boxes[picture, slot].float()], dim=1)
-    return picture * boxes.shape[1] + slot, rois
+    """Rows, images flattened, of the boxes that read ``level``; and those boxes with their image in front."""
+    image, slot = (levels == level).nonzero(as_tuple=True)
+    rois = torch.cat([image[:, None].float(), boxes[image, slot].float()], dim=1)
+    return image * boxes.shape[1] + slot, rois
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -137,7 +137,7 @@ def pyramid_roi_align(
     canonical_size: float = 224.0,
     canonical_level: int = 4,
 ) -> Float[Tensor, "BS C size size"]:
-    """Features of each box, ``size`` × ``size`` bins, the pictures' boxes one after the other.
+    """Features of each box, ``size`` x ``size`` bins, the images' boxes one after the other.
 
     Boxes that are not ``valid`` cost nothing and give zeros. ``sampling_ratio`` 0 adapts the samples per
     bin to the box. Gradients flow to the pyramid, not to the boxes.

@@ -1,4 +1,4 @@
-"""RoIAlign of one picture on a CPU: the sparse matrix of taps times the pixels, and back.
+"""RoIAlign of one image on a CPU: the sparse matrix of taps times the pixels, and back.
 
 Both directions are weighted sums of rows, which ``embedding_bag`` computes with wide vectors and all threads. Going
 back, each pixel sums over the bins that read it: nothing is written twice, and the order is always the same. Sums

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Taps(NamedTuple):
-    """What bins read from one picture's pyramid, for boxes that have as many taps.
+    """What bins read from one image's pyramid, for boxes that have as many taps.
 
     Attributes:
         rows: which boxes.
@@ -22,7 +22,7 @@ class Taps(NamedTuple):
     weight: Float[Tensor, "N bins taps"]
 
 
-def picture_taps(
+def image_taps(
     boxes: Float[Tensor, "S 4"],
     levels: Int[Tensor, "S"],
     shapes: Sequence[tuple[int, int]],
@@ -31,7 +31,7 @@ def picture_taps(
     sampling_ratio: int,
     aligned: bool,
 ) -> list[Taps]:
-    """Taps of the boxes of one picture, those with as many points together. Not of those whose level is
+    """Taps of the boxes of one image, those with as many points together. Not of those whose level is
     negative or whose size gives no points.
 
     Positions are computed in the precision of ``boxes`` and in torchvision's order, so that points fall on the
@@ -87,5 +87,5 @@ def _axis_taps(
         pixel = (low[..., None] + torch.arange(2)).flatten(2)
         share = position - low
         weight = (torch.stack([1 - share, share], -1) * inside[..., None]).flatten(2)
-    # The neighbour of the last pixel has no weight.
+    # The neighbor of the last pixel has no weight.
     return torch.minimum(pixel, last).long(), weight

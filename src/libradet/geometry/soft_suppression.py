@@ -13,8 +13,8 @@ from torch import Tensor
 from libradet.geometry.boxes import pairwise_iou
 
 Decay = Literal["linear", "gaussian"]
-"""How a score is lowered (equations 3 and 4 of the section "Soft-NMS"): times 1 − IoU where the IoU exceeds a
-threshold, or times exp(−IoU² / σ) everywhere."""
+"""How a score is lowered (equations 3 and 4 of the section "Soft-NMS"): times 1 - IoU where the IoU exceeds a
+threshold, or times exp(-IoU² / σ) everywhere."""
 
 
 @torch.library.custom_op("libradet::soft_suppress", mutates_args=())
@@ -29,19 +29,19 @@ def _soft_suppress(
     floor: float,
     size: int,
 ) -> tuple[Tensor, Tensor]:
-    # Of all pairs of box and class few are valid: what remains has the width of the fullest picture.
+    # Of all pairs of box and class few are valid: what remains has the width of the fullest image.
     width = int(valid.sum(1).amax()) if len(valid) else 0
     rows = valid.int().argsort(dim=1, descending=True, stable=True)[:, :width]
-    picture = torch.arange(len(boxes), device=boxes.device)
-    boxes, groups = boxes.float()[picture[:, None], rows], groups.gather(1, rows)
+    image = torch.arange(len(boxes), device=boxes.device)
+    boxes, groups = boxes.float()[image[:, None], rows], groups.gather(1, rows)
     left = _above(scores.float().gather(1, rows).where(valid.gather(1, rows), 0), floor)
     kept, lowered = [], []
     for _ in range(min(size, width)):
         score, best = left.max(1)
-        kept.append(rows[picture, best])
+        kept.append(rows[image, best])
         lowered.append(score)
-        iou = pairwise_iou(boxes[picture, best][:, None], boxes)[:, 0]
-        rivals = groups == groups[picture, best][:, None]
+        iou = pairwise_iou(boxes[image, best][:, None], boxes)[:, 0]
+        rivals = groups == groups[image, best][:, None]
         left = left * _factor(iou, decay, threshold, sigma).where(rivals, 1)
         left = _above(left.scatter(1, best[:, None], 0), floor)
     if not kept:
@@ -76,7 +76,7 @@ def soft_suppress(
     floor: float,
     size: int,
 ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"], Bool[Tensor, "B K"]]:
-    """Soft suppression inside each group (class) of each picture: the best is taken, its rivals' scores are lowered.
+    """Soft suppression inside each group (class) of each image: the best is taken, its rivals' scores are lowered.
 
     Args:
         scores: not below 0.

@@ -29,9 +29,9 @@ def _suppress(
 def _survivors(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float
 ) -> list[Int[Tensor, " K"]]:
-    """Of each picture, rows kept by falling score.
+    """Of each image, rows kept by falling score.
 
-    The kernel is quadratic and uses one thread of a CPU: there each group of each picture goes alone, dealt out to
+    The kernel is quadratic and uses one thread of a CPU: there each group of each image goes alone, dealt out to
     threads.
     """
     rows = [own.nonzero().squeeze(1) for own in valid]
@@ -43,7 +43,7 @@ def _survivors(
     found = []
     for b in range(len(boxes)):
         # Sorted first, so that of equal scores the earlier row comes first, whatever its group.
-        own = torch.cat([rows[b][:0], *(k for (picture, _), k in zip(parts, kept, strict=True) if picture == b)])
+        own = torch.cat([rows[b][:0], *(k for (image, _), k in zip(parts, kept, strict=True) if image == b)])
         own = own.sort().values
         found.append(own[scores[b, own].argsort(descending=True, stable=True)])
     return found
@@ -73,7 +73,7 @@ def suppress(
     threshold: float,
     size: int,
 ) -> tuple[Int[Tensor, "B K"], Bool[Tensor, "B K"]]:
-    """Greedy suppression inside each group (level or class) of each picture.
+    """Greedy suppression inside each group (level or class) of each image.
 
     Returns:
         Rows of the ``size`` best survivors by falling score (0 where there are fewer), and which are real.

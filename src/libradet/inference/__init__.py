@@ -1,1 +1,1 @@
-"""Looking at pictures: from files, arrays and videos to detections in their own pixels. Knows no model."""
+"""Looking at images: from files, arrays and videos to detections in their own pixels. Knows no model."""

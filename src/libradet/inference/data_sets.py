@@ -1,4 +1,4 @@
-"""A detector shown every picture of a data set."""
+"""A detector shown every image of a dataset."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from libradet.bars import progress_bar
 from libradet.data.batch import Batch
 from libradet.data.loading.loader import make_loader
 from libradet.data.loading.transforms import Size
@@ -17,6 +16,7 @@ from libradet.data.records import Dataset
 from libradet.inference.detections import Detections
 from libradet.inference.finder import Finder, size_for
 from libradet.inference.predictor import find
+from libradet.utils.progress import progress_bar
 
 Take = Callable[[Detections, Batch], None]
 """Takes in the detections of one batch, whose ``index`` and ``scales`` say what they were found in."""
@@ -35,20 +35,20 @@ def look_through(
     progress: bool = True,
     own_canvas: bool = False,
 ) -> None:
-    """Show ``model`` every picture of ``dataset``, and ``take`` what it finds; mode and device are left as they were.
+    """Show ``model`` every image of ``dataset``, and ``take`` what it finds; mode and device are left as they were.
 
     In a job of several processes each looks at its share.
 
     Args:
         size: (short, long) side to resize to; None as trained; "original" for no resizing.
-        batch_size: pictures that go through the model together, per process.
-        workers: processes that load pictures; half the cores, at most four, if None.
+        batch_size: images that go through the model together, per process.
+        workers: processes that load images; half the cores, at most four, if None.
         device: where to compute; where the model is, if None.
         progress: show a bar on stderr.
         own_canvas: see :class:`libradet.models.config.ImageConfig`.
 
     Raises:
-        UserError: a picture cannot be read.
+        UserError: an image cannot be read.
     """
     loader = make_loader(
         dataset,

@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class Detections(NamedTuple):
-    """A fixed number D of detections per picture, best first; what is not ``valid`` is filling.
+    """A fixed number D of detections per image, best first; what is not ``valid`` is filling.
 
     Attributes:
-        boxes: xyxy in pixels of the resized picture, inside ``Batch.sizes``.
+        boxes: xyxy in pixels of the resized image, inside ``Batch.sizes``.
         scores: 0..1; 0 where not valid.
-        labels: 0..C−1; 0 where not valid.
+        labels: 0..C-1; 0 where not valid.
         valid: False marks slots that hold no detection.
         masks: for each detection how likely each cell of a grid over its box belongs to it, 0..1; None if
             the detector gives boxes only.

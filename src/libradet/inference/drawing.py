@@ -1,4 +1,4 @@
-"""Pictures with boxes and masks, for people."""
+"""Images with boxes and masks, for people."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from libradet.quiet import supervision as sv
+from libradet.utils.warnings_filter import supervision as sv
 
 RGB = UInt8[ndarray, "_ _ 3"]
 
-# Okabe and Ito's colours, told apart by colour-blind people too; black is left for outlines.
+# Okabe and Ito's colors, told apart by color-blind people too; black is left for outlines.
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 _LEAST_SIDE = 640
 _CELL = 640
@@ -27,28 +27,28 @@ _INK, _FAINT, _PAPER = "#1A1A1A", "#6B6B6B", "#FFFFFF"
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One row of a picture sheet: a picture with its ground truth and with what was found in it."""
+    """One row of an image sheet: an image with its ground truth and with what was found in it."""
 
-    picture: RGB
+    image: RGB
     truth: sv.Detections
     found: sv.Detections
     title: str
 
 
-def draw(picture: RGB, detections: sv.Detections, class_names: Sequence[str] | None = None) -> RGB:
-    """The picture with boxes, names, scores, and masks if there are any; lines and letters grow with it.
+def draw(image: RGB, detections: sv.Detections, class_names: Sequence[str] | None = None) -> RGB:
+    """The image with boxes, names, scores, and masks if there are any; lines and letters grow with it.
 
-    A picture whose long side is less than 640 pixels is enlarged by a whole factor, so that labels can be
-    read. The colour of a box is that of its class; better detections lie on top.
+    An image whose long side is less than 640 pixels is enlarged by a whole factor, so that labels can be
+    read. The color of a box is that of its class; better detections lie on top.
 
     Args:
-        detections: ``xyxy`` and ``mask`` in pixels of ``picture``; without ``confidence`` (ground truth) only
+        detections: ``xyxy`` and ``mask`` in pixels of ``image``; without ``confidence`` (ground truth) only
             names show.
-        class_names: names of labels 0..C−1; by default those in ``detections.data["class_name"]``.
+        class_names: names of labels 0..C-1; by default those in ``detections.data["class_name"]``.
     """
-    factor = max(1, -(-_LEAST_SIDE // max(picture.shape[:2])))
-    size = picture.shape[1] * factor, picture.shape[0] * factor
-    canvas = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
+    factor = max(1, -(-_LEAST_SIDE // max(image.shape[:2])))
+    size = image.shape[1] * factor, image.shape[0] * factor
+    canvas = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
     shown = _scaled(_worst_first(detections), float(factor), size)
     return np.asarray(_annotate(canvas, shown, _labels(shown, class_names)))
 
@@ -56,7 +56,7 @@ def draw(picture: RGB, detections: sv.Detections, class_names: Sequence[str] | N
 def sheet(
     rows: Sequence[SheetRow], class_names: Sequence[str], headings: tuple[str, str] = ("Ground truth", "Detections")
 ) -> RGB:
-    """Ground truth on the left, detections on the right, a row per picture, under a legend of the classes."""
+    """Ground truth on the left, detections on the right, a row per image, under a legend of the classes."""
     bands = [_headline(headings, _legend(rows, class_names)), *(_row(r) for r in rows)]
     page = Image.new("RGB", (2 * _CELL + 3 * _GAP, sum(b.height for b in bands) + _GAP), _PAPER)
     top = 0
@@ -66,15 +66,15 @@ def sheet(
     return np.asarray(page)
 
 
-def save(picture: RGB, path: Path) -> None:
-    """Write a picture in the format that the file's name says; JPEG with high quality."""
+def save(image: RGB, path: Path) -> None:
+    """Write an image in the format that the file's name says; JPEG with high quality."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Formats without loss take no notice of the quality.
-    Image.fromarray(picture).save(path, quality=92)
+    Image.fromarray(image).save(path, quality=92)
 
 
 def color_of(label: int) -> str:
-    """The colour of class ``label`` as #RRGGBB; colours repeat after seven classes."""
+    """The color of class ``label`` as #RRGGBB; colors repeat after seven classes."""
     return COLORS[label % len(COLORS)]
 
 
@@ -86,7 +86,7 @@ def _worst_first(detections: sv.Detections) -> sv.Detections:
 
 
 def _scaled(detections: sv.Detections, scale: float, size: tuple[int, int]) -> sv.Detections:
-    """Detections, not shared with anybody, for the picture at ``size`` (width, height)."""
+    """Detections, not shared with anybody, for the image at ``size`` (width, height)."""
     detections.xyxy = detections.xyxy * scale
     if detections.mask is not None and detections.mask.shape[2:0:-1] != size:
         resized = [Image.fromarray(m.astype(np.uint8) * 255).resize(size) for m in np.asarray(detections.mask)]
@@ -115,7 +115,7 @@ def _annotate(canvas: Image.Image, detections: sv.Detections, labels: list[str])
     if detections.mask is not None:
         canvas = sv.MaskAnnotator(box_colors, opacity=0.45).annotate(canvas, detections)
         canvas = _outline(canvas, detections, max(1, line // 2))
-    # A dark rim keeps every colour visible on every background.
+    # A dark rim keeps every color visible on every background.
     canvas = sv.BoxAnnotator(sv.Color.from_hex(_INK), thickness=line + 2).annotate(canvas, detections)
     canvas = sv.BoxAnnotator(box_colors, thickness=line).annotate(canvas, detections)
     annotator = sv.RichLabelAnnotator(
@@ -130,7 +130,7 @@ def _annotate(canvas: Image.Image, detections: sv.Detections, labels: list[str])
 
 
 def _outline(canvas: Image.Image, detections: sv.Detections, thickness: int) -> Image.Image:
-    """The masks' edges, by which neighbours of one class are told apart."""
+    """The masks' edges, by which neighbors of one class are told apart."""
     pixels = np.array(canvas)
     assert detections.class_id is not None
     assert isinstance(detections.mask, np.ndarray)
@@ -175,7 +175,7 @@ def _headline(headings: tuple[str, str], legend: dict[int, str]) -> Image.Image:
 
 
 def _row(row: SheetRow) -> Image.Image:
-    cells = [_cell(row.picture, detections) for detections in (row.truth, row.found)]
+    cells = [_cell(row.image, detections) for detections in (row.truth, row.found)]
     band = Image.new("RGB", (2 * _CELL + 3 * _GAP, max(c.height for c in cells) + 44), _PAPER)
     pen = ImageDraw.Draw(band)
     for column, (cell, detections) in enumerate(zip(cells, (row.truth, row.found), strict=True)):
@@ -187,11 +187,11 @@ def _row(row: SheetRow) -> Image.Image:
     return band
 
 
-def _cell(picture: RGB, detections: sv.Detections) -> Image.Image:
+def _cell(image: RGB, detections: sv.Detections) -> Image.Image:
     """Drawn at the size at which it is shown, so that letters look alike on the whole sheet."""
-    scale = _CELL / max(picture.shape[:2])
-    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    canvas = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
+    scale = _CELL / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    canvas = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
     shown = _scaled(_worst_first(detections), scale, size)
     return _annotate(canvas, shown, _labels(shown, None))
 

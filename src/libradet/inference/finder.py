@@ -1,4 +1,4 @@
-"""What pictures are looked at with."""
+"""What images are looked at with."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -17,14 +17,14 @@ class Finder(Protocol):
 
     Attributes:
         name: of the kind of detector, for messages.
-        class_names: of labels 0..C−1.
-        category_ids: the training data set's own ids of labels 0..C−1.
-        image_size: to which pictures are resized unless somebody says otherwise; "original" if it resizes them itself.
+        class_names: of labels 0..C-1.
+        category_ids: the training dataset's own ids of labels 0..C-1.
+        image_size: to which images are resized unless somebody says otherwise; "original" if it resizes them itself.
         divisor: sides of a canvas are multiples of it.
         device: where it computes.
         proposes: its detections are proposals, whatever they score.
         gives_masks: each detection has one.
-        proposals_wanted: boxes that it looks at in a picture, best first; 0 if it looks for objects itself.
+        proposals_wanted: boxes that it looks at in an image, best first; 0 if it looks for objects itself.
     """
 
     @property
@@ -52,7 +52,7 @@ class Finder(Protocol):
 
 
 def size_for(finder: Finder, asked: Size | None) -> Size:
-    """To what pictures are resized for a finder. Raises UserError if it does that itself, and one was asked for."""
+    """To what images are resized for a finder. Raises UserError if it does that itself, and one was asked for."""
     if finder.image_size == "original" and asked not in (None, "original"):
-        raise UserError(f"this {finder.name} resizes pictures itself: leave the size out, or export the model with it")
+        raise UserError(f"this {finder.name} resizes images itself: leave the size out, or export the model with it")
     return asked or finder.image_size

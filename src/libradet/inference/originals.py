@@ -1,4 +1,4 @@
-"""Detections of a batch in the pixels of the pictures that it was made of."""
+"""Detections of a batch in the pixels of the images that it was made of."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def to_supervision(
     detections: Detections, batch: Batch, class_names: Sequence[str], threshold: float = 0.0
 ) -> "list[supervision.Detections]":
-    """Detections that score at least ``threshold``, one object per picture, in pixels of the original pictures."""
-    from libradet.quiet import supervision as sv
+    """Detections that score at least ``threshold``, one object per image, in pixels of the original images."""
+    from libradet.utils.warnings_filter import supervision as sv
 
     boxes, scores = (t.cpu().float().numpy() for t in (detections.boxes, detections.scores))
     labels, valid = (t.cpu().numpy() for t in (detections.labels, detections.valid))
@@ -50,7 +50,7 @@ def to_supervision(
 
 
 def _paste(masks: Float[Tensor, "D M M"], boxes: Float64[ndarray, "D 4"], height: int, width: int) -> ndarray:
-    """Masks [D, height, width] of the original picture, from those of the boxes in it."""
+    """Masks [D, height, width] of the original image, from those of the boxes in it."""
     whole = np.zeros((len(masks), height, width), dtype=bool)
     for i, (rows, columns, pixels) in enumerate(paste_masks(masks.float().numpy(), boxes, height, width)):
         whole[i, rows, columns] = pixels

@@ -1,4 +1,4 @@
-"""From picture files and videos to drawings and COCO results: what ``libradet predict`` does."""
+"""From image files and videos to drawings and COCO results: what ``libradet predict`` does."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 from hotcoco.mask import encode
 
-from libradet.bars import progress_bar
+from libradet.data.images import load_image
 from libradet.data.loading.transforms import Size
-from libradet.data.pictures import load_picture
 from libradet.data.proposals.given import GivenProposals, give_to_files
 from libradet.data.proposals.proposal_file import Proposed, write_proposals
 from libradet.data.segmentations import plain_rle
 from libradet.errors import UserError
-from libradet.files import growing_list, write_json
 from libradet.inference.drawing import RGB, draw, save
 from libradet.inference.finder import Finder
 from libradet.inference.predictor import check_threshold, look
-from libradet.inference.sights import Sight, find_pictures, frames, is_video, video_info
+from libradet.inference.sights import Sight, find_images, frames, is_video, video_info
 from libradet.inference.video_files import VideoFiles
-from libradet.quiet import supervision as sv
+from libradet.utils.atomic_io import atomic_json_list, write_json
+from libradet.utils.progress import progress_bar
+from libradet.utils.warnings_filter import supervision as sv
 
 PROPOSALS = "proposals.safetensors"
 
@@ -34,9 +34,9 @@ class Predicted:
 
     Attributes:
         objects: how many were found.
-        images: for each picture that was read ``id``, ``file_name``, ``width``, ``height`` and ``drawing``; for a
+        images: for each image that was read ``id``, ``file_name``, ``width``, ``height`` and ``drawing``; for a
             frame of a video also its ``frame``, from 0.
-        proposals: for each picture that was read, if the model proposes; whatever they score.
+        proposals: for each image that was read, if the model proposes; whatever they score.
         unreadable: why, by file.
     """
 
@@ -59,26 +59,26 @@ def predict_files(
 ) -> Predicted:
     """Draw what is found in many files, and write it down as it is found.
 
-    In ``out``: a picture with boxes and masks for each file, a video for each video; ``predictions.json``, COCO
+    In ``out``: an image with boxes and masks for each file, a video for each video; ``predictions.json``, COCO
     results (``image_id``, ``category_id``, ``bbox`` xywh in pixels of the upright file, ``score``, and
     ``segmentation`` (RLE) if the detector gives masks); ``images.json``, a
-    COCO data set without annotations that says which file an ``image_id`` and which class a
+    COCO dataset without annotations that says which file an ``image_id`` and which class a
     ``category_id`` is; ``proposals.safetensors``, if the model proposes. Category ids are those of the
-    training data. Image ids are the files' own numbers if every name is one, as COCO's are; otherwise 1, 2, …
+    training data. Image ids are the files' own numbers if every name is one, as COCO's are; otherwise 1, 2, ...
     in order. Files that cannot be read are passed over and listed.
 
     Args:
-        sources: files, folders and globs, see :func:`find_pictures`.
+        sources: files, folders and globs, see :func:`find_images`.
         threshold, size, batch_size: as in :func:`libradet.inference.predictor.predict`.
         proposals: file of proposals, for a detector without rpn.
         progress: show a bar on stderr.
 
     Raises:
-        UserError: nothing matches, no file can be read, drawings would overwrite the pictures, or proposals are
+        UserError: nothing matches, no file can be read, drawings would overwrite the images, or proposals are
             missing or of no use.
     """
     check_threshold(threshold)
-    paths = find_pictures(sources)
+    paths = find_images(sources)
     given = give_to_files(proposals, paths, model.proposals_wanted) if proposals and model.proposals_wanted else None
     _prepare_folder(out, paths)
     done = Predicted()
@@ -88,7 +88,7 @@ def predict_files(
     try:  # after an interrupt, too, there are results of what was seen
         with ExitStack() as stack:
             bar = stack.enter_context(progress_bar(shown))
-            add = stack.enter_context(growing_list(out / "predictions.json"))
+            add = stack.enter_context(atomic_json_list(out / "predictions.json"))
             keep = _keeper(model, done, paths, out, threshold, add, stack.enter_context(VideoFiles()))
             task = bar.add_task("looking", total=_expected(paths) if shown else None)
             for sight, found in looked:
@@ -104,9 +104,9 @@ def predict_files(
 
 def describe(done: Predicted, out: Path) -> str:
     """What was done, and which files could not be read, in sentences."""
-    lines = [f"{done.objects} objects in {len(done.images)} pictures: see {out}"]
+    lines = [f"{done.objects} objects in {len(done.images)} images: see {out}"]
     if done.proposals:
-        number = sum(len(picture.scores) for picture in done.proposals)
+        number = sum(len(image.scores) for image in done.proposals)
         lines.append(f"{number} proposals, whatever their score: {out / PROPOSALS}")
     if done.unreadable:
         what = "1 file" if len(done.unreadable) == 1 else f"{len(done.unreadable)} files"
@@ -114,8 +114,8 @@ def describe(done: Predicted, out: Path) -> str:
     return "\n".join(lines)
 
 
-def number_pictures(paths: Sequence[Path]) -> list[int]:
-    """Image ids: the numbers that all files are named by, or 1, 2, … in order."""
+def number_images(paths: Sequence[Path]) -> list[int]:
+    """Image ids: the numbers that all files are named by, or 1, 2, ... in order."""
     numbers = [int(p.stem) for p in paths if p.stem.isascii() and p.stem.isdigit()]
     own = len(set(numbers)) == len(paths) and max(numbers) < 2**53
     return numbers if own else list(range(1, len(paths) + 1))
@@ -127,16 +127,16 @@ def _sights(paths: Sequence[Path], given: GivenProposals | None, unreadable: dic
             if is_video(path):
                 yield from frames(path)
                 continue
-            picture = load_picture(path)
+            image = load_image(path)
         except UserError as error:
             unreadable[path] = str(error)
             continue
-        height, width = picture.shape[1:]
-        yield Sight(picture, path, proposals=given.of(row, width, height) if given else None)
+        height, width = image.shape[1:]
+        yield Sight(image, path, proposals=given.of(row, width, height) if given else None)
 
 
 def _expected(paths: Sequence[Path]) -> int | None:
-    """Pictures and frames to come; None where a video does not say."""
+    """Images and frames to come; None where a video does not say."""
     total = 0
     for path in paths:
         try:
@@ -150,7 +150,7 @@ def _prepare_folder(out: Path, paths: Sequence[Path]) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; results need a folder")
     if any(p.resolve().parent == out.resolve() for p in paths):
-        raise UserError(f"{out}: holds the pictures themselves, which drawings would replace; choose another folder")
+        raise UserError(f"{out}: holds the images themselves, which drawings would replace; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
 
 
@@ -176,22 +176,22 @@ def _keeper(
     add: Callable[[dict[str, Any]], None],
     videos: VideoFiles,
 ) -> Callable[[Sight, sv.Detections], None]:
-    """What is to be done with every picture: draw, note, pass its results on."""
+    """What is to be done with every image: draw, note, pass its results on."""
     names = _drawing_names(paths)
-    by_path = dict(zip(paths, number_pictures(paths), strict=True))
+    by_path = dict(zip(paths, number_images(paths), strict=True))
     numbers = count(1) if any(is_video(path) for path in paths) else None
 
     def keep(sight: Sight, found: sv.Detections) -> None:
         assert sight.path is not None
-        picture = sight.picture.permute(1, 2, 0).numpy()
+        image = sight.image.permute(1, 2, 0).numpy()
         number = by_path[sight.path] if numbers is None else next(numbers)
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         if model.proposes:
             assert found.confidence is not None
             name = sight.path.as_posix() if sight.frame is None else f"{sight.path.as_posix()}#{sight.frame}"
             done.proposals.append(Proposed(number, name, width, height, found.xyxy, found.confidence))
             found = _above(found, threshold)
-        _draw(sight, picture, found, out / names[sight.path], videos)
+        _draw(sight, image, found, out / names[sight.path], videos)
         entry = {"id": number, "file_name": sight.path.as_posix(), "width": width, "height": height}
         entry |= {"drawing": names[sight.path]} | ({} if sight.frame is None else {"frame": sight.frame})
         done.images.append(entry)
@@ -209,16 +209,16 @@ def _above(found: sv.Detections, threshold: float) -> sv.Detections:
     return shown
 
 
-def _draw(sight: Sight, picture: RGB, found: sv.Detections, path: Path, videos: VideoFiles) -> None:
+def _draw(sight: Sight, image: RGB, found: sv.Detections, path: Path, videos: VideoFiles) -> None:
     if sight.frame is None:
-        save(draw(picture, found), path)
+        save(draw(image, found), path)
     else:
         assert sight.path is not None
-        videos.write(path, sight.path, draw(picture, found))
+        videos.write(path, sight.path, draw(image, found))
 
 
 def coco_results(found: sv.Detections, image_id: int, category_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The detections of a picture as COCO writes them."""
+    """The detections of an image as COCO writes them."""
     assert found.class_id is not None
     assert found.confidence is not None
     corners = found.xyxy.astype(np.float64)

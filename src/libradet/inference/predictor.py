@@ -1,4 +1,4 @@
-"""The one road from pictures to detections in their own pixels."""
+"""The one road from images to detections in their own pixels."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,29 +13,29 @@ from PIL import Image
 from torch import Tensor, nn
 
 from libradet.data.batch import Batch
-from libradet.data.loading.transforms import Sample, Size, canvas_of, collate, unlabelled
+from libradet.data.loading.transforms import Sample, Size, canvas_of, collate, unlabeled
 from libradet.errors import UserError
 from libradet.inference.detections import Detections
 from libradet.inference.finder import Finder, size_for
 from libradet.inference.originals import to_supervision
-from libradet.inference.sights import Sight, find_pictures, frames, is_video, sights
+from libradet.inference.sights import Sight, find_images, frames, is_video, sights
 
 if TYPE_CHECKING:
     import supervision
 
-Picture = str | Path | Image.Image | ndarray
+ImageInput = str | Path | Image.Image | ndarray
 """What can be looked at: a file, a Pillow image, or a uint8 RGB array [H, W, 3]."""
 
 Boxes = ndarray | Tensor
 """Corners [P, 4], xyxy in pixels."""
 
 AHEAD = 4
-"""Batches of pictures that are read before the first is looked at, so that those of one canvas come together."""
+"""Batches of images that are read before the first is looked at, so that those of one canvas come together."""
 
 
 def predict(
     model: Finder,
-    images: Picture | Iterable[Picture],
+    images: ImageInput | Iterable[ImageInput],
     threshold: float = 0.5,
     size: Size | None = None,
     batch_size: int = 1,
@@ -44,55 +44,55 @@ def predict(
     """What the model finds, on the model's device; its mode (training or evaluation) is left as it was.
 
     Args:
-        images: one picture; a list of them; a folder or pattern of files; a video file; or anything else that
-            gives pictures one by one, such as a generator. Files and Pillow images are turned upright (EXIF).
+        images: one image; a list of them; a folder or pattern of files; a video file; or anything else that
+            gives images one by one, such as a generator. Files and Pillow images are turned upright (EXIF).
         threshold: least score, 0..1. The detector itself drops what scores less than
             ``config.detections.score``.
         size: (short, long) side to resize to; None as trained; "original" for no resizing.
-        batch_size: pictures that go through the model together, if their canvases are the same. More than one is
+        batch_size: images that go through the model together, if their canvases are the same. More than one is
             faster on a GPU.
         proposals: for a detector without rpn, where to look for objects: boxes [P, 4], best first, xyxy in
-            pixels of the upright picture; a list of them for a list of pictures.
+            pixels of the upright image; a list of them for a list of images.
 
     Returns:
-        For one picture, one ``supervision.Detections``; for a list, folder or pattern, a list; for a video or a
+        For one image, one ``supervision.Detections``; for a list, folder or pattern, a list; for a video or a
         generator, an iterator that looks as it is asked. Best first; ``xyxy`` in pixels
-        of the original upright picture and inside it; ``confidence``; ``class_id`` 0..C−1;
+        of the original upright image and inside it; ``confidence``; ``class_id`` 0..C-1;
         ``data["class_name"]``; ``mask`` [D, H, W] if the detector gives masks.
 
     Raises:
-        UserError: a picture cannot be read, or an argument is out of range.
+        UserError: an image cannot be read, or an argument is out of range.
     """
     check_threshold(threshold)
     if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}: at least one picture goes through the model at a time")
+        raise UserError(f"batch_size is {batch_size}: at least one image goes through the model at a time")
     if proposals is not None and not model.proposals_wanted:
         raise UserError(f"{model.name} needs no proposals: leave them out")
     options = threshold, size, batch_size
     if isinstance(images, str | Path) and is_video(Path(images)):
         return _found(look(model, frames(Path(images)), *options))
     if isinstance(images, str | Path) and _names_many(images):
-        images = find_pictures([images])
+        images = find_images([images])
     if isinstance(images, str | Path | Image.Image | ndarray):
         alone = sights([images], None if proposals is None else [proposals])
         return next(_found(look(model, alone, *options)))
     if proposals is not None and isinstance(images, list | tuple) and len(proposals) != len(images):
-        raise UserError(f"proposals are given for {len(proposals)} pictures, of which there are {len(images)}")
+        raise UserError(f"proposals are given for {len(proposals)} images, of which there are {len(images)}")
     found = _found(look(model, sights(images, proposals), *options))
     return list(found) if isinstance(images, list | tuple) else found
 
 
 def look(
     model: Finder,
-    pictures: Iterable[Sight],
+    images: Iterable[Sight],
     threshold: float = 0.0,
     size: Size | None = None,
     batch_size: int = 1,
 ) -> "Iterator[tuple[Sight, supervision.Detections]]":
-    """Every picture with what is found in it, in order, a few batches at a time; see :func:`predict`."""
-    coming = iter(pictures)
+    """Every image with what is found in it, in order, a few batches at a time; see :func:`predict`."""
+    coming = iter(images)
     size = size_for(model, size)
-    # Alone, a picture is shown as soon as it is there.
+    # Alone, an image is shown as soon as it is there.
     while seen := list(islice(coming, batch_size * AHEAD if batch_size > 1 else 1)):
         samples = [_sample(model, sight, size, row) for row, sight in enumerate(seen)]
         found: dict[int, supervision.Detections] = {}
@@ -148,17 +148,17 @@ def _sample(model: Finder, sight: Sight, size: Size, row: int) -> Sample:
         )
     if given is not None:
         given = given[: model.proposals_wanted]
-    return unlabelled(sight.picture, size, row, given)
+    return unlabeled(sight.image, size, row, given)
 
 
 def _name(sight: Sight) -> str:
     if sight.path is None:
-        return "the picture"
+        return "the image"
     return f"{sight.path}" if sight.frame is None else f"{sight.path}, frame {sight.frame}"
 
 
 def batches_of(samples: Sequence[Sample], divisor: int, batch_size: int) -> Iterator[Batch]:
-    """Batches of pictures on one canvas, so that none looks different for the company it is in."""
+    """Batches of images on one canvas, so that none looks different for the company it is in."""
     canvases = np.array([canvas_of(sample, divisor) for sample in samples])
     for canvas in np.unique(canvases, axis=0):
         rows = np.flatnonzero((canvases == canvas).all(1))

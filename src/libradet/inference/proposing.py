@@ -8,7 +8,7 @@ import numpy as np
 
 from libradet.data.batch import Batch
 from libradet.data.proposals.proposal_file import Proposed, write_proposals
-from libradet.data.records import Dataset, Picture
+from libradet.data.records import Dataset, ImageRecord
 from libradet.errors import UserError
 from libradet.inference.data_sets import look_through
 from libradet.inference.detections import Detections
@@ -17,27 +17,27 @@ from libradet.inference.finder import Finder
 
 @dataclass
 class ProposalCollector:
-    """Keeps what is proposed in the pictures of a data set that pass through :meth:`update`."""
+    """Keeps what is proposed in the images of a dataset that pass through :meth:`update`."""
 
     dataset: Dataset
     found: dict[int, Proposed] = field(default_factory=dict)
 
     def update(self, detections: Detections, batch: Batch) -> None:
         """Take in the proposals of one batch, whose ``index`` and ``scales`` say what they were found in."""
-        assert batch.index is not None, "Batch.index is missing: a batch to be kept knows its pictures"
+        assert batch.index is not None, "Batch.index is missing: a batch to be kept knows its images"
         assert batch.scales is not None, "Batch.scales is missing: a batch to be kept knows its files' sizes"
         boxes, scores, scales = (t.cpu().double().numpy() for t in (detections.boxes, detections.scores, batch.scales))
         valid = detections.valid.cpu().numpy()
         for i, index in enumerate(batch.index.tolist()):
-            picture, keep = self.dataset.pictures[index], valid[i]
-            original = (boxes[i, keep] / np.tile(scales[i], 2)).clip(0, [picture.width, picture.height] * 2)
-            name = _name(picture, self.dataset.root)
+            image, keep = self.dataset.images[index], valid[i]
+            original = (boxes[i, keep] / np.tile(scales[i], 2)).clip(0, [image.width, image.height] * 2)
+            name = _name(image, self.dataset.root)
             arrays = original.astype(np.float32), scores[i, keep].astype(np.float32)
-            self.found[index] = Proposed(picture.id, name, picture.width, picture.height, *arrays)
+            self.found[index] = Proposed(image.id, name, image.width, image.height, *arrays)
 
 
 def propose(model: Finder, dataset: Dataset, path: Path, **settings: Any) -> int:
-    """Write the proposals of every picture of a data set to ``path`` (:mod:`libradet.data.proposals.proposal_file`).
+    """Write the proposals of every image of a dataset to ``path`` (:mod:`libradet.data.proposals.proposal_file`).
 
     Args:
         settings: ``size``, ``batch_size``, ``workers``, ``device`` and ``progress`` of
@@ -55,7 +55,7 @@ def propose(model: Finder, dataset: Dataset, path: Path, **settings: Any) -> int
     look_through(model, dataset, collector.update, **settings)
     found = [collector.found[index] for index in range(len(dataset))]
     write_proposals(path, found, model.name)
-    return sum(len(picture.scores) for picture in found)
+    return sum(len(image.scores) for image in found)
 
 
 def check_proposing(model: Finder) -> None:
@@ -63,10 +63,10 @@ def check_proposing(model: Finder) -> None:
     if not model.proposes:
         raise UserError(
             f"{model.name} does not propose, rpn and libra_rpn do; libradet evaluate --results writes what "
-            "other models find in a data set"
+            "other models find in a dataset"
         )
 
 
-def _name(picture: Picture, root: Path) -> str:
-    inside = picture.path.is_relative_to(root)
-    return (picture.path.relative_to(root) if inside else picture.path).as_posix()
+def _name(image: ImageRecord, root: Path) -> str:
+    inside = image.path.is_relative_to(root)
+    return (image.path.relative_to(root) if inside else image.path).as_posix()

@@ -8,7 +8,7 @@ import numpy as np
 from libradet.errors import UserError
 from libradet.inference.drawing import RGB
 from libradet.inference.sights import video_info
-from libradet.quiet import supervision as sv
+from libradet.utils.warnings_filter import supervision as sv
 
 
 class VideoFiles:
@@ -30,7 +30,7 @@ class VideoFiles:
 
     def write(self, path: Path, source: Path, frame: RGB) -> None:
         """Add a frame to ``path``, which shows ``source``. Raises UserError if it cannot be written."""
-        # The usual coding of colour is by blocks of two by two pixels.
+        # The usual coding of color is by blocks of two by two pixels.
         height, width = (side - side % 2 for side in frame.shape[:2])
         if path != self._path:
             self._open.close()

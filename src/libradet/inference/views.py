@@ -1,4 +1,4 @@
-"""Test-time augmentation: every picture is looked at several times, and what was found is put together."""
+"""Test-time augmentation: every image is looked at several times, and what was found is put together."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from libradet.data.batch import Batch
-from libradet.data.loading.transforms import Sample, Size, collate, flip, unlabelled
+from libradet.data.loading.transforms import Sample, Size, collate, flip, unlabeled
 from libradet.errors import UserError
 from libradet.geometry.boxes import clip
 from libradet.geometry.suppression import suppress
@@ -25,15 +25,15 @@ OVERLAP = 0.5
 
 
 class Views(nn.Module):
-    """A finder that looks with another one: at the picture, mirrored and in other sizes, if asked for.
+    """A finder that looks with another one: at the image, mirrored and in other sizes, if asked for.
 
     Detections are brought back to the batch's pixels and merged; masks come with the detections that stay. With
-    ``sizes``, pictures have to come as they are, which ``image_size`` says, and each size sees what it would alone.
-    Pictures are resized and mirrored on the CPU, as a loader does it, and are uint8.
+    ``sizes``, images have to come as they are, which ``image_size`` says, and each size sees what it would alone.
+    Images are resized and mirrored on the CPU, as a loader does it, and are uint8.
 
     Args:
         finder: what looks.
-        flip: also look at the picture mirrored left to right.
+        flip: also look at the image mirrored left to right.
         sizes: to resize to, one after the other: (short, long) sides, "original", or the short side alone, with the
             long one in the proportion of the finder's own size. Nothing: the batch as it is.
         merge: class-wise suppression at an IoU of 0.5, to as many as the finder gives, if None.
@@ -68,7 +68,7 @@ class Views(nn.Module):
 
     @property
     def image_size(self) -> Size:
-        """Pictures come as they are if they are looked at in several sizes."""
+        """Images come as they are if they are looked at in several sizes."""
         return "original" if self.sizes else self.finder.image_size
 
     @property
@@ -104,9 +104,9 @@ class Views(nn.Module):
         boxes = clip(found.boxes, batch.sizes.to(found.boxes.device))
         merge = self.merge or partial(_by_class, size=views[0].scores.shape[1])
         rows, scores, kept = merge(boxes, found.scores, found.labels, found.valid)
-        picture = torch.arange(len(rows), device=rows.device)[:, None]
-        boxes, labels = boxes[picture, rows] * kept[..., None], found.labels[picture, rows] * kept
-        masks = None if found.masks is None else found.masks[picture, rows] * kept[..., None, None]
+        image = torch.arange(len(rows), device=rows.device)[:, None]
+        boxes, labels = boxes[image, rows] * kept[..., None], found.labels[image, rows] * kept
+        masks = None if found.masks is None else found.masks[image, rows] * kept[..., None, None]
         return Detections(boxes, scores * kept, labels, kept, masks)
 
     def _look(self, batch: Batch, size: Size | None, mirrored: bool) -> Detections:
@@ -147,16 +147,16 @@ def _whole_size(size: int | Size, own: Size) -> Size:
 
 
 def _samples(batch: Batch, size: Size) -> list[Sample]:
-    """The pictures without their padding, resized; ``index`` is the row in the batch."""
+    """The images without their padding, resized; ``index`` is the row in the batch."""
     images, given = batch.images.cpu(), None if batch.proposals is None else batch.proposals.cpu()
     return [
-        unlabelled(images[row, :, :height, :width], size, row, None if given is None else given[row])
+        unlabeled(images[row, :, :height, :width], size, row, None if given is None else given[row])
         for row, (height, width) in enumerate(batch.sizes.tolist())
     ]
 
 
 def _as_part_of(batch: Batch, part: Batch) -> Batch:
-    """The part with rows of the data set and scales of the files, as far as the batch knows them."""
+    """The part with rows of the dataset and scales of the files, as far as the batch knows them."""
     assert part.index is not None
     assert part.scales is not None
     index = None if batch.index is None else batch.index.cpu()[part.index]

@@ -14,7 +14,7 @@ IDS = tuple(i for i in range(1, 91) if i not in UNUSED_IDS)
 
 
 def names_and_ids(num_classes: int, names: tuple[str, ...] = ()) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names of the classes, ``class_0`` … if nothing is known about them; category ids if they are COCO's."""
+    """Names of the classes, ``class_0`` ... if nothing is known about them; category ids if they are COCO's."""
     if not names and num_classes == len(NAMES):
         names = NAMES
     if names == NAMES:

@@ -30,19 +30,19 @@ NAMING = Naming(
     shortcut_conv="shortcut",
     shortcut_norm="shortcut.norm",
 )
-# Buffers that older versions saved: the picture's norm, which is read, and anchors, which are made anew.
+# Buffers that older versions saved: the image's norm, which is read, and anchors, which are made anew.
 BUFFERS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.", "anchor_generator.")
 MEAN = (103.53, 116.28, 123.675)
 
 
-def recognises(tensors: Tensors) -> bool:
+def recognizes(tensors: Tensors) -> bool:
     """Whether there are detectron2's backbone and pyramid."""
     return "backbone.bottom_up.stem.conv1.weight" in tensors and any(
         n.startswith("backbone.fpn_lateral") for n in tensors
     )
 
 
-def normalise(tensors: Tensors) -> dict[str, Tensor]:
+def normalize(tensors: Tensors) -> dict[str, Tensor]:
     """Names as they are: they have not changed."""
     return dict(tensors)
 
@@ -54,7 +54,7 @@ def describe(tensors: Tensors, meta: Mapping[str, Any]) -> DetectorConfig:
     config.pyramid.norm = which_norm(tensors, "backbone.fpn_lateral5.norm")
     name = name_backbone(tensors, NAMING)
     config.image = _image(tensors, grouped="x" in name)
-    # Weights from Caffe expect pictures that are not divided; those from elsewhere subsample in the 3 × 3.
+    # Weights from Caffe expect images that are not divided; those from elsewhere subsample in the 3 x 3.
     caffe = config.image.std == (1.0, 1.0, 1.0)
     # A frozen norm does not count batches.
     frozen = f"{NAMING.prefix}{NAMING.stem_norm}.num_batches_tracked" not in tensors
@@ -189,4 +189,4 @@ def _dense_pairs(config: DetectorConfig) -> Pairs:
     return [*pairs, ("head.cls_score", "dense.logits"), ("head.bbox_pred", "dense.deltas")]
 
 
-FAMILY = Family("detectron2", recognises, normalise, describe, layout)
+FAMILY = Family("detectron2", recognizes, normalize, describe, layout)

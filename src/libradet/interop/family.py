@@ -32,14 +32,14 @@ class Family(NamedTuple):
 
     Attributes:
         name: what people call it.
-        recognises: whether tensors carry its names.
-        normalise: names as its newest version has them.
-        describe: the detector that the (normalised) tensors and notes of a checkpoint belong to.
+        recognizes: whether tensors carry its names.
+        normalize: names as its newest version has them.
+        describe: the detector that the (normalized) tensors and notes of a checkpoint belong to.
         layout: of such a detector's checkpoint: of given tensors, or (None) of what the newest version writes.
     """
 
     name: str
-    recognises: Callable[[Tensors], bool]
-    normalise: Callable[[Tensors], dict[str, Tensor]]
+    recognizes: Callable[[Tensors], bool]
+    normalize: Callable[[Tensors], dict[str, Tensor]]
     describe: Callable[[Tensors, Mapping[str, Any]], DetectorConfig]
     layout: Callable[[Tensors | None, DetectorConfig], Layout]

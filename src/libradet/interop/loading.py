@@ -1,4 +1,4 @@
-"""Detectors from other toolboxes' checkpoints, recognised by the names of their tensors."""
+"""Detectors from other toolboxes' checkpoints, recognized by the names of their tensors."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,7 +90,7 @@ def start_from(
 def _alone(path: str | Path) -> BackboneWeights | None:
     """The weights of a backbone, if that is what is in the file."""
     tensors, meta = read_tensors(path)
-    known = meta.get("format") == FORMAT or any(family.recognises(tensors) for family in FAMILIES)
+    known = meta.get("format") == FORMAT or any(family.recognizes(tensors) for family in FAMILIES)
     # A detector of another kind names its parts; a backbone of timm's or torchvision's begins with its stem.
     if known or any(name.startswith(DETECTOR_PARTS) for name in tensors):
         return None
@@ -111,9 +111,9 @@ def read_any_config(path: str | Path) -> DetectorConfig | BackboneWeights:
 def _describe(
     tensors: Tensors, meta: Mapping[str, Any], path: str | Path
 ) -> tuple[Family, dict[str, Tensor], DetectorConfig]:
-    family = recognise(tensors, path)
+    family = recognize(tensors, path)
     try:
-        tensors = family.normalise(tensors)
+        tensors = family.normalize(tensors)
         return family, tensors, family.describe(tensors, meta)
     except UserError as e:
         raise UserError(f"{path}: a checkpoint of {family.name}, but {e}") from e
@@ -123,10 +123,10 @@ def _describe(
         raise UserError(f"{path}: a checkpoint of {family.name}, but its tensors make no detector ({e})") from e
 
 
-def recognise(tensors: Tensors, path: str | Path) -> Family:
+def recognize(tensors: Tensors, path: str | Path) -> Family:
     """Whose tensors these are. Raises UserError if nobody's that we know."""
     for family in FAMILIES:
-        if family.recognises(tensors):
+        if family.recognizes(tensors):
             return family
     some = ", ".join(list(tensors)[:3])
     names = ", ".join(family.name for family in FAMILIES)

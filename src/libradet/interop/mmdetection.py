@@ -16,18 +16,18 @@ from libradet.models.config import BackboneConfig, BalancedPyramidConfig, Detect
 from libradet.models.zoo import make_config
 
 NAMING = Naming("backbone.")
-# A mark among the normalised tensors that the second stage was not under "roi_head".
+# A mark among the normalized tensors that the second stage was not under "roi_head".
 VERSION_1 = "version_1"
 
 
-def recognises(tensors: Tensors) -> bool:
+def recognizes(tensors: Tensors) -> bool:
     """Whether there are mmdetection's pyramid and head."""
     return any(n.startswith(("neck.lateral_convs.", "neck.0.lateral_convs.")) for n in tensors) and any(
         n.startswith(("rpn_head.rpn_", "bbox_head.", "roi_head.")) for n in tensors
     )
 
 
-def normalise(tensors: Tensors) -> dict[str, Tensor]:
+def normalize(tensors: Tensors) -> dict[str, Tensor]:
     """The layout of version 3: second stage under ``roi_head``, an RPN alone as ``rpn_head`` as well."""
     renamed = {}
     for name, t in tensors.items():
@@ -157,7 +157,7 @@ def _describe_heads(config: DetectorConfig, tensors: Tensors) -> None:
 
 def _describe_version_1(config: DetectorConfig) -> None:
     # There, x2 and y2 were the last pixel of a box; here they are the end of it. In these terms its anchors
-    # lie on cell centres and have whole corners, and all else is as it is here.
+    # lie on cell centers and have whole corners, and all else is as it is here.
     for head in (config.rpn, config.dense):
         if head is not None:
             head.anchors = replace(head.anchors, offset=0.5, rounded=True)
@@ -217,4 +217,4 @@ def _class_names(meta: Mapping[str, Any]) -> tuple[str, ...]:
     return ()
 
 
-FAMILY = Family("mmdetection", recognises, normalise, describe, layout)
+FAMILY = Family("mmdetection", recognizes, normalize, describe, layout)

@@ -12,7 +12,7 @@ BoxStd = tuple[float, float, float, float]
 
 
 def apply(config: DetectorConfig, meta: Settings) -> None:
-    """Take over normalisation, padding, strides, anchors, box coding, RoIAlign, thresholds.
+    """Take over normalization, padding, strides, anchors, box coding, RoIAlign, thresholds.
 
     Raises:
         UserError: a setting that libradet has nothing like.

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def read(text: str) -> dict[str, Any]:
-    """Assignments in ``text`` whose value is made of literals and ``dict(…)``; {} if it is not Python."""
+    """Assignments in ``text`` whose value is made of literals and ``dict(...)``; {} if it is not Python."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from libradet.errors import UserError
-from libradet.files import replacing
 from libradet.interop import mmdetection, torchvision_models
 from libradet.interop.family import Family
 from libradet.interop.rows import background_to_first
 from libradet.models.config import LOSS_WEIGHTS
 from libradet.models.detector import Detector
+from libradet.utils.atomic_io import atomic_write
 
 FAMILIES: dict[str, Family] = {"mmdet": mmdetection.FAMILY, "torchvision": torchvision_models.FAMILY}
 
@@ -37,14 +37,14 @@ def save_as(model: Detector, family: str, path: str | Path) -> None:
     state = to_foreign(model, family)
     names = tuple(model.class_names)
     content = {"meta": {"dataset_meta": {"classes": names}}, "state_dict": state} if family == "mmdet" else state
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         torch.save(content, partial)
 
 
 def differences(model: Detector, family: str) -> list[str]:
     """Settings in which that toolbox's own detector, given these weights, would differ: ``name: here, there``."""
     known = FAMILIES[family]
-    theirs = known.describe(known.normalise(to_foreign(model, family)), {})
+    theirs = known.describe(known.normalize(to_foreign(model, family)), {})
     ours, theirs = (dict(_flatten(json.loads(json.dumps(asdict(c))))) for c in (model.config, theirs))
     found = [
         f"{name}: {value} here, {theirs.get(name)} there"

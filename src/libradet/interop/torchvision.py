@@ -1,7 +1,7 @@
 """torchvision's own detectors, balanced as Libra R-CNN is, in torchvision's own training loop.
 
 :func:`balance` changes three things of a model and leaves the rest to torchvision: which proposals its second stage
-is trained on, what becomes of its pyramid, and its localisation loss. Pictures, targets, losses and detections go in
+is trained on, what becomes of its pyramid, and its localization loss. Images, targets, losses and detections go in
 and out as before, so do their names.
 """
 
@@ -46,7 +46,7 @@ def balance(model: Model, sampling: bool = True, pyramid: bool = True, loss: boo
     """Put a torchvision Faster R-CNN, Mask R-CNN or RetinaNet into its Libra form, in place.
 
     To be done once, after weights of the plain model are loaded and before anything is built upon the model: the
-    optimiser, DDP or ``torch.compile`` would not know the new parameters. Its state dictionary gains those of the
+    optimizer, DDP or ``torch.compile`` would not know the new parameters. Its state dictionary gains those of the
     balanced pyramid, ``backbone.balance.*``, and nothing else.
 
     Args:
@@ -152,7 +152,7 @@ def balance_levels(backbone: Any, _: tuple, features: OrderedDict[str, Tensor]) 
 def select_balanced_samples(
     heads: RoIHeads, proposals: Sequence[Float[Tensor, "_ 4"]], targets: Sequence[dict[str, Tensor]]
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """``RoIHeads.select_training_samples``, balanced: for each picture, its S samples.
+    """``RoIHeads.select_training_samples``, balanced: for each image, its S samples.
 
     Returns:
         boxes [S, 4]; the row of the object that each stands for (0 for negatives); its label, 0 for background;
@@ -190,13 +190,13 @@ def select_balanced_samples(
 
 
 def _first(rows: Sequence[Tensor], padded: Tensor) -> Bool[Tensor, "B N"]:
-    """Which rows of ``padded`` are those of each picture."""
+    """Which rows of ``padded`` are those of each image."""
     counts = torch.tensor([len(r) for r in rows], device=padded.device)
     return torch.arange(padded.shape[1], device=padded.device) < counts[:, None]
 
 
 def _with_spare_row(rows: Sequence[Tensor]) -> Tensor:
-    """Rows of every picture, padded by at least one of zeros: there is always one to point at."""
+    """Rows of every image, padded by at least one of zeros: there is always one to point at."""
     return pad_sequence([torch.cat([r, r.new_zeros(1, *r.shape[1:])]) for r in rows], batch_first=True)
 
 
@@ -206,15 +206,15 @@ def balanced_fastrcnn_loss(
     labels: Sequence[Int[Tensor, " _"]],
     regression_targets: Sequence[Float[Tensor, "_ 4"]],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """torchvision's ``fastrcnn_loss`` with balanced L1: cross entropy, and the localisation loss of the positives.
+    """torchvision's ``fastrcnn_loss`` with balanced L1: cross entropy, and the localization loss of the positives.
 
     Both are divided by the number of samples. ``C`` counts the background, which is class 0.
     """
     label, targets = torch.cat(list(labels)), torch.cat(list(regression_targets))
     own = box_regression.unflatten(1, (-1, 4)).gather(1, label[:, None, None].expand(-1, 1, 4))[:, 0]
     count = box_regression.new_tensor(max(len(label), 1), dtype=torch.float32)
-    localisation = box_loss(own[None], targets[None], (label > 0)[None], count, SECOND_STAGE)
-    return F.cross_entropy(class_logits, label), localisation
+    localization = box_loss(own[None], targets[None], (label > 0)[None], count, SECOND_STAGE)
+    return F.cross_entropy(class_logits, label), localization
 
 
 def balanced_regression_loss(
@@ -226,7 +226,7 @@ def balanced_regression_loss(
 ) -> Float[Tensor, ""]:
     """``RetinaNetRegressionHead.compute_loss`` with balanced L1.
 
-    As there, each picture's loss is divided by its number of positives, and pictures are averaged.
+    As there, each image's loss is divided by its number of positives, and images are averaged.
     """
     deltas, matched = head_outputs["bbox_regression"], torch.stack(list(matched_idxs))
     objects = take(_with_spare_row([t["boxes"] for t in targets]), matched)

@@ -37,12 +37,12 @@ RENAMED = (
 )
 
 
-def recognises(tensors: Tensors) -> bool:
+def recognizes(tensors: Tensors) -> bool:
     """Whether there are torchvision's backbone and pyramid."""
     return "backbone.body.conv1.weight" in tensors and any(n.startswith("backbone.fpn.inner_blocks.") for n in tensors)
 
 
-def normalise(tensors: Tensors) -> dict[str, Tensor]:
+def normalize(tensors: Tensors) -> dict[str, Tensor]:
     """Names as they are since version 0.14."""
     return {_rename(name): t for name, t in tensors.items()}
 
@@ -187,4 +187,4 @@ def _mask_pairs(config: DetectorConfig) -> Pairs:
     return [*pairs, (f"{predictor}conv5_mask", "mask.deconv"), (f"{predictor}mask_fcn_logits", "mask.logits")]
 
 
-FAMILY = Family("torchvision", recognises, normalise, describe, layout)
+FAMILY = Family("torchvision", recognizes, normalize, describe, layout)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from libradet.data.batch import Batch
-from libradet.geometry.anchors import base_anchors, grid_anchors, inside_picture, within_border
+from libradet.geometry.anchors import base_anchors, grid_anchors, inside_image, within_border
 from libradet.geometry.matching import IGNORED, Matches, ignore_in_crowd, match
 from libradet.models.config import AnchorConfig, MatchConfig
 
@@ -53,12 +53,12 @@ def match_anchors(
     config: MatchConfig,
     allowed_border: float | None = None,
 ) -> tuple[Float[Tensor, "B A 4"], Matches]:
-    """Each picture's anchors and what they stand for; those in the padding are empty and ignored.
+    """Each image's anchors and what they stand for; those in the padding are empty and ignored.
 
     Args:
-        allowed_border: so are those that cross the picture's border by more pixels than this.
+        allowed_border: so are those that cross the image's border by more pixels than this.
     """
-    inside = inside_picture(shapes, strides, per_cell, batch.sizes)
+    inside = inside_image(shapes, strides, per_cell, batch.sizes)
     if allowed_border is not None:
         inside = inside & within_border(anchors, batch.sizes, allowed_border)
     # Emptied before they are matched: an anchor in the padding must not be the best of any ground truth.

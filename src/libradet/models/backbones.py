@@ -18,7 +18,7 @@ STRIDES = (4, 8, 16, 32)
 class ConvNorm(nn.Module):
     """A convolution and the norm behind it; with a batch norm, one convolution while its statistics are fixed.
 
-    conv + norm is a convolution with weight w·γ/σ and bias β − μγ/σ. It is folded at every call from the
+    conv + norm is a convolution with weight w*γ/σ and bias β - μγ/σ. It is folded at every call from the
     live parameters, so gradients are those of the two layers, and one pass over memory and one saved
     activation are spared.
     """
@@ -101,10 +101,10 @@ def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
     import timm
 
     tag = IMAGENET_TAGS.get(name, name) if pretrained else name
-    # Swin transformers are made for one size of picture unless told otherwise.
+    # Swin transformers are made for one size of image unless told otherwise.
     options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
     try:
-        # A configuration may come in a file from anybody: timm would fetch "hf-hub:…", or read "local-dir:…".
+        # A configuration may come in a file from anybody: timm would fetch "hf-hub:...", or read "local-dir:...".
         if not timm.is_model(name):
             raise AttributeError(name)
         body: Any = timm.create_model(name, features_only=True, pretrained=False, **options)

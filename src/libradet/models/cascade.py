@@ -50,7 +50,7 @@ def cascade_losses(
     batch: Batch,
     configs: Sequence[RoIConfig],
 ) -> tuple[dict[str, Float[Tensor, ""]], RegionSamples]:
-    """``class_1``, ``box_1``, ``class_2``, … (and the last stage's ``iou_K``), and the last stage's samples.
+    """``class_1``, ``box_1``, ``class_2``, ... (and the last stage's ``iou_K``), and the last stage's samples.
 
     A stage's proposals are the samples of the one before, refined, without the ground truths among them:
     those are added anew.

@@ -21,14 +21,14 @@ LOSS_WEIGHTS = "loss_weights."
 
 @dataclass
 class ImageConfig:
-    """How pictures enter: resized so that the short side is ``size[0]`` unless the long one exceeds ``size[1]``.
+    """How images enter: resized so that the short side is ``size[0]`` unless the long one exceeds ``size[1]``.
 
     ``divisor``: sides of the canvas are multiples of it; 0 is what backbone (32) and balanced
-    pyramid (its coarsest stride) need. Pictures' borders look
+    pyramid (its coarsest stride) need. Images' borders look
     different to a detector on another canvas.
 
-    ``own_canvas``: measuring, too, puts every picture on the smallest canvas that holds it, as predicting always
-    does. What is found in it is then a function of the picture alone, and not of the data set that it is in, from
+    ``own_canvas``: measuring, too, puts every image on the smallest canvas that holds it, as predicting always
+    does. What is found in it is then a function of the image alone, and not of the dataset that it is in, from
     which a few canvases are chosen otherwise, for fuller batches.
     """
 
@@ -84,7 +84,7 @@ class PyramidConfig:
 
 @dataclass
 class AnchorConfig:
-    """Anchors of side ``scale × stride`` at every cell; ``offset`` 0 puts them on cell corners, 0.5 on centres.
+    """Anchors of side ``scale x stride`` at every cell; ``offset`` 0 puts them on cell corners, 0.5 on centers.
 
     ``truncated``: that side is cut to whole pixels. ``rounded``: corners are whole pixels. ``fitted``: the
     cells of a level divide the canvas, rounded down to whole pixels, where a coarse level does not fit it.
@@ -129,7 +129,7 @@ class SamplingConfig:
 
 @dataclass
 class BoxLossConfig:
-    """Localisation loss (paper 3.3); ``beta`` is where the linear part starts.
+    """Localization loss (paper 3.3); ``beta`` is where the linear part starts.
 
     ``iou``, ``giou``, ``diou`` and ``ciou`` compare decoded boxes instead of deltas: one number per box, not
     four, so they want a larger ``weight``.
@@ -161,7 +161,7 @@ class ProposalConfig:
 class RPNConfig:
     """Region proposal network.
 
-    ``allowed_border``: anchors that cross the picture's border by more pixels are ignored in training; null ignores
+    ``allowed_border``: anchors that cross the image's border by more pixels are ignored in training; null ignores
     none. mmdetection's Cascade R-CNN has 0.
     """
 
@@ -195,8 +195,8 @@ class DetectionConfig:
     ``min_size`` pixels, after boxes of a class have suppressed each other.
 
     ``nms``: the IoU above which they do. ``suppression``: ``nms`` drops the worse one. Soft-NMS (Bodla et al., ICCV
-    2017) lowers its score instead, and drops it where it falls to ``floor``: ``soft_linear`` multiplies it by 1 − IoU
-    above the IoU ``nms``, ``soft_gaussian`` by exp(−IoU² / ``sigma``) at any IoU. ``quality``: what becomes of the
+    2017) lowers its score instead, and drops it where it falls to ``floor``: ``soft_linear`` multiplies it by 1 - IoU
+    above the IoU ``nms``, ``soft_gaussian`` by exp(-IoU² / ``sigma``) at any IoU. ``quality``: what becomes of the
     IoU that ``roi.iou`` predicts: nothing; ``multiply``: it is multiplied with the score, before anything is compared
     with ``score``; ``guide``: boxes suppress each other in its order, and who stays gets the best score of those it
     suppressed (IoU-guided NMS; Jiang et al., ECCV 2018).
@@ -225,7 +225,7 @@ class IoUConfig:
     """A further output of the second stage, of a cascade's last one: the IoU of each refined box with its object
     (IoU-Net; Jiang et al., ECCV 2018), one for each class, or one for all if the stage is ``class_agnostic``.
 
-    It is learned by smooth L1 on the IoU stretched to −1..1, as there; ``beta`` is where the linear part starts.
+    It is learned by smooth L1 on the IoU stretched to -1..1, as there; ``beta`` is where the linear part starts.
     There, boxes to learn from are objects moved about to an IoU of at least 0.5, and the branch has linear layers of
     its own; here they are the refined boxes of the positives that the other losses see, objects among them if they
     are added to the proposals, and the output shares the stage's layers.
@@ -241,7 +241,7 @@ class RoIConfig:
 
     ``convs=4, norm="group", fcs=1`` is the head of Group Normalization (Wu and He, ECCV 2018). ``focal`` makes
     the classification loss a focal one. ``iou``: also predict how well boxes lie, for ``detections.quality``.
-    ``train_proposals``, ``test_proposals``: the most that it is given of a picture where there is no ``rpn``.
+    ``train_proposals``, ``test_proposals``: the most that it is given of an image where there is no ``rpn``.
     """
 
     align: RoIAlignConfig = field(default_factory=RoIAlignConfig)
@@ -298,7 +298,7 @@ class DenseConfig:
 
     ``prior``: what a fresh head scores everything with. ``per_level``: how many pairs of anchor and class of
     each level go on to suppression, chosen by ``rank`` (see :class:`ProposalConfig`). ``clip_last``: boxes are
-    cut to the picture, and dropped where they lie outside, after they suppressed each other (detectron2), not
+    cut to the image, and dropped where they lie outside, after they suppressed each other (detectron2), not
     before.
     """
 
@@ -323,9 +323,9 @@ class DenseConfig:
 class DetectorConfig:
     """Everything needed to build a detector, and all that a saved model has to remember about itself.
 
-    ``category_ids`` are the ids that the training data set calls its classes by, for writing results.
+    ``category_ids`` are the ids that the training dataset calls its classes by, for writing results.
     ``learned_weights``: each loss L has a variance that is learned with everything else, and counts
-    exp(−s) · L + s, s being its logarithm (Kendall et al., CVPR 2018).
+    exp(-s) * L + s, s being its logarithm (Kendall et al., CVPR 2018).
     """
 
     model: str = "faster_rcnn"

@@ -116,7 +116,7 @@ def _check_range(path: str, value: Any) -> None:
 def _check_balanced_l1(path: str, loss: BoxLossConfig) -> None:
     if loss.beta == 0:
         raise UserError(f"{path}.beta is 0: balanced L1 needs one above 0; for L1 itself set {path}.kind to l1")
-    # b = exp(γ/α) − 1 is multiplied with errors: it must stay far from what a float holds.
+    # b = exp(γ/α) - 1 is multiplied with errors: it must stay far from what a float holds.
     if loss.gamma > 50 * loss.alpha:
         raise UserError(f"{path}.gamma is {loss.gamma}: at most 50 times alpha, which is {loss.alpha}")
 

@@ -11,22 +11,22 @@ from libradet.data.batch import Batch
 from libradet.errors import UserError
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
-from libradet.models.memory import FusedAttention, Memory, memory_by_pictures, trace_detection, trace_training
+from libradet.models.memory import FusedAttention, Memory, memory_by_images, trace_detection, trace_training
 from libradet.models.recompute import recompute_blocks
 from libradet.models.zoo import MODELS, make_config
 
 OBJECTS = 20
-"""Ground truths of a picture that is trained on; few of the numbers depend on it, and those hardly."""
+"""Ground truths of an image that is trained on; few of the numbers depend on it, and those hardly."""
 
 
 class Cost(NamedTuple):
-    """What pictures cost.
+    """What images cost.
 
     Attributes:
-        canvas: height and width in pixels of the padded picture.
+        canvas: height and width in pixels of the padded image.
         parameters: how many.
         multiply_adds: of a detection: convolutions, linear layers and matrix products, a multiplication and its
-            addition counted once. All proposals are counted, also slots that a real picture leaves empty;
+            addition counted once. All proposals are counted, also slots that a real image leaves empty;
             RoIAlign, suppression and what is done element by element are not.
         weights: bytes of parameters and statistics.
         detecting: bytes of tensors while a batch is looked at: weights, batch and all that comes of it.
@@ -42,7 +42,7 @@ class Cost(NamedTuple):
 
 
 def measure_cost(config: DetectorConfig, checkpointing: bool = False, bf16: bool = False, ema: bool = False) -> Cost:
-    """Cost of pictures that fill the canvas of ``config.image.size``; takes seconds and next to no memory.
+    """Cost of images that fill the canvas of ``config.image.size``; takes seconds and next to no memory.
 
     Args:
         checkpointing: train with the backbone's blocks computed again.
@@ -59,16 +59,16 @@ def measure_cost(config: DetectorConfig, checkpointing: bool = False, bf16: bool
         recompute_blocks(model.backbone.body, checkpointing)
         height, width = (-(-side // model.divisor) * model.divisor for side in config.image.size)
 
-        def batch(pictures: int) -> Batch:
-            return _batch(config, pictures, height, width, device)
+        def batch(images: int) -> Batch:
+            return _batch(config, images, height, width, device)
 
         return Cost(
             canvas=(height, width),
             parameters=sum(p.numel() for p in model.parameters()),
             multiply_adds=_multiply_adds(model, batch(1)),
             weights=sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())),
-            detecting=memory_by_pictures(lambda pictures: trace_detection(model, batch(pictures), bf16)),
-            training=memory_by_pictures(lambda pictures: trace_training(model, batch(pictures), bf16, ema)),
+            detecting=memory_by_images(lambda images: trace_detection(model, batch(images), bf16)),
+            training=memory_by_images(lambda images: trace_training(model, batch(images), bf16, ema)),
         )
 
 
@@ -110,11 +110,11 @@ def _multiply_adds(model: Detector, batch: Batch) -> int:
     return counter.get_total_flops() // 2
 
 
-def _batch(config: DetectorConfig, pictures: int, height: int, width: int, device: str) -> Batch:
-    """Pictures without contents."""
+def _batch(config: DetectorConfig, images: int, height: int, width: int, device: str) -> Batch:
+    """Images without contents."""
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return torch.empty(pictures, *shape, dtype=dtype, device=device)
+        return torch.empty(images, *shape, dtype=dtype, device=device)
 
     proposals = config.rpn.test_proposals.total if config.rpn else 1000
     return Batch(

@@ -15,15 +15,15 @@ RESERVED = round(0.7 * 2**30)
 """Bytes that a process takes before its first tensor."""
 
 NOTES = f"""\
-Pictures fill their canvas, whose sides are multiples of the coarsest stride.
+Images fill their canvas, whose sides are multiples of the coarsest stride.
 
 GFLOPs: multiply-adds of one detection counted once, as in the tables of papers (single operations: × 2), of \
 convolutions, linear layers and matrix products. RoIAlign, suppression and element-wise work are left out.
 
 Memory: all tensors at the worst moment of a detection, and of a step of SGD with momentum and {OBJECTS} objects per \
-picture, weights and batch included. With --accumulate, gradients wait for their step, as large as the weights.
+image, weights and batch included. With --accumulate, gradients wait for their step, as large as the weights.
 
-Fit: most pictures per batch if a tenth of the memory is lost to gaps and workspaces, and \
+Fit: most images per batch if a tenth of the memory is lost to gaps and workspaces, and \
 {RESERVED / 2**30:.1f} GiB to imports or a GPU's context."""
 
 COLUMNS = (("params", "M"), ("GFLOPs", ""), ("detect", "MiB"), ("train", "MiB"))
@@ -31,12 +31,12 @@ WEIGHTS = (("weights", "MiB"),)
 LARGEST = (("detect", "fit"), ("train", "fit"))
 
 
-def render_costs(costs: Mapping[str, Cost], title: str, pictures: int = 1, limit: int | None = None) -> RenderableType:
+def render_costs(costs: Mapping[str, Cost], title: str, images: int = 1, limit: int | None = None) -> RenderableType:
     """One row for each name, and below it what the numbers mean.
 
     Args:
-        pictures: per batch, where memory is given.
-        limit: bytes of memory, for columns with the most pictures per batch that fit into it.
+        images: per batch, where memory is given.
+        limit: bytes of memory, for columns with the most images per batch that fit into it.
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("model", no_wrap=True)
@@ -45,7 +45,7 @@ def render_costs(costs: Mapping[str, Cost], title: str, pictures: int = 1, limit
         table.add_column(f"{name}\n{unit}", justify="right")
     for name, cost in costs.items():
         height, width = cost.canvas
-        sizes = [cost.detecting.at(pictures), cost.training.at(pictures)] + [cost.weights] * (limit is None)
+        sizes = [cost.detecting.at(images), cost.training.at(images)] + [cost.weights] * (limit is None)
         cells = [f"{cost.parameters / 1e6:.2f}", f"{cost.multiply_adds / 1e9:.1f}"]
         cells += [f"{size / 2**20:.0f}" for size in sizes]
         if limit is not None:

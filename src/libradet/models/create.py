@@ -27,9 +27,9 @@ def create_model(
         num_classes: C, without background; ``class_names`` decides it if given.
         backbone: a timm model with features, such as ``resnet18``, ``resnet50``, ``resnext101_64x4d``.
         weights: None for random values, ``"imagenet"`` for the backbone, or the path of a saved model, or a
-            trained detector. Normalisation of pictures is then that of the trained model. If its classes are
+            trained detector. Normalization of images is then that of the trained model. If its classes are
             others (another number, or other names), the class layers start at random.
-        class_names: names of labels 0..C−1.
+        class_names: names of labels 0..C-1.
         config: a full configuration instead of name and backbone; it is not changed.
         allow_partial: take over the weights that fit, and leave other layers at random.
 

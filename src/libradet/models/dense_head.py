@@ -16,7 +16,7 @@ from libradet.inference.detections import Detections
 from libradet.models.anchor_grid import AnchorGrid, match_anchors
 from libradet.models.config import DenseConfig, DetectionConfig
 from libradet.models.layers import conv
-from libradet.models.loss_terms import focal_loss, localisation_loss, shared_count
+from libradet.models.loss_terms import focal_loss, localization_loss, shared_count
 from libradet.models.ranking import best
 from libradet.models.samples import take
 from libradet.models.survivors import survivors
@@ -26,7 +26,7 @@ class DenseOutput(NamedTuple):
     """Attributes:
     logits: of every class at every anchor, levels concatenated.
     deltas: from anchor to box.
-    anchors: the same for every picture.
+    anchors: the same for every image.
     shapes: height and width of each level.
     """
 
@@ -75,7 +75,7 @@ def dense_losses(head: DenseHead, output: DenseOutput, batch: Batch, config: Den
     count = shared_count(gt >= 0)
     return {
         "class": config.class_weight * focal_loss(output.logits, labels, gt >= NEGATIVE, count, config.focal),
-        "box": localisation_loss(output.deltas, anchors, gt_boxes, gt >= 0, count, config.box_loss),
+        "box": localization_loss(output.deltas, anchors, gt_boxes, gt >= 0, count, config.box_loss),
     }
 
 

@@ -1,6 +1,6 @@
 """Depthwise convolutions whose gradients are quick on a CPU.
 
-oneDNN has fast kernels for a depthwise convolution's forward pass, and for its gradients where the kernel is 3×3 and,
+oneDNN has fast kernels for a depthwise convolution's forward pass, and for its gradients where the kernel is 3x3 and,
 in bf16, the stride is 1. The others fall to a reference implementation that takes ten to fifty times as long, which in
 a light backbone is most of a training step. They are put together from the fast ones here; results are the same.
 """

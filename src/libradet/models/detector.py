@@ -1,4 +1,4 @@
-"""The road from pictures to losses or detections."""
+"""The road from images to losses or detections."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -31,10 +31,10 @@ WIDE_VECTORS = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class Detector(nn.Module):
-    """Backbone → pyramid → balanced pyramid → heads: which ones, ``config`` says.
+    """Backbone -> pyramid -> balanced pyramid -> heads: which ones, ``config`` says.
 
     Called with a batch, gives a dictionary of losses in training mode and :class:`Detections` in
-    evaluation mode; boxes are in pixels of the batch's (resized) pictures.
+    evaluation mode; boxes are in pixels of the batch's (resized) images.
 
     Args:
         config: what to build.
@@ -67,12 +67,12 @@ class Detector(nn.Module):
 
     @property
     def class_names(self) -> list[str]:
-        """Names of labels 0..C−1; proposals are all objects."""
+        """Names of labels 0..C-1; proposals are all objects."""
         return ["object"] if self.config.proposes else list(self.config.class_names)
 
     @property
     def category_ids(self) -> list[int]:
-        """The training data set's own ids of labels 0..C−1; 1..C if they are not known."""
+        """The training dataset's own ids of labels 0..C-1; 1..C if they are not known."""
         if self.config.proposes:
             return [1]
         return list(self.config.category_ids) or list(range(1, self.config.num_classes + 1))
@@ -90,7 +90,7 @@ class Detector(nn.Module):
 
     @property
     def image_size(self) -> Size:
-        """(short, long) side to which pictures are resized."""
+        """(short, long) side to which images are resized."""
         return self.config.image.size
 
     @property
@@ -115,11 +115,11 @@ class Detector(nn.Module):
 
     @property
     def proposals_wanted(self) -> int:
-        """Boxes of a picture that are looked at, best first; 0 if the detector looks for objects itself."""
+        """Boxes of an image that are looked at, best first; 0 if the detector looks for objects itself."""
         return self.config.roi.test_proposals if self.config.takes_proposals and self.config.roi else 0
 
-    def normalise(self, batch: Batch) -> Float[Tensor, "B 3 H W"]:
-        """Pictures as the backbone wants them, zero in the padding."""
+    def normalize(self, batch: Batch) -> Float[Tensor, "B 3 H W"]:
+        """Images as the backbone wants them, zero in the padding."""
         images = batch.images.flip(1) if self.config.image.channels == "bgr" else batch.images
         images = (images.float() - self.mean) / self.std
         y = torch.arange(images.shape[2], device=images.device) < batch.sizes[:, :1]
@@ -134,7 +134,7 @@ class Detector(nn.Module):
 
     def extract_features(self, batch: Batch) -> list[Float[Tensor, "B C _ _"]]:
         """Pyramid levels, finest first, after balancing."""
-        pyramid = self.pyramid(self.backbone(self.normalise(batch)))
+        pyramid = self.pyramid(self.backbone(self.normalize(batch)))
         return pyramid if self.balance is None else self.balance(pyramid)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]] | Detections:
@@ -191,16 +191,16 @@ class Detector(nn.Module):
         flip: bool = False,
         sizes: Sequence[int | Size] = (),
     ) -> "supervision.Detections | list[supervision.Detections] | Iterator[supervision.Detections]":
-        """Detections of one picture or of many, in pixels of the original; see :mod:`libradet.inference.predictor`.
+        """Detections of one image or of many, in pixels of the original; see :mod:`libradet.inference.predictor`.
 
         Args:
             images: path, PIL image or uint8 RGB array [H, W, 3]; a list of them; a folder or pattern; a video, or
-                anything else that gives pictures one by one, for which the result is an iterator.
+                anything else that gives images one by one, for which the result is an iterator.
             threshold: least score.
             size: (short, long) side to resize to, None for that of training, "original" for no resizing.
-            batch_size: pictures that go through the model together.
+            batch_size: images that go through the model together.
             proposals: boxes [P, 4] to look at, or a list of them, for a detector without rpn.
-            flip, sizes: look several times, also at the mirrored picture and at each of these sizes, see
+            flip, sizes: look several times, also at the mirrored image and at each of these sizes, see
                 :func:`libradet.models.several_views.in_views`.
         """
         from libradet.inference.predictor import predict

@@ -10,9 +10,9 @@ from libradet.models.config import DetectorConfig
 
 
 class LearnedWeights(nn.Module):
-    """A logarithm s of a variance for each loss, from 0 on: a loss L counts exp(−s) · L + s.
+    """A logarithm s of a variance for each loss, from 0 on: a loss L counts exp(-s) * L + s.
 
-    Kendall's own forms, ½ exp(−s) L + ½ s for regression and exp(−s) L + ½ s for classification, are half of that,
+    Kendall's own forms, ½ exp(-s) L + ½ s for regression and exp(-s) L + ½ s for classification, are half of that,
     up to a constant, and the latter with s shifted by ln 2: their minima weigh losses against each other alike.
     Without the factors, training starts from the weights that the configuration gives.
     """

@@ -36,7 +36,7 @@ def class_loss(
 ) -> Float[Tensor, ""]:
     """Softmax cross entropy of the valid samples over ``count``.
 
-    With ``focal``, samples of probability p in their class weigh (1 − p)^γ, times α (background: 1 − α).
+    With ``focal``, samples of probability p in their class weigh (1 - p)^γ, times α (background: 1 - α).
     """
     loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
     if focal is not None:
@@ -60,7 +60,7 @@ def box_loss(
     count: Float[Tensor, ""],
     config: BoxLossConfig,
 ) -> Float[Tensor, ""]:
-    """Localisation loss of the positives, summed over dx, dy, dw, dh, over ``count``."""
+    """Localization loss of the positives, summed over dx, dy, dw, dh, over ``count``."""
     # Padding may hold anything; it is cut out before the loss so that no NaN comes back as a gradient.
     error = (deltas.float() - targets).where(positive[..., None], 0)
     if config.kind == "balanced_l1":
@@ -71,7 +71,7 @@ def box_loss(
     return config.weight * loss.where(positive[..., None], 0).sum() / count
 
 
-def localisation_loss(
+def localization_loss(
     deltas: Float[Tensor, "B S 4"],
     boxes: Float[Tensor, "B S 4"],
     gt_boxes: Float[Tensor, "B S 4"],
@@ -97,7 +97,7 @@ def localisation_loss(
 
 
 def iou_loss(a: Float[Tensor, "*N 4"], b: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
-    """1 − IoU of each pair of boxes."""
+    """1 - IoU of each pair of boxes."""
     left_top, right_bottom = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
     shared = area(torch.cat([left_top, right_bottom], dim=-1))
     return 1 - shared / (area(a) + area(b) - shared).clamp(min=1e-7)
@@ -110,7 +110,7 @@ def iou_prediction_loss(
     positive: Bool[Tensor, "B S"],
     config: IoUConfig,
 ) -> Float[Tensor, ""]:
-    """Smooth L1 of the positives' ``predicted`` IoU, −1..1 for 0..1, mean over positives (IoU-Net, 3.1).
+    """Smooth L1 of the positives' ``predicted`` IoU, -1..1 for 0..1, mean over positives (IoU-Net, 3.1).
 
     Args:
         boxes: whose IoU with ``gt_boxes`` is to be predicted; no gradient goes to them.
@@ -122,7 +122,7 @@ def iou_prediction_loss(
 
 
 def diou_loss(a: Float[Tensor, "*N 4"], b: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
-    """1 − IoU + squared distance of the centres over the squared diagonal around both (Zheng et al., AAAI 2020)."""
+    """1 - IoU + squared distance of the centers over the squared diagonal around both (Zheng et al., AAAI 2020)."""
     around = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
     apart = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
     return iou_loss(a, b) + apart.square().sum(-1) / around.square().sum(-1).clamp(min=1e-7)

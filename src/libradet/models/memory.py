@@ -21,32 +21,32 @@ from libradet.models.detector import Detector
 
 
 class Memory(NamedTuple):
-    """Bytes alive at every moment at which a tensor is made: a line in the number of pictures each.
+    """Bytes alive at every moment at which a tensor is made: a line in the number of images each.
 
     Attributes:
-        first: with one picture.
-        more: what each further picture adds.
+        first: with one image.
+        more: what each further image adds.
     """
 
     first: Int64[ndarray, " T"]
     more: Int64[ndarray, " T"]
 
-    def at(self, pictures: int) -> int:
-        """Most bytes alive at once with so many pictures, at least 1."""
-        return int((self.first + (pictures - 1) * self.more).max())
+    def at(self, images: int) -> int:
+        """Most bytes alive at once with so many images, at least 1."""
+        return int((self.first + (images - 1) * self.more).max())
 
     def largest(self, limit: int) -> int:
-        """The most pictures that fit into ``limit`` bytes, 0 if not even one does."""
+        """The most images that fit into ``limit`` bytes, 0 if not even one does."""
         if self.at(1) > limit:
             return 0
         growing = self.more > 0
         return 1 + int(((limit - self.first[growing]) // self.more[growing]).min())
 
 
-def memory_by_pictures(trace: Callable[[int], list[int]]) -> Memory:
-    """From the bytes alive at every moment with a given number of pictures.
+def memory_by_images(trace: Callable[[int], list[int]]) -> Memory:
+    """From the bytes alive at every moment with a given number of images.
 
-    One picture is like several but for copies that are views then; so lines go through two and three.
+    One image is like several but for copies that are views then; so lines go through two and three.
     """
     two, three = np.array(trace(2), np.int64), np.array(trace(3), np.int64)
     if len(two) != len(three):
@@ -127,7 +127,7 @@ class Alive(TorchDispatchMode):
             if isinstance(t, Tensor) and t.untyped_storage()._cdata not in self._alive:
                 self._begin(t.untyped_storage())
         if func is torch.ops.aten.convolution.default:
-            # Kernels work on copies of the weight in two layouts of their own: what counts where pictures are few.
+            # Kernels work on copies of the weight in two layouts of their own: what counts where images are few.
             self.bytes.append(self._now + 2 * args[1].nbytes)
         return out
 

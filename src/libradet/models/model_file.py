@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from libradet.errors import UserError
-from libradet.files import replacing
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.saved_config import FORMAT, read_config
+from libradet.utils.atomic_io import atomic_write
 
 
 def save_model(model: Detector, path: str | Path) -> None:
@@ -29,7 +29,7 @@ def save_model(model: Detector, path: str | Path) -> None:
 def write_model(state: dict[str, Tensor], config: DetectorConfig, path: str | Path) -> None:
     """Write the state of a detector of this configuration, as :func:`save_model` does."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         save_file(tensors, partial, {"format": FORMAT, "config": json.dumps(asdict(config))})
 
 

@@ -37,6 +37,6 @@ def pixel_statistics(name: str) -> tuple[Statistics, Statistics] | None:
     found = timm.get_pretrained_cfg(IMAGENET_TAGS.get(name, name), allow_unregistered=True)
     if found is None:
         return None
-    # Decimals, so that 0.485 · 255 is 123.675 and not a neighbour.
+    # Decimals, so that 0.485 * 255 is 123.675 and not a neighbor.
     (r, g, b), (dr, dg, db) = ([round(255 * value, 3) for value in values] for values in (found.mean, found.std))
     return (r, g, b), (dr, dg, db)

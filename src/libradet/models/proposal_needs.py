@@ -18,18 +18,18 @@ def check_proposals(config: DetectorConfig, path: str | Path | None) -> None:
 
 
 def check_finder(finder: Finder, path: str | Path | None) -> None:
-    """The same for whatever looks at pictures."""
+    """The same for whatever looks at images."""
     _check(finder.name, bool(finder.proposals_wanted), path)
 
 
 def give(config: DetectorConfig, path: str | Path | None, dataset: Dataset, training: bool) -> GivenProposals | None:
-    """The proposals of a data set for a detector that takes them, None for any other. Raises UserError."""
+    """The proposals of a dataset for a detector that takes them, None for any other. Raises UserError."""
     check_proposals(config, path)
     return None if path is None else give_to_dataset(path, dataset, _limit(config, training))
 
 
 def give_to_finder(finder: Finder, path: str | Path | None, dataset: Dataset) -> GivenProposals | None:
-    """The proposals that are looked at in a data set, None if the finder looks for objects itself. Raises UserError."""
+    """The proposals that are looked at in a dataset, None if the finder looks for objects itself. Raises UserError."""
     check_finder(finder, path)
     return None if path is None else give_to_dataset(path, dataset, finder.proposals_wanted)
 

@@ -14,7 +14,7 @@ BACKBONE_STRIDES = (4, 8, 16, 32)
 
 
 class FeaturePyramid(nn.Module):
-    """Levels of equal width from C2..C5 (or C3..C5): lateral 1×1, top-down sums, 3×3 outputs, extra levels above.
+    """Levels of equal width from C2..C5 (or C3..C5): lateral 1x1, top-down sums, 3x3 outputs, extra levels above.
 
     With ``kind="pafpn"`` a bottom-up path follows the top-down one. The extra levels are P5 subsampled
     (``max_pool``), or strided convolutions on C5 or P5.
@@ -84,7 +84,7 @@ class FeaturePyramid(nn.Module):
         layer = self.extra_convs[i]
         assert isinstance(layer, nn.Conv2d)
         if self.training and x.shape[-2:] == (1, 1):
-            # Of one cell, the kernel's centre is all that counts. oneDNN leaves parts of such a kernel's bf16 gradient
+            # Of one cell, the kernel's center is all that counts. oneDNN leaves parts of such a kernel's bf16 gradient
             # unwritten: whatever lay in memory before.
             return F.conv2d(x, layer.weight[:, :, 1:2, 1:2], layer.bias)
         return layer(x)

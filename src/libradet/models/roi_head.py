@@ -18,19 +18,19 @@ from libradet.inference.detections import Detections
 from libradet.models.anchor_grid import match_objects
 from libradet.models.config import DetectionConfig, RoIAlignConfig, RoIConfig
 from libradet.models.layers import conv
-from libradet.models.loss_terms import class_loss, iou_prediction_loss, localisation_loss, shared_count
+from libradet.models.loss_terms import class_loss, iou_prediction_loss, localization_loss, shared_count
 from libradet.models.rpn import Proposals
 from libradet.models.samples import num_positive_slots, sample, take
 from libradet.models.survivors import survivors
 
 
 class RegionOutput(NamedTuple):
-    """What a second stage says of regions: of all in a row (N is R), or picture by picture (N is B P).
+    """What a second stage says of regions: of all in a row (N is R), or image by image (N is B P).
 
     Attributes:
         logits: of each class, background last.
         deltas: from region to box, of each class or one for all.
-        iou: expected IoU of this box with its object, −1..1 for 0..1; None if the stage does not say.
+        iou: expected IoU of this box with its object, -1..1 for 0..1; None if the stage does not say.
     """
 
     logits: Float[Tensor, "*N C1"]
@@ -39,7 +39,7 @@ class RegionOutput(NamedTuple):
 
 
 class BoxHead(nn.Module):
-    """Shared layers (convolutions, if any, then ``fc1``, …), then class logits (background last) and deltas.
+    """Shared layers (convolutions, if any, then ``fc1``, ...), then class logits (background last) and deltas.
 
     With ``config.iou``, a further layer ``iou``.
     """
@@ -87,9 +87,9 @@ class RegionSamples(NamedTuple):
     """The proposals that a loss sees, positives in the first slots.
 
     Attributes:
-        boxes: xyxy in pixels of the resized picture.
+        boxes: xyxy in pixels of the resized image.
         gt: row of the ground truth that each stands for, negative where none.
-        labels: 0..C−1, background C.
+        labels: 0..C-1, background C.
         valid: whether the slot is filled.
         positive: whether it holds a positive.
         added: whether it is a ground truth that was added to the proposals.
@@ -117,7 +117,7 @@ def given_proposals(batch: Batch) -> Proposals:
 def pool(
     pyramid: Sequence[Tensor], boxes: Tensor, valid: Tensor, strides: Sequence[int], config: RoIAlignConfig
 ) -> Float[Tensor, "R C size size"]:
-    """RoIAlign of every picture's boxes from the levels that the second stage reads."""
+    """RoIAlign of every image's boxes from the levels that the second stage reads."""
     return pyramid_roi_align(
         pyramid[: config.levels],
         boxes,
@@ -134,7 +134,7 @@ def pool(
 def judge(
     head: BoxHead, pyramid: Sequence[Tensor], boxes: Tensor, valid: Tensor, strides: Sequence[int], config: RoIConfig
 ) -> RegionOutput:
-    """What the head says of every picture's boxes."""
+    """What the head says of every image's boxes."""
     output = head(pool(pyramid, boxes, valid, strides, config.align))
     iou = None if output.iou is None else output.iou.unflatten(0, valid.shape)
     return RegionOutput(output.logits.unflatten(0, valid.shape), output.deltas.unflatten(0, valid.shape), iou)
@@ -182,7 +182,7 @@ def region_losses(
     deltas, gt_boxes = of_class(output.deltas[:, :slots], labels), take(batch.boxes, gt)
     losses = {
         "class": config.class_weight * class_loss(output.logits, samples.labels, samples.valid, count, config.focal),
-        "box": localisation_loss(deltas, boxes, gt_boxes, positive, count, config.box_loss, config.box_std),
+        "box": localization_loss(deltas, boxes, gt_boxes, positive, count, config.box_loss, config.box_std),
     }
     if output.iou is not None and config.iou is not None:
         refined = clip(decode(boxes, deltas.detach(), config.box_std), batch.sizes)

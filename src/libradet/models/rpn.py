@@ -14,14 +14,14 @@ from libradet.geometry.suppression import suppress
 from libradet.inference.detections import Detections
 from libradet.models.anchor_grid import AnchorGrid, match_anchors
 from libradet.models.config import DetectionConfig, ProposalConfig, RPNConfig
-from libradet.models.loss_terms import localisation_loss, objectness_loss, shared_count
+from libradet.models.loss_terms import localization_loss, objectness_loss, shared_count
 from libradet.models.ranking import best, rank
 from libradet.models.samples import num_positive_slots, sample, take
 
 
 class Proposals(NamedTuple):
     """Attributes:
-    boxes: xyxy in pixels of the resized picture, by falling score.
+    boxes: xyxy in pixels of the resized image, by falling score.
     scores: objectness, 0..1.
     valid: which rows are real.
     """
@@ -35,7 +35,7 @@ class RPNOutput(NamedTuple):
     """Attributes:
     logits: objectness of every anchor, levels concatenated.
     deltas: from anchor to box.
-    anchors: the same for every picture.
+    anchors: the same for every image.
     shapes: height and width of each level.
     """
 
@@ -119,7 +119,7 @@ def rpn_losses(
     count = shared_count(samples.valid)
     return {
         "rpn_class": objectness_loss(take(output.logits, samples.index), samples.positive, samples.valid, count),
-        "rpn_box": localisation_loss(
+        "rpn_box": localization_loss(
             take(output.deltas, index), take(anchors, index), gt_boxes, positive, count, config.box_loss
         ),
     }

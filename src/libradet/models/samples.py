@@ -78,7 +78,7 @@ def _plain_priority(candidates: Tensor, kind: str, hardness: Tensor | None) -> T
 
 
 def take(values: Tensor, index: Int[Tensor, "B S"]) -> Tensor:
-    """Rows of ``values`` [B, N] or [B, N, X] at ``index``, per picture; negative indices give row 0."""
+    """Rows of ``values`` [B, N] or [B, N, X] at ``index``, per image; negative indices give row 0."""
     index = index.clamp(min=0)
     if values.dim() == 3:
         return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))

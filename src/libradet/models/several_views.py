@@ -1,4 +1,4 @@
-"""A detector that looks at every picture several times."""
+"""A detector that looks at every image several times."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,14 +24,14 @@ def in_views(model: Finder, flip: bool = False, sizes: Sequence[int | Size] = ()
         size: the only one to resize to.
 
     Raises:
-        UserError: ``size`` beside ``sizes``, a size is none, or the model resizes pictures itself.
+        UserError: ``size`` beside ``sizes``, a size is none, or the model resizes images itself.
     """
     if not flip and not sizes:
         return model
     if sizes and size is not None:
         raise UserError("one size and several exclude each other: add it to the others (--scales, sizes), or drop them")
     if sizes and model.image_size == "original":
-        raise UserError(f"this {model.name} resizes pictures itself: leave --scales out, or load what it was made from")
+        raise UserError(f"this {model.name} resizes images itself: leave --scales out, or load what it was made from")
     config = getattr(model, "config", None)
     if not isinstance(config, DetectorConfig):
         return Views(model, flip, sizes)

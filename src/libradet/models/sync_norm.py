@@ -12,7 +12,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose statistics are those of all processes, on devices where torch has none (CPU, gloo)."""
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Normalised input; running statistics move by those of the joint batch."""
+        """Normalized input; running statistics move by those of the joint batch."""
         if not self.training:
             return super().forward(input)
         x = input if input.dtype == torch.float64 else input.float()
@@ -20,13 +20,13 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         dist.all_reduce(count)
         mean = all_reduce(x.sum((0, 2, 3))) / count
         # A second round for the variance: sum of squares minus square of sums would lose half of the digits.
-        centred = x - mean[:, None, None]
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        centerd = x - mean[:, None, None]
+        variance = all_reduce(centerd.square().sum((0, 2, 3))) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         scale = torch.rsqrt(variance + self.eps)
         if self.affine:
             scale = scale * self.weight
-        output = centred * scale[:, None, None]
+        output = centerd * scale[:, None, None]
         return (output + self.bias[:, None, None] if self.affine else output).to(input.dtype)
 
     @torch.no_grad()
@@ -45,11 +45,11 @@ class SyncedBatchNormAct2d(SyncedBatchNorm2d):
     act: nn.Module
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Normalised and activated input."""
+        """Normalized and activated input."""
         return self.act(self.drop(super().forward(input)))
 
 
-def synchronise_norms(model: nn.Module, on_gpu: bool) -> nn.Module:
+def synchronize_norms(model: nn.Module, on_gpu: bool) -> nn.Module:
     """Make every batch norm that trains take its statistics over all processes; others stay as they are."""
     if on_gpu:
         return _replace_on_gpu(model)

@@ -27,7 +27,7 @@ IOU_LAYER = re.compile(r"roi\.(\d+\.)?iou\.")
 
 
 def follow(config: DetectorConfig, trained: DetectorConfig) -> DetectorConfig:
-    """``config`` with pictures, backbone and conventions of the detector whose weights it is to start from.
+    """``config`` with images, backbone and conventions of the detector whose weights it is to start from.
 
     Which parts it has, what it is balanced by, and how it is trained stay its own.
     """

@@ -144,9 +144,9 @@ def make_config(
         name: one of ``MODELS``.
         backbone: a timm model with features; the entry's own if None.
         weights: None trains everything from random values; ``"imagenet"`` freezes the stem, the first
-            stage and the norms' statistics, and normalises pictures as those weights want it, as do a backbone's
+            stage and the norms' statistics, and normalizes images as those weights want it, as do a backbone's
             weights from a file; of a saved model (its path, or a trained detector's configuration)
-            pictures, backbone and conventions are taken over, see :func:`libradet.models.transfer.follow`.
+            images, backbone and conventions are taken over, see :func:`libradet.models.transfer.follow`.
 
     Raises:
         UserError: unknown name, with the nearest one.

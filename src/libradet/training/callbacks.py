@@ -1,4 +1,4 @@
-"""What a run reads from its steps, and shows of its pictures."""
+"""What a run reads from its steps, and shows of its images."""
 
 from pathlib import Path
 from time import monotonic
@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from libradet.evaluation.sheets import picture_sheet
+from libradet.evaluation.sheets import image_sheet
 from libradet.inference.drawing import save
 from libradet.training.module import DetectorModule, Measured
 
@@ -16,12 +16,12 @@ SHOWN_FROM = 0.3
 
 
 class LossLogging(pl.Callback):
-    """Hands mean losses, learning rate and pictures per second to all loggers every few steps.
+    """Hands mean losses, learning rate and images per second to all loggers every few steps.
 
     Lightning's own way logs the losses of single steps, and waits for the device to read them.
 
     Args:
-        every: optimiser steps between two rows; the last step of an epoch has one, too.
+        every: optimizer steps between two rows; the last step of an epoch has one, too.
     """
 
     def __init__(self, every: int) -> None:
@@ -48,8 +48,8 @@ class LossLogging(pl.Callback):
         stepped = trainer.global_step > self._step
         self._step = trainer.global_step
         if stepped and (self._step % self._every == 0 or batch_idx + 1 == module.batches_per_epoch):
-            pictures = self._batches * module.config.batch_size * trainer.world_size
-            self._rate = pictures / max(monotonic() - self._since, 1e-9)
+            images = self._batches * module.config.batch_size * trainer.world_size
+            self._rate = images / max(monotonic() - self._since, 1e-9)
             self._log(trainer)
             self._batches, self._since = 0, monotonic()
 
@@ -76,13 +76,13 @@ def _means(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 class SampleSheets(pl.Callback):
-    """Draws a few validation pictures with what was found beside what is there, after every validation.
+    """Draws a few validation images with what was found beside what is there, after every validation.
 
-    Stands before averaging of weights among the callbacks, so that the pictures show the weights that were measured.
+    Stands before averaging of weights among the callbacks, so that the images show the weights that were measured.
 
     Args:
         folder: of the run.
-        count: pictures.
+        count: images.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
@@ -95,7 +95,7 @@ class SampleSheets(pl.Callback):
         if not (self._count and trainer.is_global_zero and data.val_set) or trainer.sanity_checking:
             return
         options = {"count": self._count, "threshold": SHOWN_FROM, "proposals": data.val_proposals}
-        page = picture_sheet(module.detector, data.val_set, **options)
+        page = image_sheet(module.detector, data.val_set, **options)
         save(page, sample_path(self._folder, module.epoch_of_last_batch))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -105,5 +105,5 @@ class SampleSheets(pl.Callback):
 
 
 def sample_path(folder: Path, epoch: int) -> Path:
-    """Where the pictures after ``epoch`` (from 0) are."""
+    """Where the images after ``epoch`` (from 0) are."""
     return folder / SAMPLES / f"epoch_{epoch + 1:03}.png"

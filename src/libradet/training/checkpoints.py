@@ -18,7 +18,6 @@ from torch import Tensor
 
 from libradet.errors import UserError
 from libradet.evaluation.coco_metrics import Metrics
-from libradet.files import replacing, write_json
 from libradet.models.config import DetectorConfig
 from libradet.models.model_file import write_model
 from libradet.training.callbacks import sample_path
@@ -26,6 +25,7 @@ from libradet.training.module import Measured
 from libradet.training.settings import TrainConfig
 from libradet.training.standing import LAST, PREVIOUS, read_checkpoint
 from libradet.training.stopping import AgreedError, Agreement, Interrupted, SignalWatch, Wish
+from libradet.utils.atomic_io import atomic_write, write_json
 
 if TYPE_CHECKING:
     from libradet.training.module import DetectorModule
@@ -53,7 +53,7 @@ class RunFiles(TorchCheckpointIO):
             write_model(detector_state(checkpoint), self._config, path)
             return
         path = Path(path)
-        with replacing(path) as partial:
+        with atomic_write(path) as partial:
             torch.save(checkpoint, partial)
             if path.name == LAST and path.exists():
                 os.replace(path, path.with_name(PREVIOUS))
@@ -204,7 +204,7 @@ class LastCheckpoint(ModelCheckpoint):
 class BestWeights(ModelCheckpoint):
     """Writes best.safetensors, and what was measured beside it, whenever a validation is the best so far.
 
-    Without validation pictures, and where there is nothing to find in them, the latest weights are the best. Which
+    Without validation images, and where there is nothing to find in them, the latest weights are the best. Which
     were best before, the folder says: a checkpoint that a run goes on from may be older.
 
     Args:
@@ -268,7 +268,7 @@ class BestWeights(ModelCheckpoint):
         epoch = module.epoch_of_last_batch
         write_json(self._folder / METRICS, {"step": module.steps_done, "epoch": epoch + 1} | module.metrics, indent=1)
         if (drawn := sample_path(self._folder, epoch)).exists():
-            with replacing(self._folder / SHEET) as partial:
+            with atomic_write(self._folder / SHEET) as partial:
                 shutil.copyfile(drawn, partial)
         for logger in trainer.loggers:
             logger.after_save_checkpoint(self)

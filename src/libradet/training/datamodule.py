@@ -1,4 +1,4 @@
-"""A data set as Lightning trains on it."""
+"""A dataset as Lightning trains on it."""
 
 import os
 from functools import partial
@@ -12,7 +12,7 @@ from libradet.data.batch import Batch
 from libradet.data.checks.report import Report, merge
 from libradet.data.layouts.formats import choose_split, find_layout
 from libradet.data.loading.augmentation import FLIPPED, Augmentation
-from libradet.data.loading.cache import Kind, PictureCache, cache_bytes
+from libradet.data.loading.cache import ImageCache, Kind, cache_bytes
 from libradet.data.loading.loader import BatchSampler, make_loader
 from libradet.data.loading.transforms import Size
 from libradet.data.proposals.given import GivenProposals
@@ -28,23 +28,23 @@ class DetectorData(pl.LightningDataModule):
     A Trainer that resumes in the middle of an epoch gets the batches that are left of it.
 
     Args:
-        train_set: pictures to train on, or the folder of a data set, in any layout that is recognised.
-        val_set: pictures to measure on; if ``train_set`` is a folder and this is None, those of its split "val".
+        train_set: images to train on, or the folder of a dataset, in any layout that is recognized.
+        val_set: images to measure on; if ``train_set`` is a folder and this is None, those of its split "val".
         size: (short, long) side to resize to.
-        batch_size: pictures per process.
+        batch_size: images per process.
         divisor: canvas sides are multiples of it: ``Detector.divisor``.
-        workers: processes that load pictures, per training process; by the number of cores if None.
+        workers: processes that load images, per training process; by the number of cores if None.
         seed: of order and augmentation.
-        augmentation: of pictures in training.
+        augmentation: of images in training.
         masks: give masks to train on.
-        train_proposals, val_proposals: of the pictures, for a detector without rpn.
-        cache: keep decoded and resized pictures in shared memory ("ram"), or in a file in the Trainer's
+        train_proposals, val_proposals: of the images, for a detector without rpn.
+        cache: keep decoded and resized images in shared memory ("ram"), or in a file in the Trainer's
             ``default_root_dir`` that is deleted at the end ("disk"). Batches are the same. Each training
             process has its own.
-        own_canvas: of validation pictures, see :class:`libradet.models.config.ImageConfig`.
+        own_canvas: of validation images, see :class:`libradet.models.config.ImageConfig`.
 
     Attributes:
-        pictures: rows of those in the latest batch.
+        images: rows of those in the latest batch.
         augmentation: may be set until training starts.
 
     Raises:
@@ -77,17 +77,17 @@ class DetectorData(pl.LightningDataModule):
         self.masks = masks
         self.batch_size, self.size = batch_size, size
         self.cache: Kind | None = cache
-        self._caches: dict[bool, PictureCache] = {}
+        self._caches: dict[bool, ImageCache] = {}
         self._workers = workers
         self.augmentation = augmentation
         self._own_canvas = own_canvas
         self._load = partial(make_loader, size=size, batch_size=batch_size, divisor=divisor, seed=seed)
-        self.pictures: list[int] = []
+        self.images: list[int] = []
         self._train_sampler: BatchSampler | None = None
 
     @property
     def class_names(self) -> list[str]:
-        """Names of labels 0..C−1."""
+        """Names of labels 0..C-1."""
         return self.train_set.class_names
 
     @property
@@ -119,7 +119,7 @@ class DetectorData(pl.LightningDataModule):
         return loader
 
     def val_dataloader(self) -> DataLoader | list:
-        """This process's share of the validation pictures; nothing where there are none."""
+        """This process's share of the validation images; nothing where there are none."""
         if self.val_set is None:
             return []
         trainer = self.trainer
@@ -133,15 +133,15 @@ class DetectorData(pl.LightningDataModule):
         self._train_sampler.set_epoch(epoch)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Note which pictures these are while that costs no waiting for a device."""
-        self.pictures = [] if batch.index is None else batch.index.tolist()
+        """Note which images these are while that costs no waiting for a device."""
+        self.images = [] if batch.index is None else batch.index.tolist()
         return batch
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Copies run beside the computation where the loader pins its memory."""
         return batch.to(device, non_blocking=True)
 
-    def _cached(self, trainer: pl.Trainer, training: bool) -> PictureCache | None:
+    def _cached(self, trainer: pl.Trainer, training: bool) -> ImageCache | None:
         if self.cache is None:
             return None
         if training not in self._caches:
@@ -150,9 +150,9 @@ class DetectorData(pl.LightningDataModule):
             if self.cache == "disk":
                 folder = Path(trainer.default_root_dir)
                 folder.mkdir(parents=True, exist_ok=True)
-                file = folder / f"pictures-{'train' if training else 'val'}-{trainer.global_rank}.cache"
+                file = folder / f"images-{'train' if training else 'val'}-{trainer.global_rank}.cache"
             zoom = self.augmentation.zoom if training else None
-            self._caches[training] = PictureCache(dataset, self.size, file, zoom)
+            self._caches[training] = ImageCache(dataset, self.size, file, zoom)
         return self._caches[training]
 
     def _loader(
@@ -161,7 +161,7 @@ class DetectorData(pl.LightningDataModule):
         processes: int,
         training: bool,
         workers: int | None = None,
-        cache: PictureCache | None = None,
+        cache: ImageCache | None = None,
     ) -> DataLoader:
         asked = self._workers if workers is None else workers
         dataset = self.train_set if training else self.val_set
@@ -188,11 +188,11 @@ def _default_workers(trainer: pl.Trainer | None) -> int:
 def read_splits(
     data: Path, train_split: str = "train", val_split: str = "val", masks: bool = False, train_masks: bool = False
 ) -> tuple[Dataset, Dataset | None, Report]:
-    """Pictures to train on, those to measure on (None if there are none), and what the checks found.
+    """Images to train on, those to measure on (None if there are none), and what the checks found.
 
     Args:
         masks: keep segmentations.
-        train_masks: keep those of the pictures to train on.
+        train_masks: keep those of the images to train on.
 
     Raises:
         UserError: the data cannot be trained on, or a split that was asked for is missing.

@@ -12,8 +12,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from lightning.pytorch.utilities import rank_zero_only
 
 from libradet.errors import UserError
-from libradet.files import replacing
 from libradet.training.settings import TrainConfig
+from libradet.utils.atomic_io import atomic_write
 
 COLUMNS = ("step", "epoch", "lr", "images_per_second", "loss")
 CSV = "metrics.csv"
@@ -30,7 +30,7 @@ class RunCSV(CSVLogger):
     Args:
         folder: the run folder.
         metrics: names of the measured metrics that the file has columns for.
-        step: optimiser steps already done by the run that continues here.
+        step: optimizer steps already done by the run that continues here.
     """
 
     def __init__(self, folder: Path, metrics: Sequence[str], step: int = 0) -> None:
@@ -59,7 +59,7 @@ class RunCSV(CSVLogger):
         self._append({"step": step, "epoch": int(values["epoch"]), **shown})
 
     def has_measured(self, step: int) -> bool:
-        """Whether the weights after ``step`` optimiser steps have been measured."""
+        """Whether the weights after ``step`` optimizer steps have been measured."""
         return any(row["step"] == str(step) and not row.get("loss") for row in self._read()[1])
 
     def log_hyperparams(self, params: Any = None) -> None:
@@ -95,7 +95,7 @@ class RunCSV(CSVLogger):
         columns, rows = self._read()
         if not columns:
             return None
-        with replacing(self._path) as partial, partial.open("w", newline="") as file:
+        with atomic_write(self._path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(row for row in rows if int(row["step"]) <= step)
@@ -106,7 +106,7 @@ class RunEvents(TensorBoardLogger):
     """TensorBoard events in the run folder itself; hyper-parameters are in its config.yaml.
 
     Args:
-        step: optimiser steps already done by the run that continues here; later ones are taken back.
+        step: optimizer steps already done by the run that continues here; later ones are taken back.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:

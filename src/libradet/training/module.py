@@ -23,10 +23,10 @@ from libradet.training.settings import Circumstances, TrainConfig
 
 @dataclass(frozen=True)
 class Measured:
-    """Losses of one batch as numbers, the rows of its pictures in the data set, and what else is to be logged."""
+    """Losses of one batch as numbers, the rows of its images in the dataset, and what else is to be logged."""
 
     losses: dict[str, float]
-    pictures: list[int]
+    images: list[int]
     beside: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -53,7 +53,7 @@ class LossWatch:
         self._arrived: list[Measured] = []
 
     def put(
-        self, losses: dict[str, Tensor], pictures: list[int], beside: Mapping[str, Float[Tensor, ""]] | None = None
+        self, losses: dict[str, Tensor], images: list[int], beside: Mapping[str, Float[Tensor, ""]] | None = None
     ) -> None:
         """Hand in the losses of a batch, and other numbers that are to be logged with them."""
         everything = [*losses.items(), *(beside or {}).items()]
@@ -65,19 +65,19 @@ class LossWatch:
             event = torch.cuda.Event()
             event.record()
             values = pinned
-        self._waiting.append(([name for name, _ in everything], values, event, pictures, len(losses)))
+        self._waiting.append(([name for name, _ in everything], values, event, images, len(losses)))
 
     def poll(self, wait: bool = False) -> None:
         """Read what the device has finished; with ``wait``, everything handed in."""
         while self._waiting:
-            names, values, event, pictures, number = self._waiting[0]
+            names, values, event, images, number = self._waiting[0]
             if event is not None and not event.query():
                 if not wait:
                     return
                 event.synchronize()
             self._waiting.popleft()
             pairs = list(zip(names, values.tolist(), strict=True))
-            measured = Measured(dict(pairs[:number]), pictures, dict(pairs[number:]))
+            measured = Measured(dict(pairs[:number]), images, dict(pairs[number:]))
             self._arrived.append(measured)
             self.latest = measured
             if self.failure is None and not measured.finite:
@@ -91,13 +91,13 @@ class LossWatch:
 
 
 class DetectorModule(pl.LightningModule):
-    """Steps, optimiser, random state and validation of a run; goes with :class:`DetectorData`.
+    """Steps, optimizer, random state and validation of a run; goes with :class:`DetectorData`.
 
     Nothing random survives a step: order and augmentation come from (seed, epoch), sampling is seeded
     anew for every batch. So where a run stands is one number, ``batches_done``, and a Trainer that
     resumes from its checkpoint in the middle of an epoch goes on as if it had never stopped.
 
-    Logged are ``train/loss`` and its terms at every step, and COCO's numbers as ``val/AP``, ``val/AP50``, … after
+    Logged are ``train/loss`` and its terms at every step, and COCO's numbers as ``val/AP``, ``val/AP50``, ... after
     every validation, for callbacks to monitor.
 
     Args:
@@ -131,7 +131,7 @@ class DetectorModule(pl.LightningModule):
 
     @property
     def steps_done(self) -> int:
-        """Optimiser steps behind the weights; also outside of training, when they come from a checkpoint."""
+        """Optimizer steps behind the weights; also outside of training, when they come from a checkpoint."""
         return self.trainer.global_step or self._steps_before
 
     @property
@@ -140,7 +140,7 @@ class DetectorModule(pl.LightningModule):
         return max(0, self.batches_done - 1) // self.batches_per_epoch
 
     def configure_optimizers(self) -> Any:
-        """The optimiser; its schedule advances with every optimiser step."""
+        """The optimizer; its schedule advances with every optimizer step."""
         trainer = self.trainer
         config = replace(self.config, accumulate=trainer.accumulate_grad_batches)
         if trainer.max_steps > 0:
@@ -165,7 +165,7 @@ class DetectorModule(pl.LightningModule):
         """The sum of all losses."""
         losses = self.detector(batch)
         weights = self.detector.loss_weights
-        self.watch.put(losses, self.data.pictures, None if weights is None else weights.by_name())
+        self.watch.put(losses, self.data.images, None if weights is None else weights.by_name())
         total = torch.stack(list(losses.values())).sum()
         # Loggers get means over several steps, which are read without waiting for the device.
         terms = {"train/loss": total, **{f"train/loss_{name}": value for name, value in losses.items()}}
@@ -179,7 +179,7 @@ class DetectorModule(pl.LightningModule):
         self.zero_grad()
 
     def on_validation_start(self) -> None:
-        """Measure on the validation pictures of :class:`DetectorData`."""
+        """Measure on the validation images of :class:`DetectorData`."""
         data = self.data
         assert data.val_set is not None
         self._evaluator, _ = evaluator_of(self.detector, data.val_set)

@@ -15,7 +15,6 @@ from libradet.data.proposals.given import GivenProposals
 from libradet.data.records import Dataset
 from libradet.data.segmentations import require_masks
 from libradet.errors import UserError
-from libradet.files import replacing
 from libradet.interop.loading import start_from
 from libradet.models.config import DetectorConfig
 from libradet.models.create import create_model
@@ -23,13 +22,14 @@ from libradet.models.detector import Detector
 from libradet.models.precision import choose_precision
 from libradet.models.proposal_needs import check_proposals, give
 from libradet.models.recompute import recompute_blocks
-from libradet.models.sync_norm import synchronise_norms
+from libradet.models.sync_norm import synchronize_norms
 from libradet.models.zoo import make_config
-from libradet.quiet import quietly
 from libradet.training.datamodule import DetectorData, read_splits
 from libradet.training.recipe import augmentation_of, depth_of_parameters, resolve
 from libradet.training.settings import CONFIG, Circumstances, TrainConfig, check
 from libradet.training.standing import LAST, PREVIOUS, Standing, circumstances, read_standing
+from libradet.utils.atomic_io import atomic_write
+from libradet.utils.warnings_filter import silence_loggers
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Plan:
 
     Attributes:
         config: resolved.
-        data: pictures, and their proposals if the model is given some.
+        data: images, and their proposals if the model is given some.
         report: what the check of the data found.
         batches_per_epoch: of each process.
         standing: where the run continues.
@@ -108,14 +108,14 @@ def prepare(
     now = circumstances(config, train_set, val_set)
     standing = read_standing(folder, now, train_set, val_set) if resume else Standing()
     if config.world_size > 1:
-        synchronise_norms(model, on_gpu)
+        synchronize_norms(model, on_gpu)
     data = _data(config, model, train_set, val_set, given, val_given)
     if config.cache:
         check_room(config.cache, data.cache_bytes * config.devices, folder)
     batches = data.batches_of(config.world_size)
     if batches == 0:
         raise UserError(
-            f"{config.data}: {len(train_set)} training pictures do not fill one batch of {config.batch_size} for each "
+            f"{config.data}: {len(train_set)} training images do not fill one batch of {config.batch_size} for each "
             f"of {config.world_size} processes; lower --batch_size"
         )
     precision, why = choose_precision(config.precision, "cuda" if on_gpu else "cpu")
@@ -147,13 +147,13 @@ def _build(
     if isinstance(detector, Detector):
         if detector.class_names != class_names:
             raise UserError(
-                f"the model knows {', '.join(detector.class_names)}, the data set has {', '.join(class_names)}: "
+                f"the model knows {', '.join(detector.class_names)}, the dataset has {', '.join(class_names)}: "
                 "give the model's file as weights instead, which keeps all but the last layers"
             )
         return detector.train()
     # A run that continues takes its weights from its checkpoint.
     weights, lost = start_from(None if trained else config.weights, config.allow_partial)
-    with quietly("huggingface_hub"):
+    with silence_loggers("huggingface_hub"):
         model = create_model(
             config.model,
             backbone=config.backbone,
@@ -219,7 +219,7 @@ def choose_folder(config: TrainConfig, backbone: str) -> Path:
 def write_config(folder: Path, config: TrainConfig, detector: DetectorConfig) -> None:
     """Write all fields, so that the file alone repeats the run; where it goes is left to the next run."""
     tree = asdict(replace(config, out=None)) | {"detector": asdict(detector)}
-    with replacing(folder / CONFIG) as partial:
+    with atomic_write(folder / CONFIG) as partial:
         partial.write_text(yaml.safe_dump(_plain(tree), sort_keys=False, allow_unicode=True))
 
 

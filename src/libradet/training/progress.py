@@ -28,7 +28,7 @@ class _Bar(CustomProgress):
 
 
 class RunProgress(RichProgressBar):
-    """Lightning's bar, for the whole run instead of one epoch, with losses, pictures per second and time left.
+    """Lightning's bar, for the whole run instead of one epoch, with losses, images per second and time left.
 
     Where there is no terminal it writes a line now and then.
 
@@ -69,7 +69,7 @@ class RunProgress(RichProgressBar):
             self.step(module.batches_done, trainer.current_epoch + 1, module.watch.latest.losses, rate / seconds)
 
     def step(self, done: int, epoch: int, losses: dict[str, float], rate: float) -> None:
-        """After a batch: ``done`` batches of the run, in ``epoch`` (from 1), pictures per second."""
+        """After a batch: ``done`` batches of the run, in ``epoch`` (from 1), images per second."""
         terms = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         loss, speed = f"loss {sum(losses.values()):.3f} ({terms})", f"{rate:.1f} images/s"
         if isinstance(self.progress, _Bar) and self.train_progress_bar_id is not None:

@@ -1,4 +1,4 @@
-"""Optimiser, schedule and augmentation: everything a function of the configuration and the number of the step."""
+"""Optimizer, schedule and augmentation: everything a function of the configuration and the number of the step."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from libradet.models.stages import STAGES, stage_of_parameters
 from libradet.training.settings import TrainConfig
 
 LR_PER_16 = {"sgd": 0.02, "adamw": 1e-4}
-"""Peak learning rate for 16 pictures per step: of the paper (4.1), and of Swin's detectors (Liu et al., 2021, 4.2)."""
+"""Peak learning rate for 16 images per step: of the paper (4.1), and of Swin's detectors (Liu et al., 2021, 4.2)."""
 
 WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.05}
 """From the same places."""
 
 
 def steps_per_epoch(config: TrainConfig, batches_per_epoch: int) -> int:
-    """Optimiser steps per epoch; the last one may hold fewer batches than ``accumulate``."""
+    """Optimizer steps per epoch; the last one may hold fewer batches than ``accumulate``."""
     return ceil(batches_per_epoch / config.accumulate)
 
 
 def total_steps(config: TrainConfig, batches_per_epoch: int) -> int:
-    """Optimiser steps of the whole run."""
+    """Optimizer steps of the whole run."""
     steps = config.epochs * steps_per_epoch(config, batches_per_epoch)
     return steps if config.max_steps is None else min(steps, config.max_steps)
 
@@ -45,17 +45,17 @@ def resolve(config: TrainConfig, batches_per_epoch: int) -> TrainConfig:
 
 
 def usual_lr(config: TrainConfig) -> float:
-    """Peak learning rate for the pictures of a step.
+    """Peak learning rate for the images of a step.
 
     That of SGD grows with their number (Goyal et al., 2017), that of AdamW, whose steps are divided by the gradient's
     own deviation, with its square root (Malladi et al., NeurIPS 2022).
     """
-    more = config.pictures_per_step / 16
+    more = config.images_per_step / 16
     return LR_PER_16[config.optimizer] * (more if config.optimizer == "sgd" else sqrt(more))
 
 
 def augmentation_of(config: TrainConfig, batches_per_epoch: int | None = None) -> Augmentation:
-    """What happens to training pictures; without ``batches_per_epoch``, before ``plain_epochs`` can be counted."""
+    """What happens to training images; without ``batches_per_epoch``, before ``plain_epochs`` can be counted."""
     mixed = None
     if config.plain_epochs and batches_per_epoch is not None:
         steps = total_steps(config, batches_per_epoch)
@@ -68,7 +68,7 @@ def lr_factor(step: int, warmup: int, warmup_from: float, drops: Sequence[int], 
     """Learning rate of a step as a fraction of its peak.
 
     Args:
-        step: number of optimiser steps already done.
+        step: number of optimizer steps already done.
         warmup: steps over which the rate grows linearly from ``warmup_from``.
         drops: steps, rising, from which on the rate is multiplied by ``gamma`` once more.
     """
@@ -135,7 +135,7 @@ def _decays(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig, batches_per_epoch: int) -> tuple[Optimizer, LambdaLR]:
-    """Optimiser and schedule, for a resolved configuration. Raises UserError as :func:`depth_of_parameters` does."""
+    """Optimizer and schedule, for a resolved configuration. Raises UserError as :func:`depth_of_parameters` does."""
     assert config.lr is not None, "not resolved"
     assert config.weight_decay is not None, "not resolved"
     groups, common = parameter_groups(model, config), {"lr": config.lr, "weight_decay": config.weight_decay}
@@ -146,7 +146,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, batches_per_epoch: in
 
 
 def factor_of(config: TrainConfig, batches_per_epoch: int, step: int) -> float:
-    """Learning rate after ``step`` optimiser steps as a fraction of its peak, for a resolved configuration."""
+    """Learning rate after ``step`` optimizer steps as a fraction of its peak, for a resolved configuration."""
     assert config.warmup is not None, "not resolved"
     assert config.steps is not None, "not resolved"
     if config.schedule == "cosine":

@@ -20,7 +20,6 @@ from libradet.evaluation.tables import show
 from libradet.models.compiling import compile_in_place
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
-from libradet.quiet import quietly
 from libradet.training.callbacks import LossLogging, SampleSheets
 from libradet.training.checkpoints import BEST, METRICS, SHEET, BestWeights, LastCheckpoint, RunFiles, read_measured
 from libradet.training.loggers import RunCSV, check_loggers, make_loggers
@@ -31,6 +30,7 @@ from libradet.training.recipe import total_steps
 from libradet.training.settings import TrainConfig
 from libradet.training.stopping import Interrupted, SignalWatch
 from libradet.training.troubles import told
+from libradet.utils.warnings_filter import silence_loggers
 
 CURVES = "curves.png"
 OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
@@ -72,7 +72,7 @@ def train(
     check_loggers(config.logger)
     first = is_first_process()
     console = (console or Console()) if first else Console(quiet=True)
-    plan = prepare(config, detector, resume, lambda report: console.print(report.render(f"Data set {config.data}")))
+    plan = prepare(config, detector, resume, lambda report: console.print(report.render(f"Dataset {config.data}")))
     console.print(summary(plan))
     with told(plan.folder, plan.config.world_size):
         _run(plan, list(callbacks), list(loggers), console, first)
@@ -84,7 +84,7 @@ def _run(plan: Plan, callbacks: list[pl.Callback], loggers: list[Logger], consol
         plan.folder.mkdir(parents=True, exist_ok=True)
         write_config(plan.folder, plan.config, plan.detector.config)
     names = (*STANDARD, *MASK_STANDARD) if plan.detector.config.mask else STANDARD
-    with quietly("lightning.pytorch", "lightning.fabric", "mlflow"):
+    with silence_loggers("lightning.pytorch", "lightning.fabric", "mlflow"):
         made = make_loggers(plan.config, plan.folder, names, plan.standing.steps)
         module = DetectorModule(plan.detector, plan.config, plan.circumstances)
         _catch_up(plan, module, made, console)
@@ -189,11 +189,11 @@ def _catch_up(plan: Plan, module: DetectorModule, loggers: list[Logger], console
 
 def _describe(plan: Plan, failure: Measured, step: int) -> str:
     terms = ", ".join(f"{name} {value:g}" for name, value in failure.losses.items())
-    names = ", ".join(plan.data.train_set.pictures[i].path.name for i in failure.pictures)
+    names = ", ".join(plan.data.train_set.images[i].path.name for i in failure.images)
     what = "weights are" if failure.finite else "the loss is"
     return (
-        f"{what} not finite any more (step {step}: {terms}); pictures in the batch: {names}\n"
-        "Look at these pictures and their boxes, lower --lr, or lengthen --warmup; last.ckpt is from before."
+        f"{what} not finite any more (step {step}: {terms}); images in the batch: {names}\n"
+        "Look at these images and their boxes, lower --lr, or lengthen --warmup; last.ckpt is from before."
     )
 
 
@@ -211,10 +211,10 @@ def _finish(plan: Plan, console: Console, first: bool) -> TrainResult:
 
 
 def summary(plan: Plan) -> Table:
-    """Model, pictures, precision, schedule and folder of a run."""
+    """Model, images, precision, schedule and folder of a run."""
     lines = {
         "model": _model(plan),
-        "pictures": _pictures(plan),
+        "images": _images(plan),
         **_proposals(plan),
         **_augmentation(plan),
         **_cache(plan),
@@ -246,34 +246,34 @@ def _model(plan: Plan) -> str:
     return f"{config.model} on {config.backbone}, {trained:.1f} of {total:.1f} M parameters trained, {start}"
 
 
-def _pictures(plan: Plan) -> str:
+def _images(plan: Plan) -> str:
     config = plan.config
     short, long = plan.detector.config.image.size
     where = f"{config.world_size} {'GPU' if plan.on_gpu else 'CPU'} process{'es' if config.world_size > 1 else ''}"
-    return f"short side {short}, long side at most {long}; {config.pictures_per_step} per step on {where}"
+    return f"short side {short}, long side at most {long}; {config.images_per_step} per step on {where}"
 
 
 def _proposals(plan: Plan) -> dict[str, str]:
     given = [g for g in (plan.data.train_proposals, plan.data.val_proposals) if g is not None]
-    files = dict.fromkeys(f"{g.file.path} (the best {g.count} of a picture)" for g in given)
+    files = dict.fromkeys(f"{g.file.path} (the best {g.count} of an image)" for g in given)
     return {"proposals": ", ".join(files)} if files else {}
 
 
 def _cache(plan: Plan) -> dict[str, str]:
     kind, each = plan.data.cache, in_words(plan.data.cache_bytes)
     where = {"ram": "in shared memory", "disk": "in the run folder, deleted at the end"}
-    return {"cache": f"{each} of pictures for each process, {where[kind]}"} if kind else {}
+    return {"cache": f"{each} of images for each process, {where[kind]}"} if kind else {}
 
 
 def _augmentation(plan: Plan) -> dict[str, str]:
-    """What happens to pictures beside the usual flip."""
+    """What happens to images beside the usual flip."""
     config, augment = plan.config, plan.data.augmentation
     mixed = f" until epoch {augment.mixed_epochs}" if augment.mixed_epochs is not None else ""
     said = [
         *([f"scale × {augment.scale_jitter[0]:g} to {augment.scale_jitter[1]:g}"] if augment.scale_jitter else []),
         *([f"mosaic {config.mosaic:g}{mixed}"] if config.mosaic else []),
         *([f"copy-paste {config.copy_paste:g}{mixed}"] if config.copy_paste else []),
-        *([f"colour ± {config.color_jitter:g}"] if config.color_jitter else []),
+        *([f"color ± {config.color_jitter:g}"] if config.color_jitter else []),
     ]
     return {"augmented": ", ".join([f"flip {config.flip:g}", *said])} if said else {}
 

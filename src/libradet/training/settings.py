@@ -14,7 +14,7 @@ class TrainConfig:
     """A training run; what is None is filled in from the data and the number of devices, and said.
 
     Args:
-        data: folder with pictures and annotations.
+        data: folder with images and annotations.
         model: name in the zoo (`libradet models`).
         backbone: any timm model with features at strides 4 to 32; the zoo entry's own if null.
         weights: none (random), imagenet (for the backbone), or the path of a saved model or of a checkpoint of
@@ -25,12 +25,12 @@ class TrainConfig:
         val_split: split to measure on, if the data has it.
         proposals: for a model without rpn, file of proposals, or folder with one for each split.
         val_proposals: file of those to measure on, if it is another.
-        epochs: passes over the training pictures.
-        max_steps: stop after this many optimiser steps.
-        batch_size: pictures per process and step.
-        accumulate: batches whose gradients are added up for one optimiser step.
+        epochs: passes over the training images.
+        max_steps: stop after this many optimizer steps.
+        batch_size: images per process and step.
+        accumulate: batches whose gradients are added up for one optimizer step.
         optimizer: sgd with momentum, or adamw.
-        lr: peak learning rate. If null, of sgd 0.02 for 16 pictures per step, scaled linearly (Goyal et al., 2017), of
+        lr: peak learning rate. If null, of sgd 0.02 for 16 images per step, scaled linearly (Goyal et al., 2017), of
             adamw 0.0001 for 16 (Swin Transformer, Liu et al., 2021), scaled with the square root (Malladi et al.,
             2022).
         momentum: of SGD.
@@ -38,9 +38,9 @@ class TrainConfig:
         decay_norm_bias: whether norms and biases decay too.
         layer_decay: learning rates fall by this factor from each stage of the backbone to the one before it, beginning
             with the last, and once more to the stem (as in BEiT, Bao et al., 2022); the same rate everywhere if null.
-        schedule: of the learning rate after warm-up. It falls in steps, or at each step of the optimiser along a
+        schedule: of the learning rate after warm-up. It falls in steps, or at each step of the optimizer along a
             cosine (SGDR without restarts, Loshchilov & Hutter, 2017) to final_lr at the end of the run.
-        warmup: optimiser steps of linear warm-up; 500, at most a tenth of the run, if null.
+        warmup: optimizer steps of linear warm-up; 500, at most a tenth of the run, if null.
         warmup_from: fraction of lr at which warm-up starts.
         steps: with schedule steps, epochs after which lr is multiplied by gamma; 2/3 and 11/12 of the run if null.
         gamma: see steps.
@@ -53,27 +53,27 @@ class TrainConfig:
         devices: processes per machine, one per GPU where there are any.
         nodes: machines.
         strategy: auto is ddp as soon as there are several processes.
-        workers: processes that load pictures, per training process; by the number of cores if null.
-        cache: keep decoded and resized pictures for the next epochs, in shared memory (ram) or in a file in the run
+        workers: processes that load images, per training process; by the number of cores if null.
+        cache: keep decoded and resized images for the next epochs, in shared memory (ram) or in a file in the run
             folder (disk, deleted at the end); each process keeps its own, and the size is said before.
         seed: of weights, order, augmentation and sampling.
         flip: probability of a horizontal flip.
-        scale_jitter: resize pictures by a random factor between these two, such as [0.1, 2], and cut a random part out
+        scale_jitter: resize images by a random factor between these two, such as [0.1, 2], and cut a random part out
             of what is larger than its canvas then (large-scale jitter, Ghiasi et al., 2021). What keeps less than a
             tenth of its box, or less than a pixel, is no object any more. A cache grows with the larger factor.
-        mosaic: probability of parts of four pictures in place of one (Bochkovskiy et al., 2020).
-        copy_paste: probability of objects of another picture pasted in (Ghiasi et al., 2021), along their
+        mosaic: probability of parts of four images in place of one (Bochkovskiy et al., 2020).
+        copy_paste: probability of objects of another image pasted in (Ghiasi et al., 2021), along their
             segmentations; as rectangles where there are none.
         color_jitter: brightness, contrast and saturation vary by up to this fraction, hue by a quarter of it in turns.
         plain_epochs: epochs at the end without mosaic and copy_paste (as in YOLOX, Ge et al., 2021).
         eval_every: epochs between two measurements; the last epoch is always measured.
         patience: stop after so many measurements without a better one; null trains all epochs.
         save_minutes: minutes between two writes of last.ckpt inside an epoch.
-        save_steps: optimiser steps between two writes of last.ckpt, beside save_minutes.
-        log_every: optimiser steps between two rows of metrics.csv.
+        save_steps: optimizer steps between two writes of last.ckpt, beside save_minutes.
+        log_every: optimizer steps between two rows of metrics.csv.
         logger: where numbers go beside metrics.csv, several at once; wandb and mlflow are installed on their own.
         monitor: also log learning rates of all groups (lr), or the state of the devices (device).
-        samples: validation pictures to draw after each measurement.
+        samples: validation images to draw after each measurement.
     """
 
     data: str
@@ -136,19 +136,19 @@ class TrainConfig:
         return self.devices * self.nodes
 
     @property
-    def pictures_per_step(self) -> int:
-        """Pictures behind one optimiser step, over all processes."""
+    def images_per_step(self) -> int:
+        """Images behind one optimizer step, over all processes."""
         return self.batch_size * self.accumulate * self.world_size
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What has to stay the same for a run to continue with the data and the optimiser that it began with.
+    """What has to stay the same for a run to continue with the data and the optimizer that it began with.
 
     ``train_data`` and ``val_data`` are fingerprints, see :mod:`libradet.training.fingerprint`.
     """
 
-    pictures: int
+    images: int
     class_names: list[str]
     seed: int
     batch_size: int

@@ -23,7 +23,7 @@ class Standing:
 
     Attributes:
         batches: done, of each process.
-        steps: optimiser steps done.
+        steps: optimizer steps done.
         unimproved: measurements since the best one, as early stopping counts them.
         path: the file that says so; None at the very beginning.
         note: why it is not last.ckpt, if it is not.
@@ -39,7 +39,7 @@ class Standing:
 def circumstances(config: TrainConfig, train_set: Dataset, val_set: Dataset | None) -> Circumstances:
     """Those of a run that is about to start."""
     derived: dict[str, Any] = {
-        "pictures": len(train_set),
+        "images": len(train_set),
         "class_names": train_set.class_names,
         "processes": config.world_size,
         "scale_jitter": None if config.scale_jitter is None else list(config.scale_jitter),
@@ -87,7 +87,7 @@ def read_standing(folder: Path, now: Circumstances, train_set: Dataset, val_set:
     """Where the run in a folder stands.
 
     Raises:
-        UserError: no checkpoint in it can be read, or data, batches, augmentation or optimiser have changed since.
+        UserError: no checkpoint in it can be read, or data, batches, augmentation or optimizer have changed since.
     """
     path, note = find_checkpoint(folder)
     if path is None:

@@ -47,7 +47,7 @@ def _in_words(error: Exception, processes: int) -> str | None:
         return "there is not enough memory for this run: end other programs, or start anew with a smaller --batch_size"
     if "DataLoader worker" in text:
         return (
-            "a process that loads pictures was ended from outside, often for want of memory "
+            "a process that loads images was ended from outside, often for want of memory "
             f"({text.splitlines()[0]}): take fewer --workers or free some memory"
         )
     if processes > 1 and _GONE.search(text):

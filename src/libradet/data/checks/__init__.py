@@ -1,1 +1,1 @@
-"""What is damaged in a data set is named, repaired, left out or refused, before anything is trained."""
+"""What is damaged in a dataset is named, repaired, left out or refused, before anything is trained."""

@@ -13,7 +13,7 @@ from libradet.data.records import LARGEST_ID, plain_id
 from libradet.data.segmentations import enclosing_box
 
 UNKNOWN, LEFT_OUT = -1, -2
-"""Rows of annotations whose picture is not listed, and whose picture was left out."""
+"""Rows of annotations whose image is not listed, and whose image was left out."""
 
 MIN_SIDE = 0.01
 """Pixels; below, a box counts as having no area."""
@@ -25,8 +25,8 @@ class Columns:
 
     Attributes:
         records: as in the file.
-        row: of the picture, or UNKNOWN, LEFT_OUT.
-        label: −1 where the category is unknown.
+        row: of the image, or UNKNOWN, LEFT_OUT.
+        label: -1 where the category is unknown.
         boxes: xywh as read, NaN where not four numbers; xyxy in pixels once checked.
         area: NaN where not given.
         formed: whether the box was four numbers.
@@ -64,10 +64,10 @@ def read_columns(records: list[Any], rows: dict[Any, int], left_out: set[Any], l
 def check_boxes(
     columns: Columns, sizes: Float64[ndarray, "I 2"], files: list[str], relative: bool, report: Report
 ) -> Columns:
-    """Rows whose box can be trusted, in xyxy pixels inside their picture.
+    """Rows whose box can be trusted, in xyxy pixels inside their image.
 
-    ``sizes`` (width, height) and ``files`` (names) are those of the pictures; ``relative`` boxes come as
-    fractions of the picture.
+    ``sizes`` (width, height) and ``files`` (names) are those of the images; ``relative`` boxes come as
+    fractions of the image.
     """
 
     def name(i: int) -> str:
@@ -80,8 +80,8 @@ def check_boxes(
         report.skip(what, [name(int(i)) for i in np.flatnonzero(bad)])
         columns = columns.pick(~bad)
 
-    leave_out("box of a picture that is not listed", columns.row == UNKNOWN)
-    leave_out("box of a picture that was left out", columns.row == LEFT_OUT)
+    leave_out("box of an image that is not listed", columns.row == UNKNOWN)
+    leave_out("box of an image that was left out", columns.row == LEFT_OUT)
     _refuse_unknown_categories(columns, name, report)
     leave_out("box of an unknown category", columns.label < 0)
     leave_out("box is not four numbers", ~columns.formed)
@@ -96,7 +96,7 @@ def check_boxes(
     area = _areas(columns, sides, relative)
     columns = replace(columns, boxes=clipped, area=area)
     outside = np.any(sides < MIN_SIDE, axis=1)
-    leave_out("box outside its picture", outside)
+    leave_out("box outside its image", outside)
     leave_out("box listed twice", _repeated(columns))
     return replace(columns, id=_unique_ids(columns, report))
 
@@ -135,7 +135,7 @@ def _read_box(record: dict) -> list[float] | None:
 
 
 def _read_ids(records: list[dict]) -> Int64[ndarray, " N"]:
-    """Own ids; −1 where there is none that is a number."""
+    """Own ids; -1 where there is none that is a number."""
     ids = (r.get("id") for r in records)
     return np.array([i if type(i) is int and -1 < i <= LARGEST_ID else -1 for i in ids], np.int64)
 
@@ -172,15 +172,15 @@ def _suspect_other_formats(
     """Boxes in another convention would train in silence, on nonsense."""
     if relative:
         if len(boxes) and (np.abs(boxes).max(1) > 2).mean() > 0.5:
-            report.errors.append("boxes should be fractions of the picture, most are far above 1: are they in pixels?")
+            report.errors.append("boxes should be fractions of the image, most are far above 1: are they in pixels?")
         return
     if len(boxes) and boxes.max() <= 1.0 and scale.min() > 4:
-        report.errors.append("no box exceeds one pixel: are they fractions of the picture? They have to be in pixels.")
+        report.errors.append("no box exceeds one pixel: are they fractions of the image? They have to be in pixels.")
     beyond = (_corners(boxes) > scale + 1).any(1)
     corners = (boxes[:, 2:] > boxes[:, :2]).all(1) & (boxes <= scale + 1).all(1)
     if len(boxes) and beyond.mean() > 0.5 and corners.all():
         report.errors.append(
-            f"{beyond.sum()} of {len(boxes)} boxes leave their picture, none would if they were x1, y1, x2, y2: "
+            f"{beyond.sum()} of {len(boxes)} boxes leave their image, none would if they were x1, y1, x2, y2: "
             "COCO's bbox is x, y, width, height."
         )
 
@@ -193,9 +193,9 @@ def _note_clipped(
     far, near = inside & (beyond > 1), inside & (beyond > 0.01) & (beyond <= 1)
     if far.any():
         examples = few([name(int(i)) for i in np.flatnonzero(far)])
-        report.warnings.append(f"{far.sum()} boxes reach beyond their picture: clipped to it ({examples}).")
+        report.warnings.append(f"{far.sum()} boxes reach beyond their image: clipped to it ({examples}).")
     if near.any():
-        report.notes.append(f"{near.sum()} boxes reach beyond their picture by at most one pixel: clipped")
+        report.notes.append(f"{near.sum()} boxes reach beyond their image by at most one pixel: clipped")
 
 
 def _areas(columns: Columns, sides: Float64[ndarray, "N 2"], relative: bool) -> Float64[ndarray, " N"]:
@@ -208,7 +208,7 @@ def _areas(columns: Columns, sides: Float64[ndarray, "N 2"], relative: bool) -> 
 
 
 def _repeated(columns: Columns) -> Bool[ndarray, " N"]:
-    """Second and later copies of a record: same id, picture, class and box."""
+    """Second and later copies of a record: same id, image, class and box."""
     _, first, group = np.unique(columns.id, return_index=True, return_inverse=True)
     original = first[group]
     same = (columns.row == columns.row[original]) & (columns.label == columns.label[original])
@@ -237,5 +237,5 @@ def _unique_ids(columns: Columns, report: Report) -> Int64[ndarray, " N"]:
     rows = np.column_stack([columns.row, columns.label, columns.boxes])
     copies = len(rows) - len(np.unique(rows, axis=0))
     if copies:
-        report.warnings.append(f"{copies} boxes have an exact copy of the same class in the same picture: kept.")
+        report.warnings.append(f"{copies} boxes have an exact copy of the same class in the same image: kept.")
     return ids

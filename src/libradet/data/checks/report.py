@@ -1,4 +1,4 @@
-"""What a check of a data set found: one summary, for people and for machines."""
+"""What a check of a dataset found: one summary, for people and for machines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class Report:
     Attributes:
         images, boxes: kept (boxes with crowd regions).
         classes: boxes by class name, in the order of the labels.
-        sizes: boxes by COCO's sizes, "small" (< 32² pixels of area), "medium", "large" (≥ 96²).
+        sizes: boxes by COCO's sizes, "small" (< 32² pixels of area), "medium", "large" (>= 96²).
         skipped: ``{"what", "count", "examples"}`` of records left out.
         warnings: repaired, or suspicious.
         errors: training cannot start.
@@ -50,10 +50,10 @@ class Report:
         keys = ("images", "boxes", "classes", "skipped", "warnings", "errors")
         return {key: getattr(self, key) for key in keys}
 
-    def render(self, title: str = "Data set") -> Group:
+    def render(self, title: str = "Dataset") -> Group:
         """The summary to print with rich."""
         table = Table(title=escape(title), title_justify="left", show_header=False, box=None, padding=(0, 1))
-        table.add_row("pictures", f"{self.images:,}")
+        table.add_row("images", f"{self.images:,}")
         table.add_row("boxes", f"{self.boxes:,}")
         table.add_row("sizes", " · ".join(f"{name} {count:,}" for name, count in self.sizes.items()))
         table.add_row("classes", escape(_histogram(self.classes)))

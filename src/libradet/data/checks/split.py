@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from libradet.collecting import uncollected
 from libradet.data.checks.annotations import Columns, check_boxes, read_columns
 from libradet.data.checks.report import Report, few
 from libradet.data.headers import Header, read_headers
 from libradet.data.layouts.locate import locate
-from libradet.data.records import Dataset, Picture, Raw, plain_id
+from libradet.data.records import Dataset, ImageRecord, Raw, plain_id
 from libradet.data.segmentations import compact
+from libradet.utils.gc import gc_disabled
 
 SIZE_TOLERANCE = 0.01
 """Sizes in the records may differ from the file's by this fraction (tools round) before boxes are distrusted."""
@@ -27,7 +27,7 @@ class Classes(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A picture as listed: its own id (a number), the id as written, the file and its header."""
+    """An image as listed: its own id (a number), the id as written, the file and its header."""
 
     id: int
     key: Any
@@ -36,7 +36,7 @@ class Listed(NamedTuple):
     header: Header
 
 
-@uncollected()
+@gc_disabled()
 def check(
     raw: Raw,
     *,
@@ -46,25 +46,25 @@ def check(
     decode: bool = False,
     records: bool = False,
 ) -> tuple[Dataset, Report]:
-    """Checked pictures of a split, and what there was to say about it.
+    """Checked images of a split, and what there was to say about it.
 
     Args:
         training: a split without any box is an error; otherwise only a warning.
-        skip_broken: leave out pictures that are missing or damaged, instead of refusing the split.
+        skip_broken: leave out images that are missing or damaged, instead of refusing the split.
         masks: keep segmentations.
-        decode: decode every picture as a whole instead of reading its header (slow, finds all damage).
+        decode: decode every image as a whole instead of reading its header (slow, finds all damage).
         records: keep the records, too, whatever else they hold.
     """
     report = Report(notes=list(raw.notes))
     _name_text_ids(raw, report)
     classes = _check_classes(raw, report)
-    listed, dropped = _check_pictures(raw, report, skip_broken, decode)
+    listed, dropped = _check_images(raw, report, skip_broken, decode)
     sizes, upright = _check_sizes(listed, report)
     columns = read_columns(raw.annotations, {p.key: row for row, p in enumerate(listed)}, dropped, classes.labels)
     columns = check_boxes(columns, sizes, [p.path.name for p in listed], raw.relative, report)
-    pictures = _assemble(listed, sizes, upright, columns, masks, raw.relative, records, report)
-    _count(report, pictures, columns, classes, training)
-    return Dataset(raw.root, raw.split, pictures, classes.ids, classes.names), report
+    images = _assemble(listed, sizes, upright, columns, masks, raw.relative, records, report)
+    _count(report, images, columns, classes, training)
+    return Dataset(raw.root, raw.split, images, classes.ids, classes.names), report
 
 
 def _check_classes(raw: Raw, report: Report) -> Classes:
@@ -114,14 +114,14 @@ def _distinct_names(keys: list[Any], names: list[str], report: Report) -> list[s
     return [name if counts[name] == 1 else f"{name} ({key})" for key, name in zip(keys, names, strict=True)]
 
 
-def _check_pictures(raw: Raw, report: Report, skip_broken: bool, decode: bool) -> tuple[list[Listed], set[Any]]:
-    """Pictures whose file is fine, and the keys of those left out."""
+def _check_images(raw: Raw, report: Report, skip_broken: bool, decode: bool) -> tuple[list[Listed], set[Any]]:
+    """Images whose file is fine, and the keys of those left out."""
     records = _unique_records(raw, report)
     names = [str(record["file_name"]) for record in records.values()]
     paths, renamed = locate(names, raw.folders)
     headers = read_headers(paths, decode)
     if renamed:
-        report.notes.append(f"{len(renamed)} pictures found under a slightly different name ({few(renamed, 3)})")
+        report.notes.append(f"{len(renamed)} images found under a slightly different name ({few(renamed, 3)})")
     _name_broken(raw, names, headers, report, skip_broken)
     ids = _numbers(list(records), report)
     rows = zip(ids, records.items(), paths, headers, strict=True)
@@ -146,8 +146,8 @@ def _unique_records(raw: Raw, report: Report) -> dict[Any, dict[str, Any]]:
     if unusable:
         report.errors.append(f"{raw.source}: {len(unusable)} images lack an id or a file_name: {few(unusable)}.")
     if clashing:
-        report.errors.append(f"{raw.source}: image ids used for two pictures, make them unique: {few(clashing)}.")
-    report.skip("picture listed twice", doubled)
+        report.errors.append(f"{raw.source}: image ids used for two images, make them unique: {few(clashing)}.")
+    report.skip("image listed twice", doubled)
     return records
 
 
@@ -158,17 +158,17 @@ def _name_broken(raw: Raw, names: list[str], headers: list[Header], report: Repo
         for name, header in zip(names, headers, strict=True)
         if header.problem and header.problem != "is missing"
     ]
-    report.skip("picture file is missing", missing, complete=True)
-    report.skip("picture file is damaged", damaged, complete=True)
-    hint = "put them right, take them off the list, or have broken pictures skipped"
+    report.skip("image file is missing", missing, complete=True)
+    report.skip("image file is damaged", damaged, complete=True)
+    hint = "put them right, take them off the list, or have broken images skipped"
     places = few(raw.folders, 3) or str(raw.root)
     troubles = []
     if missing:
         troubles.append(
-            f"{len(missing)} of {len(names)} picture files are missing in {places}: {few(missing, 20)}; {hint}."
+            f"{len(missing)} of {len(names)} image files are missing in {places}: {few(missing, 20)}; {hint}."
         )
     if damaged:
-        troubles.append(f"{len(damaged)} of {len(names)} picture files are damaged: {few(damaged, 20)}; {hint}.")
+        troubles.append(f"{len(damaged)} of {len(names)} image files are damaged: {few(damaged, 20)}; {hint}.")
     (report.warnings if skip_broken else report.errors).extend(troubles)
 
 
@@ -184,25 +184,25 @@ def _name_doubles(paths: list[Path], report: Report) -> None:
     doubled = [path.name for path, count in Counter(paths).items() if count > 1]
     if doubled:
         report.warnings.append(
-            f"{len(doubled)} picture files are listed under several ids ({few(doubled)}): "
+            f"{len(doubled)} image files are listed under several ids ({few(doubled)}): "
             "each copy lacks the boxes of the other."
         )
 
 
 def _check_sizes(listed: list[Listed], report: Report) -> tuple[np.ndarray, list[bool]]:
-    """Width and height of every picture [N, 2], and whether its EXIF rotation applies."""
+    """Width and height of every image [N, 2], and whether its EXIF rotation applies."""
     sizes, upright = [], []
     found: dict[str, list[str]] = defaultdict(list)
-    for picture in listed:
-        told = _told_size(picture.record)
-        kind = _compare(told, picture.header)
-        size = (picture.header.width, picture.header.height) if kind == "unrotated" else picture.header.upright_size
+    for image in listed:
+        told = _told_size(image.record)
+        kind = _compare(told, image.header)
+        size = (image.header.width, image.header.height) if kind == "unrotated" else image.header.upright_size
         sizes.append(size)
         upright.append(kind != "unrotated")
         if kind == "other":
-            found[kind].append(f"{picture.path.name} is {size[0]}x{size[1]}, the records say {told[0]:g}x{told[1]:g}")
+            found[kind].append(f"{image.path.name} is {size[0]}x{size[1]}, the records say {told[0]:g}x{told[1]:g}")
         elif kind:
-            found[kind].append(picture.path.name)
+            found[kind].append(image.path.name)
     _name_sizes(found, report)
     return np.array(sizes, np.float64).reshape(-1, 2), upright
 
@@ -233,19 +233,19 @@ def _compare(told: tuple[float, float], header: Header) -> str:
 
 def _name_sizes(found: dict[str, list[str]], report: Report) -> None:
     if names := found["untold"]:
-        report.notes.append(f"{len(names)} pictures have no width or height in the records: taken from the files")
+        report.notes.append(f"{len(names)} images have no width or height in the records: taken from the files")
     if names := found["unrotated"]:
         report.warnings.append(
-            f"{len(names)} pictures carry an EXIF rotation that the records do not know of ({few(names)}): "
+            f"{len(names)} images carry an EXIF rotation that the records do not know of ({few(names)}): "
             "their boxes are taken to belong to the unrotated pixels."
         )
     if names := found["near"]:
         report.warnings.append(
-            f"{len(names)} pictures differ by some pixels from the size in the records ({few(names)})."
+            f"{len(names)} images differ by some pixels from the size in the records ({few(names)})."
         )
     if names := found["other"]:
         report.errors.append(
-            f"{len(names)} pictures have another size than the records say ({few(names, 3)}): boxes would be wrong. "
+            f"{len(names)} images have another size than the records say ({few(names, 3)}): boxes would be wrong. "
             "Correct width and height, or remove them if the boxes are in the files' pixels."
         )
 
@@ -259,42 +259,42 @@ def _assemble(
     relative: bool,
     keep_records: bool,
     report: Report,
-) -> list[Picture]:
-    """Boxes sorted to their pictures."""
+) -> list[ImageRecord]:
+    """Boxes sorted to their images."""
     order = np.argsort(columns.row, kind="stable")
     starts = np.searchsorted(columns.row[order], np.arange(len(listed) + 1))
     boxes, labels = columns.boxes[order].astype(np.float32), columns.label[order]
     crowd, area, ids = columns.crowd[order], columns.area[order], columns.id[order]
     records = [columns.records[i] for i in order] if masks else []
     unfit: list[str] = []
-    pictures = []
-    for row, picture in enumerate(listed):
+    images = []
+    for row, image in enumerate(listed):
         part = slice(starts[row], starts[row + 1])
         width, height = (int(side) for side in sizes[row])
         kept = [compact(r, width, height, relative, unfit) for r in records[part]] if masks else None
-        own = (picture.record, records[part]) if keep_records else None
+        own = (image.record, records[part]) if keep_records else None
         fields = (boxes[part], labels[part], crowd[part], area[part], ids[part], kept, upright[row], own)
-        pictures.append(Picture(picture.id, picture.path, width, height, *fields))
+        images.append(ImageRecord(image.id, image.path, width, height, *fields))
     if unfit:
         report.warnings.append(f"{len(unfit)} segmentations cannot be used, only their boxes are ({few(unfit)}).")
-    return pictures
+    return images
 
 
-def _count(report: Report, pictures: list[Picture], columns: Columns, classes: Classes, training: bool) -> None:
-    report.images, report.boxes = len(pictures), len(columns.row)
+def _count(report: Report, images: list[ImageRecord], columns: Columns, classes: Classes, training: bool) -> None:
+    report.images, report.boxes = len(images), len(columns.row)
     counts = np.bincount(columns.label, minlength=len(classes.ids))
     report.classes = dict(zip(classes.names, counts.tolist(), strict=True))
     small, large = columns.area < 32**2, columns.area >= 96**2
     tally = {"small": small, "medium": ~small & ~large, "large": large}
     report.sizes = {name: int(chosen.sum()) for name, chosen in tally.items()}
-    bare = sum(len(p.labels) == 0 for p in pictures)
-    if not pictures and not report.errors:
-        report.errors.append("there are no pictures.")
+    bare = sum(len(p.labels) == 0 for p in images)
+    if not images and not report.errors:
+        report.errors.append("there are no images.")
     elif not (~columns.crowd).any():
         text = "there are no boxes to train on" if training else "there is no ground truth: nothing can be measured"
-        (report.errors if training else report.warnings).append(f"{text} ({len(pictures)} pictures, 0 usable boxes).")
+        (report.errors if training else report.warnings).append(f"{text} ({len(images)} images, 0 usable boxes).")
     elif bare:
-        report.notes.append(f"{bare} pictures have no box: background, false detections there count")
+        report.notes.append(f"{bare} images have no box: background, false detections there count")
     unused = [name for name, count in report.classes.items() if count == 0]
     if unused and report.boxes:
         report.notes.append(f"{len(unused)} of {len(classes.ids)} classes have no box ({few(unused)})")

@@ -1,1 +1,1 @@
-"""How folders hold data sets: each layout is recognised and turned into COCO's terms."""
+"""How folders hold datasets: each layout is recognized and turned into COCO's terms."""

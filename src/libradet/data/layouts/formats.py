@@ -1,4 +1,4 @@
-"""Recognises how a folder holds a data set, and turns every layout into COCO's terms."""
+"""Recognizes how a folder holds a dataset, and turns every layout into COCO's terms."""
 
 import json
 import re
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from libradet.collecting import uncollected
 from libradet.data.layouts import voc, yolo
 from libradet.data.records import Raw
 from libradet.errors import UserError
+from libradet.utils.gc import gc_disabled
 
 Layout = dict[str, Callable[[], Raw]]
-"""Split name → a function that reads it."""
+"""Split name -> a function that reads it."""
 
 LAYOUTS = """\
   train.json, val.json + images/                                 COCO records
@@ -31,26 +31,26 @@ _NOT_INSTANCES = re.compile(r"^(captions|person_keypoints|image_info|stuff|panop
 
 
 def find_layout(data: Path) -> Layout:
-    """The splits of a data set, by names as its files give them.
+    """The splits of a dataset, by names as its files give them.
 
     Raises:
-        UserError: nothing there, or nothing recognised.
+        UserError: nothing there, or nothing recognized.
     """
     if not data.exists():
         raise UserError(f"{data}: no such folder.")
     if data.is_file():
         return _single_file(data)
-    for place, (recognise, _) in enumerate(_RECOGNISERS):
-        if layout := recognise(data):
-            others = [what for other, what in _RECOGNISERS[place + 1 :] if _recognises(other, data)]
+    for place, (recognize, _) in enumerate(_RECOGNIZERS):
+        if layout := recognize(data):
+            others = [what for other, what in _RECOGNIZERS[place + 1 :] if _recognizes(other, data)]
             return {name: partial(_noting, read, others) for name, read in layout.items()} if others else layout
-    raise UserError(f"{data}: no data set recognised here. Looked for\n{LAYOUTS}")
+    raise UserError(f"{data}: no dataset recognized here. Looked for\n{LAYOUTS}")
 
 
 def choose_split(layout: Layout, split: str | None, data: Path) -> str:
     """The layout's own name of a split asked for: exact, or an alias ("val" for "valid", "val2017").
 
-    A data set with one unnamed split serves any; None asks for the training split, else the first.
+    A dataset with one unnamed split serves any; None asks for the training split, else the first.
 
     Raises:
         UserError: there is no such split.
@@ -70,7 +70,7 @@ def choose_split(layout: Layout, split: str | None, data: Path) -> str:
 
 
 def standard_split(name: str) -> str:
-    """``train2017`` → ``train``, ``valid`` → ``val``; other names as they are."""
+    """``train2017`` -> ``train``, ``valid`` -> ``val``; other names as they are."""
     bare = re.sub(r"[_-]?(19|20)\d\d$", "", name.lower())
     return _ALIASES.get(bare, bare)
 
@@ -88,7 +88,7 @@ def read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -
     if not text.strip():
         raise UserError(f"{path}: the file is empty.")
     try:
-        with uncollected():
+        with gc_disabled():
             return json.loads(text.removeprefix(b"\xef\xbb\xbf"), object_hook=hook)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}, of {len(text):,} bytes"
@@ -106,12 +106,12 @@ def read_coco(path: Path, root: Path, split: str, folders: list[Path], roboflow:
     content = read_json(path, _thin)
     if not isinstance(content, dict):
         what = "detection results" if isinstance(content, list) else "a single value"
-        raise UserError(f"{path}: holds {what}, not a COCO data set (an object with images, annotations, categories).")
+        raise UserError(f"{path}: holds {what}, not a COCO dataset (an object with images, annotations, categories).")
     parts = []
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             problem = "is not a list" if key in content else "is missing"
-            raise UserError(f"{path}: {key!r} {problem}: a COCO data set has images, annotations and categories.")
+            raise UserError(f"{path}: {key!r} {problem}: a COCO dataset has images, annotations and categories.")
         parts.append(content[key])
     raw = Raw(root, split, path, folders, *parts)
     raw.rest = {key: value for key, value in content.items() if key not in ("images", "annotations", "categories")}
@@ -196,20 +196,20 @@ def _roboflow(root: Path) -> Layout:
     return layout
 
 
-_RECOGNISERS: tuple[tuple[Callable[[Path], Layout], str], ...] = (
+_RECOGNIZERS: tuple[tuple[Callable[[Path], Layout], str], ...] = (
     (_records, "train.json, val.json"),
     (_single, "annotations.json"),
     (_coco, "annotations/*.json"),
     (_roboflow, "*/_annotations.coco.json"),
-    (yolo.recognise, "data.yaml"),
-    (voc.recognise, "Annotations/*.xml"),
+    (yolo.recognize, "data.yaml"),
+    (voc.recognize, "Annotations/*.xml"),
 )
 """In this order, and which files they read."""
 
 
-def _recognises(recognise: Callable[[Path], Layout], data: Path) -> bool:
+def _recognizes(recognize: Callable[[Path], Layout], data: Path) -> bool:
     try:
-        return bool(recognise(data))
+        return bool(recognize(data))
     except UserError:
         return True
 

@@ -1,4 +1,4 @@
-"""Finds picture files by the names that records give them."""
+"""Finds image files by the names that records give them."""
 
 import os
 import unicodedata
@@ -42,7 +42,7 @@ def _exact(name: str, folders: Sequence[Path], present: list[set[str]]) -> Path 
 
 
 def _index(folders: Sequence[Path]) -> dict[str, Path]:
-    """All files by normalised path below their folder and, where it is unambiguous, by bare name."""
+    """All files by normalized path below their folder and, where it is unambiguous, by bare name."""
     by_path: dict[str, Path] = {}
     by_name: dict[str, Path | None] = {}
     for folder in folders:
@@ -64,7 +64,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _similar(name: str, index: dict[str, Path]) -> Path | None:
-    """Longest matching end of the path: ``/home/x/images/a.jpg`` → ``images/a.jpg`` → ``a.jpg``."""
+    """Longest matching end of the path: ``/home/x/images/a.jpg`` -> ``images/a.jpg`` -> ``a.jpg``."""
     parts = _normal(name).split("/")
     for start in range(len(parts)):
         if path := index.get("/".join(parts[start:])):

@@ -1,4 +1,4 @@
-"""Names of pictures in another layout: those that they have, as far as no two become one."""
+"""Names of images in another layout: those that they have, as far as no two become one."""
 
 import re
 import unicodedata
@@ -16,7 +16,7 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def own_name(path: Path, folders: Sequence[Path], split: str) -> str:
-    """A picture's path below ``folders``, without the folders that layouts have for all pictures or for a split."""
+    """An image's path below ``folders``, without the folders that layouts have for all images or for a split."""
     inside = [path.relative_to(folder).parts for folder in folders if path.is_relative_to(folder)]
     *places, name = min(inside, key=len, default=(path.name,))
     places = [place for place in places if place not in _PLACES]
@@ -27,7 +27,7 @@ def own_name(path: Path, folders: Sequence[Path], split: str) -> str:
 
 
 def with_known_suffix(name: str, path: Path) -> str:
-    """The name, with a suffix by which listings know a picture if its own is none."""
+    """The name, with a suffix by which listings know an image if its own is none."""
     if Path(name).suffix.lower() in SUFFIXES:
         return name
     with Image.open(path, formats=FORMATS) as image:

@@ -17,7 +17,7 @@ class Part:
 
     Attributes:
         split: its name in the new layout.
-        names: of the pictures, below the folder that holds them.
+        names: of the images, below the folder that holds them.
         categories: other fields of each class's record, in the order of the labels.
         rest: what else the file held, such as ``info`` and ``licenses``.
     """

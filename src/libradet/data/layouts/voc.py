@@ -1,6 +1,6 @@
-"""Pascal VOC's layout: one XML file for each picture.
+"""Pascal VOC's layout: one XML file for each image.
 
-Corners are read as they stand, x = xmin and width = xmax − xmin, without the "+1" of VOC's inclusive
+Corners are read as they stand, x = xmin and width = xmax - xmin, without the "+1" of VOC's inclusive
 pixels. Objects marked difficult become crowd regions: as in VOC's own measure they neither count as
 missed nor as false when found, and in training they are no negatives.
 """
@@ -16,14 +16,14 @@ from xml.parsers import expat
 from libradet.data.headers import SUFFIXES
 from libradet.data.records import Raw
 from libradet.errors import UserError
-from libradet.files import read_text
+from libradet.utils.atomic_io import read_text
 
 ATTRIBUTES = ("pose", "truncated", "occluded")
 """What else is said of an object and kept, though nothing here uses it."""
 
 
-def recognise(root: Path) -> dict[str, Callable[[], Raw]]:
-    """Splits of ``ImageSets/Main``, else of folders with pictures and XML side by side, else a single one."""
+def recognize(root: Path) -> dict[str, Callable[[], Raw]]:
+    """Splits of ``ImageSets/Main``, else of folders with images and XML side by side, else a single one."""
     if home := _home(root):
         annotations, folders = home
         files = sorted(annotations.glob("*.xml"))
@@ -40,12 +40,12 @@ def recognise(root: Path) -> dict[str, Callable[[], Raw]]:
 
 
 def _home(root: Path) -> tuple[Path, list[Path]] | None:
-    """The folder of XML files, at most two levels down (``VOCdevkit/VOC2007``), and where pictures lie."""
+    """The folder of XML files, at most two levels down (``VOCdevkit/VOC2007``), and where images lie."""
     for place in [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]:
         for name in ("Annotations", "annotations"):
             if next((place / name).glob("*.xml"), None):
-                pictures = (place / "JPEGImages", place / "images", place / name, place)
-                return place / name, [folder for folder in pictures if folder.is_dir()]
+                images = (place / "JPEGImages", place / "images", place / name, place)
+                return place / name, [folder for folder in images if folder.is_dir()]
     return None
 
 
@@ -75,7 +75,7 @@ def _read(root: Path, split: str, files: list[Path], every: list[Path], folders:
     stems = _stems(folders)
     for image_id, file in enumerate(files, start=1):
         record = parsed[file]
-        raw.images.append({"id": image_id, "file_name": _picture(file, record, folders, stems), **record["size"]})
+        raw.images.append({"id": image_id, "file_name": _image(file, record, folders, stems), **record["size"]})
         for order, found in enumerate(record["objects"], start=1):
             raw.annotations.append(
                 {
@@ -103,8 +103,8 @@ def _stems(folders: list[Path]) -> dict[str, str]:
     return found
 
 
-def _picture(file: Path, record: dict[str, Any], folders: list[Path], stems: dict[str, str]) -> str:
-    """The name in the XML, unless (as tools often leave it) only the picture named like the XML file exists."""
+def _image(file: Path, record: dict[str, Any], folders: list[Path], stems: dict[str, str]) -> str:
+    """The name in the XML, unless (as tools often leave it) only the image named like the XML file exists."""
     name = record["file_name"]
     if name and any(os.path.isfile(folder / name) for folder in folders):
         return name

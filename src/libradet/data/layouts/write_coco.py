@@ -1,4 +1,4 @@
-"""Writes COCO records: ``train.json``, ``val.json``, … beside ``images/``."""
+"""Writes COCO records: ``train.json``, ``val.json``, ... beside ``images/``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +12,15 @@ from libradet.data.layouts.naming import Names, own_name
 from libradet.data.layouts.parts import Part, shortest
 from libradet.data.read import to_coco
 from libradet.data.records import BOX_FIELDS, IMAGE_FIELDS, Dataset, other_fields
-from libradet.files import write_json
+from libradet.utils.atomic_io import write_json
 
 USUAL = {"train", "val", "test"}
 
 
 def names(split: str, dataset: Dataset, folders: Sequence[Path], known: Names) -> list[str]:
-    """Names of pictures in ``images/``, which all splits share."""
+    """Names of images in ``images/``, which all splits share."""
     return [
-        known.choose(picture.path, own_name(picture.path, folders, dataset.split), f"{split}/")
-        for picture in dataset.pictures
+        known.choose(image.path, own_name(image.path, folders, dataset.split), f"{split}/") for image in dataset.images
     ]
 
 
@@ -41,11 +40,11 @@ def _records(part: Part) -> dict[str, Any]:
     content = to_coco(dataset)
     for record, other in zip(content["categories"], part.categories, strict=True):
         record |= other
-    for record, picture, name in zip(content["images"], dataset.pictures, part.names, strict=True):
+    for record, image, name in zip(content["images"], dataset.images, part.names, strict=True):
         record |= {"file_name": name}
-        record |= other_fields(picture.records[0], IMAGE_FIELDS) if picture.records else {}
-    own = [record for picture in dataset.pictures if picture.records for record in picture.records[1]]
-    boxes = np.concatenate([np.empty((0, 4), np.float32), *(p.boxes for p in dataset.pictures)])
+        record |= other_fields(image.records[0], IMAGE_FIELDS) if image.records else {}
+    own = [record for image in dataset.images if image.records for record in image.records[1]]
+    boxes = np.concatenate([np.empty((0, 4), np.float32), *(p.boxes for p in dataset.images)])
     xywh = boxes.astype(np.float64)
     xywh[:, 2:] -= xywh[:, :2]
     tidy = shortest(xywh, _corners, boxes).tolist()

@@ -14,17 +14,17 @@ import numpy as np
 from libradet.data.layouts.naming import Names, own_name, stem
 from libradet.data.layouts.parts import Part, merged_classes, shortest, text
 from libradet.data.layouts.voc import attributes
-from libradet.data.records import Dataset, Picture
+from libradet.data.records import Dataset, ImageRecord
 from libradet.errors import UserError
 
 
 def names(split: str, dataset: Dataset, folders: Sequence[Path], known: Names) -> list[str]:
-    """Names of pictures in ``JPEGImages``, a flat folder: a picture with the same objects in two splits is one."""
+    """Names of images in ``JPEGImages``, a flat folder: an image with the same objects in two splits is one."""
     chosen: dict[str, None] = {}
-    for row, picture in enumerate(dataset.pictures):
-        wanted = own_name(picture.path, folders, dataset.split).replace("/", "_")
-        classes = tuple(dataset.class_names[label] for label in picture.labels)
-        truth = (picture.path, picture.upright, classes, picture.boxes.tobytes(), picture.crowd.tobytes())
+    for row, image in enumerate(dataset.images):
+        wanted = own_name(image.path, folders, dataset.split).replace("/", "_")
+        classes = tuple(dataset.class_names[label] for label in image.labels)
+        truth = (image.path, image.upright, classes, image.boxes.tobytes(), image.crowd.tobytes())
         name = known.choose(truth, wanted, f"{split}_")
         chosen[known.choose((split, row), wanted, f"{split}_") if name in chosen else name] = None
     return list(chosen)
@@ -39,8 +39,8 @@ def write(root: Path, parts: Sequence[Part]) -> None:
     _check_classes(merged_classes(parts))
     (root / "Annotations").mkdir(parents=True)
     for part in parts:
-        for picture, name in zip(part.dataset.pictures, part.names, strict=True):
-            tree = ET.ElementTree(_describe(picture, name, part.dataset.class_names))
+        for image, name in zip(part.dataset.images, part.names, strict=True):
+            tree = ET.ElementTree(_describe(image, name, part.dataset.class_names))
             ET.indent(tree)
             tree.write(root / "Annotations" / f"{stem(name)}.xml", encoding="utf-8")
     if [part.split for part in parts] != ["all"]:
@@ -56,13 +56,13 @@ def _check_classes(classes: list[str]) -> None:
         raise UserError(f"class {bad[0]!r}: Pascal VOC cannot hold this name (spaces around it, control characters).")
 
 
-def _describe(picture: Picture, name: str, classes: list[str]) -> ET.Element:
+def _describe(image: ImageRecord, name: str, classes: list[str]) -> ET.Element:
     root = ET.Element("annotation")
     _add(root, filename=name)
-    _add(ET.SubElement(root, "size"), width=picture.width, height=picture.height)
-    corners = shortest(picture.boxes.astype(np.float64), lambda values: values, picture.boxes)
-    records = picture.records[1] if picture.records else [{}] * len(corners)
-    for box, label, crowd, record in zip(corners, picture.labels, picture.crowd, records, strict=True):
+    _add(ET.SubElement(root, "size"), width=image.width, height=image.height)
+    corners = shortest(image.boxes.astype(np.float64), lambda values: values, image.boxes)
+    records = image.records[1] if image.records else [{}] * len(corners)
+    for box, label, crowd, record in zip(corners, image.labels, image.crowd, records, strict=True):
         node = ET.SubElement(root, "object")
         _add(node, name=classes[label], **attributes(record), difficult=int(crowd))
         keys = ("xmin", "ymin", "xmax", "ymax")

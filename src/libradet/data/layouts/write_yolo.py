@@ -13,17 +13,17 @@ from libradet.data.checks.annotations import MIN_SIDE
 from libradet.data.headers import read_header, turn
 from libradet.data.layouts.naming import Names, own_name, stem, with_known_suffix
 from libradet.data.layouts.parts import Part, merged_classes, shortest, text
-from libradet.data.records import Dataset, Picture
+from libradet.data.records import Dataset, ImageRecord
 from libradet.data.segmentations import points
 
 
 def names(split: str, dataset: Dataset, folders: Sequence[Path], known: Names) -> list[str]:
-    """Names of pictures in ``images/SPLIT``; each has a label file of its own."""
+    """Names of images in ``images/SPLIT``; each has a label file of its own."""
     return [
         known.choose(
-            (split, row), f"{split}/" + with_known_suffix(own_name(picture.path, folders, dataset.split), picture.path)
+            (split, row), f"{split}/" + with_known_suffix(own_name(image.path, folders, dataset.split), image.path)
         ).removeprefix(f"{split}/")
-        for row, picture in enumerate(dataset.pictures)
+        for row, image in enumerate(dataset.images)
     ]
 
 
@@ -37,37 +37,37 @@ def write(root: Path, parts: Sequence[Part], masks: bool) -> None:
     numbers = {name: number for number, name in enumerate(classes)}
     for part in parts:
         own = [numbers[name] for name in part.dataset.class_names]
-        for picture, name in zip(part.dataset.pictures, part.names, strict=True):
+        for image, name in zip(part.dataset.images, part.names, strict=True):
             file = root / "labels" / part.split / f"{stem(name)}.txt"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("".join(f"{line}\n" for line in _lines(_upright(picture), own, masks)), encoding="utf-8")
+            file.write_text("".join(f"{line}\n" for line in _lines(_upright(image), own, masks)), encoding="utf-8")
     config = {part.split: f"images/{part.split}" for part in parts} | {"names": dict(enumerate(classes))}
     described = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
     (root / "data.yaml").write_text(described, encoding="utf-8")
 
 
-def polygon_of(picture: Picture, i: int | np.integer) -> Float64[ndarray, "V 2"] | None:
-    """An object's outline in one ring, inside its picture; None if it has none that could be written."""
-    found = picture.segmentations[i] if picture.segmentations else None
+def polygon_of(image: ImageRecord, i: int | np.integer) -> Float64[ndarray, "V 2"] | None:
+    """An object's outline in one ring, inside its image; None if it has none that could be written."""
+    found = image.segmentations[i] if image.segmentations else None
     if not isinstance(found, list):
         return None
-    ring = np.clip(_ring([points(polygon).reshape(-1, 2) for polygon in found]), 0, [picture.width, picture.height])
+    ring = np.clip(_ring([points(polygon).reshape(-1, 2) for polygon in found]), 0, [image.width, image.height])
     return ring if (np.ptp(ring, axis=0) > MIN_SIDE).all() else None
 
 
-def _lines(picture: Picture, numbers: list[int], masks: bool) -> list[str]:
-    size = np.array([picture.width, picture.height], np.float64)
-    boxes = _relative(picture.boxes, size)
+def _lines(image: ImageRecord, numbers: list[int], masks: bool) -> list[str]:
+    size = np.array([image.width, image.height], np.float64)
+    boxes = _relative(image.boxes, size)
     lines = []
-    for i in np.flatnonzero(~picture.crowd):
-        ring = polygon_of(picture, i) if masks else None
+    for i in np.flatnonzero(~image.crowd):
+        ring = polygon_of(image, i) if masks else None
         values = boxes[i] if ring is None else (ring / size).ravel().round(8)
-        lines.append(" ".join([str(numbers[picture.labels[i]]), *map(text, values)]))
+        lines.append(" ".join([str(numbers[image.labels[i]]), *map(text, values)]))
     return lines
 
 
 def _relative(boxes: Float32[ndarray, "N 4"], size: Float64[ndarray, " 2"]) -> Float64[ndarray, "N 4"]:
-    """Centre, width and height as fractions of the picture."""
+    """Center, width and height as fractions of the image."""
 
     def read(values: Float64[ndarray, "N 4"]) -> Float64[ndarray, "N 4"]:
         low, sides = (values[:, :2] - values[:, 2:] / 2) * size, values[:, 2:] * size
@@ -86,21 +86,21 @@ def _ring(polygons: list[Float64[ndarray, "_ 2"]]) -> Float64[ndarray, "V 2"]:
     return np.concatenate([first, start, *(part for p in others for part in (p, p[:1], start))])
 
 
-def _upright(picture: Picture) -> Picture:
-    """With boxes and polygons as in the upright picture, as there is no size in YOLO that could say otherwise."""
-    if picture.upright:
-        return picture
-    width, height = picture.width, picture.height
-    orientation = read_header(picture.path).orientation
-    corners = turn(picture.boxes.reshape(-1, 2), width, height, orientation).reshape(-1, 2, 2)
+def _upright(image: ImageRecord) -> ImageRecord:
+    """With boxes and polygons as in the upright image, as there is no size in YOLO that could say otherwise."""
+    if image.upright:
+        return image
+    width, height = image.width, image.height
+    orientation = read_header(image.path).orientation
+    corners = turn(image.boxes.reshape(-1, 2), width, height, orientation).reshape(-1, 2, 2)
     turned: list = [
         [turn(polygon.reshape(-1, 2), width, height, orientation).ravel() for polygon in found]
         if isinstance(found, list)
         else None
-        for found in picture.segmentations or []
+        for found in image.segmentations or []
     ]
     return replace(
-        picture,
+        image,
         width=height,
         height=width,
         boxes=np.concatenate([corners.min(1), corners.max(1)], 1),

@@ -1,4 +1,4 @@
-"""YOLO's layout: ``data.yaml`` with class names, and one text file of relative boxes for each picture."""
+"""YOLO's layout: ``data.yaml`` with class names, and one text file of relative boxes for each image."""
 
 import os
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from libradet.data.checks.report import few
 from libradet.data.headers import SUFFIXES
 from libradet.data.records import Raw, plain_id
 from libradet.errors import UserError
-from libradet.files import read_text
+from libradet.utils.atomic_io import read_text
 
 MOST_CLASSES = 100_000
 """More in a file that names none is an error, or wants to take all memory."""
 
 
-def recognise(root: Path) -> dict[str, Callable[[], Raw]]:
+def recognize(root: Path) -> dict[str, Callable[[], Raw]]:
     """Splits named in ``data.yaml`` (or the one YAML file there is that names some)."""
     files = [root / "data.yaml", root / "dataset.yaml", *sorted(root.glob("*.yaml")), *sorted(root.glob("*.yml"))]
     for file in dict.fromkeys(files):
@@ -49,19 +49,19 @@ def _read_config(file: Path) -> dict[str, Any] | None:
 
 def _read_split(file: Path, config: dict[str, Any], split: str) -> Raw:
     names = _class_names(file, config)
-    pictures = _list_pictures(file, config, split)
+    images = _list_images(file, config, split)
     raw = Raw(file.parent, split, file, [file.parent], [], [], [], relative=True)
     raw.categories = [{"id": i, "name": name} for i, name in names.items()]
-    unlabelled = 0
-    for number, picture in enumerate(pictures, start=1):
-        inside = picture.is_relative_to(file.parent)
-        raw.images.append({"id": number, "file_name": str(picture.relative_to(file.parent) if inside else picture)})
-        labels = _label_file(picture)
-        unlabelled += not labels.is_file()
+    unlabeled = 0
+    for number, image in enumerate(images, start=1):
+        inside = image.is_relative_to(file.parent)
+        raw.images.append({"id": number, "file_name": str(image.relative_to(file.parent) if inside else image)})
+        labels = _label_file(image)
+        unlabeled += not labels.is_file()
         if labels.is_file():
             _read_labels(labels, number, raw.annotations)
-    if unlabelled:
-        raw.notes.append(f"{unlabelled} pictures have no label file: taken as background")
+    if unlabeled:
+        raw.notes.append(f"{unlabeled} images have no label file: taken as background")
     return raw
 
 
@@ -79,20 +79,20 @@ def _class_names(file: Path, config: dict[str, Any]) -> dict[int, str]:
     raise UserError(f"{file}: 'names' must list the class names (a list, or a mapping from number to name).")
 
 
-def _list_pictures(file: Path, config: dict[str, Any], split: str) -> list[Path]:
+def _list_images(file: Path, config: dict[str, Any], split: str) -> list[Path]:
     entries = config[split] if isinstance(config[split], list) else [config[split]]
-    pictures: list[Path] = []
+    images: list[Path] = []
     for entry in entries:
         if not isinstance(entry, str):
-            raise UserError(f"{file}: {split} must be a folder, a file with a list of pictures, or several of them.")
+            raise UserError(f"{file}: {split} must be a folder, a file with a list of images, or several of them.")
         place = _resolve(file, config, entry, split)
         if place.is_dir():
             found = (p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
-            pictures += sorted(found)
+            images += sorted(found)
         else:
             lines = (line.strip() for line in read_text(place).splitlines())
-            pictures += [_listed(place, line) for line in lines if line]
-    return pictures
+            images += [_listed(place, line) for line in lines if line]
+    return images
 
 
 def _listed(file: Path, line: str) -> Path:
@@ -114,18 +114,18 @@ def _resolve(file: Path, config: dict[str, Any], entry: str, split: str) -> Path
     raise UserError(f"{file}: {split}: {few([entry])} does not exist (looked in {looked}).")
 
 
-def _label_file(picture: Path) -> Path:
-    """``…/images/a/b.jpg`` → ``…/labels/a/b.txt`` (last "images" in the path), else beside the picture."""
-    parts = list(picture.parts)
+def _label_file(image: Path) -> Path:
+    """``.../images/a/b.jpg`` -> ``.../labels/a/b.txt`` (last "images" in the path), else beside the image."""
+    parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
             parts[i] = "labels"
             return Path(*parts).with_suffix(".txt")
-    return picture.with_suffix(".txt")
+    return image.with_suffix(".txt")
 
 
 def _read_labels(file: Path, image_id: int, annotations: list[Any]) -> None:
-    """Lines ``class cx cy w h`` or ``class x1 y1 x2 y2 x3 y3 …`` (a polygon)."""
+    """Lines ``class cx cy w h`` or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon)."""
     text = read_text(file, errors="replace")
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():

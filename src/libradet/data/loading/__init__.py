@@ -1,1 +1,1 @@
-"""From picture files to batches: decoded, resized, flipped, padded, in an order that depends on nothing hidden."""
+"""From image files to batches: decoded, resized, flipped, padded, in an order that depends on nothing hidden."""

@@ -1,19 +1,19 @@
-"""How training pictures are varied: which switches there are, and nothing that would need torch."""
+"""How training images are varied: which switches there are, and nothing that would need torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a picture in training; what happens to it is a function of (seed, epoch, picture).
+    """What may happen to an image in training; what happens to it is a function of (seed, epoch, image).
 
     Attributes:
         flip: probability of mirroring.
-        scale_jitter: least and largest factor by which pictures are resized beyond their training size; see
+        scale_jitter: least and largest factor by which images are resized beyond their training size; see
             :meth:`libradet.data.loading.samples.Samples`.
-        mosaic: probability of four pictures in place of one (``mosaic.py``).
-        copy_paste: probability of objects of another picture pasted in (``copy_paste.py``).
-        color_jitter: how far colours stray (``colours.py``).
+        mosaic: probability of four images in place of one (``mosaic.py``).
+        copy_paste: probability of objects of another image pasted in (``copy_paste.py``).
+        color_jitter: how far colors stray (``colors.py``).
         mixed_epochs: mosaic and copy-paste end after so many epochs; None for never.
     """
 
@@ -26,12 +26,12 @@ class Augmentation:
 
     @property
     def zoom(self) -> float | None:
-        """By how much pictures may become larger than their training size; None if they keep to it."""
+        """By how much images may become larger than their training size; None if they keep to it."""
         return None if self.scale_jitter is None else max(1.0, self.scale_jitter[1])
 
     @property
     def mixes(self) -> bool:
-        """Whether a picture may come to hold parts of others."""
+        """Whether an image may come to hold parts of others."""
         return self.mosaic > 0 or self.copy_paste > 0
 
     def mixes_in(self, epoch: int) -> bool:
@@ -40,7 +40,7 @@ class Augmentation:
 
     @property
     def crowding(self) -> int:
-        """How many pictures' objects may be in one."""
+        """How many images' objects may be in one."""
         return (4 if self.mosaic > 0 else 1) + (self.copy_paste > 0)
 
 

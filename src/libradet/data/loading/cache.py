@@ -1,4 +1,4 @@
-"""Pictures decoded and resized once, and kept, in memory or in a file, for the epochs that follow."""
+"""Images decoded and resized once, and kept, in memory or in a file, for the epochs that follow."""
 
 import os
 import shutil
@@ -21,14 +21,14 @@ Kind = Literal["ram", "disk"]
 _SHARED_MEMORY = Path("/dev/shm")
 
 
-class PictureCache:
-    """Pixels of a data set's pictures at the size they are trained in, one copy for all workers of a process.
+class ImageCache:
+    """Pixels of a dataset's images at the size they are trained in, one copy for all workers of a process.
 
-    It is one row of bytes: a flag for each picture, then their pixels. All of it is claimed at once, so that
+    It is one row of bytes: a flag for each image, then their pixels. All of it is claimed at once, so that
     it cannot run short in the middle of an epoch.
 
     Args:
-        dataset: the pictures.
+        dataset: the images.
         size: (short, long) side, or "original".
         file: where to keep them, made anew and deleted with the cache; shared memory if None.
         zoom: by how much they may be enlarged in training (``Augmentation.zoom``), which takes more room.
@@ -38,7 +38,7 @@ class PictureCache:
     """
 
     def __init__(self, dataset: Dataset, size: Size, file: Path | None = None, zoom: float | None = None) -> None:
-        self.shapes = [stored_size(p.height, p.width, size, zoom) for p in dataset.pictures]
+        self.shapes = [stored_size(p.height, p.width, size, zoom) for p in dataset.images]
         self.starts = np.cumsum([len(self.shapes), *(3 * height * width for height, width in self.shapes)]).tolist()
         self.file = file
         check_room("disk" if file else "ram", self.starts[-1], file.parent if file else None)
@@ -54,11 +54,11 @@ class PictureCache:
         return vars(self) | {"_bytes": None if self.file else self._bytes}
 
     def get(self, index: int) -> UInt8[Tensor, "3 H W"] | None:
-        """The picture, which must not be written to; None if it has not been put here yet."""
+        """The image, which must not be written to; None if it has not been put here yet."""
         return self._view(index) if self._memory[index] else None
 
     def put(self, index: int, image: UInt8[Tensor, "3 H W"]) -> None:
-        """Keep a picture."""
+        """Keep an image."""
         self._view(index).copy_(image)
         self._memory[index] = 1
 
@@ -74,8 +74,8 @@ class PictureCache:
 
 
 def cache_bytes(datasets: Sequence[Dataset], size: Size, zoom: float | None = None) -> int:
-    """What the pictures of some data sets take in a cache."""
-    shapes = (stored_size(p.height, p.width, size, zoom) for dataset in datasets for p in dataset.pictures)
+    """What the images of some datasets take in a cache."""
+    shapes = (stored_size(p.height, p.width, size, zoom) for dataset in datasets for p in dataset.images)
     return sum(3 * height * width + 1 for height, width in shapes)
 
 
@@ -93,7 +93,7 @@ def check_room(kind: Kind, needed: int, folder: Path | None = None) -> None:
         other = "--cache disk" if kind == "ram" else "an --out on another disk"
         raise UserError(
             f"--cache {kind} takes {in_words(needed)}, {place} has {in_words(free)} left: "
-            f"free some, take {other}, smaller pictures, or no cache"
+            f"free some, take {other}, smaller images, or no cache"
         )
 
 
@@ -114,7 +114,7 @@ def _claim(file: Path, count: int) -> None:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(opened.fileno(), 0, count)
     except OSError as error:
-        raise UserError(f"{file}: no room for {in_words(count)} of pictures ({error.strerror}).") from None
+        raise UserError(f"{file}: no room for {in_words(count)} of images ({error.strerror}).") from None
 
 
 def _delete(file: Path, owner: int) -> None:

@@ -1,4 +1,4 @@
-"""Few canvases for many picture shapes, so that shapes repeat and little is padding."""
+"""Few canvases for many image shapes, so that shapes repeat and little is padding."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ MAX_CANVASES = 6
 """Three for each orientation, when landscape and portrait both occur."""
 
 WORTH = 8
-"""A further canvas must spare more padding than the area of this many pictures: each one costs a batch that
+"""A further canvas must spare more padding than the area of this many images: each one costs a batch that
 is not full, and a compiler or a GPU graph works it out anew."""
 
 
 def choose_canvases(shapes: Int64[ndarray, "N 2"], divisor: int, limit: int = MAX_CANVASES) -> list[tuple[int, int]]:
     """Canvases (height, width; multiples of ``divisor``) of which one holds each of the shapes (height, width).
 
-    They minimise the area of all pictures on their canvases, each canvas counted as WORTH pictures more.
+    They minimize the area of all images on their canvases, each canvas counted as WORTH images more.
     The result depends on the shapes only, so every process and every resumed run comes to the same.
     """
     rounded = np.maximum(-(-shapes // divisor), 1) * divisor

@@ -1,4 +1,4 @@
-"""Simple copy-paste (Ghiasi et al., CVPR 2021): objects of one picture pasted into another.
+"""Simple copy-paste (Ghiasi et al., CVPR 2021): objects of one image pasted into another.
 
 Edges are left hard, which the paper finds as good as blending. Without segmentations an object is its box, and what
 is pasted are rectangles.

@@ -1,7 +1,7 @@
 """Batches in an order, and with augmentations, that depend on (seed, epoch) and nothing else.
 
 Nothing here has a state that would have to be saved: a run that is resumed, or spread over other
-processes, sees the same pictures, augmented alike, in the same joint batches.
+processes, sees the same images, augmented alike, in the same joint batches.
 """
 
 import os
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from libradet.data.batch import Batch
 from libradet.data.loading.augmentation import FLIPPED, NONE, Augmentation
-from libradet.data.loading.cache import PictureCache
+from libradet.data.loading.cache import ImageCache
 from libradet.data.loading.canvases import assign_canvases, choose_canvases, own_canvases
 from libradet.data.loading.samples import Key, Samples
 from libradet.data.loading.transforms import Sample, Size, collate, target_size
@@ -27,7 +27,7 @@ from libradet.data.segmentations import require_masks
 from libradet.errors import UserError
 
 
-class PictureLoader(DataLoader):
+class ImageLoader(DataLoader):
     """A loader that raises in this process, and as they are, the errors that its workers met."""
 
     def __iter__(self) -> Any:
@@ -38,10 +38,10 @@ class PictureLoader(DataLoader):
 
 
 class BatchSampler:
-    """Lists of :class:`Key`, one for each batch of this process; pictures of a batch share a canvas.
+    """Lists of :class:`Key`, one for each batch of this process; images of a batch share a canvas.
 
-    Training: every picture at least once in an epoch; a canvas's last batch is filled up from its first
-    pictures, so that all batches are full. Evaluation: every picture once over all processes, except
+    Training: every image at least once in an epoch; a canvas's last batch is filled up from its first
+    images, so that all batches are full. Evaluation: every image once over all processes, except
     that a process with nothing left repeats one, to stay in step: gather by ``Batch.index``.
     """
 
@@ -60,7 +60,7 @@ class BatchSampler:
             self.epoch, self.start = epoch, 0
 
     def set_start(self, batches: int) -> None:
-        """Leave out the first batches of the current epoch, without loading their pictures."""
+        """Leave out the first batches of the current epoch, without loading their images."""
         self.start = batches
 
     def __len__(self) -> int:
@@ -106,32 +106,32 @@ def make_loader(
     world_size: int = 1,
     masks: bool = False,
     proposals: GivenProposals | None = None,
-    cache: PictureCache | None = None,
+    cache: ImageCache | None = None,
     own_canvas: bool = False,
 ) -> DataLoader:
-    """Batches of a data set; ``loader.batch_sampler`` has ``set_epoch`` and ``set_start``.
+    """Batches of a dataset; ``loader.batch_sampler`` has ``set_epoch`` and ``set_start``.
 
     Args:
         size: (short, long) side, or "original".
-        batch_size: pictures per process; process ``rank`` takes rows ``rank · batch_size`` and on of the
+        batch_size: images per process; process ``rank`` takes rows ``rank * batch_size`` and on of the
             joint batch, so several processes see what a single one with the joint batch would.
         training: shuffled, augmented, full batches, large JPEG files decoded at reduced size (see
-            ``pictures.SPARE``); otherwise in order, as they are, each once.
+            ``images.SPARE``); otherwise in order, as they are, each once.
         divisor: canvas sides are multiples of it.
-        augmentation: of pictures in training.
+        augmentation: of images in training.
         masks: fill ``Batch.masks`` (packed).
         proposals: what to fill ``Batch.proposals`` from.
-        cache: where to keep the pictures, of this data set at this size and zoom, that were loaded once.
-        own_canvas: every picture on the smallest canvas that holds it, in as many batches as that takes.
+        cache: where to keep the images, of this dataset at this size and zoom, that were loaded once.
+        own_canvas: every image on the smallest canvas that holds it, in as many batches as that takes.
 
     Raises:
-        UserError: masks are asked for and an object has no segmentation, or pictures with proposals shall be mixed.
+        UserError: masks are asked for and an object has no segmentation, or images with proposals shall be mixed.
     """
     if masks:
         require_masks(dataset)
     augmentation = augmentation if training else NONE
     check_mixing(augmentation, proposals is not None)
-    shapes = np.array([target_size(p.height, p.width, size) for p in dataset.pictures], np.int64).reshape(-1, 2)
+    shapes = np.array([target_size(p.height, p.width, size) for p in dataset.images], np.int64).reshape(-1, 2)
     canvases = own_canvases(shapes, divisor) if own_canvas else choose_canvases(shapes, divisor)
     canvas_of = assign_canvases(shapes, canvases)
     sampler = BatchSampler(canvas_of, batch_size, training, seed, rank, world_size)
@@ -140,7 +140,7 @@ def make_loader(
     most = _most_rows(dataset, augmentation.crowding)
     gather = partial(_gather, canvases=canvases, canvas_of=canvas_of, most=most, proposals=given)
     frames = np.array(canvases, np.int64).reshape(-1, 2)[canvas_of]
-    return PictureLoader(
+    return ImageLoader(
         Samples(dataset, size, seed, augmentation, frames, masks, proposals, training, cache),
         batch_sampler=sampler,
         num_workers=workers,
@@ -152,10 +152,10 @@ def make_loader(
 
 
 def check_mixing(augmentation: Augmentation, proposals: bool) -> None:
-    """Refuse to mix pictures that come with proposals. Raises UserError."""
+    """Refuse to mix images that come with proposals. Raises UserError."""
     if proposals and augmentation.mixes:
         raise UserError(
-            "mosaic and copy_paste make pictures of which nobody has proposals: set both to 0, or take a model with an "
+            "mosaic and copy_paste make images of which nobody has proposals: set both to 0, or take a model with an "
             "rpn of its own"
         )
 
@@ -178,9 +178,9 @@ def _gather(
     return collate(whole, canvas=canvases[canvas_of[whole[0].index]], rows=rows, proposals=proposals)
 
 
-def _most_rows(dataset: Dataset, pictures: int) -> int:
-    """Of one picture into which the objects of so many may have come."""
-    most = pictures * max((len(picture.labels) for picture in dataset.pictures), default=0)
+def _most_rows(dataset: Dataset, images: int) -> int:
+    """Of one image into which the objects of so many may have come."""
+    most = images * max((len(image.labels) for image in dataset.images), default=0)
     return max(8, -(-most // 8) * 8)
 
 

@@ -1,4 +1,4 @@
-"""Mosaic: parts of four pictures in one canvas (YOLOv4, Bochkovskiy et al., 2020, section 3.3).
+"""Mosaic: parts of four images in one canvas (YOLOv4, Bochkovskiy et al., 2020, section 3.3).
 
 Smaller objects in other company, and four contexts in one step. The paper does not say how large the four are;
 here each comes at half to all of its training size, as large as its quarter needs to be filled.
@@ -13,32 +13,32 @@ from torch import Tensor
 from libradet.data.loading.transforms import Sample
 from libradet.data.loading.windows import Window
 
-CENTRE = (0.25, 0.75)
+CENTER = (0.25, 0.75)
 """Where the four meet, as a fraction of the canvas."""
 
 SCALE = (0.5, 1.0)
-"""Size of a picture in a mosaic, over its training size."""
+"""Size of an image in a mosaic, over its training size."""
 
-GREY = 114
-"""Where a picture does not reach, as in YOLO."""
+GRAY = 114
+"""Where an image does not reach, as in YOLO."""
 
 
 def quarters(frame: tuple[int, int], chance: np.random.Generator) -> list[Window]:
     """Four windows around a random point of a canvas ``frame`` (height, width)."""
     height, width = frame
-    y, x = round(height * chance.uniform(*CENTRE)), round(width * chance.uniform(*CENTRE))
+    y, x = round(height * chance.uniform(*CENTER)), round(width * chance.uniform(*CENTER))
     rows, columns = ((0, y), (y, height - y)), ((0, x), (x, width - x))
     return [Window(top, left, h, w) for top, h in rows for left, w in columns]
 
 
 def tile_scale(height: int, width: int, quarter: Window, chance: np.random.Generator) -> float:
-    """At which fraction of its training size (``height``, ``width``) a picture comes into its quarter."""
+    """At which fraction of its training size (``height``, ``width``) an image comes into its quarter."""
     filling = max(quarter.height / height, quarter.width / width)
     return min(max(chance.uniform(*SCALE), filling), SCALE[1])
 
 
 def corner(sample: Sample, quarter: Window) -> tuple[int, int]:
-    """Top and left of a picture in a mosaic: where it is smaller than its quarter, it touches the point in common."""
+    """Top and left of an image in a mosaic: where it is smaller than its quarter, it touches the point in common."""
     height, width = sample.image.shape[1:]
     top = quarter.height - height if quarter.top == 0 else quarter.top
     left = quarter.width - width if quarter.left == 0 else quarter.left
@@ -46,7 +46,7 @@ def corner(sample: Sample, quarter: Window) -> tuple[int, int]:
 
 
 def assemble(
-    samples: Sequence[Sample], corners: Sequence[tuple[int, int]], frame: tuple[int, int], fill: int = GREY
+    samples: Sequence[Sample], corners: Sequence[tuple[int, int]], frame: tuple[int, int], fill: int = GRAY
 ) -> Sample:
     """Samples side by side in one of ``frame`` (height, width), each with its top left corner there.
 

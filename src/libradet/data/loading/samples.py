@@ -1,4 +1,4 @@
-"""One picture of a data set, ready for a batch: decoded, resized and augmented."""
+"""One image of a dataset, ready for a batch: decoded, resized and augmented."""
 
 from typing import NamedTuple
 
@@ -9,39 +9,39 @@ from numpy import ndarray
 from torch import Tensor
 
 from libradet.data.loading.augmentation import Augmentation
-from libradet.data.loading.cache import PictureCache
-from libradet.data.loading.colours import recolour
+from libradet.data.loading.cache import ImageCache
+from libradet.data.loading.colors import recolor
 from libradet.data.loading.copy_paste import paste
 from libradet.data.loading.mosaic import assemble, corner, quarters, tile_scale
-from libradet.data.loading.transforms import Sample, Size, flip, load_picture, resize_to, stored_size, target_size
+from libradet.data.loading.transforms import Sample, Size, flip, load_image, resize_to, stored_size, target_size
 from libradet.data.loading.windows import Window, any_window, drawn, look_through, scaled
 from libradet.data.proposals.given import GivenProposals
-from libradet.data.rasterise import EVERYTHING, decode_masks
+from libradet.data.rasterize import EVERYTHING, decode_masks
 from libradet.data.records import Dataset
 from libradet.errors import UserError
 
-_FLIP, _SCALE, _MOSAIC, _PASTE, _COLOUR = range(1, 6)
+_FLIP, _SCALE, _MOSAIC, _PASTE, _COLOR = range(1, 6)
 
 
 class Key(NamedTuple):
-    """Which picture, and when: all that its augmentation depends on besides the seed."""
+    """Which image, and when: all that its augmentation depends on besides the seed."""
 
     epoch: int
     index: int
 
 
 class Samples(torch.utils.data.Dataset):
-    """A data set by :class:`Key`.
+    """A dataset by :class:`Key`.
 
-    Each augmentation draws from a generator of its own, seeded with (seed, epoch, picture, augmentation): switching
+    Each augmentation draws from a generator of its own, seeded with (seed, epoch, image, augmentation): switching
     one on or off leaves the others as they were.
 
-    Scale jitter (Ghiasi et al., CVPR 2021): a picture is resized by a random factor of its training size, and where
+    Scale jitter (Ghiasi et al., CVPR 2021): an image is resized by a random factor of its training size, and where
     it is larger than its canvas then, a random window of that size is cut out; so canvases are those without it.
 
     Args:
         size: (short, long) side, or "original".
-        frames: height and width of each picture's canvas.
+        frames: height and width of each image's canvas.
         masks: give masks.
         reduced: large JPEG files may be decoded at a smaller size.
         cache: where pixels are kept.
@@ -57,11 +57,11 @@ class Samples(torch.utils.data.Dataset):
         masks: bool,
         proposals: GivenProposals | None,
         reduced: bool,
-        cache: PictureCache | None,
+        cache: ImageCache | None,
     ) -> None:
         self.dataset, self.size, self.seed, self.augmentation = dataset, size, seed, augmentation
         self.frames, self.masks, self.proposals, self.reduced, self.cache = frames, masks, proposals, reduced, cache
-        self.sources = np.flatnonzero([not picture.crowd.all() for picture in dataset.pictures])
+        self.sources = np.flatnonzero([not record.crowd.all() for record in dataset.images])
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -91,7 +91,7 @@ class Samples(torch.utils.data.Dataset):
         if self._willing(key, _FLIP, augment.flip) is not None:
             sample = flip(sample)
         if augment.color_jitter:
-            image = recolour(sample.image, augment.color_jitter, self._chance(key, _COLOUR))
+            image = recolor(sample.image, augment.color_jitter, self._chance(key, _COLOR))
             sample = sample._replace(image=image)
         return sample
 
@@ -99,7 +99,7 @@ class Samples(torch.utils.data.Dataset):
         return np.random.default_rng([self.seed, key.epoch, key.index, purpose])
 
     def _willing(self, key: Key, purpose: int, probability: float) -> np.random.Generator | None:
-        """What to draw from for an augmentation if it is this picture's turn."""
+        """What to draw from for an augmentation if it is this image's turn."""
         chance = self._chance(key, purpose)
         return chance if chance.random() < probability else None
 
@@ -108,11 +108,11 @@ class Samples(torch.utils.data.Dataset):
         return height, width
 
     def _target(self, index: int) -> tuple[int, int]:
-        picture = self.dataset.pictures[index]
-        return target_size(picture.height, picture.width, self.size)
+        record = self.dataset.images[index]
+        return target_size(record.height, record.width, self.size)
 
     def _jittered(self, index: int, frame: tuple[int, int], masks: bool, chance: np.random.Generator) -> Sample:
-        """A picture at a random scale, no larger than ``frame``; at its training size without scale jitter."""
+        """An image at a random scale, no larger than ``frame``; at its training size without scale jitter."""
         jitter, target = self.augmentation.scale_jitter, self._target(index)
         if jitter is None and target[0] <= frame[0] and target[1] <= frame[1]:
             return self._at(index, target, masks)
@@ -120,7 +120,7 @@ class Samples(torch.utils.data.Dataset):
         return self._at(index, size, masks, any_window(*size, frame, chance))
 
     def _mosaic(self, index: int, frame: tuple[int, int], masks: bool, chance: np.random.Generator) -> Sample:
-        """The picture and three others, in any order, each in its quarter of the canvas."""
+        """The image and three others, in any order, each in its quarter of the canvas."""
         others = chance.integers(len(self.dataset), size=3).tolist()
         where = quarters(frame, chance)
         places = [where[i] for i in chance.permutation(len(where))]
@@ -134,7 +134,7 @@ class Samples(torch.utils.data.Dataset):
         return self._at(index, size, masks, any_window(*size, (quarter.height, quarter.width), chance))
 
     def _pasted(self, sample: Sample, chance: np.random.Generator) -> Sample:
-        """The sample with objects of another picture, which is flipped and resized by chances of its own."""
+        """The sample with objects of another image, which is flipped and resized by chances of its own."""
         height, width = sample.image.shape[1:]
         other = self._jittered(int(chance.choice(self.sources)), (height, width), True, chance)
         other = flip(other) if chance.random() < self.augmentation.flip else other
@@ -143,15 +143,15 @@ class Samples(torch.utils.data.Dataset):
         return paste(sample, assemble([other], [place], (height, width)), chance)
 
     def _at(self, index: int, size: tuple[int, int], masks: bool, window: Window | None = None) -> Sample:
-        """A picture resized to ``size``, or what is seen of it through a window."""
-        picture, (height, width) = self.dataset.pictures[index], size
+        """An image resized to ``size``, or what is seen of it through a window."""
+        record, (height, width) = self.dataset.images[index], size
         image = resize_to(self._pixels(index), height, width)
-        scale_x, scale_y = width / picture.width, height / picture.height
+        scale_x, scale_y = width / record.width, height / record.height
         scales = torch.tensor([scale_x, scale_y, scale_x, scale_y])
-        boxes, given = torch.from_numpy(picture.boxes) * scales, None
+        boxes, given = torch.from_numpy(record.boxes) * scales, None
         if self.proposals is not None:
-            given = self.proposals.of(index, picture.width, picture.height) * scales
-        labels, crowd = torch.from_numpy(picture.labels), torch.from_numpy(picture.crowd)
+            given = self.proposals.of(index, record.width, record.height) * scales
+        labels, crowd = torch.from_numpy(record.labels), torch.from_numpy(record.crowd)
         sample = Sample(image, boxes, labels, crowd, (scale_x, scale_y), index, None, given)
         left = torch.ones(len(labels), dtype=torch.bool)
         if window is not None:
@@ -159,7 +159,7 @@ class Samples(torch.utils.data.Dataset):
         if not masks:
             return sample
         part = EVERYTHING if window is None else window.part
-        sample = sample._replace(masks=decode_masks(picture, height, width, part, or_boxes=not self.masks)[left])
+        sample = sample._replace(masks=decode_masks(record, height, width, part, or_boxes=not self.masks)[left])
         # Of an object that bends around the window, the box may be in it and the object not.
         return sample if window is None else drawn(sample)
 
@@ -167,10 +167,10 @@ class Samples(torch.utils.data.Dataset):
         kept = self.cache.get(index) if self.cache else None
         if kept is not None:
             return kept
-        picture = self.dataset.pictures[index]
-        height, width = stored_size(picture.height, picture.width, self.size, self.augmentation.zoom)
-        known = (picture.height, picture.width)
-        pixels = load_picture(picture.path, picture.upright, (height, width) if self.reduced else None, known)
+        record = self.dataset.images[index]
+        height, width = stored_size(record.height, record.width, self.size, self.augmentation.zoom)
+        known = (record.height, record.width)
+        pixels = load_image(record.path, record.upright, (height, width) if self.reduced else None, known)
         resized = resize_to(pixels, height, width)
         if self.cache:
             self.cache.put(index, resized)

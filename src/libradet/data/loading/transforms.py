@@ -1,4 +1,4 @@
-"""From picture files to a batch: decoded, resized, flipped, padded. The same for training, evaluation, prediction."""
+"""From image files to a batch: decoded, resized, flipped, padded. The same for training, evaluation, prediction."""
 
 import math
 import os
@@ -16,13 +16,13 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from libradet.data.batch import Batch
-from libradet.data.pictures import load_picture, to_tensor
+from libradet.data.images import load_image, to_tensor
 from libradet.errors import UserError
 from libradet.geometry.masks import pack_masks
 
 __all__ = [
-    *["Sample", "Size", "canvas_of", "collate", "flip", "load_picture", "pixels_of", "prepare", "resize"],
-    *["resize_to", "stored_size", "target_size", "unlabelled"],
+    *["Sample", "Size", "canvas_of", "collate", "flip", "load_image", "pixels_of", "prepare", "resize"],
+    *["resize_to", "stored_size", "target_size", "unlabeled"],
 ]
 
 Size = tuple[int, int] | Literal["original"]
@@ -30,7 +30,7 @@ Size = tuple[int, int] | Literal["original"]
 
 
 class Sample(NamedTuple):
-    """A picture ready for a batch; ``scale`` is resized over original size, (x, y)."""
+    """An image ready for a batch; ``scale`` is resized over original size, (x, y)."""
 
     image: UInt8[Tensor, "3 H W"]
     boxes: Float[Tensor, "G 4"]
@@ -52,27 +52,27 @@ def target_size(height: int, width: int, size: Size) -> tuple[int, int]:
 
 
 def stored_size(height: int, width: int, size: Size, zoom: float | None) -> tuple[int, int]:
-    """Height and width at which a picture's pixels are kept between epochs.
+    """Height and width at which an image's pixels are kept between epochs.
 
-    That after resizing; where pictures are also resized at random, by up to ``zoom``, ``zoom`` times as much, but no
+    That after resizing; where images are also resized at random, by up to ``zoom``, ``zoom`` times as much, but no
     more than there is.
     """
     rows, columns = target_size(height, width, size)
     return (rows, columns) if zoom is None else (min(height, round(rows * zoom)), min(width, round(columns * zoom)))
 
 
-def resize(picture: UInt8[Tensor, "3 H W"], size: Size) -> tuple[UInt8[Tensor, "3 h w"], float, float]:
-    """The picture resized (bilinear, antialiased), and its scales in x and y."""
-    height, width = picture.shape[1:]
+def resize(image: UInt8[Tensor, "3 H W"], size: Size) -> tuple[UInt8[Tensor, "3 h w"], float, float]:
+    """The image resized (bilinear, antialiased), and its scales in x and y."""
+    height, width = image.shape[1:]
     new_height, new_width = target_size(height, width, size)
-    return resize_to(picture, new_height, new_width), new_width / width, new_height / height
+    return resize_to(image, new_height, new_width), new_width / width, new_height / height
 
 
-def resize_to(picture: UInt8[Tensor, "3 H W"], height: int, width: int) -> UInt8[Tensor, "3 {height} {width}"]:
-    """The picture resized (bilinear, antialiased); itself if it has that size."""
-    if picture.shape[1:] == (height, width):
-        return picture
-    return F.resize(picture, [height, width], InterpolationMode.BILINEAR, antialias=True)
+def resize_to(image: UInt8[Tensor, "3 H W"], height: int, width: int) -> UInt8[Tensor, "3 {height} {width}"]:
+    """The image resized (bilinear, antialiased); itself if it has that size."""
+    if image.shape[1:] == (height, width):
+        return image
+    return F.resize(image, [height, width], InterpolationMode.BILINEAR, antialias=True)
 
 
 def flip(sample: Sample) -> Sample:
@@ -103,8 +103,8 @@ def collate(
     Args:
         divisor: canvas sides are multiples of it, if ``canvas`` is None.
         canvas: height and width that hold every sample.
-        rows: ground truths per picture (padded); by default the fewest that hold all, at least 1.
-        proposals: per picture (padded), if they come with the samples; by default as ``rows``.
+        rows: ground truths per image (padded); by default the fewest that hold all, at least 1.
+        proposals: per image (padded), if they come with the samples; by default as ``rows``.
     """
     shapes = [sample.image.shape[1:] for sample in samples]
     height, width = canvas or (_round_up(max(side), divisor) for side in zip(*shapes, strict=True))
@@ -129,7 +129,7 @@ def collate(
 
 
 def _canvas(count: int, height: int, width: int) -> UInt8[Tensor, "{count} 3 {height} {width}"]:
-    """Memory for pictures, not yet written."""
+    """Memory for images, not yet written."""
     # Decoders give interleaved pixels and convolutions want them: no transposition on the way.
     shape = count, height, width, 3
     if get_worker_info() is None:
@@ -151,32 +151,32 @@ def _pad(proposals: list[Float[Tensor, "_ 4"]], count: int | None) -> Float[Tens
 def prepare(
     images: Sequence[Any], size: Size, divisor: int, proposals: Sequence[Float[Tensor, "_ 4"]] | None = None
 ) -> Batch:
-    """Pictures without ground truth as one batch, treated like those of an evaluation.
+    """Images without ground truth as one batch, treated like those of an evaluation.
 
     Args:
-        images: paths, PIL images, or uint8 arrays (RGB [H, W, 3], RGBA [H, W, 4] or grey [H, W]).
-        proposals: for each picture, xyxy in its pixels.
+        images: paths, PIL images, or uint8 arrays (RGB [H, W, 3], RGBA [H, W, 4] or gray [H, W]).
+        proposals: for each image, xyxy in its pixels.
 
     Raises:
         UserError: something else, or a file that cannot be decoded.
     """
     given = [None] * len(images) if proposals is None else proposals
-    pictures = enumerate(zip(images, given, strict=True))
-    return collate([unlabelled(pixels_of(image), size, row, boxes) for row, (image, boxes) in pictures], divisor)
+    rows = enumerate(zip(images, given, strict=True))
+    return collate([unlabeled(pixels_of(image), size, row, boxes) for row, (image, boxes) in rows], divisor)
 
 
-def unlabelled(
-    picture: UInt8[Tensor, "3 H W"], size: Size, index: int = 0, proposals: Float[Tensor, "P 4"] | None = None
+def unlabeled(
+    image: UInt8[Tensor, "3 H W"], size: Size, index: int = 0, proposals: Float[Tensor, "P 4"] | None = None
 ) -> Sample:
-    """A picture without ground truth, resized as those of an evaluation; ``proposals`` are in its own pixels."""
+    """An image without ground truth, resized as those of an evaluation; ``proposals`` are in its own pixels."""
     empty = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
-    resized, scale_x, scale_y = resize(picture, size)
+    resized, scale_x, scale_y = resize(image, size)
     given = None if proposals is None else proposals * torch.tensor([scale_x, scale_y] * 2)
     return Sample(resized, *empty, (scale_x, scale_y), index, proposals=given)
 
 
 def canvas_of(sample: Sample, divisor: int) -> tuple[int, int]:
-    """Height and width of the smallest canvas that holds the picture."""
+    """Height and width of the smallest canvas that holds the image."""
     height, width = sample.image.shape[1:]
     return _round_up(height, divisor), _round_up(width, divisor)
 
@@ -184,7 +184,7 @@ def canvas_of(sample: Sample, divisor: int) -> tuple[int, int]:
 def pixels_of(image: Any) -> UInt8[Tensor, "3 H W"]:
     """Pixels of a file, a Pillow image or an array, as :func:`prepare` takes them. Raises UserError."""
     if isinstance(image, str | os.PathLike):
-        return load_picture(Path(image))
+        return load_image(Path(image))
     if isinstance(image, Image.Image):
         return to_tensor(image)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
@@ -193,7 +193,7 @@ def pixels_of(image: Any) -> UInt8[Tensor, "3 H W"]:
         if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 4):
             return to_tensor(Image.fromarray(image))
     what = f"{type(image).__name__} {getattr(image, 'dtype', '')} {tuple(getattr(image, 'shape', ()))}"
-    raise UserError(f"Cannot take {what} for a picture: give a path, a PIL image or a uint8 RGB array [H, W, 3].")
+    raise UserError(f"Cannot take {what} for an image: give a path, a PIL image or a uint8 RGB array [H, W, 3].")
 
 
 def _round_up(value: int, divisor: int) -> int:

@@ -1,4 +1,4 @@
-"""Looking at a picture through a window: random crops, and which objects are still there."""
+"""Looking at an image through a window: random crops, and which objects are still there."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ MIN_SHARE = 0.1
 
 
 class Window(NamedTuple):
-    """Part of a picture, in whole pixels."""
+    """Part of an image, in whole pixels."""
 
     top: int
     left: int
@@ -34,7 +34,7 @@ def scaled(height: int, width: int, factor: float) -> tuple[int, int]:
 
 
 def any_window(height: int, width: int, frame: tuple[int, int], chance: np.random.Generator) -> Window:
-    """A window no larger than ``frame`` (height, width) at a random place of a picture; all of it where it fits."""
+    """A window no larger than ``frame`` (height, width) at a random place of an image; all of it where it fits."""
     rows, columns = min(height, frame[0]), min(width, frame[1])
     top, left = int(chance.integers(height - rows + 1)), int(chance.integers(width - columns + 1))
     return Window(top, left, rows, columns)
@@ -63,7 +63,7 @@ def only(sample: Sample, rows: Bool[Tensor, " G"]) -> Sample:
 
 
 def drawn(sample: Sample) -> Sample:
-    """The sample with the objects of which a pixel is in the picture."""
+    """The sample with the objects of which a pixel is in the image."""
     assert sample.masks is not None
     return only(sample, sample.masks.flatten(1).any(1).bool())
 

@@ -1,1 +1,1 @@
-"""Boxes where objects may be, found beforehand: their files, and the pictures that they belong to."""
+"""Boxes where objects may be, found beforehand: their files, and the images that they belong to."""

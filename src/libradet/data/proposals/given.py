@@ -1,4 +1,4 @@
-"""Proposals of a file, brought to the pictures that they belong to."""
+"""Proposals of a file, brought to the images that they belong to."""
 
 import re
 from collections import defaultdict
@@ -20,17 +20,17 @@ from libradet.errors import UserError
 
 SUFFIXES = (".safetensors", ".pkl", ".pickle")
 BEYOND = 2.0
-"""Pixels by which boxes of a file that does not know its pictures may leave them."""
+"""Pixels by which boxes of a file that does not know its images may leave them."""
 
 
 @dataclass(frozen=True, eq=False)
 class GivenProposals:
-    """The proposals of some pictures.
+    """The proposals of some images.
 
     Attributes:
         file: where they are.
-        rows: of each picture, in the file.
-        count: proposals that a picture gets: no more, and padding where it has fewer.
+        rows: of each image, in the file.
+        count: proposals that an image gets: no more, and padding where it has fewer.
     """
 
     file: ProposalFile
@@ -38,14 +38,14 @@ class GivenProposals:
     count: int
 
     def of(self, index: int, width: int, height: int) -> Float[Tensor, "P 4"]:
-        """The best ``count`` proposals of a picture or all it has, best first, xyxy in pixels of its file.
+        """The best ``count`` proposals of an image or all it has, best first, xyxy in pixels of its file.
 
         Args:
-            index: which of the pictures.
+            index: which of the images.
             width, height: of the file, in pixels.
 
         Raises:
-            UserError: they are not numbers, or were made in a picture of another size.
+            UserError: they are not numbers, or were made in an image of another size.
         """
         file, row = self.file, int(self.rows[index])
         if file.sizes is not None and (width, height) != (made := tuple(file.sizes[row].tolist())):
@@ -84,46 +84,46 @@ def find_file(path: str | Path, split: str) -> Path:
 
 
 def give_to_dataset(path: str | Path, dataset: Dataset, limit: int) -> GivenProposals:
-    """The proposals of every picture of a data set.
+    """The proposals of every image of a dataset.
 
-    Pictures are recognised by id and file name; in files of other toolboxes by name, or by order.
+    Images are recognized by id and file name; in files of other toolboxes by name, or by order.
 
     Args:
         path: file, or folder with one file for each split.
-        limit: a picture gets at most so many.
+        limit: an image gets at most so many.
 
     Raises:
-        UserError: the file cannot be read, or is of another data set, or pictures lack proposals.
+        UserError: the file cannot be read, or is of another dataset, or images lack proposals.
     """
     file = read_proposals(find_file(path, dataset.split))
-    what = f"pictures of {dataset.split} of {dataset.root}"
+    what = f"images of {dataset.split} of {dataset.root}"
     if file.names is None and len(file) != len(dataset):
         raise UserError(
-            f"{file.path}: has proposals for {len(file)} pictures in the order of an annotation file, and there are "
-            f"{len(dataset)} {what}: it belongs to another split or data set"
+            f"{file.path}: has proposals for {len(file)} images in the order of an annotation file, and there are "
+            f"{len(dataset)} {what}: it belongs to another split or dataset"
         )
     rows = np.arange(len(dataset))
     if file.names is not None:
-        rows = _find(file, [p.path for p in dataset.pictures], what, [p.id for p in dataset.pictures])
+        rows = _find(file, [p.path for p in dataset.images], what, [p.id for p in dataset.images])
     _check_sizes(file, rows, dataset, what)
     return GivenProposals(file, rows, max(1, min(limit, file.most)))
 
 
-def give_to_files(path: str | Path, pictures: Sequence[Path], limit: int) -> GivenProposals:
-    """The proposals of picture files, recognised by name. Raises UserError as :func:`give_to_dataset` does."""
+def give_to_files(path: str | Path, images: Sequence[Path], limit: int) -> GivenProposals:
+    """The proposals of image files, recognized by name. Raises UserError as :func:`give_to_dataset` does."""
     if Path(path).is_dir():
-        raise UserError(f"{path}: is a folder; name the file with the proposals of these pictures")
+        raise UserError(f"{path}: is a folder; name the file with the proposals of these images")
     file = read_proposals(path)
     if file.names is None:
         raise UserError(
-            f"{path}: names no pictures, its proposals are in the order of an annotation file: it can be used with a "
-            "data set only (libradet evaluate --data)"
+            f"{path}: names no images, its proposals are in the order of an annotation file: it can be used with a "
+            "dataset only (libradet evaluate --data)"
         )
-    return GivenProposals(file, _find(file, pictures, "named pictures"), max(1, min(limit, file.most)))
+    return GivenProposals(file, _find(file, images, "named images"), max(1, min(limit, file.most)))
 
 
 def _find(file: ProposalFile, paths: Sequence[Path], what: str, ids: Sequence[int] | None = None) -> ndarray:
-    """The row of every picture."""
+    """The row of every image."""
     assert file.names is not None
     names = [PurePosixPath(name.replace("\\", "/")) for name in file.names]
     by_name: dict[str, list[int]] = defaultdict(list)
@@ -139,7 +139,7 @@ def _find(file: ProposalFile, paths: Sequence[Path], what: str, ids: Sequence[in
     missing = [path.name for path, row in zip(paths, rows, strict=True) if row is None]
     if len(missing) == len(paths):
         raise UserError(
-            f"{file.path}: is of another data set or split: it has proposals for {few(file.names, 2)}, and the "
+            f"{file.path}: is of another dataset or split: it has proposals for {few(file.names, 2)}, and the "
             f"{what} are {few(missing, 2)}"
         )
     if missing:
@@ -151,7 +151,7 @@ def _find(file: ProposalFile, paths: Sequence[Path], what: str, ids: Sequence[in
 
 
 def _closest(path: Path, candidates: list[int], names: Sequence[PurePosixPath]) -> int | None:
-    """Of the rows with the picture's name, the one that shares most folders; None if that is not one."""
+    """Of the rows with the image's name, the one that shares most folders; None if that is not one."""
 
     def shared(row: int) -> int:
         pairs = zip(reversed(path.parts), reversed(names[row].parts), strict=False)
@@ -164,8 +164,8 @@ def _closest(path: Path, candidates: list[int], names: Sequence[PurePosixPath]) 
 
 
 def _check_sizes(file: ProposalFile, rows: ndarray, dataset: Dataset, what: str) -> None:
-    """What was made in other pictures must not go unnoticed."""
-    sizes = np.array([(p.width, p.height) for p in dataset.pictures]).reshape(-1, 2)
+    """What was made in other images must not go unnoticed."""
+    sizes = np.array([(p.width, p.height) for p in dataset.images]).reshape(-1, 2)
     if file.sizes is not None:
         wrong = np.flatnonzero((file.sizes[rows] != sizes).any(1))
         if len(wrong):
@@ -182,22 +182,20 @@ def _check_sizes(file: ProposalFile, rows: ndarray, dataset: Dataset, what: str)
     ends[held] = np.maximum.reduceat(file.boxes[:, 2:].numpy(), file.offsets[:-1][held])
     wrong = np.flatnonzero((ends[rows] > sizes + BEYOND).any(1))
     if len(wrong):
-        names = few([dataset.pictures[i].path.name for i in wrong])
+        names = few([dataset.images[i].path.name for i in wrong])
         raise UserError(
-            f"{file.path}: proposals of {len(wrong)} of {len(rows)} {what} lie beyond the picture "
-            f"({names}): it belongs to another data set, or lists the pictures in another order"
+            f"{file.path}: proposals of {len(wrong)} of {len(rows)} {what} lie beyond the image "
+            f"({names}): it belongs to another dataset, or lists the images in another order"
         )
 
 
 def _other_size(file: ProposalFile, row: int, made: tuple[int, int], own: tuple[int, int]) -> str:
     name = _name(file, row)
-    return (
-        f"{file.path}: is of other pictures: {name} was {made[0]}x{made[1]} when it was made and is {own[0]}x{own[1]}"
-    )
+    return f"{file.path}: is of other images: {name} was {made[0]}x{made[1]} when it was made and is {own[0]}x{own[1]}"
 
 
 def _name(file: ProposalFile, row: int) -> str:
-    return file.names[row] if file.names is not None else f"picture {row + 1}"
+    return file.names[row] if file.names is not None else f"image {row + 1}"
 
 
 def _some(files: Sequence[Path]) -> str:

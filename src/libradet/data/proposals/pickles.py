@@ -1,7 +1,7 @@
 """mmdetection's proposals, from the pickles that it writes, without executing anything.
 
 Version 2 (and 1) writes a list of arrays [P, 5] (xyxy and score; [P, 4] without), one for each image in the order of
-the annotation file. Version 3 writes a dictionary from the path of a picture to its ``bboxes`` and ``scores``.
+the annotation file. Version 3 writes a dictionary from the path of an image to its ``bboxes`` and ``scores``.
 """
 
 from pathlib import Path
@@ -17,9 +17,9 @@ from libradet.errors import UserError
 
 
 class Listed(NamedTuple):
-    """Proposals picture by picture, xyxy in pixels of the files.
+    """Proposals image by image, xyxy in pixels of the files.
 
-    ``scores`` is None if any picture has none; ``names`` is None if pictures are in the annotation file's order.
+    ``scores`` is None if any image has none; ``names`` is None if images are in the annotation file's order.
     """
 
     boxes: list[Float32[ndarray, "P 4"]]
@@ -64,15 +64,15 @@ def read_pickle(path: Path) -> Listed:
     else:
         raise UserError(
             f"{path}: is not a proposal file: it holds a {type(content).__name__} and neither arrays [P, 5] in the "
-            "order of the annotation file nor a dictionary of them by picture"
+            "order of the annotation file nor a dictionary of them by image"
         )
-    parts = [_split(entry, path, names[i] if names else f"picture {i + 1}") for i, entry in enumerate(entries)]
+    parts = [_split(entry, path, names[i] if names else f"image {i + 1}") for i, entry in enumerate(entries)]
     scores = [scores for _, scores in parts if scores is not None]
     return Listed([boxes for boxes, _ in parts], scores if len(scores) == len(parts) else None, names)
 
 
 def _split(entry: Any, path: Path, name: str) -> tuple[Float32[ndarray, "P 4"], Float32[ndarray, " P"] | None]:
-    """Boxes and scores of one picture."""
+    """Boxes and scores of one image."""
     fields = entry.fields if isinstance(entry, _Fields) else entry
     if isinstance(fields, dict):
         boxes, scores = _numbers(fields.get("bboxes")), _numbers(fields.get("scores"))

@@ -1,17 +1,17 @@
 """Proposal files: boxes where objects may be, found beforehand, for detectors that do not look for them themselves.
 
-One .safetensors file for M proposals in N pictures, with ``format: libradet-proposals-1`` in its header:
+One .safetensors file for M proposals in N images, with ``format: libradet-proposals-1`` in its header:
 
 ========  ===============  ==============================================================================
-ids       int64 [N]        the data set's image ids
-names     uint8 [·]        file names below the data set's folder: a JSON list in UTF-8
+ids       int64 [N]        the dataset's image ids
+names     uint8 [*]        file names below the dataset's folder: a JSON list in UTF-8
 sizes     int32 [N, 2]     width and height of the files in pixels
-offsets   int64 [N + 1]    proposals of picture i are rows ``offsets[i]`` to ``offsets[i + 1] − 1``
-boxes     float32 [M, 4]   xyxy in pixels of the upright file and inside it; best first in every picture
+offsets   int64 [N + 1]    proposals of image i are rows ``offsets[i]`` to ``offsets[i + 1] - 1``
+boxes     float32 [M, 4]   xyxy in pixels of the upright file and inside it; best first in every image
 scores    float32 [M]      0..1
 ========  ===============  ==============================================================================
 
-20 bytes a proposal: 2.4 GB for 118,000 pictures with 1000 each, of which a training maps only the boxes that
+20 bytes a proposal: 2.4 GB for 118,000 images with 1000 each, of which a training maps only the boxes that
 it looks at. Half precision would save half of it and move corners beyond x = 512 by up to a quarter of a
 pixel, which is 3 % of IoU for an object of 16 pixels.
 """
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from libradet.data.proposals.pickles import Listed, read_pickle
 from libradet.errors import UserError
-from libradet.files import replacing
+from libradet.utils.atomic_io import atomic_write
 
 FORMAT = "libradet-proposals-1"
 _TYPES = {
@@ -42,7 +42,7 @@ _TYPES = {
 
 
 class Proposed(NamedTuple):
-    """The proposals of one picture: ``boxes`` xyxy in pixels of the file, best first; ``scores`` 0..1."""
+    """The proposals of one image: ``boxes`` xyxy in pixels of the file, best first; ``scores`` 0..1."""
 
     id: int
     name: str
@@ -58,12 +58,12 @@ class ProposalFile:
 
     Attributes:
         path: the file.
-        boxes: of all pictures, xyxy in pixels of their files; read from disk where they are looked at.
+        boxes: of all images, xyxy in pixels of their files; read from disk where they are looked at.
         scores: of all boxes; None if the file has none, and the order of boxes is all that is known.
-        offsets: picture i has rows ``offsets[i]`` to ``offsets[i + 1] − 1``.
+        offsets: image i has rows ``offsets[i]`` to ``offsets[i + 1] - 1``.
         ids: image ids; None in other toolboxes' files.
-        names: files; None if the pictures are known by their order in the annotation file alone.
-        sizes: width and height of the pictures; None in other toolboxes' files.
+        names: files; None if the images are known by their order in the annotation file alone.
+        sizes: width and height of the images; None in other toolboxes' files.
     """
 
     path: Path
@@ -79,24 +79,24 @@ class ProposalFile:
 
     @property
     def most(self) -> int:
-        """The largest number of proposals that a picture has."""
+        """The largest number of proposals that an image has."""
         return int(np.diff(self.offsets).max(initial=0))
 
 
-def write_proposals(path: Path, pictures: Sequence[Proposed], made_by: str) -> None:
+def write_proposals(path: Path, images: Sequence[Proposed], made_by: str) -> None:
     """Write a proposal file; one of that name is replaced at once or not at all. ``made_by``: the model's name."""
-    counts = [len(picture.scores) for picture in pictures]
-    names = json.dumps([picture.name for picture in pictures], ensure_ascii=False).encode(errors="backslashreplace")
+    counts = [len(image.scores) for image in images]
+    names = json.dumps([image.name for image in images], ensure_ascii=False).encode(errors="backslashreplace")
     arrays = {
-        "ids": np.array([picture.id for picture in pictures], np.int64),
+        "ids": np.array([image.id for image in images], np.int64),
         "names": np.frombuffer(bytearray(names), np.uint8),
-        "sizes": np.array([(picture.width, picture.height) for picture in pictures], np.int32).reshape(-1, 2),
+        "sizes": np.array([(image.width, image.height) for image in images], np.int32).reshape(-1, 2),
         "offsets": np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
-        "boxes": np.concatenate([np.zeros((0, 4)), *(p.boxes for p in pictures)], dtype=np.float32),
-        "scores": np.concatenate([np.zeros(0), *(p.scores for p in pictures)], dtype=np.float32),
+        "boxes": np.concatenate([np.zeros((0, 4)), *(p.boxes for p in images)], dtype=np.float32),
+        "scores": np.concatenate([np.zeros(0), *(p.scores for p in images)], dtype=np.float32),
     }
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         save_file(tensors, partial, {"format": FORMAT, "model": made_by})
 
 
@@ -112,7 +112,7 @@ def read_proposals(path: str | Path) -> ProposalFile:
             start = file.read(9)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return _read_own(path) if start[8:9] == b"{" else _from_pictures(path, read_pickle(path))
+    return _read_own(path) if start[8:9] == b"{" else _from_images(path, read_pickle(path))
 
 
 def _read_own(path: Path) -> ProposalFile:
@@ -134,20 +134,20 @@ def _read_own(path: Path) -> ProposalFile:
 
 
 def _consistent(tensors: dict[str, Tensor], names: Any) -> bool:
-    offsets, pictures, rows = tensors["offsets"], tensors["ids"].numel(), tensors["scores"].numel()
-    shapes = {"ids": (pictures,), "sizes": (pictures, 2), "offsets": (pictures + 1,), "boxes": (rows, 4)}
+    offsets, images, rows = tensors["offsets"], tensors["ids"].numel(), tensors["scores"].numel()
+    shapes = {"ids": (images,), "sizes": (images, 2), "offsets": (images + 1,), "boxes": (rows, 4)}
     return (
         all(tensors[name].dtype == kind for name, kind in _TYPES.items())
         and all(tensors[name].shape == shape for name, shape in {**shapes, "scores": (rows,)}.items())
         and isinstance(names, list)
-        and len(names) == pictures
+        and len(names) == images
         and all(isinstance(name, str) for name in names)
         and bool((offsets.diff() >= 0).all())
         and (int(offsets[0]), int(offsets[-1])) == (0, rows)
     )
 
 
-def _from_pictures(path: Path, listed: Listed) -> ProposalFile:
+def _from_images(path: Path, listed: Listed) -> ProposalFile:
     offsets = np.cumsum([0, *(len(boxes) for boxes in listed.boxes)], dtype=np.int64)
     boxes = torch.from_numpy(np.concatenate([np.zeros((0, 4), np.float32), *listed.boxes]))
     scores = None

@@ -1,1 +1,1 @@
-"""Data sets that are drawn."""
+"""Datasets that are drawn."""

@@ -1,6 +1,6 @@
-"""The objects of synthetic pictures: outlines as signed distances, and surfaces as colour patterns.
+"""The objects of synthetic images: outlines as signed distances, and surfaces as color patterns.
 
-Coordinates (u, v) are the object's own: its outline lies about 1 from the centre, v points down.
+Coordinates (u, v) are the object's own: its outline lies about 1 from the center, v points down.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,13 @@ class Kind(NamedTuple):
     Attributes:
         name: as in ``categories``.
         outline: signed distance, negative inside, in units of the object's radius.
-        colours: two RGB colours, 0–255.
-        surface: share of the second colour at each point, 0..1.
+        colors: two RGB colors, 0-255.
+        surface: share of the second color at each point, 0..1.
     """
 
     name: str
     outline: Outline
-    colours: tuple[tuple[int, int, int], tuple[int, int, int]]
+    colors: tuple[tuple[int, int, int], tuple[int, int, int]]
     surface: Surface
 
 
@@ -62,7 +62,7 @@ def star(u: Plane, v: Plane) -> Plane:
     angle = np.arctan2(u, -v)
     sector = np.abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
     x, y = np.hypot(u, v) * np.sin(sector), np.hypot(u, v) * np.cos(sector)
-    # The edge from a point (0, 1) to the notch at 36°, 0.5 from the centre.
+    # The edge from a point (0, 1) to the notch at 36°, 0.5 from the center.
     notch = 0.5 * np.sin(np.pi / 5), 0.5 * np.cos(np.pi / 5)
     along = np.hypot(notch[0], notch[1] - 1)
     return ((1 - notch[1]) * x + notch[0] * (y - 1)) / along
@@ -94,7 +94,7 @@ def stripes(u: Plane, v: Plane) -> Plane:
 
 
 def rays(u: Plane, v: Plane) -> Plane:
-    """Sectors around the centre."""
+    """Sectors around the center."""
     return _soft(np.sin(np.arctan2(v, u) * 6))
 
 
@@ -140,4 +140,4 @@ KINDS = (
     Kind("cross", plus, ((236, 236, 240), (190, 40, 70)), checks),
     Kind("moon", crescent, ((30, 170, 178), (176, 240, 236)), dots),
 )
-"""What can be a class, in this order; they differ in outline, colour and surface."""
+"""What can be a class, in this order; they differ in outline, color and surface."""

@@ -1,7 +1,7 @@
-"""Draws a detection set that has to be learned: sizes from 12 pixels to half the picture, objects that hide
+"""Draws a detection set that has to be learned: sizes from 12 pixels to half the image, objects that hide
 each other, things that only look like objects, textured ground, changing light, and noise.
 
-A picture is a pure function of (seed, split, number): any set can be drawn again to the byte.
+An image is a pure function of (seed, split, number): any set can be drawn again to the byte.
 """
 
 import json
@@ -27,7 +27,7 @@ Noise = np.random.Generator
 
 
 class Shape(NamedTuple):
-    """Something to be drawn: ``label`` −1 for what only looks like an object."""
+    """Something to be drawn: ``label`` -1 for what only looks like an object."""
 
     label: int
     outline: Outline
@@ -36,7 +36,7 @@ class Shape(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """A picture being painted: ``pixels`` 0..255, and the number of the object seen at each pixel (−1: none)."""
+    """An image being painted: ``pixels`` 0..255, and the number of the object seen at each pixel (-1: none)."""
 
     pixels: Float32[ndarray, "h w 3"]
     owner: Int64[ndarray, "h w"]
@@ -56,7 +56,7 @@ def synthesize(
     """Write ``train.json``, ``val.json`` and ``images/`` (boxes and masks of what is visible).
 
     Args:
-        train, val: numbers of pictures.
+        train, val: numbers of images.
         size: width and height in pixels.
         classes: how many, 1 to 8.
 
@@ -66,7 +66,7 @@ def synthesize(
     if not 1 <= classes <= len(KINDS):
         raise UserError(f"classes is {classes}: choose 1 to {len(KINDS)}.")
     if min(size) < 6 * MIN_SIDE or min(train, val) < 1:
-        raise UserError(f"Pictures must be at least {6 * MIN_SIDE} pixels on each side, and each split needs one.")
+        raise UserError(f"Images must be at least {6 * MIN_SIDE} pixels on each side, and each split needs one.")
     out = Path(out)
     (out / "images").mkdir(parents=True, exist_ok=True)
     for number, (split, count) in enumerate({"train": train, "val": val}.items()):
@@ -89,7 +89,7 @@ def _write_split(out: Path, split: str, count: int, size: tuple[int, int], class
 
 
 def draw_scene(noise: Noise, size: tuple[int, int], classes: int) -> tuple[UInt8[ndarray, "h w 3"], list[dict]]:
-    """A picture and the annotations of its objects."""
+    """An image and the annotations of its objects."""
     width, height = size
     scene = Scene(_ground(noise, width, height), np.full((height, width), -1, np.int64), [], [])
     shapes = _choose_shapes(noise, min(size), classes)
@@ -115,28 +115,28 @@ def _choose_shapes(noise: Noise, side: int, classes: int) -> list[Shape]:
 
 
 def _radius(noise: Noise, side: int) -> float:
-    """Half of a size between MIN_SIDE and half the picture's short side, middle sizes likelier."""
+    """Half of a size between MIN_SIDE and half the image's short side, middle sizes likelier."""
     return MIN_SIDE / 2 * 1.1 * (side / 2 / MIN_SIDE / 1.1) ** noise.beta(1.7, 1.5)
 
 
 def _place(scene: Scene, shape: Shape, noise: Noise, light: float) -> bool:
     """Paint a shape somewhere, unless it would hide too much of another or be cut off too much."""
     height, width = scene.owner.shape
-    centre = int(noise.integers(width)), int(noise.integers(height))
+    center = int(noise.integers(width)), int(noise.integers(height))
     turn, stretch = noise.uniform(0, 2 * np.pi), np.exp(noise.uniform(-0.2, 0.2))
     reach = int(np.ceil(shape.radius * 1.5)) + 2
     y, x = np.mgrid[-reach:reach, -reach:reach].astype(np.float32)
     u, v = _own_coordinates(x, y, turn, stretch, shape.radius)
     cover = np.clip(0.5 - shape.outline(u, v) * shape.radius, 0, 1).astype(np.float32)
     whole = int((cover > 0.5).sum())
-    window, part = _overlap(centre, reach, scene.owner.shape)
+    window, part = _overlap(center, reach, scene.owner.shape)
     u, v, cover = u[part], v[part], cover[part]
     solid = cover > 0.5
     if not _may_stand(scene, window, solid, whole):
         return False
     _shade_ground(scene.pixels[window], shape, u, v, light - turn)
-    colour = _colour(shape, u, v, noise, light - turn)
-    scene.pixels[window] += cover[..., None] * (colour - scene.pixels[window])
+    color = _color(shape, u, v, noise, light - turn)
+    scene.pixels[window] += cover[..., None] * (color - scene.pixels[window])
     scene.owner[window][solid] = len(scene.labels) if shape.label >= 0 else -1
     if shape.label >= 0:
         scene.full.append(whole)
@@ -150,11 +150,11 @@ def _own_coordinates(x: ndarray, y: ndarray, turn: float, stretch: float, radius
 
 
 def _overlap(
-    centre: tuple[int, int], reach: int, shape: tuple[int, ...]
+    center: tuple[int, int], reach: int, shape: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Rows and columns of the picture that a square around ``centre`` covers, and the same part of the square."""
+    """Rows and columns of the image that a square around ``center`` covers, and the same part of the square."""
     window, part = [], []
-    for middle, limit in zip(centre[::-1], shape, strict=True):
+    for middle, limit in zip(center[::-1], shape, strict=True):
         first, last = max(0, middle - reach), min(limit, middle + reach)
         window.append(slice(first, last))
         part.append(slice(first - middle + reach, last - middle + reach))
@@ -162,7 +162,7 @@ def _overlap(
 
 
 def _may_stand(scene: Scene, window: tuple[slice, slice], solid: Bool[ndarray, "a b"], whole: int) -> bool:
-    """Enough of it is inside the picture, it is large enough, and what lies below stays visible."""
+    """Enough of it is inside the image, it is large enough, and what lies below stays visible."""
     rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
     if solid.sum() < MIN_VISIBLE * whole or min(np.ptp(rows), np.ptp(columns)) + 1 < MIN_SIDE * 0.75:
         return False
@@ -177,16 +177,16 @@ def _shade_ground(pixels: Float32[ndarray, "a b 3"], shape: Shape, u: ndarray, v
     pixels *= 1 - 0.45 * np.clip(0.5 - distance * 4, 0, 1)[..., None].astype(np.float32)
 
 
-def _colour(shape: Shape, u: ndarray, v: ndarray, noise: Noise, light: float) -> Float32[ndarray, "a b 3"]:
-    """Surface in the class's two colours, each a little off, brighter towards the light."""
-    first, second = (np.array(c) + noise.normal(0, 14, 3) for c in shape.kind.colours)
+def _color(shape: Shape, u: ndarray, v: ndarray, noise: Noise, light: float) -> Float32[ndarray, "a b 3"]:
+    """Surface in the class's two colors, each a little off, brighter towards the light."""
+    first, second = (np.array(c) + noise.normal(0, 14, 3) for c in shape.kind.colors)
     share = shape.kind.surface(u, v)[..., None]
     bright = 0.9 + 0.22 * (u * np.cos(light) + v * np.sin(light))
     return ((first + share * (second - first)) * np.clip(bright, 0.55, 1.25)[..., None]).astype(np.float32)
 
 
 def _ground(noise: Noise, width: int, height: int) -> Float32[ndarray, "h w 3"]:
-    """Cloudy ground between two dull colours, with a fine pattern on it."""
+    """Cloudy ground between two dull colors, with a fine pattern on it."""
     base = noise.uniform(70, 190)
     dark, bright = (base + shift + noise.normal(0, 16, 3) for shift in (-25, 25))
     clouds = np.sum([_clouds(noise, width, height, cells) / cells for cells in (3, 7, 15, 31)], axis=0)
@@ -202,7 +202,7 @@ def _clouds(noise: Noise, width: int, height: int, cells: int) -> Float32[ndarra
 
 
 def _pattern(noise: Noise, width: int, height: int) -> ndarray:
-    """Stripes, weave, ripples or grain, −1..1."""
+    """Stripes, weave, ripples or grain, -1..1."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     turn, period = noise.uniform(0, np.pi), noise.uniform(5, 24)
     u, v = (np.cos(turn) * x + np.sin(turn) * y) / period, (np.cos(turn) * y - np.sin(turn) * x) / period
@@ -218,7 +218,7 @@ def _pattern(noise: Noise, width: int, height: int) -> ndarray:
 
 
 def _photograph(pixels: Float32[ndarray, "h w 3"], noise: Noise) -> UInt8[ndarray, "h w 3"]:
-    """Uneven light, exposure, colour cast and sensor noise."""
+    """Uneven light, exposure, color cast and sensor noise."""
     height, width = pixels.shape[:2]
     light = 1 + 0.16 * np.clip(_clouds(noise, width, height, 2), -2, 2)[..., None]
     cast = noise.uniform(0.75, 1.15) * noise.uniform(0.94, 1.06, 3)

@@ -1,4 +1,4 @@
-"""Libraries that speak up where nobody asked, without the speech."""
+"""Import and call other libraries without their warnings and log messages."""
 
 import logging
 import warnings
@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 with warnings.catch_warnings():
-    # It advises to install OpenCV; Pillow does all that we ask of it.
+    # supervision recommends OpenCV on import; Pillow is enough here.
     warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
     import supervision
 
-__all__ = ["quietly", "supervision"]
+__all__ = ["silence_loggers", "supervision"]
 
 
 @contextmanager
-def quietly(*names: str) -> Iterator[None]:
-    """Nothing below an error is heard from the loggers of ``names``, and no warning from their modules."""
+def silence_loggers(*names: str) -> Iterator[None]:
+    """Silence warnings of the modules ``names`` and messages below ERROR of their loggers."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

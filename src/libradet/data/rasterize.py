@@ -10,7 +10,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional as F
 
-from libradet.data.records import Picture
+from libradet.data.records import ImageRecord
 from libradet.data.segmentations import points
 from libradet.errors import UserError
 
@@ -18,32 +18,32 @@ EVERYTHING = (slice(None), slice(None))
 
 
 def decode_masks(
-    picture: Picture, height: int, width: int, part: tuple[slice, slice] = EVERYTHING, or_boxes: bool = False
+    image: ImageRecord, height: int, width: int, part: tuple[slice, slice] = EVERYTHING, or_boxes: bool = False
 ) -> UInt8[Tensor, "G h w"]:
-    """Masks of a picture's objects, 0 or 1, with the picture resized to ``height`` and ``width``.
+    """Masks of an image's objects, 0 or 1, with the image resized to ``height`` and ``width``.
 
     A crowd region without segmentation is its box.
 
     Args:
-        part: rows and columns of the resized picture to give.
+        part: rows and columns of the resized image to give.
         or_boxes: an object without segmentation is its box, too.
 
     Raises:
         UserError: an object has no segmentation.
     """
     spans = [len(range(*cut.indices(side))) for cut, side in zip(part, (height, width), strict=True)]
-    masks = torch.zeros(len(picture.labels), *spans, dtype=torch.uint8)
-    scale = np.array([width / picture.width, height / picture.height])
-    for i, found in enumerate(picture.segmentations or [None] * len(picture.labels)):
+    masks = torch.zeros(len(image.labels), *spans, dtype=torch.uint8)
+    scale = np.array([width / image.width, height / image.height])
+    for i, found in enumerate(image.segmentations or [None] * len(image.labels)):
         if isinstance(found, list):
             masks[i] = _fill(found, scale, height, width)[part]
         elif isinstance(found, dict):
             masks[i] = _decode(found, height, width)[part]
-        elif picture.crowd[i] or or_boxes:
-            masks[i] = _rectangle(picture.boxes[i] * np.tile(scale, 2), height, width)[part]
+        elif image.crowd[i] or or_boxes:
+            masks[i] = _rectangle(image.boxes[i] * np.tile(scale, 2), height, width)[part]
         else:
             raise UserError(
-                f"{picture.path.name}: annotation {picture.annotation_ids[i]} has no segmentation; "
+                f"{image.path.name}: annotation {image.annotation_ids[i]} has no segmentation; "
                 "a model with masks needs one for every object."
             )
     return masks

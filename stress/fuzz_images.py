@@ -1,4 +1,4 @@
-"""Pictures by grammar: every mode, format and orientation, cut off, flipped, falsely named, and bombs."""
+"""Images by grammar: every mode, format and orientation, cut off, flipped, falsely named, and bombs."""
 
 import io
 import struct
@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from libradet.data.headers import read_header
-from libradet.data.pictures import load_picture
+from libradet.data.images import load_image
 from libradet.errors import UserError
 from stress.mutate import Chance, damage, pick
 
@@ -26,8 +26,8 @@ FORMATS = {
 SUFFIXES = [".jpg", ".png", ".bmp", ".webp", ".tif", ".gif", ".ppm", ".jpeg", ""]
 
 
-def picture(chance: Chance, base: Path, folder: Path, canary: Path) -> str | None:
-    """A picture that is sound, damaged, or a trap."""
+def image(chance: Chance, base: Path, folder: Path, canary: Path) -> str | None:
+    """An image that is sound, damaged, or a trap."""
     how = chance.random()
     name = pick(chance, ["x", "a b", "ü", "new\nline", "-x", "[red]"]) + pick(chance, SUFFIXES)
     path = folder / name
@@ -68,10 +68,10 @@ def _draw(chance: Chance) -> tuple[str, bytes, int]:
 
 
 def _look(path: Path, whole: bool) -> str | None:
-    """Header and pixels agree on whether it is a picture, and of what size."""
+    """Header and pixels agree on whether it is an image, and of what size."""
     quick, full = read_header(path), read_header(path, decode=True)
     try:
-        pixels = load_picture(path)
+        pixels = load_image(path)
     except UserError as error:
         if full.problem is None:
             return f"the check finds nothing, decoding does: {error}"
@@ -85,7 +85,7 @@ def _look(path: Path, whole: bool) -> str | None:
     if tuple(pixels.shape) != (3, *full.upright_size[::-1]) or pixels.dtype != torch.uint8:
         return f"has {tuple(pixels.shape)} pixels and is said to have {full.upright_size}"
     try:
-        reduced = load_picture(path, needed=(8, 8))
+        reduced = load_image(path, needed=(8, 8))
     except UserError as error:
         return f"is decoded in full, but not reduced: {error}"
     return None if reduced.shape[0] == 3 else f"reduced it has {tuple(reduced.shape)}"
@@ -100,7 +100,7 @@ def _compare(path: Path, content: bytes, orientation: int, kind: str) -> str | N
             expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         except Exception:  # Pillow itself fails on damaged EXIF
             return None
-    found = load_picture(path).permute(1, 2, 0).numpy()
+    found = load_image(path).permute(1, 2, 0).numpy()
     if found.shape != expected.shape:
         return f"orientation {orientation}: {found.shape} instead of {expected.shape}"
     # Two decoders of JPEG may round differently.
@@ -109,7 +109,7 @@ def _compare(path: Path, content: bytes, orientation: int, kind: str) -> str | N
 
 
 def traps(canary: Path) -> list[bytes]:
-    """Bombs, programs and other files under a picture's name."""
+    """Bombs, programs and other files under an image's name."""
     huge = 0x7FFFFFFF
     postscript = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n({canary}) (w) file closefile\nshowpage\n"
     return [

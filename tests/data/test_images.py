@@ -1,16 +1,16 @@
-"""Picture files of every kind, against what PIL itself shows."""
+"""Image files of every kind, against what PIL itself shows."""
 
 import numpy as np
 import pytest
 import torch
-from data_building import picture
+from data_building import sample_image
 from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from libradet.data import pictures
+from libradet.data import images
 from libradet.data.headers import Header, read_header, read_headers
-from libradet.data.pictures import SPARE, load_picture, to_tensor
+from libradet.data.images import SPARE, load_image, to_tensor
 from libradet.errors import UserError
 
 
@@ -24,11 +24,11 @@ def test_exif_orientation(tmp_path, turn, suffix):
     path = tmp_path / f"x.{suffix}"
     exif = Image.Exif()
     exif[0x0112] = turn
-    picture(40, 28).save(path, exif=exif)
+    sample_image(40, 28).save(path, exif=exif)
     with Image.open(path) as image:
         shown = ImageOps.exif_transpose(image)
     assert read_header(path).upright_size == shown.size
-    assert load_picture(path).equal(pixels(shown))
+    assert load_image(path).equal(pixels(shown))
     with Image.open(path) as image:
         assert to_tensor(image).equal(pixels(shown))
 
@@ -38,27 +38,27 @@ def test_exif_orientation_can_be_left_out(tmp_path, turn):
     path = tmp_path / "x.jpg"
     exif = Image.Exif()
     exif[0x0112] = turn
-    picture(40, 28).save(path, exif=exif)
+    sample_image(40, 28).save(path, exif=exif)
     assert read_header(path) == Header(40, 28, turn)
     with Image.open(path) as image:
-        assert load_picture(path, upright=False).equal(pixels(image))
+        assert load_image(path, upright=False).equal(pixels(image))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "LAB"])
-def test_colour_modes(tmp_path, mode):
-    image = picture(40, 28).convert(mode)
+def test_color_modes(tmp_path, mode):
+    image = sample_image(40, 28).convert(mode)
     path = tmp_path / "x.tif"
     if mode == "HSV":
         assert to_tensor(image).equal(pixels(image))
         return
     image.save(path)
     with Image.open(path) as stored:
-        assert load_picture(path).equal(pixels(stored))
+        assert load_image(path).equal(pixels(stored))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
 def test_transparency_shows_white_paper(mode):
-    image = picture(40, 28).convert("RGBA")
+    image = sample_image(40, 28).convert("RGBA")
     image.putalpha(Image.fromarray(np.repeat(np.array([[255] * 20 + [0] * 20], np.uint8), 28, 0)))
     image = image if mode == "RGBA" else image.convert("LA") if mode == "LA" else image.quantize(64).convert("PA")
     shown = to_tensor(image)
@@ -66,12 +66,12 @@ def test_transparency_shows_white_paper(mode):
     assert (shown[:, :, :20] == pixels(image)[:, :, :20]).all()
 
 
-def test_transparent_colour_of_a_palette(tmp_path):
+def test_transparent_color_of_a_palette(tmp_path):
     image = Image.new("P", (10, 8), 1)
     image.putpalette([0, 0, 0, 200, 10, 10])
     image.putpixel((3, 3), 0)
     image.save(tmp_path / "x.png", transparency=0)
-    shown = load_picture(tmp_path / "x.png")
+    shown = load_image(tmp_path / "x.png")
     assert shown[:, 3, 3].tolist() == [255, 255, 255]
     assert shown[:, 0, 0].tolist() == [200, 10, 10]
 
@@ -80,7 +80,7 @@ def test_transparent_colour_of_a_palette(tmp_path):
 def test_sixteen_bits(tmp_path, suffix):
     values = np.linspace(0, 65535, 40 * 28).reshape(28, 40).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / f"x.{suffix}")
-    shown = load_picture(tmp_path / f"x.{suffix}")
+    shown = load_image(tmp_path / f"x.{suffix}")
     np.testing.assert_array_equal(shown[0], values >> 8)
     assert shown[0].equal(shown[1])
     assert shown[1].equal(shown[2])
@@ -89,7 +89,7 @@ def test_sixteen_bits(tmp_path, suffix):
 def test_floats_are_fractions_or_levels(tmp_path):
     fractions = np.linspace(0, 1, 20, dtype=np.float32).reshape(4, 5)
     Image.fromarray(fractions).save(tmp_path / "x.tif")
-    np.testing.assert_array_equal(load_picture(tmp_path / "x.tif")[0], np.rint(fractions * 255))
+    np.testing.assert_array_equal(load_image(tmp_path / "x.tif")[0], np.rint(fractions * 255))
     np.testing.assert_array_equal(to_tensor(Image.fromarray(fractions * 200))[0], np.rint(fractions * 200))
 
 
@@ -103,12 +103,12 @@ def test_cut_off_files_are_found_without_decoding_sound_ones(tmp_path, suffix, m
     path.write_bytes(content[: int(len(content) * 0.7)])
     assert read_header(path).problem is not None
     with pytest.raises(UserError, match=f"x.{suffix}"):
-        load_picture(path)
+        load_image(path)
 
 
 def test_sound_jpeg_is_not_decoded(tmp_path, monkeypatch):
     path = tmp_path / "x.jpg"
-    picture(40, 28).save(path)
+    sample_image(40, 28).save(path)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
     assert read_header(path) == Header(40, 28)
     assert read_headers([path, path]) == [Header(40, 28)] * 2
@@ -116,7 +116,7 @@ def test_sound_jpeg_is_not_decoded(tmp_path, monkeypatch):
 
 def test_data_behind_the_end_is_no_damage(tmp_path):
     path = tmp_path / "x.jpg"
-    picture(40, 28).save(path)
+    sample_image(40, 28).save(path)
     path.write_bytes(path.read_bytes() + b"maker's notes")
     assert read_header(path).problem is None
 
@@ -136,19 +136,19 @@ def test_missing_and_folders(tmp_path):
     assert read_header(tmp_path / "gone.jpg").problem == "is missing"
     (tmp_path / "folder.jpg").mkdir()
     assert read_header(tmp_path / "folder.jpg").problem is not None
-    with pytest.raises(UserError, match=r"gone\.jpg: the picture is missing"):
-        load_picture(tmp_path / "gone.jpg")
+    with pytest.raises(UserError, match=r"gone\.jpg: the image is missing"):
+        load_image(tmp_path / "gone.jpg")
 
 
 def test_damaged_exif_is_ignored_as_viewers_do(tmp_path):
     path = tmp_path / "x.jpg"
-    picture(40, 28).save(path, exif=b"Exif\0\0garbage that is no TIFF header")
+    sample_image(40, 28).save(path, exif=b"Exif\0\0garbage that is no TIFF header")
     assert read_header(path) == Header(40, 28)
-    assert load_picture(path).shape == (3, 28, 40)
+    assert load_image(path).shape == (3, 28, 40)
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Structure at every scale, as photographs have, in colour."""
+    """Structure at every scale, as photographs have, in color."""
     generator = np.random.default_rng(seed)
     total = np.zeros((height, width, 3))
     for octave in range(8):
@@ -162,13 +162,13 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"quality": 20}])
 def test_pixels_do_not_depend_on_the_decoder(tmp_path, monkeypatch, mode, options):
-    if pictures.decode_jpeg is None:
+    if images.decode_jpeg is None:
         pytest.skip("this torchvision decodes no JPEG")
     path = tmp_path / "x.jpg"
     photograph(333, 247).convert(mode).save(path, **options)
-    fast = load_picture(path)
-    monkeypatch.setattr(pictures, "decode_jpeg", None)
-    assert fast.equal(load_picture(path))
+    fast = load_image(path)
+    monkeypatch.setattr(images, "decode_jpeg", None)
+    assert fast.equal(load_image(path))
 
 
 @pytest.mark.parametrize("turn", [1, 6])
@@ -178,15 +178,15 @@ def test_large_jpeg_is_decoded_at_the_least_size_that_spares_enough(tmp_path, tu
     exif = Image.Exif()
     exif[0x0112] = turn
     photograph(487, 365).save(path, exif=exif)
-    shape = load_picture(path).shape[1:]
+    shape = load_image(path).shape[1:]
     assert shape == ((365, 487) if turn == 1 else (487, 365))
     needed = tuple(int(side // scale / SPARE) for side in shape)
-    reduced = load_picture(path, needed=needed).shape[1:]
+    reduced = load_image(path, needed=needed).shape[1:]
     assert reduced == tuple(-(-side // scale) for side in shape)
     # A pixel more in one direction is too much for that scale.
     more = (needed[0], needed[1] + 2)
-    assert load_picture(path, needed=more).shape[1:] == tuple(-(-side // max(1, scale // 2)) for side in shape)
-    assert load_picture(path, upright=False, needed=(365, 487)).shape[1:] == (365, 487)
+    assert load_image(path, needed=more).shape[1:] == tuple(-(-side // max(1, scale // 2)) for side in shape)
+    assert load_image(path, upright=False, needed=(365, 487)).shape[1:] == (365, 487)
 
 
 @pytest.mark.parametrize("scale", [2, 4])
@@ -195,17 +195,17 @@ def test_reduced_decoding_changes_no_more_than_another_interpolation(tmp_path, s
     path = tmp_path / "x.jpg"
     photograph(960, 720).save(path, quality=92)
     needed = [int(720 / scale / SPARE), int(960 / scale / SPARE)]
-    small = load_picture(path, needed=(needed[0], needed[1]))
+    small = load_image(path, needed=(needed[0], needed[1]))
     assert small.shape[1:] == (720 // scale, 960 // scale)
 
-    def difference(picture: torch.Tensor) -> float:
-        exact = F.resize(load_picture(path), needed, antialias=True).float()
-        return float((picture.float() - exact).abs().mean())
+    def difference(sample_image: torch.Tensor) -> float:
+        exact = F.resize(load_image(path), needed, antialias=True).float()
+        return float((sample_image.float() - exact).abs().mean())
 
-    bicubic = F.resize(load_picture(path), needed, InterpolationMode.BICUBIC, antialias=True)
+    bicubic = F.resize(load_image(path), needed, InterpolationMode.BICUBIC, antialias=True)
     assert difference(F.resize(small, needed, antialias=True)) < min(2, 1.5 * difference(bicubic))
 
 
-def test_other_formats_and_small_pictures_come_in_full(tmp_path):
+def test_other_formats_and_small_images_come_in_full(tmp_path):
     photograph(487, 365).save(tmp_path / "x.png")
-    assert load_picture(tmp_path / "x.png", needed=(40, 50)).shape == (3, 365, 487)
+    assert load_image(tmp_path / "x.png", needed=(40, 50)).shape == (3, 365, 487)

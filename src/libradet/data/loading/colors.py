@@ -1,4 +1,4 @@
-"""Colours that stray: brightness, contrast, saturation and hue."""
+"""Colors that stray: brightness, contrast, saturation and hue."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,8 +12,8 @@ HUE = 0.25
 """How far hue strays, in turns, for a strength of 1: 0.4 is torchvision's customary ColorJitter(0.4, 0.4, 0.4, 0.1)."""
 
 
-def recolour(image: UInt8[Tensor, "3 H W"], strength: float, chance: np.random.Generator) -> UInt8[Tensor, "3 H W"]:
-    """Brightness, contrast and saturation times 1 ± ``strength``, hue turned by ± HUE · ``strength``, in any order."""
+def recolor(image: UInt8[Tensor, "3 H W"], strength: float, chance: np.random.Generator) -> UInt8[Tensor, "3 H W"]:
+    """Brightness, contrast and saturation times 1 ± ``strength``, hue turned by ± HUE * ``strength``, in any order."""
     brightness, contrast, saturation = 1 + strength * chance.uniform(-1, 1, 3)
     hue = HUE * strength * chance.uniform(-1, 1)
     steps: list[Callable[[Tensor], Tensor]] = [

@@ -1,4 +1,4 @@
-"""Samples drawn on the user's own pictures, random ones beside balanced ones."""
+"""Samples drawn on the user's own images, random ones beside balanced ones."""
 
 import io
 
@@ -13,26 +13,26 @@ from libradet.analysis.choosing import spread_evenly
 from libradet.analysis.figure_style import style
 from libradet.analysis.measuring import Drawing
 from libradet.analysis.sample_level import BIN
-from libradet.data.pictures import load_picture
+from libradet.data.images import load_image
 from libradet.data.records import Dataset
 
 _NEAR, _FAR = "#ffa24d", "#b9c0cc"
 DRAWN = 40
-"""So many of the negatives of a picture are drawn: all of them would hide it."""
+"""So many of the negatives of an image are drawn: all of them would hide it."""
 
 _WIDTH = 5.0
 _DPI = 130
 
 
 def draw_samples(drawing: Drawing, dataset: Dataset, sampler: str) -> UInt8[ndarray, "_ _ 3"]:
-    """One picture with ``DRAWN`` of the negatives that ``sampler`` chose: orange above IoU 0.05, grey below.
+    """One image with ``DRAWN`` of the negatives that ``sampler`` chose: orange above IoU 0.05, gray below.
 
     Objects are white.
     """
-    picture = dataset.pictures[drawing.index]
-    pixels = load_picture(picture.path, picture.upright).permute(1, 2, 0).numpy()
+    image = dataset.images[drawing.index]
+    pixels = load_image(image.path, image.upright).permute(1, 2, 0).numpy()
     with style():
-        figure = Figure(figsize=(_WIDTH, _WIDTH * picture.height / picture.width), dpi=_DPI)
+        figure = Figure(figsize=(_WIDTH, _WIDTH * image.height / image.width), dpi=_DPI)
         axis = figure.add_axes((0, 0, 1, 1))
         # Half as bright, so that thin lines show on whatever is there.
         axis.imshow((pixels * 0.55).astype(np.uint8), aspect="auto")
@@ -46,8 +46,8 @@ def draw_samples(drawing: Drawing, dataset: Dataset, sampler: str) -> UInt8[ndar
             axis.add_patch(_outline(box, _NEAR if near else _FAR, 1.3 if near else 0.7, 0.9 if near else 0.6))
         for box in drawing.objects.numpy():
             axis.add_patch(_outline(box, "white", 2.0, 1.0))
-        axis.set_xlim(0, picture.width)
-        axis.set_ylim(picture.height, 0)
+        axis.set_xlim(0, image.width)
+        axis.set_ylim(image.height, 0)
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
     return np.asarray(Image.open(file).convert("RGB"))
@@ -59,7 +59,7 @@ def share_near(drawing: Drawing, sampler: str) -> tuple[int, int]:
     return int((iou > BIN).sum()), len(iou)
 
 
-def _outline(box: Float[ndarray, " 4"], colour: str, width: float, alpha: float) -> Rectangle:
+def _outline(box: Float[ndarray, " 4"], color: str, width: float, alpha: float) -> Rectangle:
     left, top, right, bottom = box.tolist()
     size = right - left, bottom - top
-    return Rectangle((left, top), *size, fill=False, edgecolor=colour, linewidth=width, alpha=alpha)
+    return Rectangle((left, top), *size, fill=False, edgecolor=color, linewidth=width, alpha=alpha)

@@ -1,4 +1,4 @@
-"""The pixels of picture files, upright and in RGB."""
+"""The pixels of image files, upright and in RGB."""
 
 import math
 from pathlib import Path
@@ -32,19 +32,19 @@ SPARE = 1.5
 from a full decoding is then below two of 255 levels, about that between bilinear and bicubic resizing."""
 
 
-def load_picture(
+def load_image(
     path: Path | str,
     upright: bool = True,
     needed: tuple[int, int] | None = None,
     known: tuple[int, int] | None = None,
 ) -> UInt8[Tensor, "3 H W"]:
-    """Pixels of a file, RGB 0–255.
+    """Pixels of a file, RGB 0-255.
 
-    EXIF rotation is applied unless ``upright`` is False; grey, palette, CMYK and 16-bit pictures are
+    EXIF rotation is applied unless ``upright`` is False; gray, palette, CMYK and 16-bit images are
     converted; transparency is put on white, as viewers do.
 
     Args:
-        needed: height and width to which the picture will be resized: a JPEG may then come at 1/2, 1/4 or 1/8
+        needed: height and width to which the image will be resized: a JPEG may then come at 1/2, 1/4 or 1/8
             of its size, at least SPARE times as large as that. None decodes everything in full.
         known: height and width that it had when its boxes were checked.
 
@@ -60,9 +60,9 @@ def load_picture(
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"{path}: the picture is missing.") from None
+        raise UserError(f"{path}: the image is missing.") from None
     except Exception as error:  # decoders raise nearly anything on damaged input
-        raise UserError(f"{path}: the picture {explain(error)}.") from None
+        raise UserError(f"{path}: the image {explain(error)}.") from None
 
 
 def _refuse_other_size(path: Path | str, image: Image.Image, upright: bool, known: tuple[int, int] | None) -> None:
@@ -71,7 +71,7 @@ def _refuse_other_size(path: Path | str, image: Image.Image, upright: bool, know
     height, width = image.size if upright and orientation(image) >= 5 else image.size[::-1]
     if (height, width) != known:
         raise UserError(
-            f"{path}: the picture was exchanged: it is {width}x{height} and was {known[1]}x{known[0]} when its boxes "
+            f"{path}: the image was exchanged: it is {width}x{height} and was {known[1]}x{known[0]} when its boxes "
             "were checked; bring the old one back, or start anew"
         )
 
@@ -97,7 +97,7 @@ def _decode_jpeg(path: Path | str, image: Image.Image, upright: bool) -> UInt8[T
 
 
 def to_tensor(image: Image.Image, upright: bool = True) -> UInt8[Tensor, "3 H W"]:
-    """Pixels of a PIL image, RGB 0–255, upright as its EXIF data says unless ``upright`` is False."""
+    """Pixels of a PIL image, RGB 0-255, upright as its EXIF data says unless ``upright`` is False."""
     turn = orientation(image) if upright else 1
     rgb = _to_rgb(image)
     if turn != 1:

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Atomic writing of files and folders."""
 
 import json
 import os
@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 from libradet.errors import UserError
 
 
-def require(path: str | Path) -> None:
-    """Raise UserError if nothing is there: checked before libraries are loaded that take seconds."""
+def require_exists(path: str | Path) -> None:
+    """Raise UserError if ``path`` does not exist; called before slow imports."""
     if not Path(path).exists():
         raise UserError(f"{path}: no such file")
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """The text in a file. Raises UserError if it cannot be read, or is not UTF-8 and ``errors`` does not replace it."""
+    """Return the text of a file. Raises UserError if it cannot be read, or is not UTF-8 under ``errors="strict"``."""
     if path.exists() and not path.is_file():  # a device or a pipe may have no end
         raise UserError(f"{path}: is not a file.")
     try:
@@ -32,30 +32,30 @@ def read_text(path: Path, errors: str = "strict") -> str:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A file to write to, which then becomes ``path``, at once or not at all; folders on the way to it are made.
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary file that replaces ``path`` atomically; parent folders are created.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
-        usual = partial.stat().st_mode
+        default_mode = partial.stat().st_mode
         yield partial
-        partial.chmod(usual)  # safetensors lets nobody but the owner read
+        partial.chmod(default_mode)  # safetensors creates files that only the owner can read
         os.replace(partial, path)
     except (OSError, SafetensorError, RuntimeError) as e:
-        raise UserError(f"{path}: cannot be written ({_why(e, partial)})") from e
+        raise UserError(f"{path}: cannot be written ({_reason(e, partial)})") from e
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
-def _why(error: Exception, partial: Path) -> str:
-    """What the system has against a file: torch's archives do not say, so that some bytes more are tried."""
+def _reason(error: Exception, partial: Path) -> str:
+    """Return the system's reason; torch's archive writer hides it, so a further write is tried."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     try:
@@ -67,22 +67,24 @@ def _why(error: Exception, partial: Path) -> str:
 
 
 @contextmanager
-def replacing_folder(path: str | Path, own: Sequence[str] = ()) -> Iterator[Path]:
-    """A folder to fill, which then becomes ``path``, at once or not at all; folders on the way to it are made.
+def atomic_folder(path: str | Path, own: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield a temporary folder that replaces ``path`` atomically; parent folders are created.
 
     Args:
-        own: names of what an earlier folder may hold and be replaced for.
+        own: file names that an existing folder may contain and still be replaced.
 
     Raises:
-        UserError: ``path`` is there already and holds anything else, or something cannot be written.
+        UserError: ``path`` exists and contains other files, or it cannot be written.
     """
     path = Path(path)
-    require_free(path, own)
+    require_replaceable(path, own)
     partial = path.with_name(path.name + ".partial")
     try:
         partial.mkdir(parents=True)
     except FileExistsError:
-        raise UserError(f"{partial}: is being written, or was left when that was killed: then remove it.") from None
+        raise UserError(
+            f"{partial}: is being written by another process; if that process was killed, remove this folder."
+        ) from None
     except OSError as e:
         raise UserError(f"{path}: cannot be written ({e.strerror})") from e
     try:
@@ -97,31 +99,31 @@ def replacing_folder(path: str | Path, own: Sequence[str] = ()) -> Iterator[Path
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def require_free(path: Path, own: Sequence[str] = ()) -> None:
-    """Raises UserError if ``path`` is anything but a folder with at most ``own`` in it, or is where we are."""
+def require_replaceable(path: Path, own: Sequence[str] = ()) -> None:
+    """Raise UserError unless ``path`` is absent or a folder with no files but ``own``, and not the working folder."""
     if path.is_dir() and all(entry.name in own for entry in path.iterdir()) and path.resolve() != Path.cwd():
         return
     if path.exists() or path.is_symlink():
-        raise UserError(f"{path}: is there already: name a new or empty folder.")
+        raise UserError(f"{path}: already exists; name a new or empty folder.")
 
 
 def write_json(path: str | Path, content: Any, indent: int | None = None) -> None:
-    """Write ``content`` as :func:`replacing` does. Raises UserError if it cannot be written."""
-    with replacing(path) as partial:
-        # Names of files need not be text: what is no UTF-8 in them is written in JSON's own escapes.
+    """Write ``content`` as JSON, atomically. Raises UserError if the file cannot be written."""
+    with atomic_write(path) as partial:
+        # File names need not be valid UTF-8: invalid bytes are written as JSON escapes.
         text = json.dumps(content, indent=indent, ensure_ascii=False)
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
-def growing_list(path: str | Path) -> Iterator[Callable[[Any], None]]:
-    """A JSON list that is written entry by entry; after an interrupt it holds what came until then.
+def atomic_json_list(path: str | Path) -> Iterator[Callable[[Any], None]]:
+    """Yield a function that appends entries to a JSON list; after an interrupt the file has the entries so far.
 
     Raises:
         UserError: it cannot be written.
     """
     interrupt: BaseException | None = None
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         between = "["
 
         def add(entry: Any) -> None:

@@ -1,0 +1,1 @@
+"""Small helpers without a dependency on other parts of libradet."""
