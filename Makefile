@@ -18,7 +18,7 @@ $(READY): requirements.txt pyproject.toml
 demo: $(READY)
 	$(BIN)/python -c "import shutil; shutil.rmtree('runs/demo', ignore_errors=True)"
 	$(BIN)/libradet data synthesize runs/demo/data --size 256 192 --train 320 --val 60
-	$(BIN)/libradet train --config configs/demo.yaml --data runs/demo/data --out runs/demo/run
+	$(BIN)/libradet train --config configs/demo.yaml --data runs/demo/data --output_dir runs/demo/run
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -1,4 +1,4 @@
-"""Do ours and torchvision's find the same things, and learn the same from them? Asked before anything is timed."""
+"""Equality of libradet's and torchvision's detections and losses, checked before anything is timed."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,142 +9,147 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import Case, Contender
-from benchmarks.scene import draw
-from benchmarks.sides import Side, our_model, ours, torchvision, total
-from benchmarks.step import stepper
+from benchmarks.models import ModelUnderTest, build_libradet, prepare_libradet, prepare_torchvision, sum_losses
+from benchmarks.step import make_step
+from benchmarks.synthetic_inputs import make_inputs
 
-Found = list[tuple[Tensor, Tensor, Tensor]]
+Detected = list[tuple[Tensor, Tensor, Tensor]]
 """Boxes, scores and labels of each image."""
 
 EXACT = (0.1, 1e-3)
-"""Pixels and score by which two equal detections may differ: by rounding."""
+"""Pixels and score by which equal detections may differ by rounding."""
 NEAR = (8.0, 0.1)
-"""The same where one was found in bf16, which has three digits."""
-LEAST = 0.98
-LOSSES_DIFFER = 0.01
+"""The same where one was computed in bf16, which has about three digits."""
+MIN_MATCHED = 0.98
+MAX_LOSS_DIFFERENCE = 0.01
 
 
 def detections_agree(case: Case, weights: Path) -> dict[str, Any]:
-    """How many of torchvision's detections (fp32) others find, too.
+    """Compare detections with torchvision's in fp32.
 
     Returns:
-        ``same``: at least 98 % of them are found by ours in fp32, which finds no more than those 2 % beside them;
-        numbers behind that; what bf16 makes of them, here and there.
+        ``same``: at least 98 % of the detections of each side match in fp32; the counts behind it; ``near``: matches
+        of bf16 detections, of both libraries, with wider tolerances.
     """
-    scene = draw(case)
-    first = int(case.model != "retinanet")
-    model = our_model(case, weights)
-    # As it is loaded, before it is made faster: how many proposals the second stage is given.
+    inputs = make_inputs(case)
+    first_label = int(case.model != "retinanet")
+    model = build_libradet(case, weights)
+    # Counted before the model is optimized for inference.
     proposals = {} if model.rpn is None else {"ours": _count_proposals(model, case)}
-    found: dict[str, Found] = {}
-    there = torchvision(case, "plain", scene, weights)
-    given: list[list[int]] = []
+    detected: dict[str, Detected] = {}
+    there = prepare_torchvision(case, "plain", inputs, weights)
+    their_proposals: list[list[int]] = []
     if proposals:
-        there.model.rpn.register_forward_hook(lambda _m, _i, out: given.append([len(boxes) for boxes in out[0]]))
+
+        def count(_module: Any, _inputs: Any, output: Any) -> None:
+            their_proposals.append([len(boxes) for boxes in output[0]])
+
+        there.model.rpn.register_forward_hook(count)
     for precision in ("fp32", "bf16"):
-        found[f"torchvision-{precision}"] = _theirs(there, case, precision, first)
-    proposals |= {"theirs": given[0]} if given else {}
+        detected[f"torchvision-{precision}"] = _detect_torchvision(there, case, precision, first_label)
+    if their_proposals:
+        proposals["theirs"] = their_proposals[0]
     for precision in ("fp32", "bf16"):
-        here = ours(our_model(case, weights), case, Contender("ours", precision), scene)
-        found[f"ours-{precision}"] = _ours(here, case, precision)
-    reference = found.pop("torchvision-fp32")
-    exact = match(reference, found["ours-fp32"], EXACT)
-    near = {name: match(reference, other, NEAR)["matched"] for name, other in found.items()}
-    number = max(exact["theirs"], exact["ours"], 1)
-    same = exact["matched"] >= LEAST * number
+        here = prepare_libradet(build_libradet(case, weights), case, Contender("ours", precision), inputs)
+        detected[f"ours-{precision}"] = _detect_libradet(here, case, precision)
+    reference = detected.pop("torchvision-fp32")
+    exact = match(reference, detected["ours-fp32"], EXACT)
+    near = {name: match(reference, other, NEAR)["matched"] for name, other in detected.items()}
+    num_detections = max(exact["theirs"], exact["ours"], 1)
+    same = exact["matched"] >= MIN_MATCHED * num_detections
     return {"same": same, "proposals": proposals, **exact, "near": near}
 
 
 def _count_proposals(model, case: Case) -> list[int]:
-    from benchmarks.scene import as_batch
-    from libradet.models.rpn import propose
+    from benchmarks.synthetic_inputs import to_batch
 
-    batch = as_batch(draw(case), model.divisor)
+    batch = to_batch(make_inputs(case), model.size_divisible)
     with torch.inference_mode():
         output = model.eval().rpn(model.extract_features(batch))
-        made = propose(output, batch.sizes, model.config.rpn.test_proposals, model.rpn.per_cell)
-    return made.valid.sum(1).tolist()
+        proposals = model.rpn.propose(output, batch.sizes, training=False)
+    return proposals.valid.sum(1).tolist()
 
 
-def _theirs(side: Side, case: Case, precision: str, first: int) -> Found:
-    found = stepper(side, case, precision)()
-    return [(f["boxes"].float(), f["scores"].float(), f["labels"] - first) for f in found]
+def _detect_torchvision(subject: ModelUnderTest, case: Case, precision: str, first_label: int) -> Detected:
+    images = make_step(subject, case, precision)()
+    return [(d["boxes"].float(), d["scores"].float(), d["labels"] - first_label) for d in images]
 
 
-def _ours(side: Side, case: Case, precision: str) -> Found:
-    d = stepper(side, case, precision)()
+def _detect_libradet(subject: ModelUnderTest, case: Case, precision: str) -> Detected:
+    d = make_step(subject, case, precision)()
     fields = zip(d.boxes.float(), d.scores.float(), d.labels, d.valid, strict=True)
     return [(boxes[valid], scores[valid], labels[valid]) for boxes, scores, labels, valid in fields]
 
 
-def match(theirs: Found, others: Found, limits: Sequence[float]) -> dict[str, Any]:
-    """Pair detections of one class one to one, where boxes and scores differ by no more than the limits."""
-    row: dict[str, Any] = {"theirs": 0, "ours": 0, "matched": 0, "pixels": 0.0, "score": 0.0}
-    for (boxes, scores, labels), (own_boxes, own_scores, own_labels) in zip(theirs, others, strict=True):
-        row["theirs"] += len(boxes)
-        row["ours"] += len(own_boxes)
-        away = (boxes[:, None] - own_boxes[None]).abs().amax(-1)
-        off = (scores[:, None] - own_scores[None]).abs()
-        near = (labels[:, None] == own_labels[None]) & (away <= limits[0]) & (off <= limits[1])
+def match(theirs: Detected, ours: Detected, limits: Sequence[float]) -> dict[str, Any]:
+    """Match detections of a class one to one if boxes and scores differ by at most the limits; return counts."""
+    counts: dict[str, Any] = {"theirs": 0, "ours": 0, "matched": 0, "pixels": 0.0, "score": 0.0}
+    for (boxes, scores, labels), (own_boxes, own_scores, own_labels) in zip(theirs, ours, strict=True):
+        counts["theirs"] += len(boxes)
+        counts["ours"] += len(own_boxes)
+        box_distance = (boxes[:, None] - own_boxes[None]).abs().amax(-1)
+        score_distance = (scores[:, None] - own_scores[None]).abs()
+        near = (labels[:, None] == own_labels[None]) & (box_distance <= limits[0])
+        near &= score_distance <= limits[1]
         for i in range(len(boxes)):
             if near[i].any():
-                j = int(torch.where(near[i], away[i], torch.inf).argmin())
+                j = int(torch.where(near[i], box_distance[i], torch.inf).argmin())
                 near[:, j] = False
-                row["matched"] += 1
-                row["pixels"] = max(row["pixels"], away[i, j].item())
-                row["score"] = max(row["score"], off[i, j].item())
-    return row
+                counts["matched"] += 1
+                counts["pixels"] = max(counts["pixels"], box_distance[i, j].item())
+                counts["score"] = max(counts["score"], score_distance[i, j].item())
+    return counts
 
 
 def losses_agree(case: Case, weights: Path) -> dict[str, Any]:
-    """Losses of one image where every candidate is a sample, so that chance has no part in them.
+    """Compare the losses of one image where every candidate is sampled, so that they do not depend on random numbers.
 
     Returns:
-        ``same``: their sums differ by 1 % at most, and as many parameters are trained; losses by name, length of the
-        gradient over all trained parameters, number of those.
+        ``same``: sums of losses and gradient norms differ by at most 1 %; losses by name, norm of the gradient over
+        all trained parameters, and the number of these.
     """
-    # torchvision's RetinaNet divides by the positives of each image, ours by those of all: one image is alike.
+    # torchvision's RetinaNet normalizes by the positives of each image, ours by those of the batch: one image is equal.
     case = replace(case, batch=1)
-    scene = draw(case)
+    inputs = make_inputs(case)
     result: dict[str, Any] = {}
     for name in ("ours", "torchvision"):
         if name == "ours":
-            model = our_model(case, weights)
-            _sample_all_here(model, case)
-            side = ours(model, case, Contender("ours", "fp32"), scene)
+            model = build_libradet(case, weights)
+            _sample_all_libradet(model, case)
+            subject = prepare_libradet(model, case, Contender("ours", "fp32"), inputs)
         else:
-            side = torchvision(case, "plain", scene, weights)
-            _sample_all_there(side.model, case)
-        losses = side.call()
-        total(losses).backward()
-        trained = [p for p in side.model.parameters() if p.requires_grad]
+            subject = prepare_torchvision(case, "plain", inputs, weights)
+            _sample_all_torchvision(subject.model)
+        losses = subject.call()
+        sum_losses(losses).backward()
+        trained = [p for p in subject.model.parameters() if p.requires_grad]
         gradients = [p.grad.norm() for p in trained if p.grad is not None]
         result[name] = {
             "losses": {key: loss.item() for key, loss in losses.items()},
-            "total": total(losses).item(),
+            "total": sum_losses(losses).item(),
             "gradient": torch.stack(gradients).norm().item(),
             "trained": sum(p.numel() for p in trained),
         }
-    a, b = result["ours"], result["torchvision"]
-    differ = {key: abs(a[key] / b[key] - 1) for key in ("total", "gradient")}
-    same = max(differ.values()) <= LOSSES_DIFFER
+    ours, theirs = result["ours"], result["torchvision"]
+    differ = {key: abs(ours[key] / theirs[key] - 1) for key in ("total", "gradient")}
+    same = max(differ.values()) <= MAX_LOSS_DIFFERENCE
     return {"same": same, "differ": differ, **result}
 
 
-def _candidates(case: Case, config) -> tuple[int, int]:
-    """How many anchors there are, and how many boxes the second stage chooses from."""
+def _count_candidates(case: Case, config) -> tuple[int, int]:
+    """Return the number of anchors and of boxes that the RoI heads sample from."""
     cells = sum(-(-case.size[0] // s) * -(-case.size[1] // s) for s in (4, 8, 16, 32, 64))
-    return 3 * cells, config.rpn.train_proposals.total + case.objects
+    return 3 * cells, config.rpn.train_proposals.post_nms_top_n + case.objects
 
 
-def _sample_all_here(model, case: Case) -> None:
+def _sample_all_libradet(model, case: Case) -> None:
     if model.rpn is not None:
-        sizes = _candidates(case, model.config)
+        sizes = _count_candidates(case, model.config)
         for part, size in zip((model.config.rpn, model.config.roi), sizes, strict=True):
-            part.sampling.size, part.sampling.positive_fraction = size + size % 2, 0.5
+            part.sampling.batch_size_per_image, part.sampling.positive_fraction = size + size % 2, 0.5
 
 
-def _sample_all_there(model, case: Case) -> None:
+def _sample_all_torchvision(model) -> None:
     if hasattr(model, "rpn"):
         for part in (model.rpn, model.roi_heads):
             part.fg_bg_sampler.batch_size_per_image, part.fg_bg_sampler.positive_fraction = 10**6, 0.5

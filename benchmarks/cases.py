@@ -1,4 +1,4 @@
-"""What is compared: a step of a detector, and who takes it."""
+"""Benchmark cases: a detector's step, and the implementations that are compared on it."""
 
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -12,32 +12,36 @@ MODELS = ("faster_rcnn", "libra_faster_rcnn", "retinanet", "libra_retinanet", "m
 SIZES = ((480, 640), (800, 1344))
 BATCHES = (1, 2, 8)
 OURS = ("ours", "before")
-"""Sides that are libradet: this checkout, and another."""
+"""Libraries that are libradet: this checkout, and another one."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Who takes the step, computing in what.
+    """An implementation.
 
-    ``form``: of ours ``eager`` or ``compiled``; of torchvision's the memory layout of weights, and thereby of the
-    images.
+    Attributes:
+        variant: ``eager`` or ``compiled`` for libradet; for torchvision the memory layout of weights and images.
     """
 
-    side: Literal["ours", "before", "torchvision", "mmdetection", "detectron2"]
+    library: Literal["ours", "before", "torchvision", "mmdetection", "detectron2"]
     precision: Precision
-    form: Literal["eager", "compiled", "plain", "channels_last"] = "eager"
+    variant: Literal["eager", "compiled", "plain", "channels_last"] = "eager"
 
     @property
     def name(self) -> str:
-        """Such as ``ours-bf16-compiled``."""
-        return "-".join([self.side, self.precision] + ([] if self.form == "eager" else [self.form]))
+        """Name such as ``ours-bf16-compiled``."""
+        name = f"{self.library}-{self.precision}"
+        return name if self.variant == "eager" else f"{name}-{self.variant}"
 
 
 @dataclass(frozen=True)
 class Case:
     """A step: inference, or training from losses to the optimizer.
 
-    ``backbone`` and ``objects`` (in each image) differ from those of the comparison only where it is ours alone.
+    Attributes:
+        size: height and width of the images in pixels.
+        objects: per image.
+        backbone: but for ResNet-50, only libradet is measured.
     """
 
     task: Task
@@ -49,42 +53,50 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Such as ``train/faster_rcnn/480x640/b2``."""
+        """Name such as ``train/faster_rcnn/480x640/b2``."""
         model = self.model if self.backbone == "resnet50" else f"{self.model}:{self.backbone}"
         return f"{self.task}/{model}/{self.size[0]}x{self.size[1]}/b{self.batch}"
 
     @property
-    def alike(self) -> str:
-        """The detector of the same arithmetic that others have too, whose weights are shared."""
+    def shared_model(self) -> str:
+        """The detector without Libra components, which the other libraries have too and whose weights are shared."""
         return self.model.removeprefix("libra_")
 
 
-LITE = tuple(Case("train", "libra_faster_rcnn", (256, 448), 2, b) for b in ("tf_efficientnet_lite0", "resnet18"))
+SMALL_BACKBONES = ("tf_efficientnet_lite0", "resnet18")
+SMALL = tuple(Case("train", "libra_faster_rcnn", (256, 448), 2, backbone) for backbone in SMALL_BACKBONES)
 DEFAULT = (
-    *(Case("infer", "faster_rcnn", (480, 640), 1), Case("train", "faster_rcnn", (480, 640), 2)),
-    *(Case("train", "libra_faster_rcnn", (480, 640), 2), *LITE),
+    Case("infer", "faster_rcnn", (480, 640), 1),
+    Case("train", "faster_rcnn", (480, 640), 2),
+    Case("train", "libra_faster_rcnn", (480, 640), 2),
+    *SMALL,
 )
-ALL = (*(Case(*c) for c in product(("infer", "train"), MODELS, SIZES, BATCHES)), *LITE)
+ALL = (*(Case(*c) for c in product(("infer", "train"), MODELS, SIZES, BATCHES)), *SMALL)
 
 
-def tiny(case: Case) -> Case:
-    """The same on an image of a few cells, to see whether it runs."""
+def shrink(case: Case) -> Case:
+    """Return the case on tiny images, for a smoke test."""
     return Case(**asdict(case) | {"size": (128, 192)})
 
 
-def contenders(case: Case, compiled: bool, before: bool) -> list[Contender]:
-    """All that can take the step, in the order of their turns."""
-    forms = ("eager", "compiled") if compiled else ("eager",)
-    sides = OURS if before else OURS[:1]
+def list_contenders(case: Case, compiled: bool, before: bool) -> list[Contender]:
+    """Return the contenders of a case in the order of their turns.
+
+    Args:
+        compiled: include compiled libradet.
+        before: include the libradet of another checkout.
+    """
+    variants = ("eager", "compiled") if compiled else ("eager",)
+    ours = OURS if before else OURS[:1]
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     if case.backbone != "resnet50":
-        return [Contender(side, "bf16", form) for form in forms for side in sides]
-    found = [Contender(side, p, form) for p in precisions for form in forms for side in sides]
+        return [Contender(library, "bf16", variant) for variant in variants for library in ours]
+    contenders = [Contender(library, p, variant) for p in precisions for variant in variants for library in ours]
     layouts = ("plain", "channels_last")
-    found += [Contender("torchvision", p, layout) for p in precisions for layout in layouts]
-    return found + [Contender(peer, p) for peer in ("mmdetection", "detectron2") for p in precisions]
+    contenders += [Contender("torchvision", p, layout) for p in precisions for layout in layouts]
+    return contenders + [Contender(library, p) for library in ("mmdetection", "detectron2") for p in precisions]
 
 
-def chosen(cases: tuple[Case, ...], patterns: list[str]) -> list[Case]:
-    """Those whose names match one of the patterns; all without any."""
+def select_cases(cases: tuple[Case, ...], patterns: list[str]) -> list[Case]:
+    """Return the cases whose names match one of the patterns; all of them without patterns."""
     return [c for c in cases if not patterns or any(fnmatch(c.name, p) for p in patterns)]

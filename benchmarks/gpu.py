@@ -1,4 +1,4 @@
-"""A step on a GPU: does it wait for the device, can it be captured, how fast is it, and where does its time go?
+"""Training step on a GPU: host-device synchronization, CUDA graph capture, throughput and a profile.
 
 python -m benchmarks.gpu synchronization|graphs|throughput|profile [--size 800 1344] [--batch 16] [--model faster_rcnn]
 """
@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,52 +16,52 @@ from typing import Any
 import torch
 
 from benchmarks.cases import Case
-from benchmarks.scene import as_batch, as_lists, draw
-from benchmarks.sides import our_model, total
+from benchmarks.models import build_libradet, sum_losses
+from benchmarks.synthetic_inputs import make_inputs, to_batch, to_torchvision
 from benchmarks.torchvision_models import build, write_weights
 
 Step = Callable[[], Any]
 
 
-def optimized(model: torch.nn.Module, losses: Callable[[], dict]) -> Step:
-    """Losses in bf16, gradients, and SGD's step; weights stay as they are."""
+def make_training_step(model: torch.nn.Module, compute_losses: Callable[[], dict]) -> Step:
+    """Return a step: losses in bf16, gradients, and SGD with a learning rate of 0, which keeps the weights."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, weight_decay=1e-4, fused=True)
 
     def step() -> Any:
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-            found = losses()
-        total(found).backward()
+            losses = compute_losses()
+        sum_losses(losses).backward()
         optimizer.step()
-        # Not set to None: a graph writes to the same gradients whenever it is replayed.
+        # Not set to None: a replayed CUDA graph writes to the same gradient tensors.
         optimizer.zero_grad(set_to_none=False)
-        return found
+        return losses
 
     return step
 
 
-def ours(case: Case, weights: Path, compiled: bool = False) -> Step:
-    """A training step of ours."""
-    model = our_model(case, weights).cuda().to(memory_format=torch.channels_last).train()
-    batch = as_batch(draw(case), model.divisor).to("cuda")
-    form = torch.compile(model, dynamic=False) if compiled else model
-    return optimized(model, lambda: form(batch))
+def libradet_step(case: Case, weights: Path, compiled: bool = False) -> Step:
+    """Return libradet's training step."""
+    model = build_libradet(case, weights).cuda().to(memory_format=torch.channels_last).train()
+    batch = to_batch(make_inputs(case), model.size_divisible).to("cuda")
+    module = torch.compile(model, dynamic=False) if compiled else model
+    return make_training_step(model, lambda: module(batch))
 
 
-def theirs(case: Case, weights: Path) -> Step:
-    """torchvision's, with the same weights."""
-    model = build(case.alike)
+def torchvision_step(case: Case, weights: Path) -> Step:
+    """Return torchvision's training step with the same weights."""
+    model = build(case.shared_model)
     model.load_state_dict(torch.load(weights, weights_only=True))
     model.cuda().to(memory_format=torch.channels_last).train()
-    images, targets = as_lists(draw(case), int(case.alike != "retinanet"))
+    images, targets = to_torchvision(make_inputs(case), int(case.shared_model != "retinanet"))
     images = [p.cuda() for p in images]
     targets = [{key: t.cuda() for key, t in target.items()} for target in targets]
-    return optimized(model, lambda: model(images, targets))
+    return make_training_step(model, lambda: model(images, targets))
 
 
 def synchronization(case: Case, weights: Path) -> None:
-    """A step in which everything that waits for the device is an error."""
-    step = ours(case, weights)
+    """Run a step in which host-device synchronization is an error."""
+    step = libradet_step(case, weights)
     step()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -68,40 +69,45 @@ def synchronization(case: Case, weights: Path) -> None:
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    print("a whole step waited for nothing")
+    print("no host-device synchronization in a step")
 
 
 def graphs(case: Case, weights: Path) -> None:
-    """A step captured as a CUDA graph on a lying, a standing and a square canvas."""
+    """Capture a step as a CUDA graph for landscape, portrait and square images."""
     height, width = case.size
     for size in ((height, width), (width, height), (width, width)):
-        step = ours(replace(case, size=size, batch=2), weights)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        step = libradet_step(replace(case, size=size, batch=2), weights)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             for _ in range(3):
                 step()
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             losses = step()
-        plain, replayed = median(seconds(step)), median(seconds(graph.replay))
-        took = f"{plain:.4f} s a step, {replayed:.4f} s as a graph, {plain / replayed:.2f}×"
-        print(f"{size[0]}×{size[1]}, 2 images: {took};", {key: round(loss.item(), 4) for key, loss in losses.items()})
+        eager, replayed = median(time_steps(step)), median(time_steps(graph.replay))
+        times = f"{eager:.4f} s eager, {replayed:.4f} s as a graph, speedup {eager / replayed:.2f}"
+        print(f"{size[0]}x{size[1]}, 2 images: {times};", {key: round(loss.item(), 4) for key, loss in losses.items()})
 
 
 def throughput(case: Case, weights: Path) -> None:
-    """Images in a second: ours, ours compiled, torchvision."""
-    for name, make in (("ours", ours), ("ours, compiled", lambda c, w: ours(c, w, True)), ("torchvision", theirs)):
+    """Print images per second of libradet, compiled libradet and torchvision."""
+    contenders = {
+        "ours": libradet_step,
+        "ours, compiled": partial(libradet_step, compiled=True),
+        "torchvision": torchvision_step,
+    }
+    for name, make in contenders.items():
         try:
             step = make(case, weights)
-            taken = [s for _ in range(3) for s in seconds(step, 5)]
+            seconds = [s for _ in range(3) for s in time_steps(step, 5)]
         except RuntimeError as e:
-            print(f"{name}: does not run: {str(e).splitlines()[0]}")
+            print(f"{name}: failed: {str(e).splitlines()[0]}")
             continue
-        rate, peak = case.batch / median(taken), torch.cuda.max_memory_allocated() / 2**30
+        rate, peak = case.batch / median(seconds), torch.cuda.max_memory_allocated() / 2**30
         print(
-            f"{name}: {rate:.1f} images a second ({case.batch / max(taken):.1f}–{case.batch / min(taken):.1f}), "
+            f"{name}: {rate:.1f} images per second ({case.batch / max(seconds):.1f}-{case.batch / min(seconds):.1f}), "
             f"peak {peak:.1f} GiB"
         )
         del step
@@ -110,29 +116,29 @@ def throughput(case: Case, weights: Path) -> None:
 
 
 def profile(case: Case, weights: Path) -> None:
-    """Where the time of a step goes."""
-    step = ours(case, weights)
-    seconds(step, 2)
+    """Print the profile of a step."""
+    step = libradet_step(case, weights)
+    time_steps(step, 2)
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as found:
-        seconds(step, 3)
-    print(found.key_averages().table(sort_by="self_device_time_total", row_limit=40))
+    with torch.profiler.profile(activities=activities) as profiler:
+        time_steps(step, 3)
+    print(profiler.key_averages().table(sort_by="self_device_time_total", row_limit=40))
 
 
-def seconds(step: Step, times: int = 10) -> list[float]:
-    """Of each step, after two that do not count."""
-    taken = []
-    for _ in range(times + 2):
+def time_steps(step: Step, count: int = 10) -> list[float]:
+    """Return the seconds of each step, after two warm-up steps."""
+    seconds = []
+    for _ in range(count + 2):
         torch.cuda.synchronize()
         start = time.perf_counter()
         step()
         torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return taken[2:]
+        seconds.append(time.perf_counter() - start)
+    return seconds[2:]
 
 
 def main() -> None:
-    """One part."""
+    """Run one part."""
     parts = {f.__name__: f for f in (synchronization, graphs, throughput, profile)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=parts)

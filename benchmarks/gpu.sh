@@ -1,6 +1,6 @@
 #!/bin/sh
-# All that needs a GPU, one after the other: tests, a step that never waits for the device, a step as a CUDA graph,
-# throughput beside torchvision, and where the time goes. From the repository's root:
+# All GPU checks: tests, host-device synchronization, CUDA graphs, throughput compared with torchvision, and a profile.
+# From the repository's root:
 #     sh benchmarks/gpu.sh [PYTHON] > gpu.txt 2>&1
 python=${1:-.venv/bin/python}
 export PYTHONPATH="$PWD/src:$PWD${PYTHONPATH:+:$PYTHONPATH}"

@@ -1,4 +1,4 @@
-"""What was measured on what: the header of a report."""
+"""Description of the machine and the software versions, for the head of a report."""
 
 import os
 import platform
@@ -12,19 +12,19 @@ import torchvision
 
 from benchmarks.processes import HERE
 
-WIDE = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512-BF16", "amx_bf16": "AMX-BF16"}
+VECTOR_INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512-BF16", "amx_bf16": "AMX-BF16"}
 
 
-def describe(threads: int, before: Path | None) -> dict[str, Any]:
-    """Processor, its vector instructions, versions, commits, load and date."""
+def describe_machine(threads: int, before: Path | None) -> dict[str, Any]:
+    """Return date, processor, vector instructions, load, versions and commits."""
     cpu = _cpuinfo()
-    commits = {"ours": commit(HERE)} | ({"before": commit(before)} if before else {})
+    commits = {"ours": read_commit(HERE)} | ({"before": read_commit(before)} if before else {})
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": cpu.get("model name", platform.processor() or platform.machine()),
         "cores": os.cpu_count(),
         "threads": threads,
-        "instructions": [name for flag, name in WIDE.items() if flag in cpu.get("flags", "").split()],
+        "instructions": [name for flag, name in VECTOR_INSTRUCTIONS.items() if flag in cpu.get("flags", "").split()],
         "torch computes in": torch.backends.cpu.get_cpu_capability(),
         "load": round(os.getloadavg()[0], 1),
         "versions": {
@@ -36,12 +36,12 @@ def describe(threads: int, before: Path | None) -> dict[str, Any]:
     }
 
 
-def commit(source: Path) -> str:
-    """The commit of a checkout, and whether files differ from it."""
+def read_commit(source: Path) -> str:
+    """Return the commit of a checkout, marked if files differ from it."""
     git = ["git", "-C", str(source)]
-    found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True).stdout.strip()
-    return (found or "unknown") + (" and changes" if changed else "")
+    return (head or "unknown") + (" (modified)" if changed else "")
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Memory that `libradet models --cost` predicts beside memory that is measured.
+"""Memory predicted by `libradet models --stats`, compared with measured memory.
 
-Each row is a process of its own that takes two steps on this machine. Measured are the most bytes of tensors alive
-at once, as PyTorch's allocator counts them on a CPU and on a GPU; and, in another process without a profiler, by how
-much the resident set of the process grew beyond what it was after the imports, which has fragmentation in it.
+Each row is measured in its own process, which runs two steps: the peak of allocated tensors ("allocated"), as counted
+by PyTorch's allocator on a CPU or GPU; and, in another process without a profiler, the growth of the resident set
+after the imports ("resident"), which includes fragmentation.
 
     python benchmarks/memory.py --model faster_rcnn retinanet --images 1 2 4 --size 256 320
 """
@@ -17,16 +17,16 @@ from contextlib import nullcontext
 import torch
 
 from libradet.data.batch import Batch
-from libradet.models.cost import measure_cost
 from libradet.models.detector import Detector
+from libradet.models.profiling.model_stats import compute_stats
 from libradet.models.zoo import MODELS, make_config
 
 OBJECTS = 20
 
 
 def random_batch(model: Detector, images: int, size: tuple[int, int]) -> Batch:
-    """Images that fill their canvas, with objects."""
-    height, width = (-(-side // model.divisor) * model.divisor for side in size)
+    """Return random images without padding, with objects."""
+    height, width = (-(-side // model.size_divisible) * model.size_divisible for side in size)
     corner = torch.rand(images, OBJECTS, 2) * torch.tensor([width / 2, height / 2])
     boxes = torch.cat([corner, corner + 16 + torch.rand(images, OBJECTS, 2) * height / 2], -1)
     labels = torch.randint(0, model.config.num_classes, (images, OBJECTS))
@@ -43,8 +43,8 @@ def random_batch(model: Detector, images: int, size: tuple[int, int]) -> Batch:
 
 
 def run(args: argparse.Namespace, device: str) -> None:
-    """Two steps, or two detections, from nothing."""
-    config = make_config(args.model[0], backbone=args.backbone, weights="imagenet" if args.frozen else None)
+    """Build the model and run two training steps or two inferences."""
+    config = make_config(args.model[0], backbone=args.backbone, weights="imagenet" if args.freeze else None)
     with torch.device(device):
         model = Detector(config).train(args.task == "train")
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), 1e-6, 0.9, weight_decay=1e-4)
@@ -62,70 +62,84 @@ def run(args: argparse.Namespace, device: str) -> None:
             del loss
 
 
-def live(args: argparse.Namespace) -> int:
-    """Most bytes of tensors alive at once, from the allocator's own record."""
+def peak_allocated(args: argparse.Namespace) -> int:
+    """Return the peak of allocated bytes, as recorded by the allocator."""
     if torch.cuda.is_available():
         run(args, "cuda")
         return torch.cuda.max_memory_allocated()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run(args, "cpu")
-    now = most = 0
+    allocated = peak = 0
     for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
-            now += event.nbytes()
-            most = max(most, now)
-    return most
+            allocated += event.nbytes()
+            peak = max(peak, allocated)
+    return peak
 
 
-def resident(args: argparse.Namespace) -> int:
-    """Growth of the process's largest resident set."""
+def resident_growth(args: argparse.Namespace) -> int:
+    """Return the growth of the process's peak resident set in bytes."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run(args, "cpu")
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
 
 
-def measured(args: argparse.Namespace, name: str, images: int, task: str, precision: str, what: str) -> int:
-    """In a process of its own."""
-    command = [sys.executable, __file__, "--what", what, "--model", name, "--images", str(images), "--task", task]
+QUANTITIES = {"allocated": peak_allocated, "resident": resident_growth}
+
+
+def measure(args: argparse.Namespace, name: str, images: int, task: str, precision: str, quantity: str) -> int:
+    """Run one measurement in its own process."""
+    command = [
+        sys.executable,
+        __file__,
+        "--quantity",
+        quantity,
+        "--model",
+        name,
+        "--images",
+        str(images),
+        "--task",
+        task,
+    ]
     command += ["--precision", precision, "--backbone", args.backbone, "--size", *map(str, args.size)]
-    command += ["--threads", str(args.threads)] + ["--frozen"] * args.frozen
+    command += ["--threads", str(args.threads)] + (["--freeze"] if args.freeze else [])
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
 
 def compare(args: argparse.Namespace, name: str, precision: str) -> None:
-    """A row for each task and number of images."""
-    config = make_config(name, backbone=args.backbone, weights="imagenet" if args.frozen else None)
+    """Print a row for each task and batch size."""
+    config = make_config(name, backbone=args.backbone, weights="imagenet" if args.freeze else None)
     config.image.size = tuple(args.size)
-    cost = measure_cost(config, bf16=precision == "bf16")
-    for task, memory in (("detect", cost.detecting), ("train", cost.training)):
+    stats = compute_stats(config, bf16=precision == "bf16")
+    for task, memory in (("infer", stats.inference), ("train", stats.training)):
         for images in args.images:
-            claim = memory.at(images)
-            found = [measured(args, name, images, task, precision, what) for what in ("live", "resident")]
-            row = "  ".join(f"{n / 2**20:8.1f}" for n in (claim, *found))
-            ratios = "  ".join(f"{claim / n:6.3f}" for n in found)
+            predicted = memory.peak(images)
+            measured = [measure(args, name, images, task, precision, quantity) for quantity in QUANTITIES]
+            row = "  ".join(f"{n / 2**20:8.1f}" for n in (predicted, *measured))
+            ratios = "  ".join(f"{predicted / n:6.3f}" for n in measured)
             print(f"{name:20} {task:6} {precision:4} {images:2}  {row}  {ratios}", flush=True)
 
 
 def main() -> None:
-    """Measure one case (used internally), or compare."""
+    """Run one measurement (used internally), or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", choices=["live", "resident"])
-    parser.add_argument("--task", choices=["detect", "train"])
+    parser.add_argument("--quantity", choices=QUANTITIES, help=argparse.SUPPRESS)
+    parser.add_argument("--task", choices=["infer", "train"])
     parser.add_argument("--model", nargs="+", default=list(MODELS))
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--size", type=int, nargs=2, default=(256, 320))
     parser.add_argument("--images", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--precision", choices=["32", "bf16"], nargs="+", default=["32"])
-    parser.add_argument("--frozen", action="store_true")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], nargs="+", default=["fp32"])
+    parser.add_argument("--freeze", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.what:
+    if args.quantity:
         args.precision = args.precision[0]
-        print(json.dumps({"live": live, "resident": resident}[args.what](args)))
+        print(json.dumps(QUANTITIES[args.quantity](args)))
         return
-    print(f"{'':34} MiB predicted, live, resident; predicted over live, over resident")
+    print(f"{'':34} MiB predicted, allocated, resident; predicted / allocated, predicted / resident")
     for name in args.model:
         for precision in args.precision:
             compare(args, name, precision)

@@ -1,4 +1,4 @@
-"""Each measurement in a process of its own, with the libradet that it is to measure."""
+"""Measurements in their own processes, each with the libradet to be measured."""
 
 import json
 import os
@@ -13,11 +13,11 @@ ROOT = Path(__file__).parents[1]
 HERE = ROOT / "src"
 
 
-def run(do: str, threads: int, source: Path = HERE, **job: Any) -> Any:
-    """Result of a job of :mod:`benchmarks.worker`; ``{"error": ...}`` if the process failed.
+def run_job(kind: str, threads: int, source: Path = HERE, **job: Any) -> Any:
+    """Run a job of :mod:`benchmarks.worker`; return its result, or ``{"error": ...}`` if the process failed.
 
     Args:
-        source: folder with the package libradet.
+        source: folder that contains the package libradet.
     """
     for key, value in job.items():
         if isinstance(value, Path):
@@ -26,10 +26,10 @@ def run(do: str, threads: int, source: Path = HERE, **job: Any) -> Any:
             job[key] = asdict(value)
     paths = [str(source.resolve()), str(ROOT)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "benchmarks.worker", json.dumps({"do": do, "threads": threads, **job})]
+    command = [sys.executable, "-m", "benchmarks.worker", json.dumps({"kind": kind, "threads": threads, **job})]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     if done.returncode < 0:
-        return {"error": f"ended by {signal.Signals(-done.returncode).name}; was memory short?"}
+        return {"error": f"terminated by {signal.Signals(-done.returncode).name}; possibly out of memory"}
     if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or ["no word why"])[-1][:300]}
+        return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][:300]}
     return json.loads(done.stdout.splitlines()[-1])

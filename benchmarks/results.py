@@ -1,4 +1,4 @@
-"""What was measured, and the few ways of looking at it: medians over rounds, and ratios within them."""
+"""Measurements, medians over rounds, and ratios within rounds."""
 
 from dataclasses import dataclass, field
 from statistics import median
@@ -10,12 +10,14 @@ Runs = list[dict[str, Any]]
 
 
 @dataclass
-class Measured:
-    """A case: what each contender's processes said, one for each round.
+class CaseResults:
+    """Results of a case.
 
     Attributes:
-        skipped: who did not take part, and why.
-        agreement: of ours with torchvision (None where nobody was asked).
+        runs: results of each contender's processes, one per round.
+        skipped: reasons by name of contenders that were not measured.
+        agreement: comparison of outputs with torchvision; None if there was none.
+        load: load average at the start.
     """
 
     case: Case
@@ -25,12 +27,12 @@ class Measured:
     load: float = 0.0
 
     def seconds(self, name: str) -> list[float]:
-        """Of a step: the median of each round."""
+        """Return the median seconds of a step in each round."""
         return [median(run["seconds"]) for run in self.runs[name]]
 
-    def best(self, side: str, precision: str) -> str | None:
-        """The fastest form of a side, of those that took part in every round; libradet's is the eager one."""
-        start = f"{side}-{precision}"
+    def best(self, library: str, precision: str) -> str | None:
+        """Return the name of a library's fastest variant of those measured in every round; eager for libradet."""
+        start = f"{library}-{precision}"
         if start in self.runs:
             return start
         most = max((len(runs) for runs in self.runs.values()), default=0)
@@ -40,32 +42,32 @@ class Measured:
 
 @dataclass
 class Results:
-    """Everything, in the order in which it was measured."""
+    """All results, in the order of measurement."""
 
     machine: dict[str, Any]
     command: str
-    cases: list[Measured] = field(default_factory=list)
-    growth: dict[str, Any] | None = None
+    cases: list[CaseResults] = field(default_factory=list)
+    scaling: dict[str, Any] | None = None
     operations: list[dict[str, Any]] | None = None
     evaluation: dict[str, Any] | None = None
 
-    def find(self, task: str, model: str, batch: int, backbone: str = "resnet50") -> Measured | None:
-        """The case on the smallest images."""
-        found = [
+    def find(self, task: str, model: str, batch: int, backbone: str = "resnet50") -> CaseResults | None:
+        """Return the case with the smallest images; None if it was not measured."""
+        cases = [
             m
             for m in self.cases
             if (m.case.task, m.case.model, m.case.batch, m.case.backbone) == (task, model, batch, backbone)
         ]
-        return min(found, key=lambda m: m.case.size, default=None)
+        return min(cases, key=lambda m: m.case.size, default=None)
 
 
 def ratios(over: list[float], under: list[float]) -> list[float]:
-    """Of each round that both were in."""
+    """Return the ratio of each round that both have."""
     return [a / b for a, b in zip(over, under, strict=False)]
 
 
-def spread(values: list[float]) -> str:
-    """Median and range, such as ``1.42 (1.39-1.50)``."""
+def format_range(values: list[float]) -> str:
+    """Return median and range as text, such as ``1.42 (1.39-1.50)``."""
     if len(values) == 1:
         return f"{values[0]:.2f}"
-    return f"{median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+    return f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})"

@@ -1,7 +1,7 @@
-"""RoIAlign over a pyramid on a CPU, ours against torchvision's level after level.
+"""RoIAlign over a feature pyramid on a CPU: libradet's operator against torchvision's, level by level.
 
-Both take turns on the same boxes, of all sizes over the image. Printed are medians in milliseconds and the median
-of the ratios, of the way there and of the way back.
+Both take turns on the same boxes of all sizes. Prints median milliseconds of forward and backward pass, and the median
+ratio.
 
     python benchmarks/roi_align.py --threads 2 1
 """
@@ -20,12 +20,12 @@ from torchvision.ops import roi_align
 from libradet.geometry.roi_align import assign_levels, pyramid_roi_align
 
 STRIDES = (4, 8, 16, 32)
-# Images, boxes in each, height, width.
+# Images, boxes per image, height, width.
 CASES = {"train": (2, 512, 256, 448), "infer": (1, 1000, 480, 640), "infer large": (1, 1000, 800, 1344)}
 
 
-def inputs(case: str, dtype: torch.dtype, channels: int) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Pyramid, channels last as autocast and inference have it, boxes and a gradient."""
+def make_inputs(case: str, dtype: torch.dtype, channels: int) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Return a pyramid in channels-last layout, as in autocast and inference, boxes and an output gradient."""
     images, number, height, width = CASES[case]
     g = torch.Generator().manual_seed(0)
     pyramid = [torch.randn(images, channels, height // s, width // s, generator=g) for s in STRIDES]
@@ -39,13 +39,13 @@ def inputs(case: str, dtype: torch.dtype, channels: int) -> tuple[list[Tensor], 
 
 
 def ours(pyramid: Sequence[Tensor], boxes: Tensor, ratio: int) -> Tensor:
-    """All levels as one operator."""
+    """Run libradet's operator on all levels."""
     valid = torch.ones(boxes.shape[:2], dtype=torch.bool)
     return pyramid_roi_align(pyramid, boxes, valid, STRIDES, sampling_ratio=ratio)
 
 
-def torchvisions(pyramid: Sequence[Tensor], boxes: Tensor, ratio: int) -> Tensor:
-    """Level after level, in float32."""
+def torchvision(pyramid: Sequence[Tensor], boxes: Tensor, ratio: int) -> Tensor:
+    """Run torchvision's operator level by level, in float32."""
     levels = assign_levels(boxes, STRIDES).flatten()
     image = torch.arange(len(boxes)).repeat_interleave(boxes.shape[1])
     rois = torch.cat([image[:, None].float(), boxes.flatten(0, 1)], 1)
@@ -57,29 +57,30 @@ def torchvisions(pyramid: Sequence[Tensor], boxes: Tensor, ratio: int) -> Tensor
     return out
 
 
-def seconds(
-    pool: Callable[..., Tensor], pyramid: list[Tensor], boxes: Tensor, grad: Tensor, ratio: int
+def time_passes(
+    roi_pool: Callable[..., Tensor], pyramid: list[Tensor], boxes: Tensor, grad: Tensor, ratio: int
 ) -> tuple[float, float]:
-    """Of the way there and of the way back."""
+    """Return the seconds of forward and backward pass."""
     start = time.perf_counter()
-    out = pool(pyramid, boxes, ratio)
+    out = roi_pool(pyramid, boxes, ratio)
     middle = time.perf_counter()
     torch.autograd.grad(out, pyramid, grad, allow_unused=True)
     return middle - start, time.perf_counter() - middle
 
 
 def compare(case: str, dtype: torch.dtype, ratio: int, args: argparse.Namespace) -> None:
-    """Print a row for each number of threads."""
-    arguments = (*inputs(case, dtype, args.channels), ratio)
+    """Print a row per number of threads."""
+    arguments = (*make_inputs(case, dtype, args.channels), ratio)
     for threads in args.threads:
         torch.set_num_threads(threads)
-        seconds(ours, *arguments)
-        rounds = [(seconds(torchvisions, *arguments), seconds(ours, *arguments)) for _ in range(args.rounds)]
+        time_passes(ours, *arguments)  # warm-up
+        rounds = [(time_passes(torchvision, *arguments), time_passes(ours, *arguments)) for _ in range(args.rounds)]
         row = f"{case:12}{str(dtype).removeprefix('torch.'):9} ratio {ratio} threads {threads}"
-        for i, way in enumerate(("forward", "backward")):
-            theirs, own = ([r[k][i] * 1e3 for r in rounds] for k in (0, 1))
-            gain = statistics.median(a / b for a, b in zip(theirs, own, strict=True))
-            row += f"  {way} {statistics.median(theirs):7.1f} → {statistics.median(own):6.1f} ms {gain:5.1f}×"
+        for i, direction in enumerate(("forward", "backward")):
+            theirs, ours_ms = ([r[k][i] * 1e3 for r in rounds] for k in (0, 1))
+            speedup = statistics.median(a / b for a, b in zip(theirs, ours_ms, strict=True))
+            row += f"  {direction} {statistics.median(theirs):7.1f} -> {statistics.median(ours_ms):6.1f} ms"
+            row += f" {speedup:5.1f}x"
         print(row, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Seconds of a step, its floor, and the memory of the process that takes it."""
+"""Time of a step, of its convolutions and matrix products alone, and the peak memory of the process."""
 
 import resource
 import time
@@ -8,101 +8,101 @@ from typing import Any
 
 import torch
 
-from benchmarks import peers
+from benchmarks import other_libraries
 from benchmarks.cases import OURS, Case, Contender
-from benchmarks.floor import Floor, best_rate, record
-from benchmarks.scene import Scene, draw
-from benchmarks.sides import Side, our_model, ours, torchvision, total
+from benchmarks.kernel_replay import KernelReplay, measure_peak_flops, record_calls
+from benchmarks.models import ModelUnderTest, build_libradet, prepare_libradet, prepare_torchvision, sum_losses
+from benchmarks.synthetic_inputs import SyntheticInputs, make_inputs, to_batch
 
 WARM_UP = 2
 
 
-def measure(case: Case, contender: Contender, weights: Path, steps: int, floor: bool) -> dict[str, Any]:
-    """Seconds of each step, of the first one, MiB of the process at its peak and before the first step.
+def measure_step(case: Case, contender: Contender, weights: Path, steps: int, replay_kernels: bool) -> dict[str, Any]:
+    """Return seconds of each step and of the first one, and the process's peak memory at the end and before, in MiB.
 
     Args:
-        floor: also seconds of convolutions and matrix products alone, in turns with the steps, multiplications and
-            additions of a step, and of how many this machine is capable in a second.
+        replay_kernels: also measure the step's convolutions and matrix products alone, in turns with the steps, and
+            the machine's peak FLOPS.
     """
-    scene = draw(case)
-    side = set_up(case, contender, scene, weights)
-    take = stepper(side, case, contender.precision)
-    before = _peak()
-    first, *_ = [_seconds(take) for _ in range(WARM_UP)]
-    result: dict[str, Any] = {"first": first, "peak": _peak(), "before": before, "seconds": [], "floor": []}
-    alone = None
-    if floor:
-        alone = make_floor(case, contender.precision, weights)
-        result |= {"flops": alone.flops, "rate": best_rate(contender.precision), "layout": alone.layout}
+    inputs = make_inputs(case)
+    subject = prepare_model(case, contender, inputs, weights)
+    step = make_step(subject, case, contender.precision)
+    before = _peak_mib()
+    first, *_ = [_time(step) for _ in range(WARM_UP)]
+    result: dict[str, Any] = {"first": first, "peak": _peak_mib(), "before": before, "seconds": [], "kernels": []}
+    replay = None
+    if replay_kernels:
+        replay = make_kernel_replay(case, contender.precision, weights)
+        peak_flops = measure_peak_flops(contender.precision)
+        result |= {"flops": replay.flops, "peak_flops": peak_flops, "layout": replay.layout}
     for _ in range(steps):
-        result["seconds"].append(_seconds(take))
-        if alone is not None:
-            result["floor"].append(_seconds(alone.run))
+        result["seconds"].append(_time(step))
+        if replay is not None:
+            result["kernels"].append(_time(replay.run))
     return result
 
 
-def stepper(side: Side, case: Case, precision: str) -> Callable[[], Any]:
-    """One step as a function: a detection, or losses, gradients and the optimizer's step."""
+def make_step(subject: ModelUnderTest, case: Case, precision: str) -> Callable[[], Any]:
+    """Return a function that runs one step: inference, or losses, gradients and the optimizer's step."""
     cast = {"dtype": torch.bfloat16, "enabled": precision == "bf16"}
 
     def infer() -> Any:
         with torch.inference_mode(), torch.autocast("cpu", **cast):
-            return side.call()
+            return subject.call()
 
     if case.task == "infer":
         return infer
-    # At a learning rate of 0 weights stay as they are, and every step has the same work to do.
-    trained = [p for p in side.model.parameters() if p.requires_grad]
+    # A learning rate of 0 keeps the weights, so that every step does the same work.
+    trained = [p for p in subject.model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, weight_decay=1e-4)
 
     def train() -> Any:
         with torch.autocast("cpu", **cast):
-            losses = side.call()
+            losses = subject.call()
         optimizer.zero_grad()
-        total(losses).backward()
+        sum_losses(losses).backward()
         optimizer.step()
         return losses
 
     return train
 
 
-def make_floor(case: Case, precision: str, weights: Path) -> Floor:
-    """The arithmetic of our step as it is without being optimized or compiled, to be done alone."""
-    model = our_model(case, weights)
-    plain = Contender(OURS[0], "fp32")
-    side = ours(model, case, plain, draw(case)) if case.task == "train" else _plain(model, case)
-    calls = record(stepper(side, case, "fp32") if case.task == "train" else side.call)
-    return Floor(calls, precision)
-
-
-def _plain(model, case: Case) -> Side:
-    from benchmarks.scene import as_batch
-
-    batch = as_batch(draw(case), model.divisor)
+def make_kernel_replay(case: Case, precision: str, weights: Path) -> KernelReplay:
+    """Return the convolutions and matrix products of libradet's step, neither optimized for inference nor compiled."""
+    model = build_libradet(case, weights)
+    inputs = make_inputs(case)
+    if case.task == "train":
+        subject = prepare_libradet(model, case, Contender(OURS[0], "fp32"), inputs)
+        return KernelReplay(record_calls(make_step(subject, case, "fp32")), precision)
+    batch = to_batch(inputs, model.size_divisible)
     model.eval()
 
-    def call():
-        with torch.no_grad():
-            return model(batch)
+    @torch.no_grad()
+    def infer() -> Any:
+        return model(batch)
 
-    return Side(model, call)
+    return KernelReplay(record_calls(infer), precision)
 
 
-def _seconds(work: Callable[[], Any]) -> float:
+def _time(function: Callable[[], Any]) -> float:
     start = time.perf_counter()
-    work()
+    function()
     return time.perf_counter() - start
 
 
-def _peak() -> float:
+def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def set_up(case: Case, contender: Contender, scene: Scene, weights: Path) -> Side:
-    """Build and load. ``weights``: what :func:`benchmarks.torchvision_models.write_weights` wrote."""
-    if contender.side in OURS:
-        model = our_model(case, weights)
-        return ours(model, case, contender, scene)
-    if contender.side == "torchvision":
-        return torchvision(case, contender.form, scene, weights)
-    return peers.set_up(case, contender.side, scene, weights)
+def prepare_model(case: Case, contender: Contender, inputs: SyntheticInputs, weights: Path) -> ModelUnderTest:
+    """Return the contender's detector.
+
+    Args:
+        weights: file written by :func:`benchmarks.torchvision_models.write_weights`.
+    """
+    if contender.library in OURS:
+        model = build_libradet(case, weights)
+        return prepare_libradet(model, case, contender, inputs)
+    if contender.library == "torchvision":
+        return prepare_torchvision(case, contender.variant, inputs, weights)
+    return other_libraries.prepare(case, contender.library, inputs, weights)

@@ -1,129 +1,141 @@
-"""What libradet wants to reach, and whether it does."""
+"""Performance targets of libradet, and whether they are met."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
-from benchmarks.results import Measured, Results, ratios
+from benchmarks.results import CaseResults, Results, ratios
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A target and what was measured.
+class TargetResult:
+    """A target and its measurement.
 
-    ``values``: one for each round; empty where it was not measured. ``least``, ``most``: what is wanted of their
-    median; neither for what is only looked at. ``spoilt``: why it does not count all the same.
+    Attributes:
+        values: one per round; empty if it was not measured.
+        min_value, max_value: bounds of their median; without bounds the values are only reported.
+        invalid_reason: why the measurement does not count.
     """
 
     target: str
     values: list[float]
-    least: float | None = None
-    most: float | None = None
-    unit: str = "×"
-    spoilt: str = ""
+    min_value: float | None = None
+    max_value: float | None = None
+    unit: str = "x"
+    invalid_reason: str = ""
 
     @property
     def met(self) -> bool | None:
-        """None where nothing was measured, or nothing is wanted."""
-        if not self.values or self.least is self.most is None:
+        """Whether the target is met; None if it was not measured or has no bounds."""
+        if not self.values or (self.min_value is None and self.max_value is None):
             return None
         value = median(self.values)
-        enough = (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
-        return enough and not self.spoilt
+        above = self.min_value is None or value >= self.min_value
+        below = self.max_value is None or value <= self.max_value
+        return above and below and not self.invalid_reason
 
 
-def verdicts(results: Results) -> list[Verdict]:
-    """All targets, measured or not."""
+def evaluate_targets(results: Results) -> list[TargetResult]:
+    """Return all targets, measured or not."""
     infer, train = results.find("infer", "faster_rcnn", 1), results.find("train", "faster_rcnn", 2)
     libra = results.find("train", "libra_faster_rcnn", 2)
-    found = [
-        _speed("inference, fp32, against torchvision's fp32", infer, "fp32", "fp32", 1.4),
-        _speed("inference, bf16, against torchvision's fp32", infer, "bf16", "fp32", 2.5),
-        _speed("training step, fp32, against torchvision's fp32", train, "fp32", "fp32", 1.2),
-        _speed("training step, bf16, against torchvision's fp32", train, "bf16", "fp32", 2.2),
-        _speed("training step, bf16, against torchvision's bf16", train, "bf16", "bf16", 1.3),
+    targets = [
+        _speedup("inference, fp32, vs torchvision fp32", infer, "fp32", "fp32", 1.4),
+        _speedup("inference, bf16, vs torchvision fp32", infer, "bf16", "fp32", 2.5),
+        _speedup("training step, fp32, vs torchvision fp32", train, "fp32", "fp32", 1.2),
+        _speedup("training step, bf16, vs torchvision fp32", train, "bf16", "fp32", 2.2),
+        _speedup("training step, bf16, vs torchvision bf16", train, "bf16", "bf16", 1.3),
     ]
-    for task, measured in (("inference", infer), ("training", train)):
-        found += [_floor(f"{task} step ÷ its arithmetic alone, {p}", measured, p) for p in ("fp32", "bf16")]
-    found += [_memory(f"peak memory of training ÷ torchvision's, {p}", train, p) for p in ("fp32", "bf16")]
-    found += [_libra(f"Libra ÷ Faster R-CNN, training step, {p}", libra, p) for p in ("fp32", "bf16")]
-    return [*found, *_operations(results), *_growth(results), *_small_backbones(results)]
+    for task, case in (("inference", infer), ("training", train)):
+        targets += [_overhead(f"{task} step / its kernels alone, {p}", case, p) for p in ("fp32", "bf16")]
+    targets += [_memory(f"peak memory of training / torchvision's, {p}", train, p) for p in ("fp32", "bf16")]
+    targets += [_libra(f"Libra / Faster R-CNN, training step, {p}", libra, p) for p in ("fp32", "bf16")]
+    return [*targets, *_operations(results), *_evaluation(results), *_scaling(results), *_small_backbones(results)]
 
 
-def _speed(target: str, measured: Measured | None, own: str, theirs: str, least: float) -> Verdict:
-    if (
-        measured is None
-        or (there := measured.best("torchvision", theirs)) is None
-        or f"ours-{own}" not in measured.runs
-    ):
-        return Verdict(target, [], least)
-    values = ratios(measured.seconds(there), measured.seconds(f"ours-{own}"))
-    agreement = measured.agreement or {}
-    spoilt = "" if agreement.get("same") else "outputs differ" if "same" in agreement else "outputs were not compared"
-    return Verdict(target, values, least, spoilt=spoilt)
+def ratio_to_kernels(run: dict[str, Any]) -> float:
+    """Return the time of a step over that of its kernels alone, paired in the order of measurement."""
+    return median(ratios(run["seconds"], run["kernels"]))
 
 
-def _floor(target: str, measured: Measured | None, precision: str) -> Verdict:
-    runs = measured.runs.get(f"ours-{precision}", []) if measured else []
-    return Verdict(target, [over_floor(run) for run in runs if run["floor"]], most=1.15)
+def _speedup(target: str, case: CaseResults | None, ours: str, theirs: str, min_value: float) -> TargetResult:
+    reference = case.best("torchvision", theirs) if case else None
+    if case is None or reference is None or f"ours-{ours}" not in case.runs:
+        return TargetResult(target, [], min_value)
+    values = ratios(case.seconds(reference), case.seconds(f"ours-{ours}"))
+    return TargetResult(target, values, min_value, invalid_reason=_disagreement(case))
 
 
-def over_floor(run: dict) -> float:
-    """Seconds of a step over those of its arithmetic, each compared with its neighbor."""
-    return median(ratios(run["seconds"], run["floor"]))
+def _disagreement(case: CaseResults) -> str:
+    agreement = case.agreement or {}
+    if agreement.get("same"):
+        return ""
+    return "outputs differ" if "same" in agreement else "outputs were not compared"
 
 
-def _memory(target: str, measured: Measured | None, precision: str) -> Verdict:
-    there = measured.best("torchvision", precision) if measured else None
-    if measured is None or there is None or f"ours-{precision}" not in measured.runs:
-        return Verdict(target, [], most=0.8)
-    own, theirs = ([run["peak"] for run in measured.runs[name]] for name in (f"ours-{precision}", there))
-    return Verdict(target, ratios(own, theirs), most=0.8)
+def _overhead(target: str, case: CaseResults | None, precision: str) -> TargetResult:
+    runs = case.runs.get(f"ours-{precision}", []) if case else []
+    return TargetResult(target, [ratio_to_kernels(run) for run in runs if run["kernels"]], max_value=1.15)
 
 
-def _libra(target: str, measured: Measured | None, precision: str) -> Verdict:
+def _memory(target: str, case: CaseResults | None, precision: str) -> TargetResult:
+    reference = case.best("torchvision", precision) if case else None
+    if case is None or reference is None or f"ours-{precision}" not in case.runs:
+        return TargetResult(target, [], max_value=0.8)
+    ours, theirs = ([run["peak"] for run in case.runs[name]] for name in (f"ours-{precision}", reference))
+    return TargetResult(target, ratios(ours, theirs), max_value=0.8)
+
+
+def _libra(target: str, case: CaseResults | None, precision: str) -> TargetResult:
     names = f"ours-{precision}", f"faster_rcnn-{precision}"
-    if measured is None or any(name not in measured.runs for name in names):
-        return Verdict(target, [], most=1.1)
-    return Verdict(target, ratios(*(measured.seconds(name) for name in names)), most=1.1)
+    if case is None or any(name not in case.runs for name in names):
+        return TargetResult(target, [], max_value=1.1)
+    return TargetResult(target, ratios(*(case.seconds(name) for name in names)), max_value=1.1)
 
 
-def _operations(results: Results) -> Iterator[Verdict]:
+def _operations(results: Results) -> Iterator[TargetResult]:
     rows = [row for row in results.operations or [] if "negatives" in row["name"]]
-    seconds, spoilt = (rows[-1]["seconds"], "" if rows[-1]["same"] else "outputs differ") if rows else ({}, "")
-    own = seconds.get("ours, IoU-balanced", [])
-    number = rows[-1]["name"].rpartition("×")[2] if rows else "268,569"
-    yield Verdict(
-        f"IoU-balanced ÷ random sampling from {number}",
-        ratios(own, seconds.get("ours, random", [])),
-        most=1.5,
-        spoilt=spoilt,
+    row = rows[-1] if rows else {"name": "x268,569", "seconds": {}, "same": True}
+    seconds, invalid_reason = row["seconds"], "" if row["same"] else "outputs differ"
+    ours = seconds.get("ours, IoU-balanced", [])
+    number = row["name"].rpartition("x")[2]
+    yield TargetResult(
+        f"IoU-balanced / random sampling from {number}",
+        ratios(ours, seconds.get("ours, random", [])),
+        max_value=1.5,
+        invalid_reason=invalid_reason,
     )
-    yield Verdict(
-        f"IoU-balanced sampling from {number} against sets",
-        ratios(seconds.get("sets, IoU-balanced", []), own),
-        20,
-        spoilt=spoilt,
+    yield TargetResult(
+        f"IoU-balanced sampling from {number} vs Python sets",
+        ratios(seconds.get("sets, IoU-balanced", []), ours),
+        min_value=20,
+        invalid_reason=invalid_reason,
     )
-    took = (results.evaluation or {}).get("seconds", {"ours": [], "pycocotools": []})
-    away = (results.evaluation or {}).get("differ", 0)
-    spoilt = "numbers differ" if away > 1e-9 else ""
-    yield Verdict("evaluation against pycocotools", ratios(took["pycocotools"], took["ours"]), 50, spoilt=spoilt)
 
 
-def _growth(results: Results) -> Iterator[Verdict]:
-    for what, of in (("batch", "images in a batch"), ("objects", "objects on an image")):
-        table = (results.growth or {}).get(what, {})
-        first = next(iter(table), "1")
-        for number in [n for n in table if n != first] or ["8" if what == "batch" else "100"]:
-            values = ratios(table.get(number, []), table.get(first, []))
-            yield Verdict(f"cost of an image, {number} ÷ {first} {of}", values, least=0.9, most=1.1)
+def _evaluation(results: Results) -> Iterator[TargetResult]:
+    evaluation = results.evaluation or {"seconds": {"ours": [], "pycocotools": []}, "differ": 0}
+    seconds = evaluation["seconds"]
+    invalid_reason = "metrics differ" if evaluation["differ"] > 1e-9 else ""
+    values = ratios(seconds["pycocotools"], seconds["ours"])
+    yield TargetResult("evaluation vs pycocotools", values, min_value=50, invalid_reason=invalid_reason)
 
 
-def _small_backbones(results: Results) -> Iterator[Verdict]:
+def _scaling(results: Results) -> Iterator[TargetResult]:
+    for quantity, name, largest in (("batch", "images per batch", "8"), ("objects", "objects per image", "100")):
+        seconds = (results.scaling or {}).get(quantity, {})
+        first = next(iter(seconds), "1")
+        for number in [n for n in seconds if n != first] or [largest]:
+            values = ratios(seconds.get(number, []), seconds.get(first, []))
+            target = f"time per image, {number} / {first} {name}"
+            yield TargetResult(target, values, min_value=0.9, max_value=1.1)
+
+
+def _small_backbones(results: Results) -> Iterator[TargetResult]:
     for backbone in ("tf_efficientnet_lite0", "resnet18"):
-        measured = results.find("train", "libra_faster_rcnn", 2, backbone)
-        own = measured.seconds("ours-bf16") if measured and "ours-bf16" in measured.runs else []
-        yield Verdict(f"training step, Libra R-CNN on {backbone}, bf16", own, unit=" s")
-        if measured and "before-bf16" in measured.runs:
-            yield Verdict("… against the other checkout", ratios(measured.seconds("before-bf16"), own))
+        case = results.find("train", "libra_faster_rcnn", 2, backbone)
+        seconds = case.seconds("ours-bf16") if case and "ours-bf16" in case.runs else []
+        yield TargetResult(f"training step, Libra R-CNN on {backbone}, bf16", seconds, unit=" s")
+        if case and "before-bf16" in case.runs:
+            yield TargetResult("... vs the other checkout", ratios(case.seconds("before-bf16"), seconds))

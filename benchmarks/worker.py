@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: a job comes as JSON, a result leaves as JSON."""
+"""Worker process for one measurement: the job is a JSON argument, the result is printed as JSON."""
 
 import json
 import sys
@@ -10,9 +10,9 @@ import torch
 from benchmarks.cases import Case, Contender
 
 
-def do(job: dict[str, Any]) -> Any:
-    """Dispatch. Imports are late, so that a process holds only what it measures."""
-    kind, threads = job.pop("do"), job.pop("threads")
+def run(job: dict[str, Any]) -> Any:
+    """Run a job and return its result. Imports are local, so that a process loads only what it measures."""
+    kind, threads = job.pop("kind"), job.pop("threads")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     if "case" in job:
@@ -20,9 +20,9 @@ def do(job: dict[str, Any]) -> Any:
     if "weights" in job:
         job["weights"] = Path(job["weights"])
     if kind == "step":
-        from benchmarks.step import measure
+        from benchmarks.step import measure_step
 
-        return measure(contender=Contender(**job.pop("contender")), **job)
+        return measure_step(contender=Contender(**job.pop("contender")), **job)
     if kind == "weights":
         from benchmarks.torchvision_models import write_weights
 
@@ -30,12 +30,12 @@ def do(job: dict[str, Any]) -> Any:
     if kind == "agreement":
         from benchmarks import agreement
 
-        infer = job["case"].task == "infer"
-        return (agreement.detections_agree if infer else agreement.losses_agree)(**job)
-    if kind == "growth":
-        from benchmarks.growth import measure_growth
+        compare = agreement.detections_agree if job["case"].task == "infer" else agreement.losses_agree
+        return compare(**job)
+    if kind == "scaling":
+        from benchmarks.scaling import measure_scaling
 
-        return measure_growth(**job)
+        return measure_scaling(**job)
     if kind == "operations":
         from benchmarks.operations import measure_operations
 
@@ -44,8 +44,8 @@ def do(job: dict[str, Any]) -> Any:
         from benchmarks.evaluation import measure_evaluation
 
         return measure_evaluation(**job)
-    raise ValueError(f"no such job: {kind}")
+    raise ValueError(f"unknown job {kind!r}")
 
 
 if __name__ == "__main__":
-    print(json.dumps(do(json.loads(sys.argv[1]))))
+    print(json.dumps(run(json.loads(sys.argv[1]))))

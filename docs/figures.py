@@ -6,9 +6,18 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from libradet.analysis.figure_style import BLUE, GRAY, ORANGE, as_percent, legend_above, new, save_png, style
-from libradet.analysis.figures import curves as draw_curves
-from libradet.analysis.objective_level import curves
+from libradet.analysis.levels.objective import loss_curves
+from libradet.analysis.report.figure_style import (
+    BLUE,
+    GRAY,
+    ORANGE,
+    legend_above,
+    new_figure,
+    percent_axis,
+    report_style,
+    save_png,
+)
+from libradet.analysis.report.figures import loss_curves as draw_curves
 from libradet.balance import BalancedFeaturePyramid, iou_balanced_priority, random_priority, select
 
 FOLDER = Path(__file__).with_name("figures")
@@ -24,7 +33,7 @@ def sampling() -> Figure:
         "random": (random_priority(everything), ORANGE),
         "IoU-balanced, K = 3": (iou_balanced_priority(everything, overlaps, count=384), BLUE),
     }
-    figure, (axis,) = new(2.7)
+    figure, (axis,) = new_figure(2.7)
     edges = np.linspace(0, 0.5, BINS + 1)
     for i, (name, (priority, color)) in enumerate(takes.items()):
         index, filled = select(priority, 2000 if name == "candidates" else 384, 2000)
@@ -34,7 +43,7 @@ def sampling() -> Figure:
     axis.set_xticks(np.arange(0, BINS + 1, 2) - 0.5, [f"{edge:g}" for edge in edges[::2]])
     axis.grid(axis="x", visible=False)
     axis.set_xlabel("IoU with the nearest object")
-    as_percent(axis.yaxis)
+    percent_axis(axis.yaxis)
     legend_above(axis)
     return figure
 
@@ -46,7 +55,7 @@ def pyramid() -> Figure:
     levels[2][0, 0] = torch.exp(-((rows - 3.5) ** 2 + (columns - 5.5) ** 2) / 6)
     with torch.no_grad():
         after = BalancedFeaturePyramid(1, level=2, refine="none")(levels)
-    figure, axes = new(1.9, 5)
+    figure, axes = new_figure(1.9, 5)
     for axis in axes:
         axis.remove()
     grid = figure.subplots(2, 5)
@@ -67,8 +76,8 @@ def main() -> None:
     """Write them all, the same to the pixel each time."""
     FOLDER.mkdir(exist_ok=True)
     torch.manual_seed(0)
-    with style():
-        figures = {"sampling": sampling(), "pyramid": pyramid(), "balanced_l1": draw_curves(curves())}
+    with report_style():
+        figures = {"sampling": sampling(), "pyramid": pyramid(), "balanced_l1": draw_curves(loss_curves())}
         for name, figure in figures.items():
             save_png(figure, FOLDER / f"{name}.png")
 

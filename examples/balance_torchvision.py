@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 
 import torch
-from libradet.data.samples import load_image
+from libradet.data.image_io import read_image
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LinearLR, MultiStepLR, SequentialLR
 from torch.utils.data import DataLoader
@@ -24,12 +24,12 @@ from torchvision.transforms.v2.functional import horizontal_flip
 
 from libradet.data.read import read
 from libradet.data.records import Dataset
-from libradet.evaluation.coco_metric import CocoMetric
+from libradet.evaluation.metric import CocoMetric
 from libradet.interop.reading import read_tensors
 from libradet.interop.torchvision import balance
-from libradet.models.backbones import Backbone
+from libradet.models.backbone import Backbone
 from libradet.models.config import BackboneConfig
-from libradet.models.pretrained import BackboneWeights, pixel_statistics
+from libradet.models.load_pretrained import BackboneWeights, pixel_statistics
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 CHANNELS, WIDTH = 128, 512
@@ -63,7 +63,7 @@ class TrainingSet(torch.utils.data.Dataset):
 
     def __getitem__(self, row: int) -> tuple[Tensor, dict[str, Tensor]]:
         record = self.dataset.samples[row]
-        image = load_image(record.path, record.upright).float() / 255
+        image = read_image(record.path, record.apply_exif).float() / 255
         # Crowd regions are not trained on, as in the reference, but measured with.
         kept = ~record.crowd if self.training else slice(None)
         boxes, labels = torch.from_numpy(record.boxes[kept]), torch.from_numpy(record.labels[kept]) + 1

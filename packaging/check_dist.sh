@@ -35,8 +35,8 @@ bin=venv/bin/libradet
 $bin --version
 $bin models > models.txt && grep -q libra_faster_rcnn models.txt
 $bin data synthesize data --train 4 --val 2 --size 96 72 > synthesize.txt
-$bin train --data data --out run --backbone resnet18 --max_steps 1 --epochs 1 --batch_size 2 --workers 0 --samples 0 \
-    --detector.image.size '[72,96]' --detector.pyramid.channels 16 --detector.roi.width 32 > train.txt
+$bin train --data data --output_dir run --backbone resnet18 --max_steps 1 --max_epochs 1 --batch_size 2 --num_workers 0 --num_val_images_logged 0 \
+    --detector.image.size '[72,96]' --detector.pyramid.channels 16 --detector.roi.fc_dim 32 > train.txt
 $bin predict run/best.safetensors data/images --out found --threshold 0 > predict.txt
 test -s found/predictions.json
 for ending in pt2 onnx; do

@@ -1,1 +1,1 @@
-"""Campaigns that attack the system: ``python -m stress.NAME``, kept in runs/stress, see docs/results/reliability.md."""
+"""Stress tests and fuzzing: ``python -m stress.NAME``; results in runs/stress, see docs/results/reliability.md."""

@@ -1,4 +1,4 @@
-"""What campaigns share: attempts that are numbered, seeded, kept and not repeated, and one line at the end."""
+"""Attempts of a stress test: numbered, seeded, recorded and not repeated, with a one-line summary at the end."""
 
 import argparse
 import json
@@ -17,48 +17,52 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-TINY = ROOT / "tests" / "training" / "tiny.yaml"
+TINY_CONFIG = ROOT / "tests" / "training" / "tiny.yaml"
 
 
-class Book:
-    """The attempts of a campaign: what was done is read back, and not done again.
+class AttemptLog:
+    """Command line and recorded attempts of a stress test; recorded attempts are not repeated.
 
     Args:
-        name: of the campaign, and of its folder.
-        about: what it does.
-        short, long: how many attempts there are.
+        name: of the stress test and of its folder.
+        description: for ``--help``.
+        short, long: number of attempts by default and with ``--long``.
     """
 
-    def __init__(self, name: str, about: str, short: int, long: int) -> None:
-        parser = argparse.ArgumentParser(f"python -m stress.{name}", description=about)
-        parser.add_argument("--long", action="store_true", help=f"{long} attempts, not {short}")
-        parser.add_argument("--count", type=int, help="so many attempts")
-        parser.add_argument("--seed", type=int, default=0, help="of the campaign; others are other attempts")
-        parser.add_argument("--out", type=Path, default=Path("runs/stress"), help="where results are kept")
-        parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these attempts, whatever was done before")
-        parser.add_argument("--again", action="store_true", help="forget what was done")
+    def __init__(self, name: str, description: str, short: int, long: int) -> None:
+        parser = argparse.ArgumentParser(f"python -m stress.{name}", description=description)
+        parser.add_argument("--long", action="store_true", help=f"{long} attempts instead of {short}")
+        parser.add_argument("--count", type=int, help="number of attempts")
+        parser.add_argument("--seed", type=int, default=0, help="each seed has its own attempts (default: 0)")
+        parser.add_argument(
+            "--output_dir", type=Path, default=Path("runs/stress"), help="folder of results (default: runs/stress)"
+        )
+        parser.add_argument(
+            "--only", type=int, nargs="+", metavar="N", help="run only these attempts, even if recorded"
+        )
+        parser.add_argument("--again", action="store_true", help="discard recorded attempts")
         self.args = parser.parse_args()
         self.name = name
         self.count = self.args.count or (long if self.args.long else short)
-        self.folder = (self.args.out / name).resolve()
+        self.folder = (self.args.output_dir / name).resolve()
         if self.args.again:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._path = self.folder / f"attempts-{self.args.seed}.jsonl"
         self.done = self._read()
-        self.began = time.monotonic()
+        self._start = time.monotonic()
 
-    def todo(self) -> Iterator[int]:
-        """Numbers of the attempts that are left."""
+    def pending(self) -> Iterator[int]:
+        """Yield the numbers of attempts that are not recorded yet, or those of ``--only``."""
         numbers = self.args.only or range(self.count)
         yield from (n for n in numbers if self.args.only or n not in self.done)
 
-    def chance(self, number: int) -> np.random.Generator:
-        """What is random in an attempt: a function of seed and number."""
+    def rng(self, number: int) -> np.random.Generator:
+        """Return the random generator of an attempt, a function of seed and number."""
         return np.random.default_rng([self.args.seed, number])
 
-    def note(self, number: int, kind: str, fault: str | None, **more: Any) -> None:
-        """Keep how an attempt ended; ``fault`` is what was wrong, None if nothing."""
+    def record(self, number: int, kind: str, fault: str | None, **more: Any) -> None:
+        """Record the outcome of an attempt; ``fault`` describes what was wrong, None if nothing."""
         entry = {"number": number, "kind": kind, "fault": fault, **more}
         self.done[number] = entry
         with self._path.open("a", encoding="utf-8") as file:
@@ -66,19 +70,19 @@ class Book:
         if fault:
             print(f"{self.name} {number}, {kind}: {fault}", file=sys.stderr, flush=True)
 
-    def close(self, **figures: Any) -> int:
-        """Write NAME.json, print one line; 1 if there were faults."""
+    def finish(self, **figures: Any) -> int:
+        """Write NAME.json and print a one-line summary; return 1 if there were faults."""
         entries = [self.done[n] for n in sorted(self.done) if n < self.count]
         faults = [entry for entry in entries if entry["fault"]]
         kinds = Counter(entry["kind"] for entry in entries)
         report = {
-            "campaign": self.name,
+            "name": self.name,
             "date": str(date.today()),
             "command": shlex.join(["python", "-m", f"stress.{self.name}", *sys.argv[1:]]),
             "machine": machine(),
             "seed": self.args.seed,
             "attempts": len(entries),
-            "seconds": round(time.monotonic() - self.began, 1),
+            "seconds": round(time.monotonic() - self._start, 1),
             "kinds": dict(sorted(kinds.items())),
             **figures,
             "faults": faults,
@@ -92,18 +96,18 @@ class Book:
     def _read(self) -> dict[int, dict[str, Any]]:
         if not self._path.exists():
             return {}
-        found = {}
+        entries = {}
         for line in self._path.read_text(encoding="utf-8").splitlines():
             try:
                 entry = json.loads(line)
-            except ValueError:  # cut off when the campaign was killed
+            except ValueError:  # truncated when the process was killed
                 continue
-            found[entry["number"]] = entry
-        return found
+            entries[entry["number"]] = entry
+        return entries
 
 
 def machine() -> str:
-    """Processor and how many of it."""
+    """Return the processor's name and number of cores."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:
@@ -114,7 +118,7 @@ def machine() -> str:
 
 
 def status(pid: int, key: str) -> int:
-    """A number of /proc/PID/status, such as VmRSS in KiB; 0 where there is none."""
+    """Return a number of /proc/PID/status, such as VmRSS in KiB; 0 if there is none."""
     try:
         with open(f"/proc/{pid}/status") as file:
             return next((int(line.split()[1]) for line in file if line.startswith(f"{key}:")), 0)

@@ -1,8 +1,8 @@
-"""Fuzz everything that is read: records, labels, proposals, models, checkpoints, configurations, images.
+"""Fuzz all file readers: annotations, labels, proposals, models, checkpoints, configurations, images.
 
-Each attempt writes a file or a dataset by grammar, mostly damages it, and reads it. Right is: read, or UserError.
-Wrong is any other exception, more than 10 s, more than 4 GiB, a crash, a program that was run, and a record that is
-neither read nor counted as left out.
+Each attempt generates a file or dataset from a grammar, damages most of them, and reads it. Expected: it is read, or
+UserError is raised. A fault is any other exception, more than 10 s, more than 4 GiB, a crash, executed code, or a
+record that is neither read nor counted as skipped.
 """
 
 import os
@@ -12,12 +12,12 @@ import tempfile
 import warnings
 from pathlib import Path
 
-# Before torch is loaded: the worker is a fork, which has no other threads.
+# Before torch is imported: the worker is a fork, which has no other threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from libradet.errors import UserError
 from stress import fuzz_images, fuzz_records, fuzz_tensors
-from stress.common import Book
+from stress.common import AttemptLog
 from stress.worker import Worker
 
 KINDS = {
@@ -31,17 +31,17 @@ KINDS = {
     "pkl": (fuzz_tensors.pickled, 8),
     "image": (fuzz_images.image, 14),
 }
-"""Each with its share of a hundred."""
+"""Generators with their share in percent."""
 
 
 def main() -> int:
-    """The campaign."""
+    """Run the stress test."""
     warnings.simplefilter("ignore")
-    book = Book("files", __doc__, short=2000, long=100_000)
+    attempts = AttemptLog("files", __doc__, short=2000, long=100_000)
     names, shares = list(KINDS), [share for _, share in KINDS.values()]
 
     def kind(number: int) -> str:
-        return str(book.chance(number).choice(names, p=[share / 100 for share in shares]))
+        return str(attempts.rng(number).choice(names, p=[share / 100 for share in shares]))
 
     with tempfile.TemporaryDirectory(prefix="stress-files-") as scratch:
         base = Path(scratch, "base")
@@ -50,35 +50,35 @@ def main() -> int:
         fuzz_tensors.prepare(base)
 
         def do(number: int) -> tuple[str, str | None]:
-            return attempt(book, number, kind(number), base, Path(scratch, "now"))
+            return attempt(attempts, number, kind(number), base, Path(scratch, "current"))
 
         worker = Worker(do, kind)
-        for number in book.todo():
-            book.note(number, *worker.attempt(number))
+        for number in attempts.pending():
+            attempts.record(number, *worker.attempt(number))
         worker.end()
-    return book.close(slowest_seconds=round(worker.slowest, 1), most_MiB=round(worker.largest))
+    return attempts.finish(slowest_seconds=round(worker.slowest, 1), most_MiB=round(worker.largest))
 
 
-def attempt(book: Book, number: int, kind: str, base: Path, folder: Path) -> tuple[str, str | None]:
-    """Write, read, look for traces."""
+def attempt(attempts: AttemptLog, number: int, kind: str, base: Path, folder: Path) -> tuple[str, str | None]:
+    """Generate and read one file; return its kind and what went wrong."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     canary = folder / "canary"
-    chance = book.chance(number)
-    chance.random()
+    rng = attempts.rng(number)
+    rng.random()
     try:
-        fault = KINDS[kind][0](chance, base, folder, canary)
+        fault = KINDS[kind][0](rng, base, folder, canary)
     except UserError as error:
-        fault = _judge(error)
+        fault = _check_message(error)
     if canary.exists():
-        fault = "ran a program of the file"
+        fault = "executed code of the file"
     return kind, fault
 
 
-def _judge(error: UserError) -> str | None:
+def _check_message(error: UserError) -> str | None:
     message = str(error)
     if not message.strip() or len(message) > 20_000:
-        return f"a message of {len(message)} letters: {message[:100]}"
+        return f"a message of {len(message)} characters: {message[:100]}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Images by grammar: every mode, format and orientation, cut off, flipped, falsely named, and bombs."""
+"""Generated images: all modes, formats and orientations, truncated, damaged, misnamed, and decompression bombs."""
 
 import io
 import struct
@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from libradet.data.headers import read_header
-from libradet.data.images import load_image
+from libradet.data.image_headers import read_header
+from libradet.data.image_io import read_image
 from libradet.errors import UserError
-from stress.mutate import Chance, damage, pick
+from stress.mutation import Rng, damage_bytes, pick
 
 FORMATS = {
     "JPEG": ("RGB", "L", "CMYK"),
@@ -26,73 +26,73 @@ FORMATS = {
 SUFFIXES = [".jpg", ".png", ".bmp", ".webp", ".tif", ".gif", ".ppm", ".jpeg", ""]
 
 
-def image(chance: Chance, base: Path, folder: Path, canary: Path) -> str | None:
-    """An image that is sound, damaged, or a trap."""
-    how = chance.random()
-    name = pick(chance, ["x", "a b", "ü", "new\nline", "-x", "[red]"]) + pick(chance, SUFFIXES)
+def image(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
+    """Generate and read an image that is valid, damaged or malicious."""
+    how = rng.random()
+    name = pick(rng, ["x", "a b", "ü", "new\nline", "-x", "[red]"]) + pick(rng, SUFFIXES)
     path = folder / name
     if how < 0.25:
-        path.write_bytes(pick(chance, traps(canary)))
-        return _look(path, whole=False)
-    kind, content, orientation = _draw(chance)
+        path.write_bytes(pick(rng, malicious_files(canary)))
+        return _read(path, whole=False)
+    kind, content, orientation = _generate(rng)
     if how < 0.6:
         path.write_bytes(content)
-        return _look(path, whole=True) or _compare(path, content, orientation, kind)
-    path.write_bytes(damage(chance, content))
-    return _look(path, whole=False)
+        return _read(path, whole=True) or _compare(path, content, orientation, kind)
+    path.write_bytes(damage_bytes(rng, content))
+    return _read(path, whole=False)
 
 
-def _draw(chance: Chance) -> tuple[str, bytes, int]:
-    kind = pick(chance, list(FORMATS))
-    mode = pick(chance, list(FORMATS[kind]))
-    width, height = (int(pick(chance, [1, 2, 3, 17, 40, 64, 301])) for _ in range(2))
-    pixels = chance.integers(0, 256, (height, width, 3), dtype=np.uint8)
+def _generate(rng: Rng) -> tuple[str, bytes, int]:
+    kind = pick(rng, list(FORMATS))
+    mode = pick(rng, list(FORMATS[kind]))
+    width, height = (int(pick(rng, [1, 2, 3, 17, 40, 64, 301])) for _ in range(2))
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     if mode == "I;16":
-        image = Image.fromarray(chance.integers(0, 65536, (height, width), dtype=np.uint16))
+        image = Image.fromarray(rng.integers(0, 65536, (height, width), dtype=np.uint16))
     else:
         image = image.convert(mode) if mode not in ("F", "LA") else image.convert("L").convert(mode)
     orientation, options = 1, {}
-    if kind in ("JPEG", "PNG", "WEBP") and chance.random() < 0.6:
-        orientation = int(chance.integers(0, 11))
+    if kind in ("JPEG", "PNG", "WEBP") and rng.random() < 0.6:
+        orientation = int(rng.integers(0, 11))
         exif = Image.Exif()
         exif[0x0112] = orientation
-        options["exif"] = exif.tobytes() if chance.random() < 0.9 else damage(chance, exif.tobytes())
-    if kind in ("GIF", "WEBP", "TIFF", "PNG") and chance.random() < 0.2:
+        options["exif"] = exif.tobytes() if rng.random() < 0.9 else damage_bytes(rng, exif.tobytes())
+    if kind in ("GIF", "WEBP", "TIFF", "PNG") and rng.random() < 0.2:
         options |= {"save_all": True, "append_images": [image.copy() for _ in range(3)]}
-    if kind == "JPEG" and chance.random() < 0.3:
+    if kind == "JPEG" and rng.random() < 0.3:
         options["progressive"] = True
     file = io.BytesIO()
     image.save(file, kind, **options)
     return kind, file.getvalue(), orientation
 
 
-def _look(path: Path, whole: bool) -> str | None:
-    """Header and pixels agree on whether it is an image, and of what size."""
+def _read(path: Path, whole: bool) -> str | None:
+    """Check that header and pixels agree on validity and size."""
     quick, full = read_header(path), read_header(path, decode=True)
     try:
-        pixels = load_image(path)
+        pixels = read_image(path)
     except UserError as error:
         if full.problem is None:
-            return f"the check finds nothing, decoding does: {error}"
+            return f"valid for the check, but decoding fails: {error}"
         if whole:
-            return f"is sound, and refused: {error}"
+            return f"valid, but rejected: {error}"
         return None
     if full.problem is not None:
-        return f"the check says it {full.problem}, and yet it is decoded"
+        return f"the check reports that it {full.problem}, but it is decoded"
     if quick.problem is not None:
-        return f"its header {quick.problem}, and yet it is decoded"
+        return f"its header {quick.problem}, but it is decoded"
     if tuple(pixels.shape) != (3, *full.upright_size[::-1]) or pixels.dtype != torch.uint8:
         return f"has {tuple(pixels.shape)} pixels and is said to have {full.upright_size}"
     try:
-        reduced = load_image(path, needed=(8, 8))
+        reduced = read_image(path, needed=(8, 8))
     except UserError as error:
-        return f"is decoded in full, but not reduced: {error}"
-    return None if reduced.shape[0] == 3 else f"reduced it has {tuple(reduced.shape)}"
+        return f"is decoded at full size, but not at reduced size: {error}"
+    return None if reduced.shape[0] == 3 else f"has the shape {tuple(reduced.shape)} at reduced size"
 
 
 def _compare(path: Path, content: bytes, orientation: int, kind: str) -> str | None:
-    """Upright as Pillow has it, in modes that need no decision."""
+    """Compare pixels with Pillow's, in modes whose conversion is unambiguous."""
     with Image.open(io.BytesIO(content)) as image:
         if image.mode not in ("RGB", "L", "CMYK", "1") or "transparency" in image.info:
             return None
@@ -100,7 +100,7 @@ def _compare(path: Path, content: bytes, orientation: int, kind: str) -> str | N
             expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         except Exception:  # Pillow itself fails on damaged EXIF
             return None
-    found = load_image(path).permute(1, 2, 0).numpy()
+    found = read_image(path).permute(1, 2, 0).numpy()
     if found.shape != expected.shape:
         return f"orientation {orientation}: {found.shape} instead of {expected.shape}"
     # Two decoders of JPEG may round differently.
@@ -108,8 +108,8 @@ def _compare(path: Path, content: bytes, orientation: int, kind: str) -> str | N
     return f"{kind}, orientation {orientation}: pixels are off by {off}" if off > (2 if kind == "JPEG" else 0) else None
 
 
-def traps(canary: Path) -> list[bytes]:
-    """Bombs, programs and other files under an image's name."""
+def malicious_files(canary: Path) -> list[bytes]:
+    """Return decompression bombs, programs and other files to be named as images."""
     huge = 0x7FFFFFFF
     postscript = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n({canary}) (w) file closefile\nshowpage\n"
     return [

@@ -1,4 +1,4 @@
-"""Datasets and configurations by grammar: COCO's JSON, YOLO's text, Pascal VOC's XML, our YAML."""
+"""Generated datasets and configurations: COCO JSON, YOLO text, Pascal VOC XML, libradet YAML."""
 
 import copy
 import io
@@ -12,15 +12,17 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from libradet.data.layouts.formats import find_layout
-from libradet.data.loading.loader import make_loader
-from libradet.data.proposals.pickles import read_pickle  # noqa: F401 (loaded before the worker is forked)
-from libradet.data.rasterize import decode_masks
-from libradet.data.read import Report, check, read, to_coco
+from libradet.cli.train import parse_train
+from libradet.data.formats.coco import to_coco
+from libradet.data.formats.detect import find_splits
+from libradet.data.loader import make_loader
+from libradet.data.masks import decode_masks
+from libradet.data.proposals.mmdetection import read_pickle  # noqa: F401 (imported before the worker is forked)
+from libradet.data.read import check, read
 from libradet.data.records import Dataset
+from libradet.data.validation.report import Report
 from libradet.errors import UserError
-from libradet.train_options import parse_train
-from stress.mutate import Chance, damage, pick, tree
+from stress.mutation import Rng, damage_bytes, pick, mutate_tree
 
 SIZES = [(64, 48), (48, 64), (50, 50), (64, 48)]
 NAMES = ["p0.png", "with space.png", "ü ö 漢字.png", "new\nline.png"]
@@ -28,7 +30,7 @@ NASTY = [os.fsdecode(b"bad\xff\xfe.png"), "a;b&c.png", "-rf.png", "%s%n.png", "[
 
 
 def prepare(base: Path) -> None:
-    """Images that all attempts share, and settings that are sound."""
+    """Write the images that all attempts share."""
     folder = base / "images"
     folder.mkdir()
     for i, name in enumerate([*NAMES, *NASTY]):
@@ -40,13 +42,13 @@ def prepare(base: Path) -> None:
     Image.new("RGB", (30, 20)).save(base / "outside" / "elsewhere.png")
 
 
-def _bring(chance: Chance, base: Path, home: Path) -> list[str]:
-    """Images of a dataset: sound names, perhaps a nasty one, perhaps links that lead out or nowhere."""
+def _link_images(rng: Rng, base: Path, home: Path) -> list[str]:
+    """Link the images of a dataset; some names are unusual, some links lead outside or nowhere. Return the names."""
     home.mkdir(parents=True, exist_ok=True)
     names = list(NAMES)
-    names[3] = pick(chance, [NAMES[3], *NASTY])
+    names[3] = pick(rng, [NAMES[3], *NASTY])
     sources = {name: base / "images" / name for name in names}
-    how = chance.random()
+    how = rng.random()
     if how < 0.1:
         sources[names[2]] = base / "outside" / "elsewhere.png"
     elif how < 0.15:
@@ -58,32 +60,32 @@ def _bring(chance: Chance, base: Path, home: Path) -> list[str]:
     return names
 
 
-def coco(chance: Chance, base: Path, folder: Path, canary: Path) -> str | None:
-    """COCO records, changed as a tree or as bytes, in a layout of their own."""
-    names = _bring(chance, base, folder / "images")
-    content = _records(chance, names)
-    if chance.random() < 0.85:
-        content = tree(chance, content, int(chance.integers(0, 5)))
-    text = json.dumps(content, ensure_ascii=bool(chance.integers(2))).encode("utf-8", "surrogatepass")
-    if chance.random() < 0.2:
-        text = pick(chance, [damage(chance, text), b"[" * 100_000, b'{"a":' * 50_000, b"\xff\xfe" + text, b"1" * 5000])
-    name = pick(chance, ["annotations.json", "train.json", "annotations/instances_train2017.json"])
+def coco(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
+    """Generate and read a COCO dataset whose JSON is mutated as a tree or as bytes."""
+    names = _link_images(rng, base, folder / "images")
+    content = _records(rng, names)
+    if rng.random() < 0.85:
+        content = mutate_tree(rng, content, int(rng.integers(0, 5)))
+    text = json.dumps(content, ensure_ascii=bool(rng.integers(2))).encode("utf-8", "surrogatepass")
+    if rng.random() < 0.2:
+        text = pick(rng, [damage_bytes(rng, text), b"[" * 100_000, b'{"a":' * 50_000, b"\xff\xfe" + text, b"1" * 5000])
+    name = pick(rng, ["annotations.json", "train.json", "annotations/instances_train2017.json"])
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(text)
-    return _look(folder, lambda: _count_coco(text))
+    return _check_and_use(folder, lambda: _count_coco(text))
 
 
-def _records(chance: Chance, names: list[str]) -> dict[str, Any]:
+def _records(rng: Rng, names: list[str]) -> dict[str, Any]:
     images = [{"id": 10 + i, "file_name": n, "width": SIZES[i][0], "height": SIZES[i][1]} for i, n in enumerate(names)]
     annotations = []
-    for i in range(int(chance.integers(1, 9))):
-        row = int(chance.integers(4))
-        w, h = (float(chance.uniform(1, side)) for side in SIZES[row])
-        x, y = (float(chance.uniform(0, side - s)) for side, s in zip(SIZES[row], (w, h), strict=True))
-        box = {"id": 100 + i, "image_id": 10 + row, "category_id": int(pick(chance, [1, 7, 9])), "bbox": [x, y, w, h]}
-        box |= {"area": w * h, "iscrowd": int(chance.random() < 0.1)}
-        if chance.random() < 0.5:
+    for i in range(int(rng.integers(1, 9))):
+        row = int(rng.integers(4))
+        w, h = (float(rng.uniform(1, side)) for side in SIZES[row])
+        x, y = (float(rng.uniform(0, side - s)) for side, s in zip(SIZES[row], (w, h), strict=True))
+        box = {"id": 100 + i, "image_id": 10 + row, "category_id": int(pick(rng, [1, 7, 9])), "bbox": [x, y, w, h]}
+        box |= {"area": w * h, "iscrowd": int(rng.random() < 0.1)}
+        if rng.random() < 0.5:
             box["segmentation"] = [[x, y, x + w, y, x + w, y + h]]
         annotations.append(box)
     categories = [{"id": 7, "name": "dog"}, {"id": 1, "name": "cat"}, {"id": 9, "name": "hen"}]
@@ -95,43 +97,43 @@ def _count_coco(text: bytes) -> tuple[int, int]:
     return len(content["images"]), len(content["annotations"])
 
 
-def yolo(chance: Chance, base: Path, folder: Path, canary: Path) -> str | None:
-    """data.yaml and text files of labels."""
-    names = _bring(chance, base, folder / "images" / "train")
+def yolo(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
+    """Generate and read a YOLO dataset: data.yaml and label files."""
+    names = _link_images(rng, base, folder / "images" / "train")
     config: dict[str, Any] = {"train": "images/train", "names": ["cat", "dog"], "nc": 2}
-    if chance.random() < 0.5:
-        config = tree(chance, config, int(chance.integers(1, 3)))
-    text = _yaml(chance, config)
+    if rng.random() < 0.5:
+        config = mutate_tree(rng, config, int(rng.integers(1, 3)))
+    text = _yaml(rng, config)
     (folder / "data.yaml").write_bytes(text)
     labels = folder / "labels" / "train"
     labels.mkdir(parents=True)
     for name in names:
-        lines = "\n".join(_label(chance) for _ in range(int(chance.integers(5)))).encode("utf-8", "surrogateescape")
-        if chance.random() < 0.2:
-            lines = damage(chance, lines)
+        lines = "\n".join(_label(rng) for _ in range(int(rng.integers(5)))).encode("utf-8", "surrogateescape")
+        if rng.random() < 0.2:
+            lines = damage_bytes(rng, lines)
         (labels / name).with_suffix(".txt").write_bytes(lines)
-    if chance.random() < 0.2:
+    if rng.random() < 0.2:
         listed = "\n".join(f"images/train/{name}" for name in names).encode("utf-8", "surrogateescape")
-        (folder / "list.txt").write_bytes(damage(chance, listed))
+        (folder / "list.txt").write_bytes(damage_bytes(rng, listed))
         (folder / "data.yaml").write_bytes(text.replace(b"images/train", b"list.txt"))
-        return _look(folder, None)
+        return _check_and_use(folder, None)
 
     def count() -> tuple[int, int]:
         files = [(labels / name).with_suffix(".txt").read_text("utf-8", "replace") for name in names]
         return 4, sum(bool(line.strip()) for text in files for line in text.splitlines())
 
     usual = config.get("train") == "images/train" and b"images/train" in text
-    return _look(folder, count if usual else None)
+    return _check_and_use(folder, count if usual else None)
 
 
-def _yaml(chance: Chance, config: Any) -> bytes:
-    how = chance.random()
+def _yaml(rng: Rng, config: Any) -> bytes:
+    how = rng.random()
     if how < 0.75:
         try:
             text = yaml.safe_dump(config, allow_unicode=True).encode("utf-8", "surrogatepass")
         except (yaml.YAMLError, ValueError):
             text = json.dumps(config).encode()
-        return text if how < 0.6 else damage(chance, text)
+        return text if how < 0.6 else damage_bytes(rng, text)
     bomb = "a0: &a0 [x,x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1},*a{i - 1}]\n" for i in range(1, 40))
     hostile = [
         *[
@@ -159,38 +161,38 @@ def _yaml(chance: Chance, config: Any) -> bytes:
         ],
         *[b"train: images/train\nnames: {9" + b"9" * 5000 + b": a}\n", b"train: " + b"x" * 5000 + b"\nnames: [a]\n"],
     ]
-    return pick(chance, hostile)
+    return pick(rng, hostile)
 
 
-def _label(chance: Chance) -> str:
-    if chance.random() < 0.6:
-        return f"{chance.integers(3)} " + " ".join(f"{v:.4f}" for v in chance.uniform(0, 1, 4))
-    if chance.random() < 0.3:
-        return f"{chance.integers(2)} " + " ".join(f"{v:.4f}" for v in chance.uniform(0, 1, 2 * chance.integers(1, 6)))
+def _label(rng: Rng) -> str:
+    if rng.random() < 0.6:
+        return f"{rng.integers(3)} " + " ".join(f"{v:.4f}" for v in rng.uniform(0, 1, 4))
+    if rng.random() < 0.3:
+        return f"{rng.integers(2)} " + " ".join(f"{v:.4f}" for v in rng.uniform(0, 1, 2 * rng.integers(1, 6)))
     tokens = ["0", "1", "-1", "nan", "inf", "1e400", "0.5", "x", "1_0", "٣", "9" * 5000, "\x00", "1e30", "-5", "#"]
-    return " ".join(pick(chance, tokens) for _ in range(int(chance.integers(8))))
+    return " ".join(pick(rng, tokens) for _ in range(int(rng.integers(8))))
 
 
-def voc(chance: Chance, base: Path, folder: Path, canary: Path) -> str | None:
-    """XML files of objects, some of them not what they say."""
-    names = _bring(chance, base, folder / "JPEGImages")
+def voc(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
+    """Generate and read a Pascal VOC dataset, with some invalid XML files."""
+    names = _link_images(rng, base, folder / "JPEGImages")
     (folder / "Annotations").mkdir()
     sound, objects = True, 0
     for i, name in enumerate(names):
-        count = int(chance.integers(4))
-        text = _xml(chance, name, SIZES[i], count).encode("utf-8", "surrogateescape")
-        if chance.random() < 0.3:
-            text, sound = pick(chance, [damage(chance, text), *_XML]), False
+        count = int(rng.integers(4))
+        text = _xml(rng, name, SIZES[i], count).encode("utf-8", "surrogateescape")
+        if rng.random() < 0.3:
+            text, sound = pick(rng, [damage_bytes(rng, text), *_XML]), False
         objects += count
         stem = "file" if "\x00" in name else Path(name).stem
         (folder / "Annotations" / f"{stem}.xml").write_bytes(text)
-    if chance.random() < 0.3:
+    if rng.random() < 0.3:
         lists = folder / "ImageSets" / "Main"
         lists.mkdir(parents=True)
         listed = "\n".join(Path(name).stem for name in names).encode("utf-8", "surrogateescape")
-        (lists / "train.txt").write_bytes(damage(chance, listed))
+        (lists / "train.txt").write_bytes(damage_bytes(rng, listed))
         sound = False
-    return _look(folder, (lambda: (4, objects)) if sound else None)
+    return _check_and_use(folder, (lambda: (4, objects)) if sound else None)
 
 
 _LAUGHS = '<!DOCTYPE l [<!ENTITY a0 "haha">' + "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 12))
@@ -211,25 +213,25 @@ _XML = [
 ]
 
 
-def _xml(chance: Chance, name: str, size: tuple[int, int], count: int) -> str:
+def _xml(rng: Rng, name: str, size: tuple[int, int], count: int) -> str:
     escaped = name.replace("&", "&amp;").replace("<", "&lt;").encode("utf-8", "replace").decode()
     objects = ""
     for _ in range(count):
-        x1, y1, x2, y2 = (f"{v:.1f}" for v in chance.uniform(-5, 70, 4))
-        if chance.random() < 0.2:
-            x1 = str(pick(chance, ["", "nan", "inf", "x", "1e400", "-1"]))
+        x1, y1, x2, y2 = (f"{v:.1f}" for v in rng.uniform(-5, 70, 4))
+        if rng.random() < 0.2:
+            x1 = str(pick(rng, ["", "nan", "inf", "x", "1e400", "-1"]))
         objects += (
-            f"<object><name>{pick(chance, ['cat', 'dog', '[red]', ' hen '])}</name><difficult>{chance.integers(2)}"
+            f"<object><name>{pick(rng, ['cat', 'dog', '[red]', ' hen '])}</name><difficult>{rng.integers(2)}"
             f"</difficult><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
         )
-    width, height = size if chance.random() < 0.9 else (pick(chance, ["", "x", "-1", "1e400", "9" * 5000]), size[1])
+    width, height = size if rng.random() < 0.9 else (pick(rng, ["", "x", "-1", "1e400", "9" * 5000]), size[1])
     shown = f"<size><width>{width}</width><height>{height}</height></size>"
     return f"<annotation><filename>{escaped}</filename>{shown}{objects}</annotation>"
 
 
-def _look(folder: Path, count: Any) -> str | None:
-    """Check, read and use a dataset; nothing may be lost on the way."""
-    layout = find_layout(folder)
+def _check_and_use(folder: Path, count: Any) -> str | None:
+    """Check, read and use a dataset; no record may be dropped without being counted."""
+    layout = find_splits(folder)
     report = check(folder, skip_broken=bool(len(layout) % 2), decode=True)
     _show(report)
     for split in layout:
@@ -243,7 +245,7 @@ def _look(folder: Path, count: Any) -> str | None:
 
 
 def _lost(report: Any, images: int, boxes: int) -> str | None:
-    left = {part: sum(s["count"] for s in report.skipped if s["what"].startswith(part)) for part in ("box", "image")}
+    left = {part: sum(s["count"] for s in report.skipped if s["reason"].startswith(part)) for part in ("box", "image")}
     if report.images + left["image"] != images:
         return f"{images} images in the file, {report.images} read, {left['image']} left out: some were dropped"
     if report.boxes + left["box"] != boxes:
@@ -252,24 +254,24 @@ def _lost(report: Any, images: int, boxes: int) -> str | None:
 
 
 def _use(dataset: Dataset) -> None:
-    """What checked data is used for: batches, masks, records."""
+    """Use a checked dataset: batches, masks, annotations."""
     _write(to_coco(dataset))
     for image in dataset.images:
         inside = (image.boxes >= 0).all() and (image.boxes[:, 2:] <= [image.width, image.height]).all()
         if not (np.isfinite(image.boxes).all() and inside):
-            raise AssertionError(f"boxes that are not inside their image: {image.boxes}")
+            raise AssertionError(f"boxes outside their image: {image.boxes}")
         if image.segmentations and all(s is not None for s in image.segmentations):
             decode_masks(image, image.height, image.width)
     if dataset.images:
-        for _ in make_loader(dataset, size=(32, 64), batch_size=2, training=False, divisor=32):
+        for _ in make_loader(dataset, size=(32, 64), batch_size=2, training=False, size_divisible=32):
             pass
 
 
 def _write(content: Any) -> None:
-    """As files of results are, and read again."""
+    """Write as files of results are written, and read again."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     if json.loads(text.encode("utf-8", "backslashreplace")) != json.loads(json.dumps(content)):
-        raise AssertionError("what is written as JSON is not what is read")
+        raise AssertionError("JSON differs after writing and reading")
 
 
 def _show(report: Report) -> None:
@@ -278,14 +280,14 @@ def _show(report: Report) -> None:
     Console(file=terminal).print(report.render("x"))
 
 
-def config(chance: Chance, base: Path, folder: Path, canary: Path) -> str | None:
-    """A file of settings, of a new run or of one to go on with."""
+def config(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
+    """Generate and read settings of a new run or of one to resume."""
     sound = yaml.safe_load((Path(__file__).parents[1] / "tests" / "training" / "tiny.yaml").read_text())
-    content = tree(chance, copy.deepcopy(sound | {"data": "x"}), int(chance.integers(0, 4)))
+    content = mutate_tree(rng, copy.deepcopy(sound | {"data": "x"}), int(rng.integers(0, 4)))
     name = folder / "config.yaml"
-    name.write_bytes(_yaml(chance, content))
+    name.write_bytes(_yaml(rng, content))
     try:
-        parse_train(["--resume", str(folder)] if chance.integers(2) else ["--config", str(name), "--data", "x"])
+        parse_train(["--resume", str(folder)] if rng.integers(2) else ["--config", str(name), "--data", "x"])
     except SystemExit as error:
-        return f"ends the program ({error.code})"
+        return f"exits the program ({error.code})"
     return None

@@ -1,4 +1,4 @@
-"""Models, other toolboxes' checkpoints and proposal files by grammar, and pickles that want to run something."""
+"""Generated models, checkpoints of other toolboxes and proposal files, and malicious pickles."""
 
 import io
 import json
@@ -13,22 +13,21 @@ import numpy as np
 import torch
 from safetensors.torch import save, save_file
 
+from libradet.cli.train import parse_train
 from libradet.data.proposals.proposal_file import FORMAT as PROPOSALS
 from libradet.data.proposals.proposal_file import read_proposals
-from libradet.interop.loading import FAMILIES, load_any, load_checkpoint, read_any_config
-from libradet.models.create import create_model
-from libradet.models.model_file import save_model
-from libradet.models.saved_config import FORMAT
+from libradet.interop.loading import CHECKPOINT_FORMATS, load_checkpoint, load_checkpoint_any, read_config_any
+from libradet.models.build import create_model
+from libradet.models.serialization import FORMAT, save_model
 from libradet.models.zoo import make_config
-from libradet.train_options import parse_train
-from stress import hostile
-from stress.mutate import Chance, damage, pick, tree
+from stress import malicious_pickles
+from stress.mutation import Rng, damage_bytes, pick, mutate_tree
 
 MODEL = "model.safetensors"
 
 
 def prepare(base: Path) -> None:
-    """A sound model to begin with."""
+    """Write a valid model."""
     torch.manual_seed(0)
     tiny = Path(__file__).parents[1] / "tests" / "training" / "tiny.yaml"
     request = parse_train(["--config", str(tiny), "--model", "faster_rcnn", "--data", "x"])
@@ -37,147 +36,148 @@ def prepare(base: Path) -> None:
     save_model(model, base / MODEL)
 
 
-def safetensors(chance: Chance, base: Path, folder: Path, canary: Path) -> str | None:
-    """A model of ours: damaged as bytes, its configuration changed, or its tensors exchanged."""
+def safetensors(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
+    """Generate and read a libradet model: damaged bytes, changed configuration, or exchanged tensors."""
     path, data = folder / "m.safetensors", (base / MODEL).read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
-    how = chance.random()
+    how = rng.random()
     if how < 0.3:
-        data = damage(chance, data[: 8 + length]) + data[8 + length :]
+        data = damage_bytes(rng, data[: 8 + length]) + data[8 + length :]
     elif how < 0.4:
-        data = damage(chance, data)
+        data = damage_bytes(rng, data)
     else:
         header = json.loads(data[8 : 8 + length])
         about = header.get("__metadata__", {})
         if how < 0.85:
-            config = tree(chance, json.loads(about["config"]), int(chance.integers(1, 4)))
+            config = mutate_tree(rng, json.loads(about["config"]), int(rng.integers(1, 4)))
             about["config"] = json.dumps(config)
         else:
-            header = tree(chance, header, int(chance.integers(1, 4)))
+            header = mutate_tree(rng, header, int(rng.integers(1, 4)))
         text = json.dumps(header).encode("utf-8", "surrogatepass")
         data = struct.pack("<Q", len(text)) + text + data[8 + length :]
     path.write_bytes(data)
-    read_any_config(path)
-    load_any(path)
+    read_config_any(path)
+    load_checkpoint_any(path)
     return None
 
 
-def checkpoint(chance: Chance, base: Path, folder: Path, canary: Path) -> str | None:
-    """PyTorch files of both formats with names of the toolboxes: shapes that make no sense, damage, traps."""
+def checkpoint(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
+    """Generate and read PyTorch files of both formats with the toolboxes' names: wrong shapes, damage, malicious objects."""
     path, file = folder / "m.pth", io.BytesIO()
-    how = chance.random()
-    content: dict[str, Any] = {"state_dict": _state(chance), "meta": _meta(chance)}
-    content = pick(chance, [content, content["state_dict"], {"model": content["state_dict"]}])
+    how = rng.random()
+    content: dict[str, Any] = {"state_dict": _state(rng), "meta": _meta(rng)}
+    content = pick(rng, [content, content["state_dict"], {"model": content["state_dict"]}])
     if how < 0.35:
-        content["optimizer"] = hostile.trap(chance, canary)
-    zipped = bool(chance.integers(2))
+        content["optimizer"] = malicious_pickles.trap(rng, canary)
+    zipped = bool(rng.integers(2))
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
     data = file.getvalue()
     if how >= 0.5:
-        data = damage(chance, data)
-    if zipped and chance.random() < 0.3:
-        data = _rezip(chance, data)
+        data = damage_bytes(rng, data)
+    if zipped and rng.random() < 0.3:
+        data = _rezip(rng, data)
     path.write_bytes(data)
-    return _load(chance, path)
+    return _load(rng, path)
 
 
-def pickled(chance: Chance, base: Path, folder: Path, canary: Path) -> str | None:
-    """Plain pickles, as detectron2 has them, and whatever else a pickle can say."""
+def pickled(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
+    """Generate and read plain pickles, as detectron2 writes them, and arbitrary opcodes."""
     path = folder / "m.pkl"
-    how = chance.random()
+    how = rng.random()
     if how < 0.3:
-        path.write_bytes(hostile.program(chance, canary))
+        path.write_bytes(malicious_pickles.program(rng, canary))
     else:
-        arrays = {name: t.numpy() for name, t in _state(chance).items()}
+        arrays = {name: t.numpy() for name, t in _state(rng).items()}
         content = {"model": arrays, "__author__": "x"}
         if how < 0.6:
-            content["more"] = hostile.trap(chance, canary)
-        path.write_bytes(damage(chance, pickle.dumps(content, int(chance.integers(6)))))
-    return _load(chance, path)
+            content["more"] = malicious_pickles.trap(rng, canary)
+        path.write_bytes(damage_bytes(rng, pickle.dumps(content, int(rng.integers(6)))))
+    return _load(rng, path)
 
 
-def _load(chance: Chance, path: Path) -> str | None:
-    read_any_config(path)
-    load_checkpoint(path, allow_partial=bool(chance.integers(2)))
+def _load(rng: Rng, path: Path) -> str | None:
+    read_config_any(path)
+    load_checkpoint(path, allow_partial=bool(rng.integers(2)))
     return None
 
 
-def _state(chance: Chance) -> OrderedDict[str, torch.Tensor]:
-    """Tensors under the names of some toolbox, with tiny shapes."""
-    family = pick(chance, list(FAMILIES))
-    name = pick(chance, ["faster_rcnn", "retinanet", "mask_rcnn", "cascade_rcnn", "rpn"])
+def _state(rng: Rng) -> OrderedDict[str, torch.Tensor]:
+    """Return tiny tensors under the names of some toolbox."""
+    family = pick(rng, list(CHECKPOINT_FORMATS))
+    name = pick(rng, ["faster_rcnn", "retinanet", "mask_rcnn", "cascade_rcnn", "rpn"])
     try:
-        pairs = family.layout(None, make_config(name, num_classes=3)).pairs
+        pairs = family.layout(None, make_config(name, num_classes=3)).key_map
     except Exception:  # what a toolbox does not have
         pairs = [("backbone.conv1", ""), ("rpn_head.rpn_conv", "")]
     state: OrderedDict[str, torch.Tensor] = OrderedDict()
     for theirs, _ in pairs:
         for part in ("weight", "bias"):
-            if chance.random() < 0.9:
-                shape = chance.integers(0, 5, int(pick(chance, [1, 1, 4, 4, 2, 0, 3]))).tolist()
+            if rng.random() < 0.9:
+                shape = rng.integers(0, 5, int(pick(rng, [1, 1, 4, 4, 2, 0, 3]))).tolist()
                 state[f"{theirs}.{part}"] = torch.zeros(
-                    shape, dtype=pick(chance, [torch.float32, torch.half, torch.int64])
+                    shape, dtype=pick(rng, [torch.float32, torch.half, torch.int64])
                 )
     return state
 
 
-def _meta(chance: Chance) -> Any:
+def _meta(rng: Rng) -> Any:
     anchors = "anchor_generator=dict(scales=[8], ratios=[0.5, 1.0])"
     text = f"model = dict(rpn_head=dict({anchors})), test_cfg=dict(rcnn=dict(nms=dict(iou_threshold=0.5)))"
     meta = {"CLASSES": ("a", "b", "c"), "cfg": text, "dataset_meta": {"classes": ["a", "b"]}, "mmdet_version": "2.0"}
-    return tree(chance, meta, int(chance.integers(0, 3)), None)
+    return mutate_tree(rng, meta, int(rng.integers(0, 3)), None)
 
 
-def _rezip(chance: Chance, data: bytes) -> bytes:
-    """The same members, some compressed, renamed, left out, doubled or longer than they say."""
+def _rezip(rng: Rng, data: bytes) -> bytes:
+    """Rewrite a zip file with some members compressed, renamed, removed, duplicated or replaced."""
     out = io.BytesIO()
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
             for name in old.namelist():
                 content = old.read(name)
-                how = chance.random()
+                how = rng.random()
                 if how < 0.05:
                     continue
                 if how < 0.1:
                     content = b"\0" * 1_000_000
-                there = pick(chance, [name] * 20 + [f"../{name}", f"/{name}", "archive/constants.pkl"])
-                new.writestr(there, content, pick(chance, [zipfile.ZIP_STORED] * 30 + [zipfile.ZIP_DEFLATED]))
+                there = pick(rng, [name] * 20 + [f"../{name}", f"/{name}", "archive/constants.pkl"])
+                new.writestr(there, content, pick(rng, [zipfile.ZIP_STORED] * 30 + [zipfile.ZIP_DEFLATED]))
     except Exception:
         return data
     return out.getvalue()
 
 
-def proposals(chance: Chance, base: Path, folder: Path, canary: Path) -> str | None:
-    """Proposal files: ours, changed as bytes or part by part, and mmdetection's pickles."""
-    how = chance.random()
+def proposals(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
+    """Generate and read proposal files: libradet's, with changed bytes or parts, and mmdetection's pickles."""
+    how = rng.random()
     if how < 0.5:
         path = folder / "p.safetensors"
-        parts, about = _proposal_parts(chance)
+        parts, about = _proposal_parts(rng)
         if how < 0.4:
             save_file(parts, path, about)
-            path.write_bytes(damage(chance, path.read_bytes()) if how < 0.15 else path.read_bytes())
+            path.write_bytes(damage_bytes(rng, path.read_bytes()) if how < 0.15 else path.read_bytes())
         else:
-            path.write_bytes(damage(chance, save(parts, about)))
+            path.write_bytes(damage_bytes(rng, save(parts, about)))
     else:
         path = folder / "p.pkl"
-        rows = [_rows(chance) for _ in range(int(chance.integers(4)))]
+        rows = [_rows(rng) for _ in range(int(rng.integers(4)))]
         names = {
-            f"a/p{i}.jpg": pick(chance, [r, {"bboxes": r[..., :4], "scores": r[..., -1]}])
+            f"a/p{i}.jpg": pick(rng, [r, {"bboxes": r[..., :4], "scores": r[..., -1]}])
             for i, r in enumerate(rows)
             if r.ndim and r.size
         }
         content = pick(
-            chance, [rows, names, [hostile.trap(chance, canary)], {"a": hostile.trap(chance, canary)}, "x", None]
+            rng,
+            [rows, names, [malicious_pickles.trap(rng, canary)], {"a": malicious_pickles.trap(rng, canary)}, "x", None],
         )
-        data = pickle.dumps(content, int(chance.integers(6)))
-        path.write_bytes(data if how < 0.75 else damage(chance, data))
+        data = pickle.dumps(content, int(rng.integers(6)))
+        path.write_bytes(data if how < 0.75 else damage_bytes(rng, data))
     file = read_proposals(path)
     if len(file.offsets) != len(file) + 1 or int(file.offsets[-1]) != len(file.boxes):
-        return "its parts do not fit each other, and it was read"
+        return "inconsistent parts, but it was read"
     return None
 
 
-def _proposal_parts(chance: Chance) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _proposal_parts(rng: Rng) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     names = json.dumps(["p0.png", "p1.png"]).encode()
     parts = {
         "ids": torch.arange(2),
@@ -188,18 +188,18 @@ def _proposal_parts(chance: Chance) -> tuple[dict[str, torch.Tensor], dict[str, 
         "scores": torch.zeros(3),
     }
     for name in list(parts):
-        how = chance.random()
+        how = rng.random()
         if how < 0.08:
             del parts[name]
         elif how < 0.2:
-            parts[name] = torch.from_numpy(chance.integers(-9, 9, chance.integers(0, 4, int(chance.integers(0, 3)))))
+            parts[name] = torch.from_numpy(rng.integers(-9, 9, rng.integers(0, 4, int(rng.integers(0, 3)))))
         elif how < 0.25:
-            parts[name] = parts[name].to(pick(chance, [torch.float32, torch.int64, torch.uint8]))
-    about = {"format": pick(chance, [PROPOSALS] * 6 + [FORMAT, "x"]), "model": "rpn"}
+            parts[name] = parts[name].to(pick(rng, [torch.float32, torch.int64, torch.uint8]))
+    about = {"format": pick(rng, [PROPOSALS] * 6 + [FORMAT, "x"]), "model": "rpn"}
     return parts, about
 
 
-def _rows(chance: Chance) -> np.ndarray:
-    shape = pick(chance, [(3, 5), (3, 4), (0, 5), (0, 4), (0,), (2, 6), (), (1, 1, 5)])
-    kind = pick(chance, [np.float32, np.float64, np.int64, np.float16, bool, object, "U3"])
-    return chance.uniform(-1, 100, shape).astype(kind) if shape != () else np.zeros((), np.float32)
+def _rows(rng: Rng) -> np.ndarray:
+    shape = pick(rng, [(3, 5), (3, 4), (0, 5), (0, 4), (0,), (2, 6), (), (1, 1, 5)])
+    kind = pick(rng, [np.float32, np.float64, np.int64, np.float16, bool, object, "U3"])
+    return rng.uniform(-1, 100, shape).astype(kind) if shape != () else np.zeros((), np.float32)

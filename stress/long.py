@@ -1,6 +1,6 @@
-"""Train for thousands of steps and watch memory, open files and threads of the process and of those that load images.
+"""Leak test: memory, open files and threads of a training process and its workers over thousands of steps.
 
-Right is: memory grows by no more than 1 MiB in 1,000 steps, open files and threads are as many at the end as they were.
+Expected: memory grows by at most 1 MiB per 1,000 steps; the numbers of open files and threads do not grow.
 """
 
 import csv
@@ -14,52 +14,53 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from libradet.data.synthesis.synthetic import synthesize
-from stress.common import Book, status
-from stress.launch import Running, launch
-from stress.tiny import tiny_settings
+from stress.common import AttemptLog, status
+from stress.launcher import Running, launch
+from stress.tiny_settings import make_tiny_dataset, tiny_settings
 
 STEPS = {False: 1500, True: 5000}
-SLOPE = 1.0
-"""MiB in 1,000 steps."""
-SETTLED = 0.3
-"""Share of a run after which allocators have what they need."""
+MAX_SLOPE = 1.0
+"""MiB per 1,000 steps."""
+WARM_UP = 0.3
+"""Share of a run that is ignored, while allocators grow."""
 
 
 def main() -> int:
-    """The campaign: one run, of another detector for each attempt."""
-    book = Book("long", __doc__, short=1, long=2)
-    steps = STEPS[book.args.long]
-    data = book.folder / "data"
-    if not (data / "val.json").exists():
-        shutil.rmtree(data, ignore_errors=True)
-        synthesize(data, train=24, val=4, size=(144, 96), classes=2)
-    # A short run is no part of the long form.
-    book.done = {number: entry for number, entry in book.done.items() if entry.get("steps") == steps}
-    for number in book.todo():
+    """Run the leak test: one run per attempt, with alternating detectors."""
+    attempts = AttemptLog("long", __doc__, short=1, long=2)
+    steps = STEPS[attempts.args.long]
+    data = make_tiny_dataset(attempts.folder / "data", train=24)
+    # Short and long runs are recorded separately.
+    attempts.done = {number: entry for number, entry in attempts.done.items() if entry.get("steps") == steps}
+    for number in attempts.pending():
         model = ("libra_faster_rcnn", "mask_rcnn")[number % 2]
-        watch = Watch(book.folder / "now" / "run")
-        shutil.rmtree(book.folder / "now", ignore_errors=True)
-        settings = tiny_settings(model, book.folder)
-        args = ["train", "--config", str(settings), "--model", model, "--data", str(data), "--out", str(watch.out)]
-        args += ["--max_steps", str(steps), "--epochs", str(steps), "--workers", "1", "--eval_every", "5"]
-        args += ["--samples", "1", "--save_steps", "50", "--ema", "0.99", "--lr", "0.001"]
-        ended = launch(args, book.folder / "now", meanwhile=watch, patience=60)
-        fault = watch.fault() if ended.codes == [0] else f"{ended.codes} {ended.said[-400:]}"
-        book.note(number, model, fault, steps=steps, **watch.figures())
-    slopes = {entry["kind"]: entry.get("slopes") for entry in book.done.values()}
-    return book.close(steps=steps, slopes_in_MiB_per_1000_steps=slopes)
+        monitor = ResourceMonitor(attempts.folder / "current" / "run")
+        shutil.rmtree(attempts.folder / "current", ignore_errors=True)
+        settings = tiny_settings(model, attempts.folder)
+        args = ["train", "--config", str(settings), "--model", model, "--data", str(data)]
+        args += ["--output_dir", str(monitor.output_dir), "--max_steps", str(steps), "--max_epochs", str(steps)]
+        args += ["--num_workers", "1", "--check_val_every_n_epoch", "5"]
+        args += ["--num_val_images_logged", "1", "--save_every_n_steps", "50", "--ema", "0.99", "--lr", "0.001"]
+        outcome = launch(args, attempts.folder / "current", while_running=monitor, timeout=60)
+        fault = monitor.fault() if outcome.codes == [0] else f"{outcome.codes} {outcome.output[-400:]}"
+        attempts.record(number, model, fault, steps=steps, **monitor.summary())
+    slopes = {entry["kind"]: entry.get("slopes") for entry in attempts.done.values()}
+    return attempts.finish(steps=steps, slopes_in_MiB_per_1000_steps=slopes)
 
 
-class Watch:
-    """Called with what runs, measures until it has ended."""
+class ResourceMonitor:
+    """Measures running processes until they end.
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    Args:
+        output_dir: of the run.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        self.output_dir = output_dir
         self.rows: list[tuple[int, float, float, int, int, int]] = []
 
     def __call__(self, running: Running) -> None:
-        """Steps, MiB of the process and of all its children, open files, threads, children: twice a second."""
+        """Record step, MiB of the process and of its children, open files, threads and children twice a second."""
         pid = running.processes[0].pid
         while running.alive:
             try:
@@ -67,52 +68,53 @@ class Watch:
                 files = len(os.listdir(f"/proc/{pid}/fd"))
             except OSError:
                 return
-            memory = [_own(p) for p in (pid, *children)]
+            memory = [_private_mib(p) for p in (pid, *children)]
             if (step := self._step()) and all(memory):
                 self.rows.append((step, memory[0], sum(memory[1:]), files, status(pid, "Threads"), len(children)))
             time.sleep(0.5)
 
-    def figures(self) -> dict:
-        """What was measured, in short."""
+    def summary(self) -> dict:
+        """Return slopes, final memory, and ranges of open files and threads."""
         if len(self.rows) < 10:
             return {}
-        rows = self._settled()
+        rows = self._rows_after_warm_up()
         slopes = {name: round(_slope(rows[:, 0], rows[:, i]), 2) for name, i in (("process", 1), ("loaders", 2))}
-        most = {name: [int(rows[:, i].min()), int(rows[:, i].max())] for name, i in (("files", 3), ("threads", 4))}
-        return {"slopes": slopes, "MiB": rows[-1, 1:3].round(1).tolist(), **most}
+        ranges = {name: [int(rows[:, i].min()), int(rows[:, i].max())] for name, i in (("files", 3), ("threads", 4))}
+        return {"slopes": slopes, "MiB": rows[-1, 1:3].round(1).tolist(), **ranges}
 
     def fault(self) -> str | None:
-        """What grows."""
-        found = self.figures()
-        if not found:
+        """Return what grows; None if nothing does."""
+        summary = self.summary()
+        if not summary:
             return f"only {len(self.rows)} measurements"
-        growing = [f"memory of the {name} by {s} MiB" for name, s in found["slopes"].items() if s > SLOPE]
-        rows = self._settled()
+        growing = [f"memory of the {name} by {s} MiB" for name, s in summary["slopes"].items() if s > MAX_SLOPE]
+        rows = self._rows_after_warm_up()
         third = len(rows) // 3
         for name, i in (("open files", 3), ("threads", 4)):
             early, late = np.median(rows[:third, i]), np.median(rows[-third:, i])
-            growing += [f"{name} from {early:.0f} to {late:.0f}"] * bool(late > early)
-        return f"in 1,000 steps there grow {', '.join(growing)}" if growing else None
+            if late > early:
+                growing.append(f"{name} from {early:.0f} to {late:.0f}")
+        return f"growth per 1,000 steps: {', '.join(growing)}" if growing else None
 
-    def _settled(self) -> np.ndarray:
+    def _rows_after_warm_up(self) -> np.ndarray:
         rows = np.array(self.rows, float)
-        return rows[rows[:, 0] >= SETTLED * rows[-1, 0]]
+        return rows[rows[:, 0] >= WARM_UP * rows[-1, 0]]
 
     def _step(self) -> int:
         try:
-            with (self.out / "metrics.csv").open(newline="") as file:
+            with (self.output_dir / "metrics.csv").open(newline="") as file:
                 return max((int(row["step"]) for row in csv.DictReader(file) if row["step"]), default=0)
         except (OSError, ValueError, TypeError):
             return 0
 
 
-def _own(pid: int) -> float:
-    """MiB that are the process's own: files that are mapped come and go with what others do."""
+def _private_mib(pid: int) -> float:
+    """Return the process's anonymous memory in MiB; that of mapped files depends on other processes."""
     return status(pid, "RssAnon") / 1024
 
 
 def _slope(steps: np.ndarray, memory: np.ndarray) -> float:
-    """MiB in 1,000 steps, of the median slope of all pairs, which peaks do not bend (Theil and Sen)."""
+    """Return MiB per 1,000 steps: the median slope of all pairs (Theil-Sen), which is robust to peaks."""
     rows = np.linspace(0, len(steps) - 1, min(len(steps), 400)).astype(int)
     x, y = steps[rows], memory[rows]
     i, j = np.triu_indices(len(x), 1)

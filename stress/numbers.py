@@ -19,19 +19,19 @@ import torch
 import yaml
 
 from libradet.data.batch import Batch
-from libradet.data.loading.loader import make_loader
-from libradet.data.loading.transforms import collate, unlabeled
+from libradet.data.collate import collate, unlabeled_sample
+from libradet.data.loader import make_loader
 from libradet.data.read import read
 from libradet.data.synthesis.synthetic import synthesize
-from libradet.inference.detections import Detections
-from libradet.models import loss_terms
+from libradet.models import losses
 from libradet.models.config import BoxLossConfig, DetectorConfig, FocalConfig
 from libradet.models.detector import Detector
 from libradet.models.zoo import MODELS, make_config
-from libradet.training.checkpoints import read_checkpoint
-from stress.common import TINY, Book
-from stress.launch import launch
-from stress.mutate import Chance, pick
+from libradet.structures import Detections
+from libradet.training.resume import read_checkpoint
+from stress.common import TINY_CONFIG, AttemptLog
+from stress.launcher import launch
+from stress.mutation import Rng, pick
 
 SHARES = {"terms": 0.6, "detector": 0.25, "company": 0.1, "loaders": 0.05}
 EXTREMES = (0.0, 1e-30, 1e-8, 1e-3, 0.5, 1.0, 30.0, 88.0, 1e3, 1e5, 1e10, 1e18)
@@ -40,57 +40,57 @@ EXTREMES = (0.0, 1e-30, 1e-8, 1e-3, 0.5, 1.0, 30.0, 88.0, 1e3, 1e5, 1e10, 1e18)
 def main() -> int:
     """The campaign; the first few of every thousand attempts are whole runs."""
     torch.set_num_threads(1)
-    book = Book("numbers", __doc__, short=400, long=20_000)
-    data = book.folder / "data"
+    attempts = AttemptLog("numbers", __doc__, short=400, long=20_000)
+    data = attempts.folder / "data"
     if not (data / "val.json").exists():
         shutil.rmtree(data, ignore_errors=True)
         synthesize(data, train=12, val=4, size=(144, 96), classes=2)
-    do: dict[str, Callable[[Chance, Path], str | None]] = {
+    do: dict[str, Callable[[Rng, Path], str | None]] = {
         **{"terms": terms, "detector": detector, "company": company, "loaders": loaders},
         **{"overflow": overflow, "processes": processes},
     }
-    for number in book.todo():
-        chance = book.chance(number)
-        kind = str(chance.choice(list(SHARES), p=list(SHARES.values())))
+    for number in attempts.pending():
+        rng = attempts.rng(number)
+        kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
         if number % 1000 < 4:
             kind = "processes" if number % 4 == 3 else "overflow"
-        book.note(number, kind, do[kind](chance, data))
-    return book.close()
+        attempts.record(number, kind, do[kind](rng, data))
+    return attempts.finish()
 
 
-def terms(chance: Chance, data: Path) -> str | None:
+def terms(rng: Rng, data: Path) -> str | None:
     """Every loss, and its gradient, of numbers from tiny to huge."""
-    rows = int(chance.integers(1, 6))
-    dtype = pick(chance, [torch.float32, torch.bfloat16])
-    positive = torch.from_numpy(chance.random((1, rows)) < 0.7)
-    count = loss_terms.shared_count(positive)
-    kind = pick(chance, [*loss_terms.IOU_LOSSES, "l1", "smooth_l1", "balanced_l1", "class", "focal", "object"])
+    rows = int(rng.integers(1, 6))
+    dtype = pick(rng, [torch.float32, torch.bfloat16])
+    positive = torch.from_numpy(rng.random((1, rows)) < 0.7)
+    count = losses.num_samples_across_ranks(positive)
+    kind = pick(rng, [*losses.IOU_LOSSES, "l1", "smooth_l1", "balanced_l1", "class", "focal", "object"])
     if kind in ("class", "focal", "object"):
-        logits = _extreme(chance, (1, rows, 3)).to(dtype).requires_grad_()
-        labels = torch.from_numpy(chance.integers(0, 3, (1, rows)))
-        focal = FocalConfig(gamma=float(pick(chance, [0.0, 1.0, 1.5, 2.0, 5.0])))
+        logits = _extreme(rng, (1, rows, 3)).to(dtype).requires_grad_()
+        labels = torch.from_numpy(rng.integers(0, 3, (1, rows)))
+        focal = FocalConfig(gamma=float(pick(rng, [0.0, 1.0, 1.5, 2.0, 5.0])))
         if kind == "object":
-            loss = loss_terms.objectness_loss(logits[..., 0], labels > 0, positive, count)
+            loss = losses.objectness_loss(logits[..., 0], labels > 0, positive, count)
         elif kind == "focal":
-            loss = loss_terms.focal_loss(logits, labels, positive, count, focal)
+            loss = losses.focal_loss(logits, labels, positive, count, focal)
         else:
-            loss = loss_terms.class_loss(logits, labels, positive, count, pick(chance, [None, focal]))
+            loss = losses.class_loss(logits, labels, positive, count, pick(rng, [None, focal]))
         return _finite(f"{kind} in {dtype} with gamma {focal.gamma}", loss, logits)
-    deltas = _extreme(chance, (1, rows, 4)).to(dtype).requires_grad_()
-    config = BoxLossConfig(kind=kind, beta=float(pick(chance, [1.0, 0.11, 1e-3])))
-    loss = loss_terms.localization_loss(deltas, _boxes(chance, rows), _boxes(chance, rows), positive, count, config)
+    deltas = _extreme(rng, (1, rows, 4)).to(dtype).requires_grad_()
+    config = BoxLossConfig(type=kind, beta=float(pick(rng, [1.0, 0.11, 1e-3])))
+    loss = losses.localization_loss(deltas, _boxes(rng, rows), _boxes(rng, rows), positive, count, config)
     return _finite(f"{kind} in {dtype} with beta {config.beta}", loss, deltas)
 
 
-def _extreme(chance: Chance, shape: tuple[int, ...]) -> torch.Tensor:
-    size = chance.choice(EXTREMES, shape) * chance.choice([-1.0, 1.0], shape)
+def _extreme(rng: Rng, shape: tuple[int, ...]) -> torch.Tensor:
+    size = rng.choice(EXTREMES, shape) * rng.choice([-1.0, 1.0], shape)
     return torch.from_numpy(size.astype(np.float32))
 
 
-def _boxes(chance: Chance, rows: int) -> torch.Tensor:
+def _boxes(rng: Rng, rows: int) -> torch.Tensor:
     """Boxes of images up to 20,000 pixels, from a hundredth of a pixel on, some without area, as padding has."""
-    low = chance.choice([0.0, 0.5, 10.0, 19_999.0], (1, rows, 2))
-    side = chance.choice([0.0, 0.01, 1.0, 33.3, 20_000.0], (1, rows, 2))
+    low = rng.choice([0.0, 0.5, 10.0, 19_999.0], (1, rows, 2))
+    side = rng.choice([0.0, 0.01, 1.0, 33.3, 20_000.0], (1, rows, 2))
     return torch.from_numpy(np.concatenate([low, low + side], 2).astype(np.float32))
 
 
@@ -105,33 +105,33 @@ def _finite(what: str, loss: torch.Tensor, leaf: torch.Tensor) -> str | None:
     return f"{what}: loss {float(loss.detach()):g}, gradient {gradient.tolist()} of {leaf.tolist()}"
 
 
-def _tiny(name: str, chance: Chance) -> Detector:
-    settings = yaml.safe_load(TINY.read_text())
+def _tiny(name: str, rng: Rng) -> Detector:
+    settings = yaml.safe_load(TINY_CONFIG.read_text())
     config: DetectorConfig = make_config(name, 3, settings["backbone"])
     config.pyramid.channels, config.image.size = 16, (64, 96)
     if config.rpn is not None:
-        config.rpn.train_proposals.total = config.rpn.test_proposals.total = 50
+        config.rpn.train_proposals.post_nms_top_n = config.rpn.test_proposals.post_nms_top_n = 50
     if config.roi is not None:
-        config.roi.width, config.roi.sampling.size = 32, 64
+        config.roi.fc_dim, config.roi.sampling.batch_size_per_image = 32, 64
     if config.mask is not None:
         config.mask.channels = 8
-    if config.dense is not None:
-        config.dense.convs, config.dense.prior = 1, 0.3
-    torch.manual_seed(int(chance.integers(2**31)))
+    if config.retinanet is not None:
+        config.retinanet.num_convs, config.retinanet.prior_prob = 1, 0.3
+    torch.manual_seed(int(rng.integers(2**31)))
     return Detector(config)
 
 
-def detector(chance: Chance, data: Path) -> str | None:
+def detector(rng: Rng, data: Path) -> str | None:
     """Losses and gradients of a whole detector whose heads shout, on boxes of every size."""
-    name = pick(chance, list(MODELS))
-    model = _tiny(name, chance).train()
-    loud = float(pick(chance, [1.0, 1e2, 1e4]))
+    name = pick(rng, list(MODELS))
+    model = _tiny(name, rng).train()
+    loud = float(pick(rng, [1.0, 1e2, 1e4]))
     with torch.no_grad():
         for part, parameter in model.named_parameters():
-            if part.startswith(("rpn.", "roi.", "dense.", "mask.")):
+            if part.startswith(("rpn.", "roi.", "retinanet.", "mask.")):
                 parameter.mul_(loud ** (1 / 3))
-    batch = _batch(chance, int(pick(chance, [0, 1, 5, 200])), model)
-    bf16 = bool(chance.integers(2))
+    batch = _batch(rng, int(pick(rng, [0, 1, 5, 200])), model)
+    bf16 = bool(rng.integers(2))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         losses = model(batch)
     what = f"{name} in {'bf16' if bf16 else 'float32'}, heads {loud:g} times as loud"
@@ -142,27 +142,29 @@ def detector(chance: Chance, data: Path) -> str | None:
     return f"{what}: gradients of {lost[:3]}" if lost else None
 
 
-def _batch(chance: Chance, objects: int, model: Detector) -> Batch:
-    side, rows = model.divisor, max(objects, 1)
-    low = chance.choice([0.0, 1.0, side / 2, side - 0.01], (2, rows, 2))
-    high = np.minimum(low + chance.choice([0.01, 1.0, side / 3, side], (2, rows, 2)), side)
+def _batch(rng: Rng, objects: int, model: Detector) -> Batch:
+    side, rows = model.size_divisible, max(objects, 1)
+    low = rng.choice([0.0, 1.0, side / 2, side - 0.01], (2, rows, 2))
+    high = np.minimum(low + rng.choice([0.01, 1.0, side / 3, side], (2, rows, 2)), side)
     boxes = torch.from_numpy(np.concatenate([low, high], 2).astype(np.float32))
-    labels = torch.from_numpy(chance.integers(0, 3, (2, rows))) if objects else torch.full((2, 1), -1)
-    images = torch.from_numpy(chance.integers(0, 256, (2, 3, side, side), dtype=np.uint8))
-    crowd = torch.from_numpy(chance.random((2, rows)) < 0.1)
+    labels = torch.from_numpy(rng.integers(0, 3, (2, rows))) if objects else torch.full((2, 1), -1)
+    images = torch.from_numpy(rng.integers(0, 256, (2, 3, side, side), dtype=np.uint8))
+    crowd = torch.from_numpy(rng.random((2, rows)) < 0.1)
     masks = torch.ones(2, rows, side, side, dtype=torch.uint8) if model.mask is not None else None
     sizes = torch.tensor([[side, side], [side - 5, side // 2]])
-    return Batch(images, sizes, boxes, labels, crowd, masks, proposals=boxes if model.config.takes_proposals else None)
+    return Batch(
+        images, sizes, boxes, labels, crowd, masks, proposals=boxes if model.config.requires_proposals else None
+    )
 
 
-def company(chance: Chance, data: Path) -> str | None:
+def company(rng: Rng, data: Path) -> str | None:
     """An image alone, and among others on the same canvas."""
-    name = pick(chance, [n for n in MODELS if "fast_rcnn" not in n[-9:] or "faster" in n])
-    model = _tiny(name, chance).eval()
-    side = model.divisor
-    sizes = [tuple(int(v) for v in chance.integers(side // 2 + 1, side + 1, 2)) for _ in range(3)]
-    images = [torch.from_numpy(chance.integers(0, 256, (3, *size), dtype=np.uint8)) for size in sizes]
-    samples = [unlabeled(p, "original", i) for i, p in enumerate(images)]
+    name = pick(rng, [n for n in MODELS if "fast_rcnn" not in n[-9:] or "faster" in n])
+    model = _tiny(name, rng).eval()
+    side = model.size_divisible
+    sizes = [tuple(int(v) for v in rng.integers(side // 2 + 1, side + 1, 2)) for _ in range(3)]
+    images = [torch.from_numpy(rng.integers(0, 256, (3, *size), dtype=np.uint8)) for size in sizes]
+    samples = [unlabeled_sample(p, "original", i) for i, p in enumerate(images)]
     with torch.inference_mode():
         together, alone = model(collate(samples, side)), [model(collate([s], side)) for s in samples]
     for i, one in enumerate(alone):
@@ -184,10 +186,10 @@ def _unlike(one: Detections, row: int, other: Detections, place: int) -> str | N
     return None
 
 
-def loaders(chance: Chance, data: Path) -> str | None:
+def loaders(rng: Rng, data: Path) -> str | None:
     """Batches of 0, 1 and 2 loading processes."""
     dataset, _ = read(data, "train")
-    seed, epoch = int(chance.integers(1000)), int(chance.integers(5))
+    seed, epoch = int(rng.integers(1000)), int(rng.integers(5))
     options = {"size": (64, 96), "batch_size": 2, "training": True, "seed": seed, "epoch": epoch, "masks": True}
     first, *others = [list(make_loader(dataset, workers=workers, **options)) for workers in (0, 1, 2)]
     for workers, batches in enumerate(others, start=1):
@@ -198,20 +200,41 @@ def loaders(chance: Chance, data: Path) -> str | None:
     return None
 
 
-def overflow(chance: Chance, data: Path) -> str | None:
+def overflow(rng: Rng, data: Path) -> str | None:
     """A learning rate that is far too high."""
     home = data.parent / "now"
     shutil.rmtree(home, ignore_errors=True)
-    lr, clip = float(pick(chance, [1e2, 1e6, 1e12, 1e30, 3e38])), pick(chance, ["null", "35"])
-    precision = pick(chance, ["32", "bf16"])
-    args = ["train", "--config", str(TINY), "--model", "libra_faster_rcnn", "--data", str(data), "--warmup", "0"]
-    args += ["--out", str(home / "run"), "--lr", str(lr), "--clip", clip, "--precision", precision, "--save_steps", "1"]
-    ended = launch(args, home)
-    what = f"lr {lr:g}, clip {clip}, precision {precision}: {ended.codes}"
-    if ended.codes not in ([0], [2]) or "Traceback" in ended.said:
-        return f"{what} {ended.said[-400:]}"
-    if ended.codes == [2] and "not finite any more" not in ended.said:
-        return f"{what} and does not say why: {ended.said[-400:]}"
+    lr, clip = float(pick(rng, [1e2, 1e6, 1e12, 1e30, 3e38])), pick(rng, ["null", "35"])
+    precision = pick(rng, ["fp32", "bf16"])
+    args = [
+        "train",
+        "--config",
+        str(TINY_CONFIG),
+        "--model",
+        "libra_faster_rcnn",
+        "--data",
+        str(data),
+        "--warmup_steps",
+        "0",
+    ]
+    args += [
+        "--output_dir",
+        str(home / "run"),
+        "--lr",
+        str(lr),
+        "--gradient_clip_val",
+        clip,
+        "--precision",
+        precision,
+        "--save_every_n_steps",
+        "1",
+    ]
+    outcome = launch(args, home)
+    what = f"lr {lr:g}, clip {clip}, precision {precision}: {outcome.codes}"
+    if outcome.codes not in ([0], [2]) or "Traceback" in outcome.output:
+        return f"{what} {outcome.output[-400:]}"
+    if outcome.codes == [2] and "not finite" not in outcome.output:
+        return f"{what} and does not say why: {outcome.output[-400:]}"
     last = home / "run" / "last.ckpt"
     if not last.exists():
         return None
@@ -220,23 +243,35 @@ def overflow(chance: Chance, data: Path) -> str | None:
     return f"{what} and last.ckpt holds what is not finite: {lost[:3]}" if lost else None
 
 
-def processes(chance: Chance, data: Path) -> str | None:
+def processes(rng: Rng, data: Path) -> str | None:
     """Four and two processes, and one with the joint batch; samplers take everything: nothing is left to chance."""
     home = data.parent / "now"
     shutil.rmtree(home, ignore_errors=True)
-    seed, model = int(chance.integers(1000)), "faster_rcnn"
-    args = ["train", "--config", str(TINY), "--model", model, "--data", str(data), "--epochs", "1", "--lr", "0.01"]
+    seed, model = int(rng.integers(1000)), "faster_rcnn"
+    args = [
+        "train",
+        "--config",
+        str(TINY_CONFIG),
+        "--model",
+        model,
+        "--data",
+        str(data),
+        "--max_epochs",
+        "1",
+        "--lr",
+        "0.01",
+    ]
     for part, size in (("rpn", 4000), ("roi", 400)):
         more = (("size", size), ("positive_fraction", 0.5))
         args += [word for key, value in more for word in (f"--detector.{part}.sampling.{key}", str(value))]
     args += ["--detector.roi.sampling.positives", "random", "--detector.roi.sampling.negatives", "random"]
-    args += ["--seed", str(seed), "--eval_every", "9", "--clip", "1"]
+    args += ["--seed", str(seed), "--check_val_every_n_epoch", "9", "--gradient_clip_val", "1"]
     states = []
     for count in (1, 2, 4):
-        own = ["--devices", str(count), "--batch_size", str(4 // count), "--out", str(home / f"run{count}")]
-        ended = launch([*args, *own], home, processes=count)
-        if ended.codes != [0] * count:
-            return f"{model}, {count} processes: {ended.codes} {ended.said[-400:]}"
+        own = ["--devices", str(count), "--batch_size", str(4 // count), "--output_dir", str(home / f"run{count}")]
+        outcome = launch([*args, *own], home, processes=count)
+        if outcome.codes != [0] * count:
+            return f"{model}, {count} processes: {outcome.codes} {outcome.output[-400:]}"
         states.append(read_checkpoint(home / f"run{count}" / "last.ckpt")["state_dict"])
     alone, *shared = states
     for count, state in zip((2, 4), shared, strict=True):

@@ -1,4 +1,4 @@
-"""A process that does one attempt at a time, with limits: what hangs or crashes ends it, not the campaign."""
+"""Worker process for one attempt at a time, with limits: a hang or crash ends the worker, not the stress test."""
 
 import multiprocessing
 import os
@@ -10,19 +10,20 @@ from typing import Any
 from stress.common import status
 
 SECONDS = 10.0
-"""Of the processor, and six times that by the clock: others work on the machine, too."""
+"""Limit of CPU time; the limit of wall time is six times that, since other processes share the machine."""
 MEMORY = 4 << 30
 """Bytes."""
 
 
 class Worker:
-    """A fork of this process that answers ``do(number)`` with a pair of kind and fault.
+    """A fork of this process that runs attempts.
 
     Args:
-        do: the attempt. Anything that it raises is a fault.
-        name: of an attempt's kind, should it not come back.
-        seconds, memory: that one attempt may take; bytes that the process may hold. The system is not asked to limit
-            them: a reader would be told that there is no more memory, and pass for one that needs little.
+        do: runs an attempt; returns its kind and fault. Any exception is a fault.
+        name: returns the kind of an attempt that did not return.
+        seconds: limit of CPU time per attempt.
+        memory: limit of the process in bytes. It is not set as a resource limit: a reader that exceeds it would get a
+            MemoryError, which could hide its memory use.
     """
 
     def __init__(
@@ -37,15 +38,15 @@ class Worker:
         self._pipe: Any = None
         self.slowest = 0.0
         self.largest = 0.0
-        """MiB that the process held at most."""
+        """Peak memory of the process in MiB."""
 
     def attempt(self, number: int) -> tuple[str, str | None]:
-        """How it ended: its kind, and what was wrong."""
+        """Run an attempt; return its kind and what was wrong."""
         if self._process is None:
             self._start()
         self._pipe.send(number)
         try:
-            # The worker raises an alarm itself, which names the place; this is for what does not hear it.
+            # The worker's own alarm reports the line of code; this timeout is for code that does not react to signals.
             if (fault := self._wait()) is None:
                 *answer, seconds = self._pipe.recv()
                 self.slowest = max(self.slowest, seconds)
@@ -58,17 +59,17 @@ class Worker:
         return self._name(number), fault
 
     def _wait(self) -> str | None:
-        """Until there is an answer, or what is wrong."""
-        late = time.monotonic() + 6 * self._seconds + 5
+        """Wait for the answer; return a fault if a limit is exceeded."""
+        deadline = time.monotonic() + 6 * self._seconds + 5
         while not self._pipe.poll(0.02):
             if status(self._process.pid, "VmRSS") * 1024 > self._memory:
-                return f"takes more than {self._memory >> 30} GiB"
-            if time.monotonic() > late:
+                return f"uses more than {self._memory >> 30} GiB"
+            if time.monotonic() > deadline:
                 return f"hangs, more than {6 * self._seconds:g} s"
         return None
 
     def end(self) -> None:
-        """Stop the process."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -86,27 +87,27 @@ class Worker:
             signal.signal(signum, _alarm)
         while True:
             number = pipe.recv()
-            began = time.process_time()
+            start = time.process_time()
             signal.setitimer(signal.ITIMER_PROF, self._seconds)
             signal.setitimer(signal.ITIMER_REAL, 6 * self._seconds)
             try:
                 answer = self._do(number)
             except BaseException as error:
-                answer = self._name(number), _in_words(error)
+                answer = self._name(number), _describe(error)
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            pipe.send((*answer, time.process_time() - began))
+            pipe.send((*answer, time.process_time() - start))
 
 
-class Late(BaseException):
-    """Too much time was taken; no reader may take it for damage."""
+class TimeLimitExceeded(BaseException):
+    """Not an Exception, so that no reader reports it as a damaged file."""
 
 
 def _alarm(*_: Any) -> None:
-    raise Late("takes too long")
+    raise TimeLimitExceeded("takes too long")
 
 
-def _in_words(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     places = []
     trace = error.__traceback__
     while trace is not None:

@@ -1,4 +1,4 @@
-"""Balanced learning for object detection: trains, measures and ships detectors."""
+"""PyTorch implementation of Libra R-CNN: training, evaluation and export of balanced object detectors."""
 
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ __all__ = ["Batch", "__version__", "create_model", "evaluate", "export_model", "
 
 
 def __getattr__(name: str) -> Any:
-    """Loaded when first used, so that the command line answers at once."""
+    """Import the public names on first use, so that the command line starts without torch."""
     if name == "Batch":
         from libradet.data.batch import Batch
 

@@ -1,30 +1,32 @@
-"""What to do with detectors, from Python."""
+"""Public Python API."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from libradet.data.read import read
 from libradet.errors import UserError
-from libradet.interop.loading import load_any, start_from
-from libradet.models import create
+from libradet.inference.proposals import check_predictor_proposals
+from libradet.interop.loading import load_checkpoint_any, resolve_init_weights
+from libradet.models import build
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
-from libradet.models.inference_form import optimize
-from libradet.models.proposal_needs import check_finder
-from libradet.training.settings import TrainConfig
+from libradet.models.optimize import optimize
+from libradet.training.config import TrainConfig
+from libradet.utils.text import suggest
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.loggers import Logger
 
-    from libradet.evaluation.coco_metrics import Metrics
-    from libradet.export.exporting import Written
-    from libradet.export.running import Exported
-    from libradet.inference.finder import Finder
+    from libradet.data.transforms.resize import Size
+    from libradet.evaluation.coco import Metrics
+    from libradet.export.exported_model import ExportedModel
+    from libradet.export.exporter import ExportResult
+    from libradet.inference.protocol import Predictor
     from libradet.training.run import TrainResult
 
 __all__ = ["create_model", "evaluate", "export_model", "load_model", "optimize", "train"]
@@ -42,22 +44,23 @@ def create_model(
     """Build a detector.
 
     Args:
-        name: a zoo name; ignored if ``config`` is given.
-        num_classes: C, without background; ``class_names`` decides it if given.
-        backbone: a timm model with features, such as ``resnet18``, ``resnet50``, ``resnext101_64x4d``.
-        weights: None for random values, ``"imagenet"`` for the backbone, or the path of a saved model or of a
-            checkpoint of mmdetection, torchvision or detectron2: images are then normalized as there, and the
-            class layers start at random if the classes are others. ``model.fresh`` names such layers.
+        name: name in the model zoo; ignored with ``config``.
+        num_classes: C, without background; ignored with ``class_names``.
+        backbone: a timm model with feature extraction, such as ``resnet18``, ``resnet50``, ``resnext101_64x4d``.
+        weights: None for random initialization, ``"imagenet"`` for a pretrained backbone, or the path of a saved model
+            or of a checkpoint of mmdetection, torchvision or detectron2. Image normalization is then that of the
+            weights, and class layers are initialized at random if the classes differ: ``model.reinitialized_layers``
+            lists them.
         class_names: names of labels 0..C-1.
-        config: a full configuration instead of name and backbone; it is not changed.
-        allow_partial: take over the weights that fit, and leave other layers at random.
+        config: complete configuration in place of name and backbone; it is not modified.
+        allow_partial: load the weights that match, and initialize other layers at random.
 
     Raises:
-        UserError: unknown names, or weights that cannot be had or do not fit.
+        UserError: unknown names, or weights that cannot be loaded or do not match.
     """
-    trained, lost = start_from(weights, allow_partial)
-    model = create.create_model(name, num_classes, backbone, trained, class_names, config, allow_partial)
-    model.fresh += lost
+    resolved, missing = resolve_init_weights(weights, allow_partial)
+    model = build.create_model(name, num_classes, backbone, resolved, class_names, config, allow_partial)
+    model.reinitialized_layers += missing
     return model
 
 
@@ -68,93 +71,102 @@ def train(
     detector: DetectorConfig | None = None,
     resume: str | Path | None = None,
     callbacks: "Sequence[Callback]" = (),
-    logger: "Sequence[Logger | str] | Logger | None" = None,
+    logger: "Sequence[Logger | str] | Logger | str | None" = None,
     **settings: Any,
 ) -> "TrainResult":
-    """Train a detector as ``libradet train`` does.
+    """Train a detector, as ``libradet train`` does.
 
     Args:
-        model: zoo name, or a detector to train on, whose classes have to be those of the data.
-        data: folder with images and annotations, in any layout that is recognized.
-        detector: full configuration of a new detector; its class names come from the data.
-        resume: run folder to continue.
-        callbacks: Lightning's or your own, beside those of the run.
-        logger: Lightning's or your own, beside metrics.csv, or names such as "wandb".
-        settings: fields of :class:`libradet.training.settings.TrainConfig`, such as ``epochs``, ``lr``, ``out``.
+        model: name in the model zoo, or a detector to train, whose classes must be those of the data.
+        data: folder with images and annotations, in any supported format.
+        detector: complete configuration of a new detector; its class names come from the data.
+        resume: run folder to resume from.
+        callbacks: Lightning callbacks, in addition to those of libradet.
+        logger: Lightning loggers, or names such as "wandb", in addition to metrics.csv.
+        settings: fields of :class:`libradet.training.config.TrainConfig`, such as ``max_epochs``, ``lr`` or
+            ``output_dir``.
 
     Returns:
         the run folder, the file of the best model, and its metrics.
 
     Raises:
-        UserError: unknown settings, with the nearest valid one; or the run cannot start or go on.
+        UserError: unknown settings, or the run cannot be started or resumed.
     """
     from lightning.pytorch.loggers import Logger
 
     from libradet.training.run import train as run_training
 
-    known = [f.name for f in fields(TrainConfig)]
-    for name in settings:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            raise UserError(
-                f"there is no setting {name!r}; {f'did you mean {near[0]!r}?' if near else 'see TrainConfig'}"
-            )
+    _check_settings(settings)
     settings |= {name: str(settings[name]) for name in ("proposals", "val_proposals") if settings.get(name)}
-    given = [] if logger is None else [logger] if isinstance(logger, Logger | str) else list(logger)
+    loggers: list[Logger] = []
     if logger is not None:
-        settings["logger"] = [name for name in given if isinstance(name, str)]
-    more = {"callbacks": callbacks, "loggers": [one for one in given if isinstance(one, Logger)]}
+        requested = [logger] if isinstance(logger, Logger | str) else list(logger)
+        loggers = [entry for entry in requested if isinstance(entry, Logger)]
+        settings["logger"] = [entry for entry in requested if isinstance(entry, str)]
     if resume is not None:
-        return _resume(Path(resume), settings, more)
+        return _resume(Path(resume), settings, callbacks, loggers)
     name = model if isinstance(model, str) else model.config.model
     config = TrainConfig(data=str(data), model=name, **settings)
-    return run_training(config, model if isinstance(model, Detector) else detector, **more)
+    new_or_trained = model if isinstance(model, Detector) else detector
+    return run_training(config, new_or_trained, callbacks=callbacks, loggers=loggers)
 
 
-def _resume(folder: Path, settings: dict[str, Any], more: dict[str, Any]) -> "TrainResult":
-    from libradet.train_options import parse_train
-    from libradet.training.run import train as run_training
-
-    request = parse_train(["--resume", str(folder)])
-    return run_training(replace(request.config, **settings), request.detector, folder, **more)
-
-
-def load_model(path: str | Path, device: "str | torch.device" = "cpu") -> "Detector | Exported":
-    """The model in a file, ready to look at images.
+def load_model(path: str | Path, device: "str | torch.device" = "cpu") -> "Detector | ExportedModel":
+    """Load a model for inference.
 
     Args:
-        path: our own .safetensors, another toolbox's checkpoint, or what :func:`export_model` wrote (.onnx, .pt2).
-            A .pt2 is code: load those of people you trust. Nothing in the others is executed.
-        device: where a detector computes; exported files compute on the CPU.
+        path: a .safetensors file of libradet, a checkpoint of mmdetection, torchvision or detectron2, or a file of
+            :func:`export_model` (.onnx, .pt2). A .pt2 file can execute code, so only load those you trust; nothing in
+            the others is executed.
+        device: device of a detector; exported models run on the CPU.
 
     Raises:
-        UserError: no such file, of unknown origin, or damaged; or a library is missing.
+        UserError: the file does not exist, has an unknown format or is damaged; or a library is missing.
     """
     if Path(path).suffix not in (".onnx", ".pt2"):
-        return load_any(path, device)
+        return load_checkpoint_any(path, device)
     from libradet.export.formats import open_exported
 
     return open_exported(path)
 
 
-def export_model(model: str | Path | Detector, path: str | Path, **settings: Any) -> "Written":
-    """Write a detector as a file that runs without libradet: ``libradet export``.
+def export_model(
+    model: str | Path | Detector,
+    path: str | Path,
+    *,
+    size: "Size | None" = None,
+    embed_preprocess: bool = True,
+    verify_images: "Sequence[np.ndarray]" = (),
+    calibration_images: "Sequence[np.ndarray]" = (),
+) -> "ExportResult":
+    """Export a detector to a file that runs without libradet, as ``libradet export`` does.
 
     Args:
         model: a detector, or the file of one.
-        path: .onnx for ONNX, .pt2 for a program of torch.export.
-        settings: keywords of :func:`libradet.export.exporting.export`, such as ``size`` or ``resize``.
+        path: .onnx for ONNX, .pt2 for torch.export.
+        size, embed_preprocess, verify_images, calibration_images: see
+            :func:`libradet.export.exporter.export`.
 
     Returns:
-        the file, and by how much it differs from the model on some images.
-    """
-    from libradet.export.exporting import export as write
+        the file, and its largest difference from the model.
 
-    return write(model if isinstance(model, Detector) else load_any(model), path, **settings)
+    Raises:
+        UserError: see :func:`libradet.export.exporter.export`.
+    """
+    from libradet.export.exporter import export
+
+    return export(
+        model if isinstance(model, Detector) else load_checkpoint_any(model),
+        path,
+        size=size,
+        embed_preprocess=embed_preprocess,
+        verify_images=verify_images,
+        calibration_images=calibration_images,
+    )
 
 
 def evaluate(
-    model: "str | Path | Finder",
+    model: "str | Path | Predictor",
     data: str | Path,
     split: str = "val",
     *,
@@ -162,25 +174,49 @@ def evaluate(
     proposals: str | Path | None = None,
     **settings: Any,
 ) -> "Metrics":
-    """Measure a detector on one split of a dataset.
+    """Evaluate a model on one split of a dataset with COCO metrics.
 
     Args:
-        model: a detector, an exported one, or the file of either.
-        data: folder with images and annotations, in any layout that is recognized.
-        split: "train", "val", ... or the layout's own name.
-        skip_broken: leave out images that are missing or damaged, instead of refusing the split.
-        proposals: file of proposals, or folder with one for each split, for a model without rpn.
-        settings: keywords of :func:`libradet.evaluation.evaluate.evaluate`, such as ``size`` or ``device``.
+        model: a detector, an exported model, or the file of either.
+        data: folder with images and annotations, in any supported format.
+        split: "train", "val", ... or the dataset's own name.
+        skip_broken: skip missing and damaged images; by default they are an error.
+        proposals: proposal file, or folder with one for each split, for a detector without RPN.
+        settings: keyword arguments of :func:`libradet.evaluation.evaluate.evaluate`, such as ``size``, ``device``,
+            ``coco_results``, ``tta_flip`` or ``tta_scales``.
 
     Returns:
-        COCO's numbers, see :func:`libradet.evaluation.coco_metrics.coco_metrics`.
+        the metrics, see :func:`libradet.evaluation.coco.coco_metrics`.
+
+    Raises:
+        UserError: the data or the model cannot be read, or they do not match.
     """
     from libradet.evaluation.evaluate import evaluate as evaluate_dataset
 
-    finder = load_model(model) if isinstance(model, str | Path) else model
-    check_finder(finder, proposals)
-    dataset, report = read(data, split, training=False, skip_broken=skip_broken, masks=finder.gives_masks)
-    metrics = evaluate_dataset(finder, dataset, proposals=proposals, **settings)
-    skipped = [f"{s['count']} × {s['what']} left out" for s in report.skipped]
+    predictor = load_model(model) if isinstance(model, str | Path) else model
+    check_predictor_proposals(predictor, proposals)
+    dataset, report = read(data, split, training=False, skip_broken=skip_broken, masks=predictor.has_masks)
+    metrics = evaluate_dataset(predictor, dataset, proposals=proposals, **settings)
+    skipped = [f"{group['count']} skipped: {group['reason']}" for group in report.skipped]
     metrics["notes"] = [*skipped, *report.warnings, *metrics["notes"]]
     return metrics
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    known = [f.name for f in fields(TrainConfig)]
+    for name in settings:
+        if name not in known:
+            similar = suggest(name, known)
+            hint = f"did you mean {similar!r}?" if similar else "see libradet.training.config.TrainConfig"
+            raise UserError(f"train has no setting {name!r}; {hint}")
+
+
+def _resume(
+    folder: Path, settings: dict[str, Any], callbacks: "Sequence[Callback]", loggers: "Sequence[Logger]"
+) -> "TrainResult":
+    from libradet.cli.train import parse_train
+    from libradet.training.run import train as run_training
+
+    request = parse_train(["--resume", str(folder)])
+    config = replace(request.config, **settings)
+    return run_training(config, request.detector, folder, callbacks=callbacks, loggers=loggers)

@@ -1,31 +1,30 @@
-"""What is counted is what training learns from: candidates' losses and errors add up to the detector's own losses."""
+"""Losses and regression errors of the candidates add up to the detector's own training losses."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny_detectors import take_all_samples, tiny_batch, tiny_config, tiny_detector, tiny_zoo_config
 
-from libradet.analysis.candidates import candidates_of, stages
-from libradet.analysis.watching import watching
+from libradet.analysis.candidates import candidates_of, capture_activations, stages_of
 from libradet.geometry.matching import NEGATIVE
 from libradet.models.config import BoxLossConfig
 
 BATCH = tiny_batch(crowd=(False, False), num_images=2)
 
 
-def seen_by(model, batch):
-    """The candidates of every stage, and the losses of training with norms as they are."""
+def candidates_and_losses(model, batch):
+    """Return the candidates of every stage, and the training losses with stored normalization statistics."""
     model.eval()
-    with torch.no_grad(), watching(model) as seen:
+    with torch.no_grad(), capture_activations(model) as activations:
         model(batch)
-        found = {stage.key: candidates_of(stage, model, seen, batch) for stage in stages(model.config)}
+        found = {stage.key: candidates_of(stage, model, activations, batch) for stage in stages_of(model.config)}
         model.training = True
         losses = model(batch)
     return found, losses
 
 
 def sums(candidates, beta):
-    """Classification and localization loss, summed, and how many candidates are positive or negative."""
+    """Return summed classification and box loss, and the number of labeled and of positive candidates."""
     gt = candidates.matches.gt
     errors = candidates.errors[gt >= 0]
     box = F.smooth_l1_loss(errors, torch.zeros_like(errors), reduction="sum", beta=beta)
@@ -35,7 +34,7 @@ def sums(candidates, beta):
 def test_two_stages():
     config = take_all_samples(tiny_config("faster_rcnn"))
     config.roi.sampling.positive_fraction = 1.0
-    found, losses = seen_by(tiny_detector(config), BATCH)
+    found, losses = candidates_and_losses(tiny_detector(config), BATCH)
     for key, prefix in (("rpn", "rpn_"), ("roi", "")):
         beta = getattr(config, key).box_loss.beta
         classes, boxes, learned, positives = sums(found[key], beta)
@@ -46,16 +45,16 @@ def test_two_stages():
 
 def test_one_stage():
     config = tiny_zoo_config("retinanet")
-    found, losses = seen_by(tiny_detector(config), BATCH)
-    classes, boxes, _, positives = sums(found["dense"], config.dense.box_loss.beta)
+    found, losses = candidates_and_losses(tiny_detector(config), BATCH)
+    classes, boxes, _, positives = sums(found["retinanet"], config.retinanet.box_loss.beta)
     assert losses["class"].item() == pytest.approx(classes.item() / positives.item(), rel=1e-4)
     assert losses["box"].item() == pytest.approx(boxes.item() / positives.item(), rel=1e-4)
 
 
-def test_the_first_stage_of_a_cascade_stands_for_all():
+def test_of_a_cascade_the_first_stage_is_analyzed():
     config = tiny_zoo_config("cascade_rcnn")
-    config.roi.sampling.size, config.roi.sampling.positive_fraction = 256, 1.0
-    found, losses = seen_by(tiny_detector(config), BATCH)
+    config.roi.sampling.batch_size_per_image, config.roi.sampling.positive_fraction = 256, 1.0
+    found, losses = candidates_and_losses(tiny_detector(config), BATCH)
     classes, boxes, learned, _ = sums(found["roi"], 1.0)
     assert losses["class_1"].item() == pytest.approx(classes.item() / learned.item(), rel=1e-4)
     assert losses["box_1"].item() == pytest.approx(boxes.item() / learned.item(), rel=1e-4)
@@ -63,9 +62,9 @@ def test_the_first_stage_of_a_cascade_stands_for_all():
 
 def test_given_proposals():
     config = tiny_zoo_config("fast_rcnn")
-    config.roi.sampling.size, config.roi.sampling.positive_fraction = 64, 1.0
+    config.roi.sampling.batch_size_per_image, config.roi.sampling.positive_fraction = 64, 1.0
     batch = tiny_batch(proposals=20)
-    found, losses = seen_by(tiny_detector(config), batch)
+    found, losses = candidates_and_losses(tiny_detector(config), batch)
     assert list(found) == ["roi"]
     classes, _, learned, _ = sums(found["roi"], 1.0)
     assert losses["class"].item() == pytest.approx(classes.item() / learned.item(), rel=1e-4)
@@ -73,17 +72,17 @@ def test_given_proposals():
 
 def test_levels_of_anchors():
     model = tiny_detector(tiny_zoo_config("rpn"))
-    found, _ = seen_by(model, BATCH)
+    found, _ = candidates_and_losses(model, BATCH)
     counts = torch.bincount(found["rpn"].levels[0]).tolist()
     assert counts == [3 * (64 // s) * (-(-96 // s)) for s in (4, 8, 16, 32)] + counts[4:]
     assert sum(counts) == found["rpn"].boxes.shape[1]
     assert len(counts) == 5
 
 
-def test_a_cascades_later_parts_and_other_losses_keep_their_units():
-    two = stages(tiny_zoo_config("faster_rcnn"))
-    assert [stage.unit for stage in two] == [1 / 9, 1.0]
+def test_errors_are_in_units_of_the_losses_beta():
+    two = stages_of(tiny_zoo_config("faster_rcnn"))
+    assert [stage.beta for stage in two] == [1 / 9, 1.0]
     config = tiny_zoo_config("retinanet")
-    config.dense.box_loss = BoxLossConfig(kind="l1")
-    assert stages(config)[0].unit == 1 / 9, "plain L1 has no β: that of the zoo counts"
-    assert not stages(config)[0].samples
+    config.retinanet.box_loss = BoxLossConfig(type="l1")
+    assert stages_of(config)[0].beta == 1 / 9, "L1 has no β: the zoo's is used"
+    assert not stages_of(config)[0].uses_sampling

@@ -59,7 +59,7 @@ def test_value_and_slope_are_continuous_at_beta(p):
 
 @settings(deadline=None, max_examples=60)
 @given(parameters, st.lists(st.floats(0, 50), min_size=2, max_size=20))
-def test_grows_with_the_error_symmetrically_and_ever_steeper(p, errors):
+def test_loss_is_symmetric_monotonic_and_convex(p, errors):
     x = torch.tensor(sorted(errors), dtype=torch.float64)
     value, gradient = value_and_gradient(x, *p)
     mirrored, opposite = value_and_gradient(-x, *p)
@@ -90,7 +90,7 @@ def test_gradcheck(alpha, gamma, beta, variant):
 
 @pytest.mark.parametrize("variant", ["paper", "mmdet"])
 @pytest.mark.parametrize(("alpha", "gamma", "beta"), COMBOS)
-def test_gradients_are_finite_at_nothing_and_at_huge_errors(alpha, gamma, beta, variant):
+def test_gradients_are_finite_at_zero_and_at_huge_errors(alpha, gamma, beta, variant):
     x = torch.tensor([0.0, 1e-30, 1e4, 1e20, -1e30, float("inf")], requires_grad=True)
     value = balanced_l1_loss(x, alpha, gamma, beta, variant)
     value.sum().backward()
@@ -100,7 +100,7 @@ def test_gradients_are_finite_at_nothing_and_at_huge_errors(alpha, gamma, beta, 
     assert x.grad[-1] == pytest.approx(gamma)
 
 
-def test_mmdetections_values_and_gradients(parity):
+def test_mmdet_variant_matches_mmdetection(parity):
     z = parity("balanced_l1")
     error = z["pred"] - z["target"]
     for i, (alpha, gamma, beta) in enumerate(z["combos_alpha_gamma_beta"].tolist()):
@@ -115,7 +115,7 @@ def test_mmdetections_values_and_gradients(parity):
             )
 
 
-def test_mmdetections_form_is_the_one_that_is_wrong_where_beta_is_not_one():
+def test_gradient_of_the_mmdet_variant_does_not_vanish_where_beta_is_not_one():
     """Its gradient does not vanish with the error: 4.05 at 0 for β = 0.11; the default's does."""
     tiny = [1e-12]
     assert value_and_gradient(tiny, 0.5, 1.5, 0.11, "mmdet")[1].item() == pytest.approx(4.05, abs=0.01)

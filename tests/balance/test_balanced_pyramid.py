@@ -29,7 +29,7 @@ def rescale_by_hand(x, height, width):
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 5), st.data())
-def test_each_level_gains_the_rescaled_average(levels, data):
+def test_the_rescaled_average_is_added_to_each_level(levels, data):
     level = data.draw(st.integers(0, levels - 1))
     pyramid = make_pyramid(levels, height=data.draw(st.integers(1, 3)), width=data.draw(st.integers(1, 3)))
     arrays = [x.double().numpy() for x in pyramid]
@@ -68,7 +68,7 @@ def test_fixed_and_adaptive_pooling_agree_on_multiples():
     torch.testing.assert_close(rescale(x, 4, 5), F.adaptive_max_pool2d(x, (4, 5)))
 
 
-def test_fresh_non_local_block_is_the_identity():
+def test_new_non_local_block_is_the_identity():
     torch.manual_seed(0)
     block, x = NonLocal2d(8), torch.randn(2, 8, 5, 7)
     assert torch.equal(block(x), x)
@@ -77,14 +77,14 @@ def test_fresh_non_local_block_is_the_identity():
         assert torch.equal(a, b)
 
 
-def test_fresh_non_local_block_can_learn():
+def test_new_non_local_block_receives_gradients():
     block, x = NonLocal2d(8), torch.randn(2, 8, 5, 7)
     block(x).square().sum().backward()
     assert block.out.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_non_local_block_is_its_formula(memory_format):
+def test_non_local_block_matches_its_formula(memory_format):
     """y = x + W softmax(θᵀφ) g, without a scale (Wang et al., equation 6), values and gradients."""
     torch.manual_seed(1)
     block = NonLocal2d(6).double()
@@ -129,6 +129,6 @@ def test_gradients_reach_every_level_and_parameter():
     assert all(t.grad is not None and t.grad.isfinite().all() for t in (*pyramid, *balance.parameters()))
 
 
-def test_a_level_that_is_not_there():
+def test_missing_level_raises():
     with pytest.raises(IndexError):
         BalancedFeaturePyramid(3, 4, "none")(make_pyramid(3))

@@ -6,8 +6,8 @@ import pytest
 
 from libradet.cli import main
 from libradet.data.synthesis.synthetic import synthesize
-from libradet.models.create import create_model
-from libradet.models.model_file import save_model
+from libradet.models.build import create_model
+from libradet.models.serialization import save_model
 from libradet.models.zoo import make_config
 
 
@@ -23,8 +23,8 @@ def weights(tmp_path):
     """A model that nobody trained, alone in a folder."""
     config = make_config("libra_faster_rcnn", backbone="test_resnet")
     config.image.size = (80, 96)
-    config.pyramid.channels, config.roi.width = 16, 32
-    config.rpn.test_proposals.per_level = config.rpn.test_proposals.total = 40
+    config.pyramid.channels, config.roi.fc_dim = 16, 32
+    config.rpn.test_proposals.pre_nms_top_n = config.rpn.test_proposals.post_nms_top_n = 40
     config.category_ids = (7, 3)
     (tmp_path / "elsewhere").mkdir()
     path = tmp_path / "elsewhere" / "model.safetensors"
@@ -63,7 +63,7 @@ def test_predict_needs_only_the_file(weights, data, tmp_path, monkeypatch):
         (["train", "--data", "nowhere", "--backbone", "test_resnet"], "nowhere"),
         (["train", "--model", "libra_faster_rcn", "--data", "."], "libra_faster_rcnn"),
         (["train", "--data", ".", "--lrr", "1"], "--lr"),
-        (["train", "--data", ".", "--detector.roi.sampling.sise", "1"], "--detector.roi.sampling.size"),
+        (["train", "--data", ".", "--detector.roi.sampling.sise", "1"], "--detector.roi.sampling.batch_size_per_image"),
         (["unheard"], "unheard"),
     ],
 )

@@ -38,8 +38,8 @@ def test_dirty(shared_data, tmp_path, capfd, name):
     report_file = tmp_path / "report.json"
     code = main(["data", "check", str(case), "--json", str(report_file)])
     checked = capfd.readouterr()
-    train = ["train", "--config", str(TINY), "--data", str(case), "--out", str(tmp_path / "run")]
-    trained = main([*train, "--epochs", "1", "--max_steps", "1"])
+    train = ["train", "--config", str(TINY), "--data", str(case), "--output_dir", str(tmp_path / "run")]
+    trained = main([*train, "--max_epochs", "1", "--max_steps", "1"])
     said = capfd.readouterr()
     assert "Traceback" not in checked.out + checked.err + said.out + said.err
     outcome = expected["outcome"]

@@ -74,7 +74,7 @@ REFUSED = {
     "train --data absent6": "absent6",
     "train --data data --weights absent7": "absent7",
     "train --resume absent8": "absent8",
-    "train --data data --epochs 0": "epochs",
+    "train --data data --max_epochs 0": "epochs",
     "train --data data --lrr 1": "--lr",
 }
 
@@ -106,7 +106,7 @@ def test_the_components_need_torch_only():
 
 
 def test_configurations_need_no_torch():
-    program = "from libradet.models.zoo import MODELS\nfrom libradet.training.settings import TrainConfig"
+    program = "from libradet.models.zoo import MODELS\nfrom libradet.training.config import TrainConfig"
     out, _ = in_a_process(f"import sys\n{program}\nprint(*sys.modules)")
-    assert "libradet.training.settings" in out.split()
+    assert "libradet.training.config" in out.split()
     assert not set(out.split()) & HEAVY

@@ -38,7 +38,9 @@ def offline(monkeypatch):
 def test_training_measuring_predicting_and_analysing(offline, tmp_path, capfd):
     data, out = tmp_path / "data", tmp_path / "run"
     synthesize(data, train=4, val=2, size=(144, 96), classes=2)
-    assert main(["train", "--config", str(TINY), "--data", str(data), "--out", str(out), "--epochs", "1"]) == 0
+    assert (
+        main(["train", "--config", str(TINY), "--data", str(data), "--output_dir", str(out), "--max_epochs", "1"]) == 0
+    )
     best = str(out / "best.safetensors")
     assert main(["evaluate", best, "--data", str(data)]) == 0
     assert main(["predict", best, str(data / "images"), "--out", str(tmp_path / "seen")]) == 0

@@ -10,16 +10,17 @@ from safetensors.numpy import load_file, save_file
 
 import libradet
 from libradet.cli import main
-from libradet.data.images import load_image
-from libradet.data.read import read, to_coco
+from libradet.data.formats.coco import to_coco
+from libradet.data.image_io import read_image
+from libradet.data.read import read
 from libradet.data.synthesis.synthetic import synthesize
-from libradet.evaluation.coco_metrics import coco_metrics
-from libradet.models.create import create_model
-from libradet.models.model_file import load_model, save_model
+from libradet.evaluation.coco import coco_metrics
+from libradet.models.build import create_model
+from libradet.models.serialization import load_model, save_model
 from libradet.models.zoo import make_config
 
-SMALL = ["--detector.image.size", "[64, 96]", "--detector.pyramid.channels", "16", "--detector.roi.width", "32"]
-FAST = ["train", "--backbone", "test_resnet", "--workers", "0", "--batch_size", "2", "--precision", "32", *SMALL]
+SMALL = ["--detector.image.size", "[64, 96]", "--detector.pyramid.channels", "16", "--detector.roi.fc_dim", "32"]
+FAST = ["train", "--backbone", "test_resnet", "--num_workers", "0", "--batch_size", "2", "--precision", "fp32", *SMALL]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def place(tmp_path_factory):
     torch.manual_seed(0)
     config = make_config("rpn", backbone="test_resnet")
     config.image.size, config.pyramid.channels = (64, 96), 16
-    config.rpn.test_proposals.total = config.detections.total = 150
+    config.rpn.test_proposals.post_nms_top_n = config.detections.detections_per_img = 150
     model = create_model(config=config, class_names=("ball", "crate"))
     torch.nn.init.normal_(model.rpn.logits.weight, std=0.3)
     save_model(model, root / "rpn.safetensors")
@@ -44,9 +45,9 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(place):
     """A Libra Fast R-CNN that was trained for one epoch, and then for another one."""
-    where = ["--data", str(place / "data"), "--out", str(place / "run"), "--proposals", str(place / "props")]
-    assert main([*FAST, "--model", "libra_fast_rcnn", *where, "--epochs", "1", "--samples", "1"]) == 0
-    assert main(["train", "--resume", str(place / "run"), "--epochs", "2"]) == 0
+    where = ["--data", str(place / "data"), "--output_dir", str(place / "run"), "--proposals", str(place / "props")]
+    assert main([*FAST, "--model", "libra_fast_rcnn", *where, "--max_epochs", "1", "--num_val_images_logged", "1"]) == 0
+    assert main(["train", "--resume", str(place / "run"), "--max_epochs", "2"]) == 0
     return place / "run"
 
 
@@ -72,10 +73,10 @@ def test_recall_of_the_file_is_that_of_the_model(place, tmp_path):
 def test_a_run_keeps_its_proposals(place, run):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["proposals"] == str(place / "props")
-    assert config["epochs"] == 2
+    assert config["max_epochs"] == 2
     measured = json.loads((run / "metrics.json").read_text())
     assert measured["detections"] > 0
-    assert (run / "sheet.png").exists()
+    assert (run / "val_predictions.png").exists()
 
 
 def test_measuring_a_run_again_gives_its_numbers(place, run, tmp_path):
@@ -102,9 +103,9 @@ def test_looking_at_images(place, run, tmp_path):
 
 def test_from_python(place, run):
     model, path = load_model(run / "best.safetensors"), place / "data" / "images" / "val_00000.jpg"
-    height, width = load_image(path).shape[1:]
+    height, width = read_image(path).shape[1:]
     boxes = np.array([[10, 10, 60, 50], [0, 0, width, height]])
-    found = model.predict(path, threshold=0.0, proposals=boxes)
+    found = model.predict(path, score_thresh=0.0, proposals=boxes)
     assert len(found) > 0
     with pytest.raises(libradet.errors.UserError, match="libradet predict"):
         model.predict(path)

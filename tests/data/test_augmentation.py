@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from libradet.data.loading.augmentation import Augmentation
-from libradet.data.loading.cache import ImageCache, cache_bytes
-from libradet.data.loading.loader import make_loader
-from libradet.data.loading.windows import MIN_SHARE
+from libradet.data.cache import ImageCache, cache_bytes
+from libradet.data.loader import make_loader
 from libradet.data.read import read
+from libradet.data.transforms.augmentation import Augmentation
+from libradet.data.transforms.crop import MIN_VISIBLE_SHARE
 from libradet.errors import UserError
 from libradet.geometry.masks import unpack_masks
 from libradet.training.datamodule import DetectorData
@@ -23,7 +23,7 @@ from libradet.training.datamodule import DetectorData
 COLORS = np.array([c for c in product((60, 150, 240), repeat=3) if len(set(c)) > 1])
 """Each object of the set has one of its own, and its number as its class. The background is black, mosaics gray."""
 
-EVERYTHING = Augmentation(scale_jitter=(0.4, 1.8), mosaic=0.5, copy_paste=0.5, color_jitter=0.4)
+EVERYTHING = Augmentation(scale_jitter=(0.4, 1.8), mosaic_prob=0.5, copy_paste_prob=0.5, color_jitter=0.4)
 SIZES = [(120, 90), (90, 120), (120, 90), (100, 100), (120, 90), (120, 90), (90, 120)]
 SIZE = (108, 144)
 
@@ -78,7 +78,7 @@ def write(root, content):
 
 
 def loader(dataset, augmentation, **changes):
-    options = {"size": SIZE, "batch_size": 2, "training": True, "divisor": 16, "seed": 5}
+    options = {"size": SIZE, "batch_size": 2, "training": True, "size_divisible": 16, "seed": 5}
     return make_loader(dataset, augmentation=augmentation, **(options | changes))
 
 
@@ -126,7 +126,7 @@ def assert_true(pixels, boxes, labels, scale):
 def assert_complete(pixels, labels, areas):
     """What is not named is hardly there: less than MIN_SHARE of it, give or take a row of pixels."""
     for label in set(range(len(areas))) - set(labels.tolist()):
-        assert where(pixels, label).sum() <= MIN_SHARE * areas[label] + 2 * areas[label] ** 0.5
+        assert where(pixels, label).sum() <= MIN_VISIBLE_SHARE * areas[label] + 2 * areas[label] ** 0.5
 
 
 def areas_of(dataset, scale):
@@ -148,7 +148,7 @@ def test_boxes_follow_pixels_at_any_scale(rectangles, jitter, epoch):
 
 @pytest.mark.parametrize("jitter", [None, (0.5, 2.0)])
 def test_mosaics_name_what_is_in_them(rectangles, jitter):
-    augmentation, crowded = Augmentation(mosaic=1.0, scale_jitter=jitter), 0
+    augmentation, crowded = Augmentation(mosaic_prob=1.0, scale_jitter=jitter), 0
     for pixels, boxes, labels, _, _ in images(rectangles, augmentation, range(4)):
         assert_true(pixels, boxes, labels, 1.2)
         assert_complete(pixels, labels, areas_of(rectangles, 1.2**2))
@@ -159,7 +159,7 @@ def test_mosaics_name_what_is_in_them(rectangles, jitter):
 @pytest.mark.parametrize("mosaic", [0.0, 1.0])
 @pytest.mark.parametrize("jitter", [None, (0.5, 1.5)])
 def test_pasted_objects_are_named_and_hidden_ones_are_not(rectangles, mosaic, jitter):
-    augmentation, most = Augmentation(copy_paste=1.0, mosaic=mosaic, scale_jitter=jitter), 0
+    augmentation, most = Augmentation(copy_paste_prob=1.0, mosaic_prob=mosaic, scale_jitter=jitter), 0
     largest = 1.2 * (1.5 if jitter else 1)
     for pixels, boxes, labels, _, _ in images(rectangles, augmentation, range(3)):
         assert_true(pixels, boxes, labels, largest)
@@ -171,7 +171,7 @@ def test_pasted_objects_are_named_and_hidden_ones_are_not(rectangles, mosaic, ji
 def test_segmentations_are_pasted_along_their_edges_also_for_models_without_masks(ellipses):
     """The corners of a box around a whole ellipse are not pasted."""
     sizes, seen = np.concatenate([p.boxes[:, 2:] - p.boxes[:, :2] for p in ellipses.images]), 0
-    for pixels, boxes, labels, masks, _ in images(ellipses, Augmentation(copy_paste=1.0), range(3)):
+    for pixels, boxes, labels, masks, _ in images(ellipses, Augmentation(copy_paste_prob=1.0), range(3)):
         assert masks is None
         assert_complete(pixels, labels, areas_of(ellipses, 1.2**2))
         for box, label in zip(boxes, labels, strict=True):
@@ -186,7 +186,12 @@ def test_segmentations_are_pasted_along_their_edges_also_for_models_without_mask
 
 @pytest.mark.parametrize(
     "augmentation",
-    [Augmentation(scale_jitter=(0.3, 2.0)), Augmentation(mosaic=1.0), Augmentation(copy_paste=1.0), EVERYTHING],
+    [
+        Augmentation(scale_jitter=(0.3, 2.0)),
+        Augmentation(mosaic_prob=1.0),
+        Augmentation(copy_paste_prob=1.0),
+        EVERYTHING,
+    ],
     ids=["jitter", "mosaic", "paste", "everything"],
 )
 def test_masks_lie_on_their_objects_and_in_their_boxes(ellipses, augmentation):
@@ -219,7 +224,7 @@ def batches(dataset, epochs=(0, 1), start=0, **changes):
 
 def test_workers_and_resuming_change_nothing(ellipses):
     whole = list(batches(ellipses, [0, 3], masks=True))
-    for a, b in zip(whole, batches(ellipses, [0, 3], masks=True, workers=2), strict=True):
+    for a, b in zip(whole, batches(ellipses, [0, 3], masks=True, num_workers=2), strict=True):
         assert same(a, b)
     for a, b in zip(whole[len(whole) // 2 + 1 :], batches(ellipses, [3], start=1, masks=True), strict=True):
         assert same(a, b)
@@ -229,8 +234,8 @@ def test_workers_and_resuming_change_nothing(ellipses):
 def test_kept_images_give_the_same_batches(rectangles, tmp_path, kind):
     for size in (SIZE, "original") if kind == "ram" else ((40, 60),):
         file = tmp_path / "x.cache" if kind == "disk" else None
-        kept = ImageCache(rectangles, size, file, EVERYTHING.zoom)
-        assert kept.starts[-1] == cache_bytes([rectangles], size, EVERYTHING.zoom)
+        kept = ImageCache(rectangles, size, file, EVERYTHING.max_scale)
+        assert kept.starts[-1] == cache_bytes([rectangles], size, EVERYTHING.max_scale)
         options = {"size": size}
         for a, b in zip(batches(rectangles, **options), batches(rectangles, cache=kept, **options), strict=True):
             assert same(a, b)
@@ -262,7 +267,7 @@ def test_each_switch_leaves_the_others_as_they_were(rectangles):
     jitter = Augmentation(scale_jitter=EVERYTHING.scale_jitter, color_jitter=EVERYTHING.color_jitter)
     untouched = [
         same(a, b)
-        for a, b in zip(_with(rectangles, mosaic=0.0, copy_paste=0.0), _with(rectangles, jitter), strict=True)
+        for a, b in zip(_with(rectangles, mosaic_prob=0.0, copy_paste_prob=0.0), _with(rectangles, jitter), strict=True)
     ]
     assert all(untouched)
 
@@ -275,8 +280,8 @@ def _with(dataset, augmentation=EVERYTHING, **changes):
 
 
 def test_the_last_epochs_are_not_mixed(rectangles):
-    closing = replace(EVERYTHING, mixed_epochs=1)
-    plain = replace(EVERYTHING, mosaic=0.0, copy_paste=0.0)
+    closing = replace(EVERYTHING, mixing_epochs=1)
+    plain = replace(EVERYTHING, mosaic_prob=0.0, copy_paste_prob=0.0)
 
     def epoch(augmentation, number):
         each = loader(rectangles, augmentation)
@@ -303,9 +308,9 @@ def test_there_are_rows_for_all_objects_of_four_images_and_those_pasted(tmp_path
     assert set(rows) <= {8, 16, 24, 32}
 
 
-@pytest.mark.parametrize("divisor", [1, 16])
+@pytest.mark.parametrize("size_divisible", [1, 16])
 @pytest.mark.parametrize("objects", [True, False])
-def test_images_of_one_pixel_and_sets_without_objects(tmp_path, divisor, objects):
+def test_images_of_one_pixel_and_sets_without_objects(tmp_path, size_divisible, objects):
     sizes = [(1, 1), (1, 40), (40, 1), (60, 50)]
     (tmp_path / "images").mkdir()
     images, annotations = [], []
@@ -318,7 +323,7 @@ def test_images_of_one_pixel_and_sets_without_objects(tmp_path, divisor, objects
     dataset, _ = read(tmp_path, training=objects)
     for size in ((20, 30), "original"):
         held = 0
-        for batch in batches(dataset, range(3), size=size, divisor=divisor):
+        for batch in batches(dataset, range(3), size=size, size_divisible=size_divisible):
             assert (batch.sizes >= 1).all()
             assert (batch.boxes[batch.labels >= 0] <= batch.sizes.max()).all()
             held += int((batch.labels >= 0).sum())
@@ -328,16 +333,16 @@ def test_images_of_one_pixel_and_sets_without_objects(tmp_path, divisor, objects
 def test_a_folder_is_read_with_what_pasting_needs(tmp_path):
     root = tmp_path / "set"
     made(root, round_=True)
-    plain, pasting = (DetectorData(root, augmentation=Augmentation(copy_paste=p)).train_set for p in (0.0, 0.5))
+    plain, pasting = (DetectorData(root, augmentation=Augmentation(copy_paste_prob=p)).train_set for p in (0.0, 0.5))
     assert plain.images[0].segmentations is None
     assert pasting.images[0].segmentations is not None
 
 
 def test_colors_stray_no_further_than_asked(rectangles):
-    image = next(iter(loader(rectangles, Augmentation(flip=0.0), training=False))).images
+    image = next(iter(loader(rectangles, Augmentation(hflip_prob=0.0), training=False))).images
     for strength in (0.05, 0.8):
-        each = loader(rectangles, Augmentation(flip=0.0, color_jitter=strength), batch_size=1)
-        plain = {int(b.index): b.images for b in loader(rectangles, Augmentation(flip=0.0), batch_size=1)}
+        each = loader(rectangles, Augmentation(hflip_prob=0.0, color_jitter=strength), batch_size=1)
+        plain = {int(b.index): b.images for b in loader(rectangles, Augmentation(hflip_prob=0.0), batch_size=1)}
         away = max(float((b.images.float() - plain[int(b.index)].float()).abs().mean()) for b in each)
         assert away > 0
         assert (away < 6) == (strength < 0.1)
@@ -345,10 +350,10 @@ def test_colors_stray_no_further_than_asked(rectangles):
 
 
 def test_images_with_proposals_are_not_mixed(rectangles):
-    from libradet.data.loading.loader import check_mixing
+    from libradet.data.loader import check_mixing
 
-    for mixing in (Augmentation(mosaic=0.1), Augmentation(copy_paste=0.1)):
-        with pytest.raises(UserError, match="nobody has proposals"):
-            check_mixing(mixing, proposals=True)
-    check_mixing(EVERYTHING, proposals=False)
-    check_mixing(Augmentation(scale_jitter=(0.5, 2.0), color_jitter=0.5), proposals=True)
+    for mixing in (Augmentation(mosaic_prob=0.1), Augmentation(copy_paste_prob=0.1)):
+        with pytest.raises(UserError, match="no precomputed proposals"):
+            check_mixing(mixing, has_proposals=True)
+    check_mixing(EVERYTHING, has_proposals=False)
+    check_mixing(Augmentation(scale_jitter=(0.5, 2.0), color_jitter=0.5), has_proposals=True)

@@ -5,14 +5,14 @@ from collections import namedtuple
 
 import pytest
 import torch
-from data_building import damaged, write
 
-from libradet.data.loading import cache as module
-from libradet.data.loading.cache import ImageCache, cache_bytes, check_room
-from libradet.data.loading.loader import make_loader
+from libradet.data import cache as module
+from libradet.data.cache import ImageCache, cache_bytes, check_free_space
+from libradet.data.loader import make_loader
 from libradet.data.read import read
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
+from tests.helpers.data_building import damaged, write
 
 SIZE = (72, 120)
 
@@ -25,7 +25,7 @@ def dataset(tmp_path_factory):
 
 
 def batches(dataset, epochs=(0, 1, 2), **options):
-    loader = make_loader(dataset, size=SIZE, batch_size=2, divisor=32, seed=5, **options)
+    loader = make_loader(dataset, size=SIZE, batch_size=2, size_divisible=32, seed=5, **options)
     for epoch in epochs:
         loader.batch_sampler.set_epoch(epoch)
         yield from loader
@@ -37,7 +37,7 @@ def batches(dataset, epochs=(0, 1, 2), **options):
 def test_batches_are_the_same_bit_for_bit(dataset, tmp_path, kind, workers, training):
     kept = ImageCache(dataset, SIZE, tmp_path / "x.cache" if kind == "disk" else None)
     plain = batches(dataset, training=training)
-    cached = batches(dataset, training=training, workers=workers, cache=kept)
+    cached = batches(dataset, training=training, num_workers=workers, cache=kept)
     for a, b in zip(plain, cached, strict=True):
         assert all((x is None and y is None) or x.equal(y) for x, y in zip(a, b, strict=True))
     assert all(kept.get(index) is not None for index in range(len(dataset))), "workers share one cache"
@@ -77,10 +77,10 @@ def test_too_little_room_is_refused_before_anything_is_made(dataset, tmp_path, m
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(module, "_SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda place: usage(10**6, 10**6 - 1000, 1000))
-    with pytest.raises(UserError, match=f"--cache {kind} takes 0.1 MB, .* has 0.0 MB left"):
+    with pytest.raises(UserError, match=f"--cache {kind} needs 0.1 MB, .* has 0.0 MB free"):
         ImageCache(dataset, SIZE, tmp_path / "x.cache" if kind == "disk" else None)
     assert not list(tmp_path.iterdir())
-    check_room(kind, 1000, tmp_path / "not" / "yet" / "there")
+    check_free_space(kind, 1000, tmp_path / "not" / "yet" / "there")
 
 
 def test_a_damaged_image_is_named_as_ever(tmp_path):

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import supervision as sv
 import torch
-from data_building import records, sample_image, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
-from test_dirty import CASES
 
 from libradet.cli import main
 from libradet.data.convert import convert
-from libradet.data.headers import turn
-from libradet.data.images import load_image, to_tensor
-from libradet.data.rasterize import decode_masks
+from libradet.data.image_headers import apply_exif_to_points
+from libradet.data.image_io import pil_to_tensor, read_image
+from libradet.data.masks import decode_masks
 from libradet.data.read import check, read, splits
 from libradet.errors import UserError
+from tests.helpers.data_building import records, sample_image, write
+from tests.helpers.dirty_datasets import DIRTY_CASES
 
 TARGETS = ["coco", "yolo", "voc"]
 
@@ -118,7 +118,7 @@ def test_there_and_back(targets, found):
 def test_coco_keeps_every_field(found):
     with tempfile.TemporaryDirectory() as place:
         source = write_set(Path(place) / "source", {k: v | {"info": {"year": 1}} for k, v in found.items()})
-        assert convert(source, Path(place) / "out", "coco").losses == [] or len(found) > 1
+        assert convert(source, Path(place) / "out", "coco").unsupported == [] or len(found) > 1
         for split, content in found.items():
             again = json.loads((Path(place) / "out" / f"{split}.json").read_text())
             assert again["info"] == {"year": 1}
@@ -176,7 +176,7 @@ def test_others_read_the_same(found):
 @pytest.mark.parametrize("name", ["bccd", "deeppcb", "coco_cc"])
 def test_real_sets(shared_data, tmp_path, name):
     source = shared_data / name
-    convert(source, tmp_path / "coco", "coco", splits=["val"], images="link")
+    convert(source, tmp_path / "coco", "coco", splits=["val"], image_mode="link")
     roots = chain(tmp_path / "coco", tmp_path, ["yolo", "voc", "coco"])
     wanted = truth(source, crowd=False, only="val")
     assert all(truth(root) == wanted for root in roots)
@@ -194,7 +194,7 @@ def test_real_sets(shared_data, tmp_path, name):
 
 
 @pytest.mark.parametrize("to", TARGETS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", DIRTY_CASES)
 def test_damaged_sets(shared_data, tmp_path, case, to):
     source, out = shared_data / "dirty" / case, tmp_path / "out"
     found = check(source)
@@ -210,7 +210,7 @@ def test_damaged_sets(shared_data, tmp_path, case, to):
     crowd = sum(int(p.crowd.sum()) for p in read(source)[0].images)
     assert (after.images, after.boxes) == (found.images, found.boxes - crowd * (to == "yolo"))
     assert after.skipped + after.warnings + after.errors == []
-    assert any("1 crowd region" in loss for loss in done.losses) == bool(crowd and to != "coco")
+    assert any("1 crowd region" in loss for loss in done.unsupported) == bool(crowd and to != "coco")
 
 
 def test_damaged_images_can_be_left_out(shared_data, tmp_path):
@@ -230,7 +230,7 @@ def test_equal_names_stay_apart(tmp_path):
     source = write_set(tmp_path / "source", found)
     for to in TARGETS:
         done = convert(source, tmp_path / to, to)
-        assert any("have another name" in loss for loss in done.losses)
+        assert any("renamed" in loss for loss in done.unsupported)
         assert truth(tmp_path / to) == truth(source)
         files = [p.relative_to(tmp_path / to) for p in (tmp_path / to).rglob("*") if p.is_file()]
         assert len({str(file).casefold() for file in files}) == len(files)
@@ -268,7 +268,7 @@ def test_names_of_splits(tmp_path):
     assert splits(tmp_path / "again") == ["train", "minival_2"]
     convert(tmp_path / "coco_like", tmp_path / "voc2", "voc")
     assert splits(tmp_path / "voc2") == ["train", "minival-2"]
-    with pytest.raises(UserError, match="not minival_2: name those to convert with --split"):
+    with pytest.raises(UserError, match="not minival_2: name the splits to convert with --split"):
         convert(tmp_path / "coco_like", tmp_path / "yolo2", "yolo")
     convert(tmp_path / "coco_like", tmp_path / "yolo2", "yolo", splits=["train"])
     assert splits(tmp_path / "yolo2") == ["train"]
@@ -285,11 +285,11 @@ def test_polygons_as_yolo_segments(tmp_path):
     content["annotations"][3] |= {"segmentation": {"size": [50, 50], "counts": [0, 2500]}, "bbox": [0, 0, 50, 50]}
     source = write(tmp_path / "source", content, name="train.json")
     done = convert(source, tmp_path / "yolo", "yolo", masks=True)
-    assert any(loss.startswith("1 masks (run lengths)") for loss in done.losses)
+    assert any(loss.startswith("1 masks (RLE)") for loss in done.unsupported)
     before, after = (read(root)[0].images[0] for root in (source, tmp_path / "yolo"))
     assert decode_masks(before, 48, 64).equal(decode_masks(after, 48, 64))
     plain = convert(source, tmp_path / "boxes", "yolo")
-    assert any("3 masks" in loss and "--masks" in loss for loss in plain.losses)
+    assert any("3 masks" in loss and "--masks" in loss for loss in plain.unsupported)
     with pytest.raises(UserError, match="COCO keeps them"):
         convert(source, tmp_path / "coco", "coco", masks=True)
 
@@ -299,8 +299,8 @@ def test_turned_points(orientation):
     stored = Image.fromarray(np.zeros((30, 40, 3), np.uint8))
     stored.paste((255, 255, 255), (5, 7, 16, 27))
     stored.getexif()[0x0112] = orientation
-    white = to_tensor(stored)[0].nonzero()
-    corners = turn(np.array([[5.0, 7.0], [16.0, 27.0]]), 40, 30, orientation)
+    white = pil_to_tensor(stored)[0].nonzero()
+    corners = apply_exif_to_points(np.array([[5.0, 7.0], [16.0, 27.0]]), 40, 30, orientation)
     assert corners.min(0).tolist() == white.min(0).values.flip(0).tolist()
     assert corners.max(0).tolist() == (white.max(0).values.flip(0) + 1).tolist()
 
@@ -327,13 +327,13 @@ def test_boxes_fit_rotated_images(tmp_path, to, turned):
         white = torch.zeros(found.height, found.width, dtype=torch.bool)
         left, top, right, bottom = found.boxes[0].round().astype(int)
         white[top:bottom, left:right] = True
-        assert (load_image(found.path, found.upright)[0] > 128).equal(white)
+        assert (read_image(found.path, found.apply_exif)[0] > 128).equal(white)
 
 
 @pytest.mark.parametrize("how", ["copy", "link"])
 def test_images_are_copied_or_linked(tmp_path, how):
     source = write(tmp_path / "source")
-    convert(source, tmp_path / "out", "coco", images=how)
+    convert(source, tmp_path / "out", "coco", image_mode=how)
     assert (tmp_path / "out/images/p0.png").samefile(source / "images/p0.png") == (how == "link")
 
 
@@ -342,7 +342,7 @@ def test_attributes_of_voc_objects_are_kept(tmp_path):
     content["annotations"][0]["attributes"] = {"truncated": "1", "pose": "Left"}
     content["annotations"][1]["attributes"] = {"color": "red"}
     done = convert(write(tmp_path / "source", content), tmp_path / "voc", "voc")
-    assert any("attributes (1)" in loss for loss in done.losses)
+    assert any("attributes (1)" in loss for loss in done.unsupported)
     convert(tmp_path / "voc", tmp_path / "coco", "coco")
     again = json.loads((tmp_path / "coco/annotations.json").read_text())["annotations"]
     assert [a.get("attributes") for a in again] == [{"pose": "Left", "truncated": "1"}, None, None, None]
@@ -362,14 +362,14 @@ def test_only_into_a_new_folder(tmp_path, monkeypatch):
     convert(source, tmp_path / "empty", "coco")
     assert truth(tmp_path / "empty") == truth(source)
     for used in ("empty", "source/annotations.json"):
-        with pytest.raises(UserError, match="is there already"):
+        with pytest.raises(UserError, match="already exists"):
             convert(source, tmp_path / used, "yolo")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(UserError, match="name a new"):
         convert(source, ".", "yolo")
     (tmp_path / "new.partial").mkdir()
-    with pytest.raises(UserError, match=r"new\.partial: is being written, or was left"):
+    with pytest.raises(UserError, match=r"new\.partial: is being written by another process"):
         convert(source, tmp_path / "new", "yolo")
     assert truth(tmp_path / "empty") == truth(source)
 
@@ -395,8 +395,8 @@ def test_command(tmp_path, capsys):
     source, out = write(tmp_path / "source"), tmp_path / "out"
     assert main(["data", "convert", str(source), str(out), "--to", "yolo", "--split", "train"]) == 0
     said = capsys.readouterr().out
-    assert "note: ids of categories, images, objects: numbered anew" in said
+    assert "note: ids of categories, images, objects: renumbered" in said
     assert said.splitlines()[-1] == f"{out}: yolo, images: train 4"
     assert main(["data", "check", str(out)]) == 0
     assert main(["data", "convert", str(source), str(out), "--to", "yolo"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err

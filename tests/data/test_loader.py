@@ -1,20 +1,21 @@
 """Batches: the same ones whatever was interrupted, and however many processes share the work."""
 
-import numpy as np
+import io
+import json
+
 import pytest
 import torch
-from data_building import damaged, records, write
-from hypothesis import given
-from hypothesis import strategies as st
+from PIL import Image
 
-from libradet.data.loading.augmentation import Augmentation
-from libradet.data.loading.loader import BatchSampler, make_loader
-from libradet.data.loading.transforms import prepare
-from libradet.data.rasterize import decode_masks
+from libradet.data.collate import prepare_batch
+from libradet.data.loader import make_loader
+from libradet.data.masks import decode_masks
 from libradet.data.read import read
 from libradet.data.synthesis.synthetic import synthesize
+from libradet.data.transforms.augmentation import Augmentation
 from libradet.errors import UserError
 from libradet.geometry.masks import unpack_masks
+from tests.helpers.data_building import damaged, records, sample_image, write
 
 SIZE = (72, 120)
 
@@ -27,65 +28,12 @@ def dataset(tmp_path_factory):
 
 
 def loader(dataset, **changes):
-    options = {"size": SIZE, "batch_size": 2, "training": True, "divisor": 32, "seed": 5}
+    options = {"size": SIZE, "batch_size": 2, "training": True, "size_divisible": 32, "seed": 5}
     return make_loader(dataset, **(options | changes))
 
 
 def same(a, b) -> bool:
     return all((x is None and y is None) or x.equal(y) for x, y in zip(a, b, strict=True))
-
-
-canvas_lists = st.lists(st.integers(0, 2), min_size=1, max_size=40).map(lambda c: np.unique(c, return_inverse=True)[1])
-
-
-@given(canvas_lists, st.integers(1, 4), st.integers(1, 3), st.integers(0, 5))
-def test_training_order(canvas_of, batch_size, world_size, epoch):
-    ranks = [BatchSampler(canvas_of, batch_size, True, 3, rank, world_size) for rank in range(world_size)]
-    for sampler in ranks:
-        sampler.set_epoch(epoch)
-    plans = [list(sampler) for sampler in ranks]
-    assert {len(plan) for plan in plans} == {len(ranks[0])}
-    seen = [key.index for plan in plans for batch in plan for key in batch]
-    assert set(seen) == set(range(len(canvas_of)))
-    for step in zip(*plans, strict=True):
-        assert {len(batch) for batch in step} == {batch_size}
-        assert len({canvas_of[key.index] for batch in step for key in batch}) == 1
-    whole = BatchSampler(canvas_of, batch_size * world_size, True, 3, 0, 1)
-    whole.set_epoch(epoch)
-    assert list(whole) == [[key for batch in step for key in batch] for step in zip(*plans, strict=True)]
-
-
-@given(canvas_lists, st.integers(1, 4), st.integers(1, 3))
-def test_evaluation_order(canvas_of, batch_size, world_size):
-    plans = [list(BatchSampler(canvas_of, batch_size, False, 3, rank, world_size)) for rank in range(world_size)]
-    assert len({len(plan) for plan in plans}) == 1
-    seen = [key.index for plan in plans for batch in plan for key in batch]
-    assert set(seen) == set(range(len(canvas_of)))
-    if world_size == 1:
-        assert len(seen) == len(canvas_of)
-
-
-def test_epochs_and_seeds_differ():
-    def order(seed, epoch):
-        sampler = BatchSampler(np.zeros(30, np.int64), 3, True, seed, 0, 1)
-        sampler.set_epoch(epoch)
-        return [key.index for batch in sampler for key in batch]
-
-    orders = [order(0, 0), order(0, 1), order(1, 0)]
-    assert orders[0] == order(0, 0)
-    assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
-
-
-def test_start_skips_batches_of_this_epoch_only():
-    sampler = BatchSampler(np.zeros(30, np.int64), 3, True, 0, 0, 1)
-    sampler.set_epoch(4)
-    full = list(sampler)
-    sampler.set_start(7)
-    sampler.set_epoch(4)
-    assert list(sampler) == full[7:]
-    assert len(sampler) == 10
-    sampler.set_epoch(5)
-    assert len(list(sampler)) == 10
 
 
 def test_resumed_run_sees_the_same_batches(dataset):
@@ -100,7 +48,7 @@ def test_resumed_run_sees_the_same_batches(dataset):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_workers_change_nothing(dataset, training):
-    alone, helped = loader(dataset, training=training), loader(dataset, training=training, workers=2)
+    alone, helped = loader(dataset, training=training), loader(dataset, training=training, num_workers=2)
     for epoch in range(2):
         for each in (alone, helped):
             each.batch_sampler.set_epoch(epoch)
@@ -138,8 +86,8 @@ def test_augmentation_depends_on_the_epoch_and_not_on_the_company(dataset):
     assert first == flipped(0, batch_size=5)
     assert first != flipped(1)
     assert 0 < sum(first.values()) < len(first)
-    assert set(flipped(0, augmentation=Augmentation(flip=0.0)).values()) == {False}
-    assert set(flipped(0, augmentation=Augmentation(flip=1.0)).values()) == {True}
+    assert set(flipped(0, augmentation=Augmentation(hflip_prob=0.0)).values()) == {False}
+    assert set(flipped(0, augmentation=Augmentation(hflip_prob=1.0)).values()) == {True}
 
 
 def test_small_set_still_fills_a_batch(tmp_path):
@@ -153,7 +101,7 @@ def test_small_set_still_fills_a_batch(tmp_path):
 def test_prediction_is_prepared_like_evaluation(dataset):
     batch = next(iter(loader(dataset, training=False, batch_size=3)))
     paths = [dataset.images[i].path for i in batch.index.tolist()]
-    prepared = prepare(paths, SIZE, 32)
+    prepared = prepare_batch(paths, SIZE, 32)
     assert prepared.images.equal(batch.images)
     assert prepared.sizes.equal(batch.sizes)
     assert prepared.scales.equal(batch.scales)
@@ -194,7 +142,7 @@ def test_image_that_breaks_later_is_named(tmp_path, workers):
     dataset, _ = read(damaged(tmp_path, lambda content: content["images"].reverse()))
     dataset.images[0].path.unlink()
     with pytest.raises(UserError, match=r"p3\.png: the image is missing"):
-        list(loader(dataset, workers=workers))
+        list(loader(dataset, num_workers=workers))
     assert len(records()["images"]) == len(dataset)
 
 
@@ -204,10 +152,38 @@ def test_an_image_that_disappears_is_named_without_a_traceback(tmp_path, workers
 
     synthesize(tmp_path, train=6, val=2, size=(144, 96), classes=2)
     dataset, _ = read(tmp_path, "train")
-    loader = make_loader(dataset, size=(64, 96), batch_size=2, training=True, workers=workers)
+    loader = make_loader(dataset, size=(64, 96), batch_size=2, training=True, num_workers=workers)
     gone = dataset.images[3].path
     gone.unlink()
     with pytest.raises(UserError) as raised:
         list(loader)
     assert gone.name in str(raised.value)
     assert len(str(raised.value).splitlines()) <= 2
+
+
+def test_an_image_that_is_exchanged_is_not_trained_on(tmp_path):
+    dataset, _ = read(write(tmp_path))
+    loader = make_loader(dataset, size=(32, 64), batch_size=4, training=True, size_divisible=32)
+    next(iter(loader))
+    sample_image(48, 64).save(dataset.images[0].path)
+    with pytest.raises(UserError, match=r"p0\.png: the image was replaced: it is 48x64 and was 64x48"):
+        list(loader)
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_turned_images_are_what_they_were(tmp_path, turned):
+    """In all eight orientations, with boxes of the upright image and with boxes of the stored one."""
+    root = write(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    file = io.BytesIO()
+    sample_image(64, 48).save(file, "JPEG", exif=exif)
+    (root / "images" / "p0.png").write_bytes(file.getvalue())
+    for told in ((64, 48), (48, 64)) if turned >= 5 else ((64, 48),):
+        content = records()
+        content["images"][0] |= {"width": told[0], "height": told[1]}
+        content["annotations"] = [a | {"bbox": [1, 1, 5, 5]} for a in content["annotations"]]
+        (root / "annotations.json").write_text(json.dumps(content))
+        dataset, _ = read(root)
+        assert (dataset.images[0].width, dataset.images[0].height) == told
+        list(make_loader(dataset, size=(32, 64), batch_size=4, training=True, size_divisible=32))

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from data_building import damaged, records, write
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -14,7 +13,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_iou
 
 from libradet.data.read import read
-from libradet.data.stats import ASPECTS, SIDES, _overlapping, measure
+from libradet.data.stats import ASPECTS, SIDES, _overlapping, compute_stats
+from tests.helpers.data_building import damaged, records, write
 
 
 def shown(stats) -> str:
@@ -25,7 +25,7 @@ def shown(stats) -> str:
 
 def test_counts(tmp_path):
     dataset, _ = read(write(tmp_path))
-    stats = measure(dataset, "original")
+    stats = compute_stats(dataset, "original")
     assert (stats.images, stats.boxes, stats.crowd) == (4, 4, 0)
     assert stats.classes["cat"] == {"boxes": 2, "images": 2, "median_side": pytest.approx((600**0.5 + 2400**0.5) / 2)}
     assert stats.image_sizes == {(64, 48): 2, (48, 64): 1, (50, 50): 1}
@@ -40,13 +40,13 @@ def test_counts(tmp_path):
 
 def test_sides_after_resizing_are_twice_as_large_in_images_twice_as_large(tmp_path):
     dataset, _ = read(damaged(tmp_path, lambda c: c["annotations"].pop()))
-    original, double = measure(dataset, "original"), measure(dataset, (96, 1000))
+    original, double = compute_stats(dataset, "original"), compute_stats(dataset, (96, 1000))
     assert double.resized_side[2] == pytest.approx(2 * original.resized_side[2], rel=0.03)
 
 
 def test_anchor_fit_equals_that_of_torchvisions_anchors(shared_data):
     dataset, _ = read(shared_data / "coco_cc", "val")
-    stats = measure(dataset, "original", ratios=(0.5, 2.0))
+    stats = compute_stats(dataset, "original", ratios=(0.5, 2.0))
     generator = AnchorGenerator(sizes=((32, 64, 128, 256, 512),), aspect_ratios=((0.5, 2.0),))
     anchors = generator.cell_anchors[0]
     fits = []
@@ -69,25 +69,25 @@ def test_overlapping_boxes_of_a_class(tmp_path):
         ]
 
     dataset, _ = read(damaged(tmp_path, damage))
-    stats = measure(dataset, "original")
+    stats = compute_stats(dataset, "original")
     assert stats.overlapping == pytest.approx(2 / 6)
     assert any("overlap" in text for text in stats.advice)
 
 
 def test_without_boxes_or_images(tmp_path):
     dataset, _ = read(damaged(tmp_path, lambda c: c["annotations"].clear()), training=False)
-    assert measure(dataset).advice == ["There are no boxes."]
-    assert "without any box" in shown(measure(dataset))
+    assert compute_stats(dataset).advice == ["There are no boxes."]
+    assert "without any box" in shown(compute_stats(dataset))
     dataset.images.clear()
-    assert measure(dataset).boxes_per_image == (0.0, 0.0, 0)
+    assert compute_stats(dataset).boxes_per_image == (0.0, 0.0, 0)
 
 
 def test_summary_and_json(tmp_path):
     content = records()
     content["categories"].append({"id": 50, "name": "[bold]cow"})
-    stats = measure(read(write(tmp_path, content))[0])
+    stats = compute_stats(read(write(tmp_path, content))[0])
     text = shown(stats)
-    for part in ("a set", "48x64 (1)", "cat", "without any box: [bold]cow", "≥ 512", "at most 2"):
+    for part in ("a set", "48x64 (1)", "cat", "without any box: [bold]cow", ">= 512", "at most 2"):
         assert part in text
     assert json.loads(json.dumps(stats.to_json()))["image_sizes"] == {"64x48": 2, "48x64": 1, "50x50": 1}
 

@@ -23,10 +23,20 @@ def things(tmp_path_factory) -> Path:
     for name in ("coco", "cells"):
         (folder / name).symlink_to("DIR")
     (folder / "configs").symlink_to(ROOT / "configs")
-    (folder / "my.yaml").write_text("epochs: 3\n")
+    (folder / "my.yaml").write_text("max_epochs: 3\n")
     run = folder / "runs" / "x"
-    words = ["train", "--config", str(TINY), "--data", str(folder / "DIR"), "--out", str(run), "--max_steps", "1"]
-    assert main([*words, "--backbone", "resnet18", "--epochs", "1"]) == 0
+    words = [
+        "train",
+        "--config",
+        str(TINY),
+        "--data",
+        str(folder / "DIR"),
+        "--output_dir",
+        str(run),
+        "--max_steps",
+        "1",
+    ]
+    assert main([*words, "--backbone", "resnet18", "--max_epochs", "1"]) == 0
     shutil.copytree(run, folder / "runs" / "libra")
     assert main(["convert", str(run / "best.safetensors"), str(folder / "epoch_12.pth"), "--to", "mmdet"]) == 0
     shutil.copy(folder / "epoch_12.pth", folder / "model_final.pkl")

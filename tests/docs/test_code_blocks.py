@@ -13,11 +13,11 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from pages import PAGES, ROOT, Block, blocks, command_lines
 
 import libradet.api
-from libradet.cli import _parser, main
+from libradet.cli.app import build_parser, main
+from libradet.cli.train import parse_train
 from libradet.experiments.definitions import read_experiment
 from libradet.models.detector import Detector
 from libradet.models.zoo import make_config
-from libradet.train_options import parse_train
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 RUN = [block for block in BLOCKS if block.reason is None]
@@ -69,7 +69,7 @@ def test_command_lines_are_understood(words, place):
     if words[0] == "export":
         pytest.importorskip("libradet.export")
     if words[0] != "train":
-        assert callable(_parser().parse_args(words).run)
+        assert callable(build_parser().parse_args(words).run)
         return
     request = parse_train([word for word in words[1:] if "tf_efficientnet" not in word])
     assert request.detector.model == request.config.model
@@ -78,7 +78,7 @@ def test_command_lines_are_understood(words, place):
 def test_what_the_parser_does_not_know_is_noticed(place):
     for words in (["evaluate", "m", "--data", "DIR", "--speling", "1"], ["train", "--data", "DIR", "--speling", "1"]):
         with pytest.raises(libradet.errors.UserError, match="speling"):
-            parse_train(words[1:]) if words[0] == "train" else _parser().parse_args(words)
+            parse_train(words[1:]) if words[0] == "train" else build_parser().parse_args(words)
 
 
 @pytest.mark.parametrize("words", [line for line in lines() if is_cheap(line.values[0])])
@@ -90,9 +90,20 @@ def test_cheap_command_lines_run(words, place):
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [line for line in lines() if line.values[0][0] == "train"])
 def test_training_lines_run_a_step(words, place):
-    if {"--resume", "--proposals", "--nodes"} & set(words):
+    if {"--resume", "--proposals", "--num_nodes"} & set(words):
         pytest.skip("needs what another line leaves, or other machines")
-    small = ["--max_steps", "1", "--epochs", "1", "--devices", "1", "--workers", "0", "--samples", "0"]
+    small = [
+        "--max_steps",
+        "1",
+        "--max_epochs",
+        "1",
+        "--devices",
+        "1",
+        "--num_workers",
+        "0",
+        "--num_val_images_logged",
+        "0",
+    ]
     small += ["--detector.image.size", "[64,96]", "--detector.pyramid.channels", "16", "--compile", "false"]
     # The checkpoint that stands for a reader's is a Libra R-CNN.
     start = (
@@ -100,7 +111,7 @@ def test_training_lines_run_a_step(words, place):
         if ".pth" in " ".join(words)
         else ["--backbone", "test_resnet", "--weights", "none"]
     )
-    assert main([*words, *small, *start, "--out", "runs/small"]) == 0
+    assert main([*words, *small, *start, "--output_dir", "runs/small"]) == 0
 
 
 @pytest.mark.parametrize("block", [block for block in RUN if block.kind == "yaml"], ids=str)
@@ -158,7 +169,14 @@ def smaller(text):
 
 def train_a_step(train, model="libra_faster_rcnn", data="", **settings):
     """``libradet.train`` as the page says it, but small."""
-    small = {"epochs": 1, "max_steps": 1, "batch_size": 2, "workers": 0, "samples": 0, "backbone": "test_resnet"}
+    small = {
+        "max_epochs": 1,
+        "max_steps": 1,
+        "batch_size": 2,
+        "num_workers": 0,
+        "num_val_images_logged": 0,
+        "backbone": "test_resnet",
+    }
     detector = narrow(make_config(model, backbone="test_resnet"))
     return train(model, data, **settings | small | {"weights": None, "detector": detector})
 
@@ -179,6 +197,6 @@ def load_small(load, path, *args):
 
 def narrow(config):
     config.image.size = (64, 96)
-    config.pyramid.channels, config.roi.width, config.roi.sampling.size = 16, 32, 64
-    config.rpn.train_proposals.total = config.rpn.test_proposals.total = 60
+    config.pyramid.channels, config.roi.fc_dim, config.roi.sampling.batch_size_per_image = 16, 32, 64
+    config.rpn.train_proposals.post_nms_top_n = config.rpn.test_proposals.post_nms_top_n = 60
     return config

@@ -30,7 +30,7 @@ def test_classes_that_only_one_side_knows_are_named():
     assert "horse" in notes[2]
     assert match_classes(["cat", "dog"], ["cat"])[1] == [
         "Classes are matched by name: 1 in common.",
-        "The dataset does not have dog: such detections are left out.",
+        "The dataset does not have dog: such detections are ignored.",
     ]
 
 

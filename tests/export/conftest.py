@@ -1,31 +1,33 @@
-"""Files that are written once for all tests: exporting takes seconds."""
+"""Exported files that several tests share: exporting takes seconds."""
 
 from pathlib import Path
-from typing import NamedTuple
 
+import onnx
 import pytest
-from exported_detectors import small_detector, unchecked
+from onnx import TensorProto, helper
 
 from libradet.cli import main
-from libradet.models.detector import Detector
-from libradet.models.model_file import save_model
-
-
-class Pair(NamedTuple):
-    """A detector, its file, and the one exported of it."""
-
-    model: Detector
-    weights: Path
-    exported: Path
+from libradet.models.serialization import save_model
+from tests.helpers.exported_detectors import ExportedPair, shape_checks_disabled, small_detector
 
 
 @pytest.fixture(scope="session")
-def masks(tmp_path_factory) -> Pair:
-    """Two stages, masks and a balanced pyramid, as ONNX."""
-    folder = tmp_path_factory.mktemp("masks")
+def mask_rcnn_onnx(tmp_path_factory) -> ExportedPair:
+    """Mask R-CNN with a balanced pyramid, as ONNX."""
+    folder = tmp_path_factory.mktemp("mask_rcnn")
     model = small_detector("libra_mask_rcnn")
-    pair = Pair(model, folder / "model.safetensors", folder / "model.onnx")
+    pair = ExportedPair(model, folder / "model.safetensors", folder / "model.onnx")
     save_model(model, pair.weights)
-    with unchecked():
-        assert main(["export", str(pair.weights), "--format", "onnx", "--out", str(pair.exported)]) == 0
+    with shape_checks_disabled():
+        assert main(["export", str(pair.weights), "--format", "onnx", "--output", str(pair.exported)]) == 0
     return pair
+
+
+@pytest.fixture(scope="session")
+def foreign_onnx(tmp_path_factory) -> Path:
+    """A valid ONNX file that is not a detector."""
+    path = tmp_path_factory.mktemp("foreign") / "plain.onnx"
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "plain", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path

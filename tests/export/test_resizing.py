@@ -1,26 +1,26 @@
-"""Images are resized inside an exported file as they are outside."""
+"""Exported files resize images exactly as the data loader does."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libradet.data.loading.transforms import resize_to, target_size
+from libradet.data.transforms.resize import resize_to, target_size
 from libradet.export.resizing import resize_onto_canvas, target_sides
 
 
-def image(height, width, seed=0):
-    noise = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=noise)
+def random_image(height, width, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=rng)
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 1500), st.integers(0, 1000))
-def test_sides_are_those_of_the_loader(height, width, short, more):
+def test_target_sides_are_those_of_the_data_loader(height, width, short, more):
     size = short, short + more
     assert target_sides(height, width, size, torch.zeros(0)).tolist() == list(target_size(height, width, size))
 
 
-def test_images_that_keep_their_size():
+def test_original_size():
     assert target_sides(7, 9, "original", torch.zeros(0)).tolist() == [7, 9]
 
 
@@ -31,24 +31,24 @@ def test_images_that_keep_their_size():
         *[((1, 1), (17, 9)), ((50, 3), (7, 90)), ((40, 40), (41, 39)), ((64, 64), (16, 128))],
     ],
 )
-def test_pixels_are_those_of_the_loader(source, target):
-    original = image(*source)
+def test_pixels_are_those_of_the_data_loader(source, target):
+    original = random_image(*source)
     canvas = resize_onto_canvas(original[None], torch.tensor(target), target[0] + 5, target[1] + 11)
     assert torch.equal(canvas[0, :, : target[0], : target[1]], resize_to(original, *target).float())
     assert not canvas[:, :, target[0] :].any()
     assert not canvas[:, :, :, target[1] :].any()
 
 
-def test_much_smaller_images_differ_by_rare_ties_only():
-    original = image(1200, 1600)
+def test_strong_downscaling_differs_only_in_rare_ties():
+    original = random_image(1200, 1600)
     canvas = resize_onto_canvas(original[None], torch.tensor([60, 80]), 60, 80)
-    apart = (canvas[0] - resize_to(original, 60, 80).float()).abs()
-    assert apart.max() <= 1
-    assert (apart > 0).float().mean() < 1e-3
+    difference = (canvas[0] - resize_to(original, 60, 80).float()).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 1e-3
 
 
-def test_images_of_a_batch_do_not_mix():
-    images = torch.stack([image(30, 40, seed) for seed in range(3)])
-    together = resize_onto_canvas(images, torch.tensor([45, 60]), 64, 64)
-    for one, own in zip(images, together, strict=True):
-        assert torch.equal(resize_onto_canvas(one[None], torch.tensor([45, 60]), 64, 64)[0], own)
+def test_images_of_a_batch_are_independent():
+    images = torch.stack([random_image(30, 40, seed) for seed in range(3)])
+    batch = resize_onto_canvas(images, torch.tensor([45, 60]), 64, 64)
+    for one, resized in zip(images, batch, strict=True):
+        assert torch.equal(resize_onto_canvas(one[None], torch.tensor([45, 60]), 64, 64)[0], resized)

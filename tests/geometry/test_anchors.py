@@ -43,7 +43,7 @@ def test_grid_by_hand():
     assert grid.tolist() == expected
 
 
-def test_rounded_anchors_are_torchvisions():
+def test_rounded_anchors_match_torchvision():
     sizes = ((32,), (64,), (128,), (256,), (512,))
     theirs = AnchorGenerator(sizes, (RATIOS,) * 5)
     maps = [torch.zeros(1, 1, CANVAS[0] // s, CANVAS[1] // s) for s, _ in RPN]
@@ -56,7 +56,7 @@ def test_rounded_anchors_are_torchvisions():
 
 
 @pytest.mark.parametrize(("kind", "levels"), [("rpn", RPN), ("retina", RETINA)])
-def test_anchors_are_mmdetections(parity, kind, levels):
+def test_anchors_match_mmdetection(parity, kind, levels):
     z = parity("anchors")
     sizes = torch.tensor([[240, 300]])
     shapes = [(-(-CANVAS[0] // stride), -(-CANVAS[1] // stride)) for stride, _ in levels]
@@ -69,7 +69,7 @@ def test_anchors_are_mmdetections(parity, kind, levels):
     assert torch.equal(inside[0], theirs)
 
 
-def test_inside_image_is_each_images_own():
+def test_inside_image_uses_the_size_of_each_image():
     inside = inside_image([(2, 2), (1, 1)], [8, 16], 1, torch.tensor([[16, 16], [8, 9], [1, 8]]))
     assert inside.tolist() == [
         [True, True, True, True, True],
@@ -79,7 +79,7 @@ def test_inside_image_is_each_images_own():
 
 
 @pytest.mark.parametrize("allowed", [0.0, 7.5])
-def test_anchors_that_cross_the_border(allowed):
+def test_within_border_matches_the_rule_for_one_anchor(allowed):
     """Against the rule for a single anchor."""
     anchors, sizes = torch.randint(-20, 90, (200, 4)).float(), torch.tensor([[64, 80], [50, 40]])
     found = within_border(anchors, sizes, allowed)

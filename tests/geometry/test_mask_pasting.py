@@ -17,7 +17,7 @@ def paste_mask(mask, box, height, width, threshold=0.5):
     return whole
 
 
-def test_crops_are_torchvisions_and_zero_where_not_valid():
+def test_crops_match_torchvision_and_are_zero_where_invalid():
     masks = (torch.rand(2, 3, 40, 50) < 0.5).to(torch.uint8)
     corner = torch.rand(2, 6, 2) * 20
     boxes = torch.cat([corner, corner + 3 + torch.rand(2, 6, 2) * 25], dim=2)
@@ -36,7 +36,7 @@ def test_a_full_mask_fills_its_box():
     np.testing.assert_array_equal(pasted, expected)
 
 
-def test_a_shape_comes_back_where_it_was():
+def test_crop_and_paste_restore_a_shape():
     y, x = torch.meshgrid(torch.arange(60) + 0.5, torch.arange(80) + 0.5, indexing="ij")
     shape = ((x - 40) / 25) ** 2 + ((y - 30) / 15) ** 2 <= 1
     box = torch.tensor([14.3, 14.6, 66.2, 45.7])
@@ -47,7 +47,7 @@ def test_a_shape_comes_back_where_it_was():
     assert (pasted & shape).sum() / (pasted | shape).sum() > 0.97
 
 
-def test_boxes_beyond_the_image_are_cut_and_empty_ones_paste_nothing():
+def test_boxes_outside_the_image_are_clipped_and_empty_ones_paste_nothing():
     pasted = paste_mask(torch.ones(28, 28), torch.tensor([-10.0, 20.0, 12.0, 90.0]), 40, 50)
     assert pasted[20:, :12].all()
     assert pasted.sum() == 20 * 12
@@ -55,7 +55,7 @@ def test_boxes_beyond_the_image_are_cut_and_empty_ones_paste_nothing():
 
 
 @given(st.integers(1, 40), st.integers(0, 3))
-def test_packing_loses_nothing(width, count):
+def test_pack_and_unpack_are_inverse(width, count):
     masks = torch.randint(0, 2, (count, 5, width), dtype=torch.uint8)
     packed = pack_masks(masks)
     assert packed.shape == (count, 5, -(-width // 8))
@@ -63,7 +63,7 @@ def test_packing_loses_nothing(width, count):
 
 
 @pytest.mark.parametrize("width", [64, 61])
-def test_packed_masks_are_cut_out_like_others_however_many(width):
+def test_packed_masks_are_cropped_like_unpacked_ones(width):
     masks = (torch.rand(2, 70, 24, width) < 0.5).to(torch.uint8)
     corner = torch.rand(2, 9, 2) * 20 - 4
     boxes = torch.cat([corner, corner + 1 + torch.rand(2, 9, 2) * 50], dim=2)
@@ -78,7 +78,7 @@ def test_packed_masks_are_cut_out_like_others_however_many(width):
     assert (crops[~valid] == 0).all()
 
 
-def test_targets_are_torchvisions_half_a_pixel_away():
+def test_targets_match_torchvision_up_to_half_a_pixel():
     """Torchvision cuts targets out without RoIAlign's half-pixel shift; apart from that they are the same."""
     masks = (torch.rand(5, 60, 80) < 0.5).to(torch.uint8)
     corner = torch.rand(12, 2) * 20
@@ -104,7 +104,7 @@ def pasting_case(count=40, height=70, width=90):
     return soft, torch.cat([corner, corner + 0.5 + torch.rand(count, 2) * 60], dim=1), height, width
 
 
-def test_pasting_is_mmdetections_and_detectron2s():
+def test_pasting_matches_mmdetection_and_detectron2():
     masks, boxes, height, width = pasting_case()
     expected = interpolated(masks, boxes, height, width)
     clear = ((expected - 0.5).abs() > 1e-5).numpy()
@@ -114,7 +114,7 @@ def test_pasting_is_mmdetections_and_detectron2s():
         np.testing.assert_array_equal(ours[clear[i]], (expected[i] >= 0.5).numpy()[clear[i]])
 
 
-def test_pasting_is_torchvisions_but_for_its_rounding_of_boxes():
+def test_pasting_matches_torchvision_except_for_its_rounding_of_boxes():
     """torchvision pastes into whole pixels: other masks, nowhere more than a pixel away."""
     masks, boxes, height, width = pasting_case(200)
     sides = boxes[:, 2:] - boxes[:, :2]

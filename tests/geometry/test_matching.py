@@ -9,9 +9,9 @@ from torchvision.ops import box_iou
 from libradet.geometry.matching import IGNORED, NEGATIVE, Matches, ignore_in_crowd, match
 
 SETTINGS = {
-    "rpn": {"positive": 0.7, "negative": 0.3, "low_quality": True, "min_positive": 0.3},
-    "retina": {"positive": 0.5, "negative": 0.4, "low_quality": True, "min_positive": 0.0},
-    "rcnn": {"positive": 0.5, "negative": 0.5, "low_quality": False, "min_positive": 0.5},
+    "rpn": {"fg_iou_thresh": 0.7, "bg_iou_thresh": 0.3, "allow_low_quality_matches": True, "min_pos_iou": 0.3},
+    "retina": {"fg_iou_thresh": 0.5, "bg_iou_thresh": 0.4, "allow_low_quality_matches": True, "min_pos_iou": 0.0},
+    "rcnn": {"fg_iou_thresh": 0.5, "bg_iou_thresh": 0.5, "allow_low_quality_matches": False, "min_pos_iou": 0.5},
 }
 
 
@@ -29,17 +29,17 @@ def small_boxes(draw, most):
     return torch.tensor([[x, y, x + s, y + (s + 1) // 2 * 2] for x, y, s in rows], dtype=torch.float32)
 
 
-def by_definition(candidates, gt, valid, positive, negative, low_quality, min_positive):
+def by_definition(candidates, gt, valid, *, fg_iou_thresh, bg_iou_thresh, allow_low_quality_matches, min_pos_iou):
     """Faster R-CNN, section 3.1.2, written out for every candidate."""
     iou = box_iou(candidates, gt).numpy() * valid.numpy()[None]
     result = []
     for row in iou:
         best = int(row.argmax())
-        result.append(best if row[best] >= positive else NEGATIVE if row[best] < negative else IGNORED)
-    if low_quality:
+        result.append(best if row[best] >= fg_iou_thresh else NEGATIVE if row[best] < bg_iou_thresh else IGNORED)
+    if allow_low_quality_matches:
         for g in range(len(gt)):
             top = iou[:, g].max()
-            if valid[g] and top > 0 and top >= min_positive:
+            if valid[g] and top > 0 and top >= min_pos_iou:
                 for a in np.flatnonzero(iou[:, g] == top):
                     result[a] = g
     return result, iou.max(1)
@@ -47,7 +47,7 @@ def by_definition(candidates, gt, valid, positive, negative, low_quality, min_po
 
 @settings(deadline=None, max_examples=150)
 @given(small_boxes(12), small_boxes(4), st.sampled_from(sorted(SETTINGS)), st.data())
-def test_every_candidate_is_matched_by_the_definition(candidates, gt, kind, data):
+def test_matches_follow_the_definition(candidates, gt, kind, data):
     valid = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(gt), max_size=len(gt))))
     matches = one(candidates, gt, valid, **SETTINGS[kind])
     expected, iou = by_definition(candidates, gt, valid, **SETTINGS[kind])
@@ -57,7 +57,7 @@ def test_every_candidate_is_matched_by_the_definition(candidates, gt, kind, data
 
 @pytest.mark.parametrize("case", ["random", "special", "empty"])
 @pytest.mark.parametrize("kind", ["rpn", "retina", "rcnn"])
-def test_matches_are_mmdetections(parity, case, kind):
+def test_matches_match_mmdetection(parity, case, kind):
     z = parity("assigner")
     gt = z[f"{case}.gt_bboxes"]
     valid = torch.ones(len(gt), dtype=torch.bool)
@@ -72,7 +72,7 @@ def test_matches_are_mmdetections(parity, case, kind):
     assert torch.equal(ours, theirs)
 
 
-def test_crowds_are_mmdetections_ignored_regions(parity):
+def test_crowds_match_mmdetections_ignored_regions(parity):
     z = parity("assigner")
     for case in ("random", "special"):
         gt, regions = z[f"{case}.gt_bboxes"], z["ignore_bboxes"]
@@ -80,7 +80,7 @@ def test_crowds_are_mmdetections_ignored_regions(parity):
         crowd = torch.tensor([False] * len(gt) + [True] * len(regions))[None]
         candidates = z[f"{case}.proposals"][None]
         matches = match(candidates, boxes, ~crowd, **SETTINGS["rcnn"])
-        ours = ignore_in_crowd(matches, candidates, boxes, crowd, coverage=0.5).gt[0]
+        ours = ignore_in_crowd(matches, candidates, boxes, crowd, ignore_iof_thresh=0.5).gt[0]
         theirs = z[f"{case}.rcnn_ignore.gt_inds"]
         # There, an object inside a region is ignored as well; here it stays a positive.
         positive = matches.gt[0] >= 0
@@ -89,22 +89,22 @@ def test_crowds_are_mmdetections_ignored_regions(parity):
         assert (ours == IGNORED).any()
 
 
-def test_matches_are_torchvisions_without_low_quality():
+def test_matches_equal_torchvisions_without_low_quality_matches():
     torch.manual_seed(0)
     corner = torch.rand(400, 2) * 100
     candidates = torch.cat([corner, corner + 5 + torch.rand(400, 2) * 60], 1)
     gt = candidates[:6] + torch.randn(6, 4)
     theirs = Matcher(0.5, 0.3, allow_low_quality_matches=False)(box_iou(gt, candidates))
-    assert torch.equal(one(candidates, gt, positive=0.5, negative=0.3).gt, theirs)
+    assert torch.equal(one(candidates, gt, fg_iou_thresh=0.5, bg_iou_thresh=0.3).gt, theirs)
 
 
-def test_low_quality_gives_the_same_positives_as_torchvision():
+def test_low_quality_matches_have_torchvisions_positives():
     torch.manual_seed(1)
     corner = torch.rand(400, 2) * 100
     candidates = torch.cat([corner, corner + 5 + torch.rand(400, 2) * 60], 1)
     gt = candidates[:6] + torch.randn(6, 4) * 8
     theirs = Matcher(0.9, 0.3, allow_low_quality_matches=True)(box_iou(gt, candidates))
-    ours = one(candidates, gt, positive=0.9, negative=0.3, low_quality=True).gt
+    ours = one(candidates, gt, fg_iou_thresh=0.9, bg_iou_thresh=0.3, allow_low_quality_matches=True).gt
     assert torch.equal(ours >= 0, theirs >= 0)
     assert torch.equal(ours == NEGATIVE, theirs == NEGATIVE)
 
@@ -134,5 +134,5 @@ def test_only_negatives_are_ignored_in_a_crowd_and_only_beyond_the_threshold():
 def test_an_iou_at_a_threshold_is_not_below_it():
     gt = torch.tensor([[0.0, 0, 4, 4]])
     candidates = torch.tensor([[0.0, 0, 2, 4], [0, 0, 1, 4], [0, 0, 1, 3.9]])  # IoU 1/2, 1/4 and less
-    matches = one(candidates, gt, positive=0.5, negative=0.25)
+    matches = one(candidates, gt, fg_iou_thresh=0.5, bg_iou_thresh=0.25)
     assert matches.gt.tolist() == [0, IGNORED, NEGATIVE]

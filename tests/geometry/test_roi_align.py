@@ -53,7 +53,7 @@ def grads(output, pyramid, seed=3):
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.floats(0, 1200), st.floats(0, 1200)), min_size=1, max_size=20))
-def test_levels_are_torchvisions(sides):
+def test_levels_match_torchvision(sides):
     boxes = torch.tensor([[3.0, 5.0, 3 + w, 5 + h] for w, h in sides])
     assert torch.equal(assign_levels(boxes, STRIDES), LevelMapper(2, 5)([boxes]))
 
@@ -67,7 +67,7 @@ def test_levels_change_at_the_canonical_sizes():
 
 @pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_values_and_gradients_are_torchvisions(memory_format):
+def test_values_and_gradients_match_torchvision(memory_format):
     pyramid, boxes = make_pyramid(), make_boxes()
     shaped = [x.detach().contiguous(memory_format=memory_format).requires_grad_() for x in pyramid]
     ours = pyramid_roi_align(shaped, boxes, torch.ones(2, 20, dtype=torch.bool), STRIDES, aligned=False)
@@ -93,7 +93,7 @@ def test_aligned_values_and_gradients(sampling_ratio, images):
 
 
 @pytest.mark.usefixtures("_threads")
-def test_invalid_boxes_give_zeros_and_no_gradient():
+def test_invalid_boxes_have_zero_features_and_no_gradient():
     pyramid, boxes = make_pyramid(), make_boxes()
     valid = torch.rand(2, 20, generator=torch.Generator().manual_seed(0)) < 0.5
     ours = pyramid_roi_align(pyramid, boxes, valid, STRIDES)
@@ -108,7 +108,7 @@ def test_invalid_boxes_give_zeros_and_no_gradient():
     assert all((g == 0).all() for g in grads(nothing, pyramid))
 
 
-def test_half_precision_is_computed_in_single():
+def test_half_precision_is_accumulated_in_float32():
     pyramid, boxes = make_pyramid(dtype=torch.bfloat16), make_boxes()
     valid = torch.ones(2, 20, dtype=torch.bool)
     ours = pyramid_roi_align(pyramid, boxes, valid, STRIDES)
@@ -118,14 +118,14 @@ def test_half_precision_is_computed_in_single():
     assert all(g.dtype == torch.bfloat16 for g in grads(ours, pyramid))
 
 
-def test_boxes_get_no_gradient():
+def test_boxes_receive_no_gradient():
     boxes = make_boxes().requires_grad_()
     pyramid_roi_align(make_pyramid(), boxes, torch.ones(2, 20, dtype=torch.bool), STRIDES).sum().backward()
     assert boxes.grad is None
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_operator_is_well_formed(memory_format):
+def test_opcheck(memory_format):
     pyramid = [x.detach().contiguous(memory_format=memory_format).requires_grad_() for x in make_pyramid()]
     boxes = make_boxes()
     levels = assign_levels(boxes, STRIDES)
@@ -135,7 +135,7 @@ def test_operator_is_well_formed(memory_format):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_agrees_with_cpu():
+def test_gpu_matches_cpu():
     pyramid, boxes = make_pyramid(), make_boxes()
     valid = torch.ones(2, 20, dtype=torch.bool)
     here = pyramid_roi_align(pyramid, boxes, valid, STRIDES)

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 
 import libradet
 from libradet.cli import main
+from libradet.cli.train import parse_train
 from libradet.errors import UserError
-from libradet.models.model_file import load_model, save_model
-from libradet.models.pretrained import pixel_statistics
-from libradet.train_options import parse_train
+from libradet.models.load_pretrained import pixel_statistics
+from libradet.models.serialization import load_model, save_model
 
 
 class Hostile:
@@ -48,14 +48,14 @@ def test_features_are_those_of_timm_with_these_weights(tmp_path, name, wrapped):
     image = torch.rand(1, 3, 64, 64)
     for here, there in zip(ours(image), theirs(image)[-4:], strict=True):
         torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-3 * float(there.abs().max()))
-    assert "left over" in ours.origin
+    assert "ignored" in ours.origin
 
 
 def test_what_was_used_and_what_was_left_over_is_said(tmp_path):
     save_file({**state_of("resnet18"), "extra.weight": torch.ones(2)}, tmp_path / "w.safetensors")
     model = created(tmp_path / "w.safetensors")
     assert model.backbone.origin.startswith("120 tensors of resnet18")
-    assert "3 left over (" in model.backbone.origin
+    assert "3 ignored (" in model.backbone.origin
     assert "extra.weight" in model.backbone.origin
     assert model.config.backbone.freeze_at == 2
     assert model.config.backbone.frozen_norm
@@ -117,23 +117,30 @@ def test_a_run_from_a_backbone(tmp_path, capsys):
         main(["data", "synthesize", str(tmp_path / "data"), "--size", "144", "96", "--train", "4", "--val", "2"]) == 0
     )
     save_file(state_of("tf_efficientnet_lite0"), tmp_path / "w.safetensors")
-    small = ["--detector.image.size", "[64, 96]", "--detector.pyramid.channels", "16", "--detector.roi.width", "16"]
-    options = ["--backbone", "tf_efficientnet_lite0", "--weights", str(tmp_path / "w.safetensors"), "--samples", "0"]
+    small = ["--detector.image.size", "[64, 96]", "--detector.pyramid.channels", "16", "--detector.roi.fc_dim", "16"]
+    options = [
+        "--backbone",
+        "tf_efficientnet_lite0",
+        "--weights",
+        str(tmp_path / "w.safetensors"),
+        "--num_val_images_logged",
+        "0",
+    ]
     run = [
         "train",
         "--data",
         str(tmp_path / "data"),
-        "--out",
+        "--output_dir",
         str(tmp_path / "run"),
-        "--workers",
+        "--num_workers",
         "0",
         *options,
         *small,
     ]
-    assert main([*run, "--epochs", "1", "--max_steps", "1", "--precision", "32", "--clip", "1"]) == 0
+    assert main([*run, "--max_epochs", "1", "--max_steps", "1", "--precision", "fp32", "--gradient_clip_val", "1"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "288 tensors of tf_efficientnet_lite0" in said
     assert "Unexpected keys" not in said
     assert load_model(tmp_path / "run" / "best.safetensors").config.image.mean == (127.5, 127.5, 127.5)
     (tmp_path / "w.safetensors").unlink()
-    assert main(["train", "--resume", str(tmp_path / "run"), "--max_steps", "2", "--epochs", "2"]) == 0
+    assert main(["train", "--resume", str(tmp_path / "run"), "--max_steps", "2", "--max_epochs", "2"]) == 0

@@ -10,7 +10,7 @@ import libradet
 from libradet.cli import main
 from libradet.errors import UserError
 from libradet.interop.loading import load_checkpoint
-from libradet.interop.saving import FAMILIES, save_as, to_foreign
+from libradet.interop.saving import WRITABLE_FORMATS, save_checkpoint_as, to_foreign_state_dict
 from libradet.models.zoo import make_config
 
 MMDET = {
@@ -59,12 +59,12 @@ def mmdet_file(shared_data: Path, name: str, out: Path, **meta) -> dict[str, Ten
 def test_every_tensor_of_mmdetections_is_used_once_and_goes_back(shared_data, tmp_path, name):
     state = mmdet_file(shared_data, name, tmp_path / "x")
     loaded = load_checkpoint(tmp_path / "x")
-    assert loaded.family == "mmdetection"
+    assert loaded.source == "mmdetection"
     assert loaded.model.config.model == MMDET[name]
     # Every value is somewhere, and as often: no two tensors are alike.
     ours = sorted(fingerprint(t) for t in loaded.model.state_dict().values())
     assert ours == sorted(fingerprint(t) for t in state.values())
-    back = to_foreign(loaded.model, "mmdet")
+    back = to_foreign_state_dict(loaded.model, "mmdet")
     assert back.keys() == state.keys()
     assert all(torch.equal(back[n], t) for n, t in state.items())
 
@@ -87,7 +87,7 @@ def test_where_mmdetections_tensors_go(shared_data, tmp_path):
         assert torch.equal(own[ours], state[theirs]), theirs
     assert model.class_names[:2] == ["person", "bicycle"]
     assert model.category_ids[-1] == 90
-    assert model.divisor == 32
+    assert model.size_divisible == 32
     align = model.config.roi.align
     assert (align.sampling_ratio, align.aligned) == (0, True)
 
@@ -99,7 +99,7 @@ def test_a_runners_checkpoint_is_a_detector(shared_data):
     model = libradet.load_model(path)
     assert model.config.model == "libra_faster_rcnn"
     assert model.config.pyramid.balanced.level == 2
-    assert model.config.rpn.test_proposals.per_level == 1000
+    assert model.config.rpn.test_proposals.pre_nms_top_n == 1000
     assert len(model.class_names) == 80
 
 
@@ -129,8 +129,17 @@ def test_settings_beside_the_weights_count(shared_data, tmp_path):
     assert config.rpn.anchors.scales == (4.0,)
     assert config.roi.align.sampling_ratio == 2
     proposals = config.rpn.test_proposals
-    assert (proposals.per_level, proposals.total, proposals.nms, proposals.min_size) == (300, 200, 0.6, 1.0)
-    assert (config.detections.score, config.detections.nms, config.detections.total) == (0.2, 0.4, 30)
+    assert (proposals.pre_nms_top_n, proposals.post_nms_top_n, proposals.nms_thresh, proposals.min_size) == (
+        300,
+        200,
+        0.6,
+        1.0,
+    )
+    assert (config.detections.score_thresh, config.detections.nms_thresh, config.detections.detections_per_img) == (
+        0.2,
+        0.4,
+        30,
+    )
 
 
 def test_mmdetection_1_has_background_first(shared_data, tmp_path):
@@ -173,7 +182,7 @@ def test_strangers_are_refused(tmp_path):
 
 def test_a_file_for_mmdetection(shared_data, tmp_path):
     state = mmdet_file(shared_data, "rpn_r50_fpn", tmp_path / "x")
-    save_as(libradet.load_model(tmp_path / "x"), "mmdet", tmp_path / "y")
+    save_checkpoint_as(libradet.load_model(tmp_path / "x"), "mmdet", tmp_path / "y")
     back = torch.load(tmp_path / "y", weights_only=True)["state_dict"]
     assert back.keys() == state.keys()
     assert all(torch.equal(back[n], t) for n, t in state.items())
@@ -210,8 +219,8 @@ D2 = ("backbone.bottom_up.stem.conv1", "backbone.fpn_lateral2", "proposal_genera
 @pytest.mark.parametrize("family", ["mmdet", "torchvision", "detectron2"])
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (0, 3, 1, 1), (2, 2, 2, 2), (3, 3)])
 def test_shapes_that_make_no_detector(tmp_path, family, shape):
-    known = FAMILIES.get(family)
-    names = [there for there, _ in known.layout(None, make_config("faster_rcnn", 3)).pairs] if known else D2
+    known = WRITABLE_FORMATS.get(family)
+    names = [there for there, _ in known.layout(None, make_config("faster_rcnn", 3)).key_map] if known else D2
     torch.save({f"{name}.weight": torch.zeros(shape) for name in names}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"x\.pth: a checkpoint of"):
         load_checkpoint(tmp_path / "x.pth")

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_building import image, records, write
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
 from libradet.data.read import check, read
 from libradet.data.records import Dataset
-from libradet.data.segmentations import plain_segmentation
+from libradet.data.segmentations import segmentation_to_json
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
 from libradet.interop.supervision import from_supervision, to_supervision, write_folder
 from libradet.utils.warnings_filter import supervision as sv
+from tests.helpers.data_building import records, sample_image, write
 
 
 def truth(dataset: Dataset, areas: bool = True) -> list[tuple]:
@@ -31,7 +31,7 @@ def truth(dataset: Dataset, areas: bool = True) -> list[tuple]:
             p.labels.tolist(),
             p.crowd.tolist(),
             p.area.tolist() if areas else None,
-            [None if s is None else plain_segmentation(s) for s in p.segmentations or ()],
+            [None if s is None else segmentation_to_json(s) for s in p.segmentations or ()],
         )
         for p in dataset.images
     ]
@@ -131,7 +131,7 @@ BOX = st.tuples(*[st.floats(0, 50, width=32)] * 2, *[st.floats(2, 13, width=32)]
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("one") / "p.png"
-    image(64, 64).save(path)
+    sample_image(64, 64).save(path)
     return path
 
 
@@ -154,7 +154,7 @@ def one_box(path: Path, **fields) -> sv.DetectionDataset:
 
 
 def test_masks_drawn_elsewhere(tmp_path):
-    image(64, 48).save(tmp_path / "p.png")
+    sample_image(64, 48).save(tmp_path / "p.png")
     mask = np.zeros((1, 48, 64), bool)
     mask[0, 5:9, 3:30:2] = True
     dataset, _ = from_supervision(one_box(tmp_path / "p.png", mask=mask))
@@ -165,7 +165,7 @@ def test_masks_drawn_elsewhere(tmp_path):
 
 
 def test_trouble_is_named(tmp_path):
-    image(64, 48).save(tmp_path / "p.png")
+    sample_image(64, 48).save(tmp_path / "p.png")
     with pytest.raises(UserError, match=r"p\.png: its boxes have no class_id"):
         from_supervision(one_box(tmp_path / "p.png", class_id=None))
     with pytest.raises(UserError, match=r"image files are missing.*q\.png"):
@@ -193,7 +193,7 @@ def test_a_folder_to_train_on(synthetic, tmp_path, monkeypatch):
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
-    image(64, 48).save(tmp_path / "p.png")
+    sample_image(64, 48).save(tmp_path / "p.png")
     good, bad = one_box(tmp_path / "p.png"), one_box(tmp_path / "q.png")
     with pytest.raises(UserError, match="missing"):
         write_folder(tmp_path / "data", train=good, val=bad)

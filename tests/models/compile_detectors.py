@@ -20,10 +20,10 @@ def check(name: str) -> None:
     """A training step and a detection, each without a graph break."""
     config = tiny_zoo_config(name.removesuffix("+"))
     if name.endswith("+"):
-        config.learned_weights, config.detections.suppression = True, "soft_linear"
+        config.uncertainty_weighting, config.detections.nms_type = True, "soft_linear"
         if config.roi is not None:
-            config.roi.iou, config.detections.quality = IoUConfig(), "guide" if config.cascade else "multiply"
-            config.detections.suppression = "nms" if config.cascade else "soft_gaussian"
+            config.roi.iou, config.detections.score_fusion = IoUConfig(), "iou_guided" if config.cascade else "multiply"
+            config.detections.nms_type = "nms" if config.cascade else "soft_gaussian"
     model = tiny_detector(config)
     batch = tiny_batch(size=(64, 128), proposals=20, masks=model.config.mask is not None)
     if batch.masks is not None:

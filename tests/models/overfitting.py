@@ -11,20 +11,20 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_iou
 
 from libradet.data.batch import Batch
-from libradet.data.loading.augmentation import NONE
-from libradet.data.loading.loader import make_loader
+from libradet.data.loader import make_loader
 from libradet.data.read import read
 from libradet.data.records import Dataset
 from libradet.data.synthesis.synthetic import synthesize
-from libradet.evaluation.coco_evaluator import CocoEvaluator
-from libradet.inference.detections import Detections
-from libradet.inference.originals import to_supervision
+from libradet.data.transforms.augmentation import NO_AUGMENTATION
+from libradet.evaluation.evaluator import CocoEvaluator
+from libradet.inference.postprocess import postprocess
+from libradet.models.build import create_model
 from libradet.models.config import DetectorConfig
-from libradet.models.create import create_model
 from libradet.models.detector import Detector
 from libradet.models.zoo import make_config
-from libradet.training.recipe import build_optimizer, resolve
-from libradet.training.settings import TrainConfig
+from libradet.structures import Detections
+from libradet.training.config import TrainConfig
+from libradet.training.optim import build_optimizer, resolve
 
 SIDE, IMAGES = 96, 4
 
@@ -33,17 +33,17 @@ def small_config(name: str, backbone: str = "test_resnet") -> DetectorConfig:
     """The zoo's entry with all its methods, narrow, for objects of 12 to 48 pixels."""
     config = make_config(name, 3, backbone)
     config.pyramid.channels = 64
-    config.image.size, config.image.divisor = (SIDE, SIDE), SIDE
+    config.image.size, config.image.size_divisible = (SIDE, SIDE), SIDE
     if config.rpn is not None:
         config.rpn.anchors.scales = (4.0,)
         for proposals in (config.rpn.train_proposals, config.rpn.test_proposals):
-            proposals.per_level, proposals.total = 200, 100
+            proposals.pre_nms_top_n, proposals.post_nms_top_n = 200, 100
     if config.roi is not None:
-        config.roi.width, config.roi.sampling.size = 128, 64
+        config.roi.fc_dim, config.roi.sampling.batch_size_per_image = 128, 64
     if config.mask is not None:
-        config.mask.channels, config.mask.convs = 32, 2
-    if config.dense is not None:
-        config.dense.anchors.scales, config.dense.convs = tuple(2 * 2 ** (i / 3) for i in range(3)), 1
+        config.mask.channels, config.mask.num_convs = 32, 2
+    if config.retinanet is not None:
+        config.retinanet.anchors.scales, config.retinanet.num_convs = tuple(2 * 2 ** (i / 3) for i in range(3)), 1
     return config
 
 
@@ -56,10 +56,10 @@ def few_images(folder: Path) -> tuple[Dataset, Batch]:
         size=(SIDE, SIDE),
         batch_size=IMAGES,
         training=True,
-        divisor=SIDE,
+        size_divisible=SIDE,
         workers=0,
         seed=0,
-        augmentation=NONE,
+        augmentation=NO_AUGMENTATION,
         masks=True,
     )
     return dataset, next(iter(loader))
@@ -82,12 +82,12 @@ def learn(config: DetectorConfig, batch: Batch, steps: int, lr: float) -> Detect
     """A detector after ``steps`` steps of SGD with warm-up, two drops and clipped gradients."""
     torch.manual_seed(0)
     model = create_model(config=config).train()
-    recipe = resolve(TrainConfig("", epochs=steps, lr=lr, warmup=10), batches_per_epoch=1)
+    recipe = resolve(TrainConfig("", max_epochs=steps, lr=lr, warmup_steps=10), batches_per_epoch=1)
     optimizer, schedule = build_optimizer(model, recipe, batches_per_epoch=1)
     for _ in range(steps):
         optimizer.zero_grad()
         torch.stack(list(model(batch).values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip_val)
         optimizer.step()
         schedule.step()
     return model.eval()
@@ -109,7 +109,7 @@ def mask_ap50(found: Detections, batch: Batch, folder: Path) -> float:
     """COCO's AP50 of masks, by pycocotools on the annotations as they were written."""
     truth, results = COCO(str(folder / "train.json")), []
     names = [category["name"] for category in truth.cats.values()]
-    for index, seen in zip(batch.index.tolist(), to_supervision(found, batch, names), strict=True):
+    for index, seen in zip(batch.index.tolist(), postprocess(found, batch, names), strict=True):
         for mask, label, score in zip(seen.mask, seen.class_id, seen.confidence, strict=True):
             results.append(
                 {

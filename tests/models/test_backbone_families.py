@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
-from libradet.models.backbones import STRIDES, Backbone
+from libradet.models.backbone import STRIDES, Backbone
 from libradet.models.config import BackboneConfig
-from libradet.models.model_file import load_model, save_model
+from libradet.models.serialization import load_model, save_model
 
 NAMES = ["resnet50", "resnet101", "resnext101_64x4d", "convnext_pico", "swin_tiny_patch4_window7_224"]
 CHANNELS = {"convnext_pico": [64, 128, 256, 512], "swin_tiny_patch4_window7_224": [96, 192, 384, 768]}
@@ -37,7 +37,7 @@ def test_features_of_any_canvas_are_channels_first(name, canvas):
 @pytest.mark.parametrize("name", marked(NAMES))
 def test_a_detector_trains_detects_and_survives_saving(name, tmp_path):
     config = tiny_zoo_config("libra_faster_rcnn")
-    config.backbone, config.image.divisor = BackboneConfig(name), 32
+    config.backbone, config.image.size_divisible = BackboneConfig(name), 32
     model, batch = tiny_detector(config), tiny_batch(size=(96, 160))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     losses = model(batch)

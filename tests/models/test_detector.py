@@ -4,8 +4,8 @@ from tiny_detectors import take_all_samples, tiny_batch, tiny_config, tiny_detec
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_iou
 
-from libradet.inference.detections import Detections
 from libradet.models.config import BalancedPyramidConfig, BoxLossConfig, DetectionConfig, IoUConfig
+from libradet.structures import Detections
 
 BATCHES = {
     "objects": {},
@@ -49,12 +49,12 @@ def switch_l1(config):
 
 
 def switch_hardest(config):
-    config.roi.sampling.positives = config.roi.sampling.negatives = "hardest"
-    config.rpn.sampling.positives = config.rpn.sampling.negatives = "hardest"
+    config.roi.sampling.positives = config.roi.sampling.negatives = "ohem"
+    config.rpn.sampling.positives = config.rpn.sampling.negatives = "ohem"
 
 
 def switch_pafpn(config):
-    config.pyramid.kind = "pafpn"
+    config.pyramid.type = "pafpn"
 
 
 def switch_class_agnostic(config):
@@ -62,7 +62,7 @@ def switch_class_agnostic(config):
 
 
 def switch_no_ground_truth_added(config):
-    config.roi.add_ground_truth = False
+    config.roi.add_gt_as_proposals = False
 
 
 def switch_bgr(config):
@@ -99,7 +99,7 @@ def test_every_batch_trains_every_parameter(name, objects):
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
-def test_every_part_is_a_switch_of_its_own(switch):
+def test_every_option_trains_and_detects(switch):
     config = tiny_config("faster_rcnn")
     switch(config)
     model = tiny_detector(config)
@@ -108,7 +108,7 @@ def test_every_part_is_a_switch_of_its_own(switch):
         assert model.eval()(tiny_batch()).valid.any()
 
 
-def test_a_training_lowers_the_loss():
+def test_training_lowers_the_loss():
     model, batch = tiny_detector(), tiny_batch()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     history = []
@@ -134,7 +134,7 @@ def test_losses_do_not_depend_on_how_ground_truths_are_padded():
         torch.testing.assert_close(model(padded)[key], value)
 
 
-def test_detections_keep_their_promises():
+def test_detections_are_sorted_clipped_and_after_nms():
     model = tiny_detector().eval()
     batch = tiny_batch(num_images=3)._replace(sizes=torch.tensor([[64, 96], [50, 96], [40, 33]]))
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_evaluation_is_deterministic_and_ignores_ground_truths():
     torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_neighbors_in_the_batch_change_nothing():
+def test_detections_do_not_depend_on_the_rest_of_the_batch():
     model, batch = tiny_detector().eval(), tiny_batch(num_images=3)
     with torch.no_grad():
         together = model(batch)
@@ -178,7 +178,7 @@ def test_neighbors_in_the_batch_change_nothing():
             torch.testing.assert_close(alone.scores[0], together.scores[i], atol=1e-4, rtol=0)
 
 
-def test_what_the_padding_holds_changes_nothing():
+def test_detections_do_not_depend_on_padding_values():
     model, batch = tiny_detector().eval(), tiny_batch()._replace(sizes=torch.tensor([[50, 80]] * 2))
     noisy = batch.images.clone()
     noisy[:, :, 50:] = 255
@@ -187,25 +187,25 @@ def test_what_the_padding_holds_changes_nothing():
         torch.testing.assert_close(model(batch), model(batch._replace(images=noisy)), rtol=0, atol=0)
 
 
-def test_integers_and_floats_are_the_same_image():
+def test_uint8_and_float_images_are_equivalent():
     model, batch = tiny_detector().eval(), tiny_batch()
     with torch.no_grad():
         torch.testing.assert_close(model(batch), model(batch._replace(images=batch.images.float())), rtol=0, atol=0)
 
 
-def test_features_are_the_levels():
+def test_extract_features_returns_the_pyramid_levels():
     model, batch = tiny_detector().eval(), tiny_batch(size=(128, 192))
     with torch.no_grad():
         levels = model.extract_features(batch)
     assert [tuple(x.shape) for x in levels] == [(2, 16, 128 // s, 192 // s) for s in (4, 8, 16, 32, 64)]
-    assert model.divisor == 64
+    assert model.size_divisible == 64
 
 
-def test_canvases_are_no_larger_than_the_pyramid_needs():
+def test_size_divisible_is_no_larger_than_needed():
     config = tiny_config("faster_rcnn")
-    assert tiny_detector(config).divisor == 32
-    config.image.divisor = 96
-    assert tiny_detector(config).divisor == 96
+    assert tiny_detector(config).size_divisible == 32
+    config.image.size_divisible = 96
+    assert tiny_detector(config).size_divisible == 96
 
 
 def test_images_are_normalized_and_padding_is_zero():
@@ -223,7 +223,7 @@ def test_images_are_normalized_and_padding_is_zero():
 
 
 def with_related_work(config):
-    config.roi.iou, config.learned_weights = IoUConfig(), True
+    config.roi.iou, config.uncertainty_weighting = IoUConfig(), True
 
 
 class NoWaiting(TorchDispatchMode):
@@ -250,7 +250,7 @@ class NoWaiting(TorchDispatchMode):
 @pytest.mark.parametrize(
     "wait", [lambda x: x.sum().item(), lambda x: bool(x[0] > 0), lambda x: x[x > 0], lambda x: x.new_tensor([1.0])]
 )
-def test_waiting_is_noticed(wait):
+def test_synchronization_is_detected(wait):
     with pytest.raises(AssertionError, match="waits"), NoWaiting():
         wait(torch.ones(3))
 
@@ -265,26 +265,26 @@ def test_waiting_is_noticed(wait):
         ("libra_faster_rcnn", with_related_work),
     ],
 )
-def test_a_training_step_waits_for_nothing(name, switch):
+def test_training_step_does_not_synchronize(name, switch):
     config = tiny_config(name)
     if switch:
         switch(config)
     model, batch = tiny_detector(config), tiny_batch()
     with NoWaiting() as mode:
         sum(model(batch).values()).backward()
-    assert {"suppress", "pyramid_roi_align", "pyramid_roi_align_backward", "convolution_backward"} <= mode.seen
+    assert {"batched_nms", "pyramid_roi_align", "pyramid_roi_align_backward", "convolution_backward"} <= mode.seen
 
 
 @pytest.mark.parametrize(
     ("detections", "operator"),
     [
-        ({}, "suppress"),
-        ({"suppression": "soft_gaussian"}, "soft_suppress"),
-        ({"quality": "multiply", "suppression": "soft_linear"}, "soft_suppress"),
-        ({"quality": "guide"}, "guided_suppress"),
+        ({}, "batched_nms"),
+        ({"nms_type": "soft_gaussian"}, "soft_nms"),
+        ({"score_fusion": "multiply", "nms_type": "soft_linear"}, "soft_nms"),
+        ({"score_fusion": "iou_guided"}, "iou_guided_nms"),
     ],
 )
-def test_a_detection_waits_for_nothing(detections, operator):
+def test_detection_does_not_synchronize(detections, operator):
     config = tiny_config()
     with_related_work(config)
     config.detections = DetectionConfig(**detections)

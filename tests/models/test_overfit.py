@@ -13,13 +13,13 @@ STEPS_AND_RATE = {"retinanet": (160, 0.02), "libra_retinanet": (160, 0.02), "lib
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 )
-def test_a_handful_of_images_is_learned_by_heart(name, tmp_path):
+def test_overfits_a_few_images(name, tmp_path):
     dataset, batch = few_images(tmp_path)
     batch = with_proposals(batch)
     steps, rate = STEPS_AND_RATE.get(name, (120, 0.015))
     model = learn(small_config(name), batch, steps, rate)
     found = detections_of(model, batch)
-    if model.config.proposes:
+    if model.config.is_proposal_model:
         assert recall(found, batch) >= 0.9
         return
     assert box_ap50(found, batch, dataset) >= 0.9

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_detectors import take_all_samples, tiny_batch, tiny_config
@@ -5,14 +7,14 @@ from torchvision.ops import batched_nms, box_iou
 
 from libradet.geometry.boxes import decode
 from libradet.models.config import AnchorConfig, ProposalConfig, RPNConfig, SamplingConfig
-from libradet.models.rpn import RPN, RPNOutput, propose, rpn_losses
+from libradet.models.rpn import RPNHead, RPNOutput, filter_proposals
 
 STRIDES = [4, 8, 16, 32, 64]
 
 
 def outputs(height, width, images=2, scale=8.0, seed=0):
     """What an RPN says on a canvas: values of a cell depend on its place only, not on the canvas."""
-    rpn, maps, logits, deltas, shapes = RPN(4, STRIDES, RPNConfig(AnchorConfig((scale,)))), {}, [], [], []
+    rpn, maps, logits, deltas, shapes = RPNHead(4, STRIDES, RPNConfig(AnchorConfig((scale,)))), {}, [], [], []
     for stride in STRIDES:
         g = torch.Generator().manual_seed(seed + stride)
         maps[stride] = torch.randn(images, 1024 // stride, 1024 // stride, 15, generator=g)
@@ -24,9 +26,22 @@ def outputs(height, width, images=2, scale=8.0, seed=0):
     return RPNOutput(torch.cat(logits, 1), torch.cat(deltas, 1), rpn(empty).anchors, shapes)
 
 
-def test_proposals_are_the_best_of_each_level_suppressed():
+def head(config, scale=8.0):
+    return RPNHead(4, STRIDES, replace(config, anchors=AnchorConfig((scale,))))
+
+
+def level_sizes(size):
+    return [3 * -(-size[0] // stride) * -(-size[1] // stride) for stride in STRIDES]
+
+
+def test_proposals_are_the_best_of_each_level_after_nms():
     output, sizes = outputs(128, 192), torch.tensor([[128, 192], [100, 150]])
-    found = propose(output, sizes, ProposalConfig(per_level=50, total=80, nms=0.6, min_size=2.0), 3)
+    found = filter_proposals(
+        output,
+        sizes,
+        ProposalConfig(pre_nms_top_n=50, post_nms_top_n=80, nms_thresh=0.6, min_size=2.0),
+        level_sizes((128, 192)),
+    )
     assert found.boxes.shape == (2, 80, 4)
     for b in range(2):
         boxes, scores, levels, start = [], [], [], 0
@@ -59,8 +74,10 @@ def test_proposals_are_the_best_of_each_level_suppressed():
         assert (found.scores[b, n:] == 0).all()
 
 
-def test_fewer_anchors_than_asked_for():
-    found = propose(outputs(64, 64), torch.tensor([[64, 64]] * 2), ProposalConfig(5000, 5000), 3)
+def test_fewer_anchors_than_pre_nms_top_n():
+    found = filter_proposals(
+        outputs(64, 64), torch.tensor([[64, 64]] * 2), ProposalConfig(5000, 5000), level_sizes((64, 64))
+    )
     assert found.boxes.shape == (2, 5000, 4)
     assert not found.valid[:, -1].any()
 
@@ -71,8 +88,8 @@ def test_losses_do_not_depend_on_the_padding(canvas, scale):
     """Objects at the right and lower edge too, where the best of all anchors lies in the padding."""
     batch = tiny_batch([(90, 10, 96, 60), (10, 50, 70, 64), (93, 40, 96, 43)], [0, 1, 2], size=(64, 96))
     config = take_all_samples(tiny_config()).rpn
-    config.match.min_positive = 0.05
-    tight, padded = (rpn_losses(outputs(*s, scale=scale), batch, config, STRIDES, 3) for s in ((64, 96), canvas))
+    config.match.min_pos_iou = 0.05
+    tight, padded = (head(config, scale).losses(outputs(*s, scale=scale), batch) for s in ((64, 96), canvas))
     for key, value in tight.items():
         torch.testing.assert_close(padded[key], value)
 
@@ -81,16 +98,16 @@ def test_an_object_at_the_edge_has_a_positive_anchor_inside():
     """The anchor around (96, 40), in the padding, would be its best."""
     batch = tiny_batch([(93, 38, 96, 42)], [0], num_images=1, size=(64, 96))
     config = take_all_samples(tiny_config()).rpn
-    config.match.min_positive = 0.05
-    assert rpn_losses(outputs(128, 128, 1, scale=1.0), batch, config, STRIDES, 3)["rpn_box"] > 0
+    config.match.min_pos_iou = 0.05
+    assert head(config, 1.0).losses(outputs(128, 128, 1, scale=1.0), batch)["rpn_box"] > 0
 
 
-def test_crowds_and_anchors_outside_are_no_negatives():
+def test_anchors_in_crowds_and_padding_are_not_negatives():
     """Only logits of anchors that are sampled have a gradient."""
     output, config = outputs(128, 128, 1), take_all_samples(tiny_config()).rpn
     output = output._replace(logits=output.logits.requires_grad_())
     batch = tiny_batch([(10, 10, 50, 50), (40, 20, 90, 60)], [1, 0], [False, True], num_images=1)
-    rpn_losses(output, batch, config, STRIDES, 3)["rpn_class"].backward()
+    head(config).losses(output, batch)["rpn_class"].backward()
     sampled = output.logits.grad[0] != 0
     x, y = ((output.anchors[:, i] + output.anchors[:, i + 2]) / 2 for i in (0, 1))
     inside = (x < 96) & (y < 64)
@@ -105,21 +122,21 @@ def test_crowds_and_anchors_outside_are_no_negatives():
     assert torch.equal(sampled, expected)
 
 
-def test_anchors_that_cross_the_border_count_only_where_they_are_allowed_to():
+def test_anchors_across_the_border_are_used_only_if_allowed():
     """Outputs that are wrong for just these anchors change the loss only if it sees them."""
     batch = tiny_batch()
     found = {}
     for allowed in (None, 0.0, 1e6):
-        everything = SamplingConfig(size=8192, positive_fraction=0.5)
+        everything = SamplingConfig(batch_size_per_image=8192, positive_fraction=0.5)
         config = RPNConfig(allowed_border=allowed, sampling=everything)
-        rpn = RPN(4, STRIDES, config)
+        rpn = RPNHead(4, STRIDES, config)
         output = rpn([torch.zeros(len(batch.images), 4, 128 // stride, 128 // stride) for stride in STRIDES])
         height, width = batch.sizes.min(0).values.tolist()
         ends = torch.tensor([width, height])
         crossing = (output.anchors[:, :2] < 0).any(1) | (output.anchors[:, 2:] >= ends).any(1)
         right = torch.zeros_like(output.logits)
         for name, logits in (("right", right), ("wrong", right + 50.0 * crossing)):
-            losses = rpn_losses(output._replace(logits=logits), batch, config, STRIDES, rpn.per_cell)
+            losses = rpn.losses(output._replace(logits=logits), batch)
             found[allowed, name] = float(losses["rpn_class"])
     assert found[None, "right"] != found[None, "wrong"]
     assert found[0.0, "right"] == pytest.approx(found[0.0, "wrong"])

@@ -92,16 +92,16 @@ def image() -> torch.Tensor:
 def our_config(backbone: str) -> DetectorConfig:
     config = make_config("faster_rcnn", CLASSES, backbone)
     config.backbone = BackboneConfig(backbone, frozen_norm=True)
-    config.pyramid.channels, config.roi.width = CHANNELS, HIDDEN
+    config.pyramid.channels, config.roi.fc_dim = CHANNELS, HIDDEN
     config.rpn.anchors.rounded = True
-    config.rpn.match.min_positive = 0.0
+    config.rpn.match.min_pos_iou = 0.0
     config.rpn.train_proposals = ProposalConfig(150, 200, 0.7, 1e-3)
     config.rpn.test_proposals = ProposalConfig(300, 400, 0.7, 1e-3)
-    config.rpn.sampling.size = 2**16
-    config.roi.sampling.size, config.roi.sampling.positive_fraction = 1024, 0.5
+    config.rpn.sampling.batch_size_per_image = 2**16
+    config.roi.sampling.batch_size_per_image, config.roi.sampling.positive_fraction = 1024, 0.5
     config.roi.align.aligned = False
     config.roi.box_loss = BoxLossConfig("smooth_l1", beta=1 / 9)
-    config.detections.score, config.detections.min_size = 0.3, 1e-2
+    config.detections.score_thresh, config.detections.min_size = 0.3, 1e-2
     return config
 
 

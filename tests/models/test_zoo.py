@@ -5,9 +5,9 @@ import torch
 from tiny_detectors import tiny_batch, tiny_config, tiny_detector
 
 from libradet.errors import UserError
+from libradet.models.build import create_model
 from libradet.models.config import BackboneConfig
-from libradet.models.create import create_model
-from libradet.models.model_file import save_model
+from libradet.models.serialization import save_model
 from libradet.models.zoo import make_config
 
 
@@ -18,11 +18,11 @@ def test_libra_is_faster_rcnn_and_the_papers_three_components():
     sampling, loss = libra.roi.sampling, libra.roi.box_loss
     assert (sampling.positives, sampling.negatives, sampling.num_bins) == ("instance_balanced", "iou_balanced", 3)
     assert (sampling.bins, loss.variant) == ("paper", "paper")
-    assert (loss.kind, loss.alpha, loss.gamma, loss.beta) == ("balanced_l1", 0.5, 1.5, 1.0)
+    assert (loss.type, loss.alpha, loss.gamma, loss.beta) == ("balanced_l1", 0.5, 1.5, 1.0)
     # Switched off again, nothing else is left of it.
     libra.model, libra.pyramid.balanced = plain.model, None
     libra.roi.sampling, libra.roi.box_loss = plain.roi.sampling, plain.roi.box_loss
-    libra.rpn.sampling.negatives_per_positive = None
+    libra.rpn.sampling.neg_pos_ub = None
     assert libra == plain
 
 
@@ -30,41 +30,46 @@ def test_libra_is_faster_rcnn_and_the_papers_three_components():
 def test_settings_are_those_of_the_authors(name):
     config = make_config(name)
     assert config.model == name
-    assert (config.pyramid.channels, config.pyramid.levels) == (256, 5)
+    assert (config.pyramid.channels, config.pyramid.num_levels) == (256, 5)
     assert (config.rpn.anchors.scales, config.rpn.anchors.ratios) == ((8.0,), (0.5, 1.0, 2.0))
     rpn, roi = config.rpn.match, config.roi.match
-    assert (rpn.positive, rpn.negative, rpn.min_positive, rpn.low_quality) == (0.7, 0.3, 0.3, True)
-    assert (roi.positive, roi.negative, roi.low_quality) == (0.5, 0.5, False)
-    assert (config.rpn.sampling.size, config.rpn.sampling.positive_fraction) == (256, 0.5)
-    assert (config.roi.sampling.size, config.roi.sampling.positive_fraction) == (512, 0.25)
+    assert (rpn.fg_iou_thresh, rpn.bg_iou_thresh, rpn.min_pos_iou, rpn.allow_low_quality_matches) == (
+        0.7,
+        0.3,
+        0.3,
+        True,
+    )
+    assert (roi.fg_iou_thresh, roi.bg_iou_thresh, roi.allow_low_quality_matches) == (0.5, 0.5, False)
+    assert (config.rpn.sampling.batch_size_per_image, config.rpn.sampling.positive_fraction) == (256, 0.5)
+    assert (config.roi.sampling.batch_size_per_image, config.roi.sampling.positive_fraction) == (512, 0.25)
     assert config.rpn.box_loss.beta == pytest.approx(1 / 9)
     for suppression, number in ((config.rpn.train_proposals, 2000), (config.rpn.test_proposals, 1000)):
-        assert (suppression.per_level, suppression.total, suppression.nms) == (number, number, 0.7)
+        assert (suppression.pre_nms_top_n, suppression.post_nms_top_n, suppression.nms_thresh) == (number, number, 0.7)
     found = config.detections
-    assert (found.score, found.nms, found.total) == (0.05, 0.5, 100)
+    assert (found.score_thresh, found.nms_thresh, found.detections_per_img) == (0.05, 0.5, 100)
     assert config.roi.box_std == (0.1, 0.1, 0.2, 0.2)
 
 
 def test_settings_of_one_stage_are_those_of_the_authors():
     plain, libra = make_config("retinanet"), make_config("libra_retinanet")
-    dense = plain.dense
-    assert (plain.pyramid.first_stride, plain.pyramid.levels, plain.pyramid.extra) == (8, 5, "conv_on_c5")
+    dense = plain.retinanet
+    assert (plain.pyramid.start_stride, plain.pyramid.num_levels, plain.pyramid.extra_levels) == (8, 5, "conv_on_c5")
     assert dense.anchors.scales == pytest.approx((4, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3)))
-    assert (dense.anchors.ratios, dense.convs, dense.prior) == ((0.5, 1.0, 2.0), 4, 0.01)
+    assert (dense.anchors.ratios, dense.num_convs, dense.prior_prob) == ((0.5, 1.0, 2.0), 4, 0.01)
     assert (dense.focal.gamma, dense.focal.alpha) == (2.0, 0.25)
-    assert (dense.match.positive, dense.match.negative, dense.match.min_positive) == (0.5, 0.4, 0.0)
-    assert (dense.box_loss.kind, dense.box_loss.beta) == ("smooth_l1", 0.11)
-    loss = libra.dense.box_loss
-    assert (loss.kind, loss.alpha, loss.gamma, loss.beta, loss.variant) == ("balanced_l1", 0.5, 1.5, 0.11, "paper")
+    assert (dense.match.fg_iou_thresh, dense.match.bg_iou_thresh, dense.match.min_pos_iou) == (0.5, 0.4, 0.0)
+    assert (dense.box_loss.type, dense.box_loss.beta) == ("smooth_l1", 0.11)
+    loss = libra.retinanet.box_loss
+    assert (loss.type, loss.alpha, loss.gamma, loss.beta, loss.variant) == ("balanced_l1", 0.5, 1.5, 0.11, "paper")
     assert (libra.pyramid.balanced.level, libra.pyramid.balanced.refine) == (1, "non_local")
     # Switched off again, nothing else is left of it.
-    libra.model, libra.pyramid.balanced, libra.dense.box_loss = plain.model, None, dense.box_loss
+    libra.model, libra.pyramid.balanced, libra.retinanet.box_loss = plain.model, None, dense.box_loss
     assert libra == plain
 
 
 def test_configurations_are_not_shared():
     a, b = make_config("libra_faster_rcnn"), make_config("libra_faster_rcnn")
-    a.roi.sampling.size = 7
+    a.roi.sampling.batch_size_per_image = 7
     a.rpn.anchors.scales = (1.0,)
     a.pyramid.balanced.level = 0
     assert b == make_config("libra_faster_rcnn")

@@ -12,8 +12,8 @@ def tiny_config(name: str = "libra_faster_rcnn", num_classes: int = 3, backbone:
     """The zoo's configuration on ResNet-18 with narrow heads."""
     config = make_config(name, num_classes, backbone)
     config.class_names = tuple(f"class_{i}" for i in range(num_classes))
-    config.pyramid.channels, config.roi.width = 16, 32
-    config.rpn.train_proposals.total = config.rpn.test_proposals.total = 60
+    config.pyramid.channels, config.roi.fc_dim = 16, 32
+    config.rpn.train_proposals.post_nms_top_n = config.rpn.test_proposals.post_nms_top_n = 60
     return config
 
 
@@ -23,21 +23,21 @@ def tiny_zoo_config(name: str, num_classes: int = 3) -> DetectorConfig:
     config.class_names = tuple(f"class_{i}" for i in range(num_classes))
     config.pyramid.channels = 16
     if config.rpn is not None:
-        config.rpn.train_proposals.total = config.rpn.test_proposals.total = 60
+        config.rpn.train_proposals.post_nms_top_n = config.rpn.test_proposals.post_nms_top_n = 60
     if config.roi is not None:
-        config.roi.width, config.roi.sampling.size = 32, 64
+        config.roi.fc_dim, config.roi.sampling.batch_size_per_image = 32, 64
     if config.mask is not None:
         config.mask.channels = 8
-    if config.dense is not None:
-        config.dense.convs, config.dense.prior = 2, 0.3
+    if config.retinanet is not None:
+        config.retinanet.num_convs, config.retinanet.prior_prob = 2, 0.3
     return config
 
 
 def take_all_samples(config: DetectorConfig) -> DetectorConfig:
     """Sampling without chance: there is room for every candidate."""
     for sampling in (config.rpn.sampling, config.roi.sampling):
-        sampling.size, sampling.positive_fraction, sampling.negatives_per_positive = 8192, 0.5, None
-    config.roi.sampling.size = 256
+        sampling.batch_size_per_image, sampling.positive_fraction, sampling.neg_pos_ub = 8192, 0.5, None
+    config.roi.sampling.batch_size_per_image = 256
     return config
 
 
@@ -45,7 +45,7 @@ def tiny_detector(config: DetectorConfig | None = None, seed: int = 0) -> Detect
     """Scores and boxes of a fresh detector hardly differ; this one's do."""
     torch.manual_seed(seed)
     model = Detector(config or tiny_config())
-    heads = {"rpn": (0.3, 0.05), "dense": (0.3, 0.05), "roi": (1.0, 0.2)}
+    heads = {"rpn": (0.3, 0.05), "retinanet": (0.3, 0.05), "roi": (1.0, 0.2)}
     for name, layer in model.named_modules():
         part, kind = name.split(".")[0], name.split(".")[-1]
         if part in heads and kind in ("logits", "deltas"):

@@ -1,104 +1,36 @@
-"""A run that is killed, interrupted and resumed ends as one that was left alone."""
-
-import gc
-import os
-import signal
-import threading
+"""Tests of what is read of a run folder before a run is resumed."""
 
 import pytest
 import torch
-from launching import wait_for
-from safetensors.torch import load_file
 
-from libradet.cli import main
-from libradet.training.checkpoints import read_checkpoint
-
-# Six batches per epoch; averaged weights and accumulated gradients have state of their own.
-SETTINGS = ("--ema", "0.9", "--accumulate", "2", "--save_steps", "1", "--eval_every", "2", "--epochs", "3")
+from libradet.cli.train import parse_train
+from libradet.errors import UserError
+from libradet.training.resume import ResumeState, find_checkpoint, read_checkpoint
 
 
-def rows(folder):
-    """Steps in metrics.csv."""
-    path = folder / "metrics.csv"
-    return [line.split(",")[0] for line in path.read_text().splitlines()[1:]] if path.exists() else []
+def test_a_folder_without_checkpoints_starts_at_the_beginning(tmp_path):
+    assert find_checkpoint(tmp_path) == (None, "")
+    assert ResumeState().batches == 0
 
 
-def weights(folder):
-    """Everything that training changes: weights, averaged weights, statistics, momentum."""
-    checkpoint = read_checkpoint(folder / "last.ckpt")
-    momentum = [state["momentum_buffer"] for state in checkpoint["optimizer_states"][0]["state"].values()]
-    return [*checkpoint["state_dict"].values(), *checkpoint["current_model_state"].values(), *momentum]
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"libradet": {"batches_done": 3, "circumstances": {"epochs": 12}}}, "written by an earlier version"),
+        ({"state_dict": {}}, "not a checkpoint of libradet train"),
+        ([1, 2], "not a checkpoint of libradet train"),
+    ],
+)
+def test_other_checkpoints_are_refused_in_one_line(tmp_path, content, message):
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=message) as error:
+        read_checkpoint(tmp_path / "last.ckpt")
+    assert str(error.value).startswith(str(tmp_path / "last.ckpt"))
+    assert len(str(error.value).splitlines()) == 1
 
 
-def assert_same(one, other):
-    assert len(one) == len(other)
-    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-@pytest.fixture(scope="module")
-def untouched(tiny_data, tiny, tmp_path_factory):
-    """A run that nothing happened to."""
-    out = tmp_path_factory.mktemp("untouched") / "run"
-    assert main(tiny(tiny_data, out, *SETTINGS)) == 0
-    return out
-
-
-def test_killed_in_the_middle_of_an_epoch(untouched, tiny_data, tiny, tmp_path, start):
-    out = tmp_path / "run"
-    run = start(tiny(tiny_data, out, *SETTINGS))
-    wait_for(lambda: len(rows(out)) >= 5, run)
-    run.send(signal.SIGKILL)
-    assert run.wait() == [-signal.SIGKILL]
-    done = read_checkpoint(out / "last.ckpt")["libradet"]["batches_done"]
-    assert done % 6 != 0, "this test is about a kill in the middle of an epoch"
-    assert done < 18
-    assert main(["train", "--resume", str(out)]) == 0
-    assert_same(weights(out), weights(untouched))
-    assert rows(out) == rows(untouched)
-    best, expected = load_file(out / "best.safetensors"), load_file(untouched / "best.safetensors")
-    assert all(torch.equal(best[name], value) for name, value in expected.items())
-
-
-def test_kept_images_change_nothing_and_leave_nothing(untouched, tiny_data, tiny, tmp_path, capfd):
-    out = tmp_path / "run"
-    assert main(tiny(tiny_data, out, *SETTINGS, "--cache", "disk", "--workers", "1")) == 0
-    assert_same(weights(out), weights(untouched))
-    gc.collect()
-    assert not list(out.glob("*.cache"))
-    assert "0.3 MB of images for each process, in the run folder" in " ".join(capfd.readouterr().out.split())
-
-
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_by_a_signal(untouched, tiny_data, tiny, tmp_path, capfd, signum, code):
-    out = tmp_path / "run"
-    before = signal.getsignal(signum)
-
-    def stop():
-        wait_for(lambda: len(rows(out)) >= 2)
-        os.kill(os.getpid(), signum)
-
-    thread = threading.Thread(target=stop)
-    thread.start()
-    assert main(tiny(tiny_data, out, *SETTINGS)) == code
-    thread.join()
-    assert signal.getsignal(signum) == before
-    said = capfd.readouterr().err
-    assert f"--resume {out}" in said
-    assert "Traceback" not in said
-    done = read_checkpoint(out / "last.ckpt")["libradet"]["batches_done"]
-    assert 4 <= done < 18
-    assert main(["train", "--resume", str(out)]) == 0
-    assert_same(weights(out), weights(untouched))
-    assert rows(out) == rows(untouched)
-
-
-@pytest.mark.parametrize("limit", ["--epochs", "--max_steps"])
-def test_stopped_between_two_epochs(tiny_data, tiny, tmp_path, limit):
-    """The end of a shortened run is the end of an epoch in a longer one."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    first, second = ("1", "2") if limit == "--epochs" else ("6", "8")
-    fixed = ("--steps", "[]", "--warmup", "0", "--ema", "0.9")
-    assert main(tiny(tiny_data, whole, *fixed, limit, second)) == 0
-    assert main(tiny(tiny_data, parts, *fixed, limit, first)) == 0
-    assert main(["train", "--resume", str(parts), limit, second]) == 0
-    assert_same(weights(parts), weights(whole))
+def test_the_configuration_of_an_earlier_version_is_refused_in_one_line(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: somewhere\nepochs: 3\n")
+    with pytest.raises(UserError, match=r"config.yaml: there is no key epochs; did you mean max_epochs\?") as error:
+        parse_train(["--resume", str(tmp_path)])
+    assert len(str(error.value).splitlines()) == 1

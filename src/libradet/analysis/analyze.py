@@ -1,4 +1,4 @@
-"""From a model and a dataset to the imbalance report: a page, its numbers and its figures in one folder."""
+"""Analyze a detector on a dataset: write the imbalance report with its numbers, tables and figures to one folder."""
 
 import io
 import json
@@ -7,220 +7,240 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from libradet.analysis.choosing import proposals_of, spread_evenly, subset
-from libradet.analysis.classes_and_errors import by_class, by_size, decompose, frequency_correlation
-from libradet.analysis.figure_style import save_png, style, to_svg
-from libradet.analysis.figures import make_figures
-from libradet.analysis.measuring import Drawing, Measured, Options, measure
-from libradet.analysis.objective_level import curves
-from libradet.analysis.page import render
-from libradet.analysis.page_parts import Page
-from libradet.analysis.sample_images import draw_samples, share_near
-from libradet.analysis.tables import make_tables, write_tables
-from libradet.analysis.verdict import judge
+from libradet.analysis.collect import (
+    AnalysisOptions,
+    Measurements,
+    SampleVisualization,
+    collect,
+    evenly_spaced,
+    subset,
+    subset_proposals,
+)
+from libradet.analysis.diagnose.diagnosis import diagnose
+from libradet.analysis.levels.objective import loss_curves
+from libradet.analysis.levels.outcome import class_results, compute_error_types, frequency_correlation, size_results
+from libradet.analysis.report.figure_style import report_style, save_png, to_svg
+from libradet.analysis.report.figures import count_near_objects, draw_samples, make_figures
+from libradet.analysis.report.render import render
+from libradet.analysis.report.tables import make_tables, write_tables
 from libradet.data.read import read
 from libradet.data.records import Dataset
 from libradet.errors import UserError
+from libradet.inference.proposals import check_config_proposals, load_config_proposals
+from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
-from libradet.models.proposal_needs import check_proposals, give
 from libradet.utils.atomic_io import atomic_folder
 
-PAGE, NUMBERS = "report.html", "report.json"
-OWN = (PAGE, NUMBERS, "tables", "figures")
-"""Everything that a report's folder holds."""
+HTML_FILE, JSON_FILE = "report.html", "report.json"
+REPORT_FILES = (HTML_FILE, JSON_FILE, "tables", "figures")
+"""Everything in the folder of a report."""
 
 
 def analyze(
     model: Detector,
     data: str | Path,
-    out: str | Path,
+    output_dir: str | Path,
     split: str = "val",
     *,
     name: str | Path = "model",
-    options: Options | None = None,
+    options: AnalysisOptions | None = None,
     proposals: str | Path | None = None,
     skip_broken: bool = False,
 ) -> dict[str, Any]:
-    """Write the imbalance report of ``model`` on one split of a dataset to the folder ``out``.
+    """Write the imbalance report of ``model`` on one split of a dataset to ``output_dir``.
 
-    The folder is there at once and whole, or not at all; one that holds an earlier report is replaced.
+    The folder is written atomically; one with an earlier report is replaced.
 
     Args:
-        split: "train", "val", ... or the layout's own name.
-        name: of the model's file, for the commands that the report gives.
-        options: how many images, seed, and so on.
-        proposals: file of proposals, or folder with one for each split, for a model without rpn.
-        skip_broken: leave out images that are missing or damaged, instead of refusing the split.
+        split: "train", "val", ... or the name that the dataset's format uses.
+        name: path of the model's file, for the commands in the report.
+        options: number of images, seed, and so on.
+        proposals: file of proposals, or folder with one for each split, for a model without RPN.
+        skip_broken: skip missing and damaged images instead of refusing the split.
 
     Returns:
-        what report.json holds.
+        the content of report.json.
 
     Raises:
-        UserError: nothing to look at, model and data that do not fit, or a folder that cannot be written.
+        UserError: the split has no objects, model and data do not fit, or the folder cannot be written.
     """
-    with atomic_folder(out, OWN) as folder:
-        found = look(model, data, split, name=name, options=options, proposals=proposals, skip_broken=skip_broken)
-        write(found, folder)
-    return found.report
+    with atomic_folder(output_dir, REPORT_FILES) as folder:
+        result = build_report(
+            model, data, split, name=name, options=options, proposals=proposals, skip_broken=skip_broken
+        )
+        write_report(result, folder)
+    return result.report
 
 
-class Found(NamedTuple):
-    """Attributes:
-    report: what report.json holds.
-    drawings: samples to draw.
-    dataset: the images that were looked at.
+class AnalysisResult(NamedTuple):
+    """An imbalance report, and what its figures need in addition.
+
+    Attributes:
+        report: the content of report.json.
+        visualizations: samples to draw.
+        dataset: the analyzed images.
     """
 
     report: dict[str, Any]
-    drawings: list[Drawing]
+    visualizations: list[SampleVisualization]
     dataset: Dataset
 
 
-def look(
+def build_report(
     model: Detector,
     data: str | Path,
     split: str = "val",
     *,
     name: str | Path = "model",
-    options: Options | None = None,
+    options: AnalysisOptions | None = None,
     proposals: str | Path | None = None,
     skip_broken: bool = False,
-) -> Found:
-    """Everything that the report says, with nothing written; see :func:`analyze`."""
-    options = options or Options()
+) -> AnalysisResult:
+    """Return the imbalance report without writing anything; see :func:`analyze`."""
+    options = options or AnalysisOptions()
     _check(options)
-    check_proposals(model.config, proposals)
+    check_config_proposals(model.config, proposals)
     dataset, checked = read(data, split, training=False, skip_broken=skip_broken, masks=False)
-    looked_at, rows = _choose(dataset, options.images, data)
-    given = proposals_of(give(model.config, proposals, dataset, training=False), rows)
-    measured = measure(model, looked_at, options, given)
-    skipped = [f"{s['count']} × {s['what']} left out" for s in checked.skipped]
-    notes = [*skipped, *checked.warnings, *measured.metrics["notes"]]
-    report = _report(model, dataset, looked_at, measured, options, {"model": str(name), "data": str(data)}, notes)
-    # As it will be read back: the page is made of what machines get.
-    return Found(json.loads(json.dumps(report)), measured.drawings, looked_at)
+    analyzed, rows = _select_images(dataset, options.max_images, data)
+    precomputed = load_config_proposals(model.config, proposals, dataset, training=False)
+    measurements = collect(model, analyzed, options, subset_proposals(precomputed, rows))
+    skipped = [f"{entry['count']} × {entry['reason']} skipped" for entry in checked.skipped]
+    metadata = _metadata(model, dataset, analyzed, options, name, data)
+    report = _assemble(model, analyzed, measurements, metadata)
+    report["notes"] = [*skipped, *checked.warnings, *measurements.metrics["notes"]]
+    # The page is rendered from the same values as a reader of report.json gets.
+    return AnalysisResult(json.loads(json.dumps(report)), measurements.visualizations, analyzed)
 
 
-def _check(options: Options) -> None:
-    for name, least in (("images", 1), ("gradient_images", 1), ("batch_size", 1), ("seed", 0)):
-        if getattr(options, name) < least:
-            raise UserError(f"{name} is {getattr(options, name)}; it has to be {least} or above")
+def _check(options: AnalysisOptions) -> None:
+    for name, minimum in (("max_images", 1), ("gradient_images", 1), ("batch_size", 1), ("seed", 0)):
+        if getattr(options, name) < minimum:
+            raise UserError(f"{name} is {getattr(options, name)}; it has to be {minimum} or above")
 
 
-def _choose(dataset: Dataset, limit: int, data: str | Path) -> tuple[Dataset, list[int]]:
-    rows = spread_evenly(len(dataset), limit) if len(dataset) else []
-    chosen = subset(dataset, rows)
-    if not any((~image.crowd).any() for image in chosen.images):
-        where = f"{len(rows)} images of {dataset.split} of {data}"
+def _select_images(dataset: Dataset, limit: int, data: str | Path) -> tuple[Dataset, list[int]]:
+    rows = evenly_spaced(len(dataset), limit) if len(dataset) else []
+    selected = subset(dataset, rows)
+    if not any((~image.crowd).any() for image in selected.images):
         raise UserError(
-            f"no objects are annotated in the {where}: there is no balance to look at; name another --split"
+            f"{data}: no objects are annotated in the {len(rows)} images of split {dataset.split}, so there is nothing "
+            "to analyze; name another --split"
         )
-    return chosen, rows
+    return selected, rows
 
 
-def _report(
+def _metadata(
     model: Detector,
     dataset: Dataset,
-    looked_at: Dataset,
-    measured: Measured,
-    options: Options,
-    names: dict[str, str],
-    notes: list[str],
+    analyzed: Dataset,
+    options: AnalysisOptions,
+    name: str | Path,
+    data: str | Path,
 ) -> dict[str, Any]:
     from libradet import __version__
 
-    metrics = measured.metrics
-    rows = [] if model.config.proposes else by_class(metrics, looked_at)
-    about = {
-        **names,
-        "data_name": Path(names["data"]).resolve().name,
-        "detector": model.config.model,
-        "backbone": model.config.backbone.name,
-        "proposes": model.config.proposes,
+    config = model.config
+    return {
+        "model": str(name),
+        "data": str(data),
+        "data_name": Path(data).resolve().name,
+        "detector": config.model,
+        "backbone": config.backbone.name,
+        "is_proposal_model": config.is_proposal_model,
         "split": dataset.split,
-        "images": len(looked_at),
+        "images": len(analyzed),
         "images_in_split": len(dataset),
-        "objects": sum(int((~image.crowd).sum()) for image in looked_at.images),
-        "size": options.size or list(model.config.image.size),
+        "objects": sum(int((~image.crowd).sum()) for image in analyzed.images),
+        "size": options.size or list(config.image.size),
         "seed": options.seed,
         "version": __version__,
     }
+
+
+def _assemble(
+    model: Detector, analyzed: Dataset, measurements: Measurements, metadata: dict[str, Any]
+) -> dict[str, Any]:
+    metrics, config = measurements.metrics, model.config
+    classes = [] if config.is_proposal_model else class_results(metrics, analyzed)
+    error_types = None if config.is_proposal_model else compute_error_types(analyzed, measurements.detections)
     report: dict[str, Any] = {
-        "about": about,
+        "metadata": metadata,
         "metrics": {key: value for key, value in metrics.items() if key.startswith(("AP", "AR"))},
-        "samples": measured.samples,
-        "drawings": _drawings(measured, looked_at),
-        "features": measured.features,
-        "levels": measured.levels,
-        "curves": curves(),
-        "errors": measured.errors,
-        "gradients": measured.gradients,
-        "classes": {"rows": rows, "correlation": frequency_correlation(rows)},
-        "sizes": by_size(metrics, looked_at),
-        "mistakes": None if model.config.proposes else decompose(looked_at, measured.rows),
-        "left_out": _left_out(model),
-        "notes": notes,
+        "samples": measurements.samples,
+        "sample_images": _sample_images(measurements, analyzed),
+        "features": measurements.features,
+        "levels": measurements.levels,
+        "curves": loss_curves(),
+        "errors": measurements.errors,
+        "gradients": measurements.gradients,
+        "classes": {"rows": classes, "correlation": frequency_correlation(classes)},
+        "sizes": size_results(metrics, analyzed),
+        "error_types": error_types,
+        "not_applicable": _not_applicable(config),
     }
-    report["verdict"] = judge(report, names["model"], model.config, names["data"])
+    report["diagnosis"] = diagnose(report, metadata["model"], config, metadata["data"])
     report["tables"] = make_tables(report)
     return report
 
 
-def _drawings(measured: Measured, dataset: Dataset) -> list[dict[str, Any]]:
-    found = []
-    for i, drawing in enumerate(measured.drawings):
-        row: dict[str, Any] = {"name": f"samples_{i + 1}", "stage": drawing.stage}
-        row["image"] = dataset.images[drawing.index].path.name
-        for sampler in drawing.chosen:
-            near, total = share_near(drawing, sampler)
+def _sample_images(measurements: Measurements, dataset: Dataset) -> list[dict[str, Any]]:
+    rows = []
+    for number, visualization in enumerate(measurements.visualizations, start=1):
+        row: dict[str, Any] = {"name": f"samples_{number}", "stage": visualization.stage}
+        row["image"] = dataset.images[visualization.index].path.name
+        for sampler in visualization.sampled:
+            near, total = count_near_objects(visualization, sampler)
             row[sampler] = {"near": near, "total": total}
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
-def _left_out(model: Detector) -> list[str]:
-    """What does not apply to this detector."""
-    config, said = model.config, []
+def _not_applicable(config: DetectorConfig) -> list[str]:
+    """Return the parts of the report that do not apply to a detector, and why."""
+    notes = []
     if config.roi is None:
-        said.append("There is no second stage: no proposals are sampled, no level is read by RoIAlign.")
-    if config.rpn is None and config.dense is None:
-        said.append("Proposals are given: there are no anchors to look at.")
-    if config.dense is not None:
-        said.append("One stage with focal loss learns from all anchors: positives are not sampled, so not balanced.")
-    if config.proposes:
-        said.append("Proposals have no classes: no AP by class, and no errors to tell apart.")
+        notes.append("RoI heads: the model has none, so no proposals are sampled and RoIAlign reads no level.")
+    if config.rpn is None and config.retinanet is None:
+        notes.append("Anchors: proposals are precomputed, so the model has none.")
+    if config.retinanet is not None:
+        notes.append("Positive sampling: a one-stage detector with focal loss trains on all anchors.")
+    if config.is_proposal_model:
+        notes.append("AP by class and error types: proposals have no classes.")
     if config.pyramid.balanced is None:
-        said.append("The pyramid is not balanced: levels are shown before balancing only.")
+        notes.append("Levels after balancing: the pyramid is not balanced.")
     if config.cascade is not None:
-        said.append("Of the cascade, the first stage is looked at; later ones see what it has refined.")
+        notes.append(
+            "Later stages of the cascade: only its first stage is analyzed; later ones train on refined boxes."
+        )
     if config.mask is not None:
-        said.append("Masks are not looked at, nor is their loss.")
-    return said
+        notes.append("Masks: neither they nor their loss are analyzed.")
+    return notes
 
 
-def write(found: Found, folder: Path) -> None:
-    """Page, numbers, tables and figures, into a folder that is empty."""
-    report = found.report
+def write_report(result: AnalysisResult, folder: Path) -> None:
+    """Write page, numbers, tables and figures to an empty folder."""
+    report = result.report
     figures = make_figures(report)
     (folder / "figures").mkdir()
-    with style():
+    with report_style():
         for name, figure in figures.items():
             save_png(figure, folder / "figures" / f"{name}.png")
-        drawn = {name: to_svg(figure, name) for name, figure in figures.items()}
-    images = _images(found)
+        svgs = {name: to_svg(figure, name) for name, figure in figures.items()}
+    images = _draw_sample_images(result)
     for name, content in images.items():
         (folder / "figures" / f"{name}.jpg").write_bytes(content)
     write_tables(report["tables"], folder / "tables")
-    as_text = {"encoding": "utf-8", "errors": "backslashreplace"}  # names of files need not be text
-    (folder / NUMBERS).write_text(json.dumps(report, indent=1, ensure_ascii=False), **as_text)
-    (folder / PAGE).write_text(render(Page(report, drawn, images)), **as_text)
+    encoding = {"encoding": "utf-8", "errors": "backslashreplace"}  # file names may contain undecodable bytes
+    (folder / JSON_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False), **encoding)
+    (folder / HTML_FILE).write_text(render(report, svgs, images), **encoding)
 
 
-def _images(found: Found) -> dict[str, bytes]:
+def _draw_sample_images(result: AnalysisResult) -> dict[str, bytes]:
+    """Return JPEG files by name."""
     files = {}
-    for row, drawing in zip(found.report["drawings"], found.drawings, strict=True):
-        for sampler in drawing.chosen:
+    for row, visualization in zip(result.report["sample_images"], result.visualizations, strict=True):
+        for sampler in visualization.sampled:
             file = io.BytesIO()
-            Image.fromarray(draw_samples(drawing, found.dataset, sampler)).save(file, "JPEG", quality=82)
+            Image.fromarray(draw_samples(visualization, result.dataset, sampler)).save(file, "JPEG", quality=82)
             files[f"{row['name']}_{sampler}"] = file.getvalue()
     return files

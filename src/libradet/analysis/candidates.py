@@ -1,7 +1,9 @@
-"""What each stage of a detector could learn from: its candidates, what they stand for, how wrong it is about them."""
+"""Candidates of each stage of a detector, matched as in training, with their losses and regression errors."""
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,71 +11,120 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from libradet.analysis.watching import Seen
 from libradet.data.batch import Batch
 from libradet.geometry.boxes import encode
+from libradet.geometry.indexing import gather_rows
 from libradet.geometry.matching import Matches
 from libradet.geometry.roi_align import assign_levels
-from libradet.models.anchor_grid import match_anchors
-from libradet.models.cascade import stage_configs
+from libradet.models.box_head import BoxHead, labels_of, match_proposals, select_class, training_candidates
 from libradet.models.config import BoxLossConfig, DetectorConfig, RoIConfig, SamplingConfig
 from libradet.models.detector import Detector
-from libradet.models.roi_head import (
-    BoxHead,
-    given_proposals,
-    judge,
-    labels_of,
-    match_proposals,
-    of_class,
-    training_candidates,
-)
-from libradet.models.rpn import propose
-from libradet.models.samples import take
+from libradet.models.retinanet_head import RetinaNetOutput
+from libradet.models.roi_heads import precomputed_proposals, stage_configs
+from libradet.models.rpn import RPNOutput
 
-# Regions that go through the box head together: memory, not numbers, depends on it.
 _CHUNK = 256
+"""Proposals that go through the box head together; affects memory, not results."""
+
+
+@dataclass
+class Activations:
+    """Intermediate outputs of a detector for the last batch.
+
+    Attributes:
+        pyramid: levels before balancing.
+        balanced: levels that the heads receive; the same as ``pyramid`` in a detector without balancing.
+        rpn, retinanet: predictions for every anchor.
+    """
+
+    pyramid: list[Tensor] = field(default_factory=list)
+    balanced: list[Tensor] = field(default_factory=list)
+    rpn: RPNOutput | None = None
+    retinanet: RetinaNetOutput | None = None
+
+
+@contextmanager
+def without_mask_head(model: Detector) -> Iterator[None]:
+    """Detect boxes only within the context."""
+    mask, model.mask = model.mask, None
+    try:
+        yield
+    finally:
+        model.mask = mask
+
+
+@contextmanager
+def capture_activations(model: Detector) -> Iterator[Activations]:
+    """Capture the outputs of pyramid and heads within the context, with forward hooks."""
+    activations = Activations()
+
+    def pyramid(module: Any, inputs: Any, output: list[Tensor]) -> None:
+        # Gradients at the levels are needed even if every layer before them is frozen.
+        for level in output:
+            if not level.requires_grad and not level.is_inference():
+                level.requires_grad_()
+        activations.pyramid = activations.balanced = list(output)
+
+    def balanced(module: Any, inputs: Any, output: list[Tensor]) -> None:
+        activations.balanced = list(output)
+
+    def rpn(module: Any, inputs: Any, output: RPNOutput) -> None:
+        activations.rpn = output
+
+    def retinanet(module: Any, inputs: Any, output: RetinaNetOutput) -> None:
+        activations.retinanet = output
+
+    hooks = ((model.pyramid, pyramid), (model.balance, balanced), (model.rpn, rpn), (model.retinanet, retinanet))
+    handles = [module.register_forward_hook(hook) for module, hook in hooks if module is not None]
+    try:
+        yield activations
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a detector that learns from matched candidates.
+    """A stage of a detector that is trained on matched candidates.
 
     Attributes:
-        key: its name in reports and options: ``rpn``, ``roi`` or ``dense``.
-        candidates: what it chooses from.
-        sampling: how it chooses; for ``dense``, which learns from all, how an RPN would.
-        max_iou: below which a candidate is a negative.
-        box_loss: its localization loss.
-        class_weight: of its classification loss; None where it has none.
+        key: name in reports and options: ``rpn``, ``roi`` or ``retinanet``.
+        candidates: kind of candidates.
+        sampling: sampler; for ``retinanet``, which trains on all anchors, that of an RPN.
+        max_iou: candidates below this IoU are negatives.
+        box_loss: box regression loss.
+        cls_loss_weight: weight of the classification loss; None if it is fixed.
     """
 
-    key: Literal["rpn", "roi", "dense"]
+    key: Literal["rpn", "roi", "retinanet"]
     candidates: Literal["anchors", "proposals"]
     sampling: SamplingConfig
     max_iou: float
     box_loss: BoxLossConfig
-    class_weight: float | None = None
+    cls_loss_weight: float | None = None
 
     @property
-    def samples(self) -> bool:
-        """Whether it chooses at all."""
-        return self.key != "dense"
+    def uses_sampling(self) -> bool:
+        """Whether the stage samples its candidates, instead of training on all."""
+        return self.key != "retinanet"
 
     @property
-    def unit(self) -> float:
-        """The regression error at which the linear part of its loss begins; β of losses that have none is the zoo's."""
-        if self.box_loss.kind in ("smooth_l1", "balanced_l1"):
+    def beta(self) -> float:
+        """Regression error at which the linear part of the loss begins; the zoo's β for losses without one."""
+        if self.box_loss.type in ("smooth_l1", "balanced_l1"):
             return self.box_loss.beta
         return 1.0 if self.key == "roi" else 1 / 9
 
 
 class Candidates(NamedTuple):
-    """Attributes:
-    boxes: xyxy in pixels of the resized image.
-    matches: the ground truth that each stands for, and its IoU.
-    loss: classification loss of each.
-    errors: predicted minus target deltas; means something for positives alone.
-    levels: index of the pyramid level that each belongs to or is read from.
+    """Candidates of a stage.
+
+    Attributes:
+        boxes: xyxy in pixels of the resized image.
+        matches: matched ground truth and IoU of each candidate.
+        loss: classification loss of each candidate.
+        errors: predicted minus target deltas; meaningful for positives only.
+        levels: index of the pyramid level of an anchor, or that RoIAlign reads for a proposal.
     """
 
     boxes: Float[Tensor, "B N 4"]
@@ -83,94 +134,93 @@ class Candidates(NamedTuple):
     levels: Int[Tensor, "B N"]
 
 
-def stages(config: DetectorConfig) -> list[Stage]:
-    """Those that a detector has, in the order of its road. Of a cascade, the first second stage stands for all."""
-    found: list[Stage] = []
-    if config.dense is not None:
-        dense, sampling = config.dense, SamplingConfig(size=256, positive_fraction=0.5)
-        found.append(Stage("dense", "anchors", sampling, dense.match.negative, dense.box_loss, dense.class_weight))
+def stages_of(config: DetectorConfig) -> list[Stage]:
+    """Return the stages of a detector in the order of its forward pass; of a cascade only the first RoI stage."""
+    stages: list[Stage] = []
+    if config.retinanet is not None:
+        head, sampling = config.retinanet, SamplingConfig(batch_size_per_image=256, positive_fraction=0.5)
+        stages.append(
+            Stage("retinanet", "anchors", sampling, head.match.bg_iou_thresh, head.box_loss, head.cls_loss_weight)
+        )
     if config.rpn is not None:
         rpn = config.rpn
-        found.append(Stage("rpn", "anchors", rpn.sampling, rpn.match.negative, rpn.box_loss))
+        stages.append(Stage("rpn", "anchors", rpn.sampling, rpn.match.bg_iou_thresh, rpn.box_loss))
     if config.roi is not None:
-        roi = first_second_stage(config)
-        found.append(Stage("roi", "proposals", roi.sampling, roi.match.negative, roi.box_loss, roi.class_weight))
-    return found
+        roi = first_roi_config(config)
+        stages.append(
+            Stage("roi", "proposals", roi.sampling, roi.match.bg_iou_thresh, roi.box_loss, roi.cls_loss_weight)
+        )
+    return stages
 
 
-def first_second_stage(config: DetectorConfig) -> RoIConfig:
-    """The configuration of the second stage, or of a cascade's first."""
+def first_roi_config(config: DetectorConfig) -> RoIConfig:
+    """Return the configuration of the RoI heads, of a cascade that of its first stage."""
     assert config.roi is not None
     return config.roi if config.cascade is None else stage_configs(config.roi, config.cascade)[0]
 
 
-def candidates_of(stage: Stage, model: Detector, seen: Seen, batch: Batch) -> Candidates:
-    """What ``stage`` could learn from in the batch that ``seen`` holds, matched as in training."""
+def candidates_of(stage: Stage, model: Detector, activations: Activations, batch: Batch) -> Candidates:
+    """Return the candidates of a stage in the batch that ``activations`` belong to, matched as in training."""
     if stage.key == "roi":
-        return _proposals(model, seen, batch)
-    return _anchors(model, seen, batch) if stage.key == "rpn" else _dense_anchors(model, seen, batch)
+        return _proposals(model, activations, batch)
+    if stage.key == "rpn":
+        return _rpn_anchors(model, activations, batch)
+    return _retinanet_anchors(model, activations, batch)
 
 
-def _anchors(model: Detector, seen: Seen, batch: Batch) -> Candidates:
-    output, rpn, config = seen.rpn, model.rpn, model.config.rpn
+def _rpn_anchors(model: Detector, activations: Activations, batch: Batch) -> Candidates:
+    output, rpn = activations.rpn, model.rpn
     assert output is not None
     assert rpn is not None
-    assert config is not None
-    own = (output.anchors, output.shapes, model.strides, rpn.per_cell, batch)
-    anchors, matches = match_anchors(*own, config.match, config.allowed_border)
+    anchors, matches = rpn.match(output, batch)
     loss = F.binary_cross_entropy_with_logits(output.logits, (matches.gt >= 0).float(), reduction="none")
-    errors = output.deltas - encode(anchors, take(batch.boxes, matches.gt))
-    return Candidates(anchors, matches, loss, errors, _anchor_levels(output.shapes, rpn.per_cell, anchors))
+    errors = output.deltas - encode(anchors, gather_rows(batch.boxes, matches.gt))
+    levels = _anchor_levels(rpn.anchor_generator.level_sizes(output.shapes), anchors)
+    return Candidates(anchors, matches, loss, errors, levels)
 
 
-def _dense_anchors(model: Detector, seen: Seen, batch: Batch) -> Candidates:
-    output, head, config = seen.dense, model.dense, model.config.dense
+def _retinanet_anchors(model: Detector, activations: Activations, batch: Batch) -> Candidates:
+    output, head = activations.retinanet, model.retinanet
     assert output is not None
     assert head is not None
-    assert config is not None
-    own = (output.anchors, output.shapes, model.strides, head.per_cell, batch)
-    anchors, matches = match_anchors(*own, config.match)
+    anchors, matches = head.match(output, batch)
     labels = labels_of(matches.gt, batch, head.num_classes)
     targets = (labels[..., None] == torch.arange(head.num_classes, device=labels.device)).float()
-    loss = sigmoid_focal_loss(output.logits, targets, config.focal.alpha, config.focal.gamma).sum(-1)
-    errors = output.deltas - encode(anchors, take(batch.boxes, matches.gt))
-    return Candidates(anchors, matches, loss, errors, _anchor_levels(output.shapes, head.per_cell, anchors))
+    loss = sigmoid_focal_loss(output.logits, targets, head.config.focal.alpha, head.config.focal.gamma).sum(-1)
+    errors = output.deltas - encode(anchors, gather_rows(batch.boxes, matches.gt))
+    levels = _anchor_levels(head.anchor_generator.level_sizes(output.shapes), anchors)
+    return Candidates(anchors, matches, loss, errors, levels)
 
 
-def _proposals(model: Detector, seen: Seen, batch: Batch) -> Candidates:
-    config, head = first_second_stage(model.config), _first_head(model)
-    if seen.rpn is not None and model.rpn is not None and model.config.rpn is not None:
-        proposals = propose(seen.rpn, batch.sizes, model.config.rpn.train_proposals, model.rpn.per_cell)
+def _proposals(model: Detector, activations: Activations, batch: Batch) -> Candidates:
+    assert model.roi is not None
+    head = model.roi.box_heads[0]
+    config = head.config
+    if activations.rpn is not None and model.rpn is not None:
+        proposals = model.rpn.propose(activations.rpn, batch.sizes, training=True)
     else:
-        proposals = given_proposals(batch)
+        proposals = precomputed_proposals(batch)
     boxes, valid = training_candidates(proposals, batch, config)
     matches = match_proposals(boxes, valid, batch, config)
-    logits, deltas = _judge(head, seen.balanced, model.strides, boxes, valid, config)
-    labels = labels_of(matches.gt, batch, head.logits.out_features - 1)
+    logits, deltas = _run_box_head(head, activations.balanced, boxes, valid)
+    labels = labels_of(matches.gt, batch, head.num_classes)
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
-    errors = of_class(deltas, labels) - encode(boxes, take(batch.boxes, matches.gt), config.box_std)
+    errors = select_class(deltas, labels) - encode(boxes, gather_rows(batch.boxes, matches.gt), config.box_std)
     align = config.align
-    levels = assign_levels(boxes, model.strides[: align.levels], align.canonical_size, align.canonical_level)
+    levels = assign_levels(boxes, model.strides[: align.num_levels], align.canonical_size, align.canonical_level)
     return Candidates(boxes, matches, loss, errors, levels)
 
 
-def _first_head(model: Detector) -> BoxHead:
-    head = model.roi if isinstance(model.roi, BoxHead) else next(iter(model.roi.children())) if model.roi else None
-    assert isinstance(head, BoxHead)
-    return head
-
-
-def _judge(
-    head: BoxHead, pyramid: list[Tensor], strides: list[int], boxes: Tensor, valid: Tensor, config: RoIConfig
+def _run_box_head(
+    head: BoxHead, features: list[Tensor], boxes: Tensor, valid: Tensor
 ) -> tuple[Float[Tensor, "B N C1"], Float[Tensor, "B N C4 4"]]:
     parts = [
-        judge(head, pyramid, some, real, strides, config)
-        for some, real in zip(boxes.split(_CHUNK, 1), valid.split(_CHUNK, 1), strict=True)
+        head.run_box_head(features, box_chunk, valid_chunk)
+        for box_chunk, valid_chunk in zip(boxes.split(_CHUNK, 1), valid.split(_CHUNK, 1), strict=True)
     ]
     return torch.cat([part.logits for part in parts], 1), torch.cat([part.deltas for part in parts], 1)
 
 
-def _anchor_levels(shapes: list[tuple[int, int]], per_cell: int, anchors: Tensor) -> Int[Tensor, "B N"]:
-    counts = torch.tensor([height * width * per_cell for height, width in shapes])
-    levels = torch.arange(len(shapes)).repeat_interleave(counts)
+def _anchor_levels(level_sizes: list[int], anchors: Tensor) -> Int[Tensor, "B N"]:
+    levels = torch.arange(len(level_sizes)).repeat_interleave(torch.tensor(level_sizes))
     return levels.to(anchors.device).expand(len(anchors), -1)

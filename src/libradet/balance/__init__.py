@@ -1,14 +1,14 @@
-"""The paper: balanced sampling, balanced feature pyramid, balanced L1 (Libra R-CNN, section 3).
+"""Components of the paper: balanced sampling, balanced feature pyramid, balanced L1 (Libra R-CNN, section 3).
 
-Depends on torch only; usable on its own in any detector.
+Depends on torch only, and can be used in any detector.
 """
 
 from libradet.balance.losses import BalancedL1Loss, balanced_l1_loss
 from libradet.balance.pyramid import BalancedFeaturePyramid
 from libradet.balance.sampling import (
-    hardest_priority,
     instance_balanced_priority,
     iou_balanced_priority,
+    ohem_priority,
     random_priority,
     select,
 )
@@ -17,9 +17,9 @@ __all__ = [
     "BalancedFeaturePyramid",
     "BalancedL1Loss",
     "balanced_l1_loss",
-    "hardest_priority",
     "instance_balanced_priority",
     "iou_balanced_priority",
+    "ohem_priority",
     "random_priority",
     "select",
 ]

@@ -15,26 +15,26 @@ def balanced_l1_loss(
     beta: float = 1.0,
     variant: Literal["paper", "mmdet"] = "paper",
 ) -> Float[Tensor, "*N"]:
-    """Balanced L1 of each error (paper 3.3, equations 5 to 9), with nothing summed.
+    """Return the balanced L1 loss of each error (paper 3.3, equations 5 to 9), without reduction.
 
     With b = exp(γ/α) - 1 and x = |error|::
 
         x < β:  α/b * (bx + β) * ln(bx/β + 1) - αx        gradient α * ln(bx/β + 1)
         else:   γx + γβ/b - αβ                            gradient γ
 
-    Value and slope are continuous at β, the paper's form is β = 1. So α raises the share of accurate
-    samples (inliers) in the gradient, and γ bounds that of outliers.
+    Value and slope are continuous at β; the paper has β = 1. A smaller α increases the gradient of accurate samples
+    (inliers), and γ bounds the gradient of outliers.
 
     Args:
         error: predicted minus target deltas.
-        beta: where the linear part starts; above 0.
+        beta: error at which the linear part starts; above 0.
         variant: ``"mmdet"`` reproduces mmdetection's formula, which differs where β ≠ 1: its gradient
             does not vanish with the error, and its value jumps at β.
     """
     x = error.abs()
     b = math.expm1(gamma / alpha)
     offset = beta if variant == "paper" else 1.0
-    # The branch not taken must stay finite, or its gradient would turn into NaN: where() passes 0 * inf on.
+    # The branch that where() does not select must stay finite: its gradient would be 0 times infinity, which is NaN.
     inner = x.clamp(max=beta)
     small = alpha / b * (b * inner + offset) * torch.log1p(b * inner / beta) - alpha * inner
     large = gamma * x + gamma * offset / b - alpha * beta
@@ -49,6 +49,6 @@ class BalancedL1Loss(nn.Module):
         self.alpha, self.gamma, self.beta = alpha, gamma, beta
 
     def forward(self, predictions: Float[Tensor, "N 4"], targets: Float[Tensor, "N 4"]) -> Float[Tensor, ""]:
-        """0 when there are no rows."""
+        """Return the loss; 0 if there are no rows."""
         loss = balanced_l1_loss(predictions - targets, self.alpha, self.gamma, self.beta)
         return loss.sum() / max(len(predictions), 1)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 def rescale(x: Float[Tensor, "B C _ _"], height: int, width: int) -> Float[Tensor, "B C height width"]:
-    """Nearest interpolation up, max-pooling down.
+    """Upsample by nearest interpolation, or downsample by max pooling.
 
-    Sizes that are whole multiples, as all are on a padded canvas, take the fixed kernels that every
-    exporter knows.
+    Sizes that are integer multiples, as those of a padded batch are, use max pooling of a fixed kernel, which all
+    exporters support.
     """
     h, w = x.shape[-2:]
     if (h, w) == (height, width):
@@ -28,8 +28,9 @@ def rescale(x: Float[Tensor, "B C _ _"], height: int, width: int) -> Float[Tenso
 class NonLocal2d(nn.Module):
     """Embedded-Gaussian non-local block (Wang et al., CVPR 2018, equation 6), with a residual.
 
-    Every cell attends to all others: y = x + W * softmax(θ(x)ᵀ φ(x)) g(x), not divided by √d. W starts
-    at zero, so a fresh block is the identity. Runs as fused attention, without the cells x cells matrix.
+    Every cell attends to all others: y = x + W * softmax(θ(x)ᵀ φ(x)) g(x), not divided by √d. W is
+    initialized with zeros, so a new block is the identity. Computed by fused attention, without the matrix of all
+    pairs of cells.
     """
 
     def __init__(self, channels: int) -> None:
@@ -50,12 +51,12 @@ class NonLocal2d(nn.Module):
 
 
 class BalancedFeaturePyramid(nn.Module):
-    """Rescale all levels to one size, average, refine, and add the result back to each (paper 3.2, equation 4).
+    """Rescale all levels to one size, average, refine, and add the result to each level (paper 3.2, equation 4).
 
     Args:
         channels: of every level.
-        level: index of the level at whose size the average is taken.
-        refine: what strengthens the average: nothing, one convolution, or a non-local block.
+        level: index of the level at whose size levels are averaged.
+        refine: refinement of the average: none, one convolution, or a non-local block.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class BalancedFeaturePyramid(nn.Module):
             self.refine = nn.Identity()
 
     def forward(self, pyramid: Sequence[Float[Tensor, "B C _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
-        """The levels, finest first, each of the shape it had. Raises IndexError if ``level`` is not among them."""
+        """Return the balanced levels, finest first, in their shapes. Raises IndexError if ``level`` does not exist."""
         height, width = pyramid[self.level].shape[-2:]
         average = torch.stack([rescale(x, height, width) for x in pyramid]).mean(0)
         balanced = self.refine(average)

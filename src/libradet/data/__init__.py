@@ -1,1 +1,1 @@
-"""Images and boxes: recognized, checked, decoded, batched, drawn. Knows no model."""
+"""Datasets: reading, validation, conversion, augmentation and batching. Independent of any model."""

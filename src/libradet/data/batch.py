@@ -1,4 +1,4 @@
-"""The one form in which images and ground truth travel."""
+"""Batches of images and ground truth."""
 
 from typing import NamedTuple
 
@@ -15,12 +15,12 @@ class Batch(NamedTuple):
         sizes: height and width in pixels of each image before padding.
         boxes: ground truths, xyxy in pixels of the (resized) image; zeros where padded.
         labels: 0..C-1; -1 marks padding. An image without objects is a row of -1.
-        crowd: regions that hold many objects: neither a target nor a negative.
+        crowd: regions that hold many objects: neither targets nor negatives.
         masks: instance masks of the ground truths at the size of ``images``, 0 or 1; or packed, eight
-            pixels of a row to a byte (``geometry.masks.pack_masks``), as loaders make them: sixty objects at
-            800 x 1344 pixels are 8 MB then, not 64.
+            pixels of a row to a byte (``geometry.masks.pack_masks``), as data loaders make them: sixty objects at
+            800 x 1344 pixels are then 8 MB instead of 64.
         index: row of each image in its dataset.
-        scales: resized over original size, (x, y), to bring detections back to the file's pixels.
+        scales: resized size over original size, (x, y), to map detections back to the file's pixels.
         proposals: precomputed proposals (Fast R-CNN), xyxy in pixels of the resized image, zeros
             where padded.
     """
@@ -36,6 +36,6 @@ class Batch(NamedTuple):
     proposals: Float[Tensor, "B P 4"] | None = None
 
     def to(self, device, non_blocking: bool = False) -> "Batch":
-        """The same batch with every tensor on ``device``."""
+        """Return the batch with every tensor on ``device``."""
         moved = {k: t.to(device, non_blocking=non_blocking) for k, t in self._asdict().items() if t is not None}
         return Batch(**moved)

@@ -1,4 +1,4 @@
-"""A dataset in one layout, written in another."""
+"""Conversion of datasets between formats."""
 
 import os
 import shutil
@@ -8,153 +8,166 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from libradet.data.checks.report import Report, few, merge
-from libradet.data.checks.split import check as check_split
-from libradet.data.layouts import write_coco, write_voc, write_yolo
-from libradet.data.layouts.formats import choose_split, find_layout, standard_split
-from libradet.data.layouts.losses import losses
-from libradet.data.layouts.naming import Names, own_name, stem
-from libradet.data.layouts.parts import Part
+from libradet.data.formats import coco, voc, yolo
+from libradet.data.formats.detect import choose_split, find_splits
+from libradet.data.formats.filenames import UniqueNames, own_name
+from libradet.data.formats.reading import standard_split
+from libradet.data.formats.unsupported import list_unsupported
+from libradet.data.formats.writing import SplitToWrite, Writer
 from libradet.data.read import compare_splits
-from libradet.data.records import CLASS_FIELDS, Dataset, Raw, other_fields, plain_id
+from libradet.data.records import CLASS_FIELDS, Dataset, RawAnnotations, extra_fields, normalize_id
+from libradet.data.validation.report import Report, merge
+from libradet.data.validation.split import validate_split
 from libradet.errors import UserError
 from libradet.utils.atomic_io import atomic_folder, require_replaceable
 from libradet.utils.progress import progress_bar
+from libradet.utils.text import summarize_list
 
-Target = Literal["coco", "yolo", "voc"]
+Format = Literal["coco", "yolo", "voc"]
+ImageMode = Literal["copy", "link"]
 
-SHOWN_FROM = 100
-"""Images from which on it is worth a bar to copy them all."""
-
-_PLACES = {"coco": "images", "yolo": "images/{split}", "voc": "JPEGImages"}
-_NAMES = {"coco": write_coco.names, "yolo": write_yolo.names, "voc": write_voc.names}
+PROGRESS_MIN_IMAGES = 100
+"""Number of images from which on copying shows a progress bar."""
 
 
 @dataclass(frozen=True)
-class Converted:
-    """What came of it.
+class ConversionResult:
+    """Result of a conversion.
 
     Attributes:
-        report: on what was read.
-        losses: what the new layout has no place for, and what has another name there.
-        splits: images by split, under its new name.
+        report: of the validation of the source.
+        unsupported: information that the new format cannot hold, and renamed splits and images.
+        splits: number of images by split, under its new name.
     """
 
     report: Report
-    losses: list[str]
+    unsupported: list[str]
     splits: dict[str, int]
 
 
 def convert(
     source: Path | str,
     target: Path | str,
-    to: Target,
+    to: Format,
     *,
     splits: Sequence[str] | None = None,
-    images: Literal["copy", "link"] = "copy",
+    image_mode: ImageMode = "copy",
     masks: bool = False,
     skip_broken: bool = False,
-) -> Converted:
-    """Write a dataset of any layout that is recognized in another one, into a new folder.
+) -> ConversionResult:
+    """Convert a dataset in any supported format to another format, in a new folder.
 
     Args:
+        source: folder, or JSON file in COCO format.
+        target: folder to write; must not exist or be empty.
+        to: format to write.
         splits: only these.
-        images: "link" saves the space: a hard link, or a symbolic one to another disk.
-        masks: YOLO: polygons in place of boxes. COCO keeps masks anyway, Pascal VOC has none.
-        skip_broken: leave out images that are missing or damaged, instead of refusing the dataset.
+        image_mode: "copy", or "link" to save disk space: hard links, or symbolic links across disks.
+        masks: YOLO: polygons in place of boxes. COCO always keeps masks, Pascal VOC has none.
+        skip_broken: skip images that are missing or damaged, instead of refusing the dataset.
 
     Raises:
-        UserError: the target is there already, or the dataset has errors; then nothing is written.
+        UserError: the target exists, or the dataset has errors; then nothing is written.
     """
     source, target = Path(source), Path(target)
     if masks and to != "yolo":
-        raise UserError(f"masks are an option of YOLO only: {'COCO keeps them' if to == 'coco' else 'VOC has none'}.")
+        reason = "COCO keeps them anyway" if to == "coco" else "Pascal VOC has none"
+        raise UserError(f"masks are an option of YOLO only: {reason}. Remove the option.")
     require_replaceable(target)
-    found, report = _read(source, splits, skip_broken)
-    parts = _parts(found, to)
-    lost = losses(parts, to, masks) + _renamed(parts, found, to)
+    originals, report = _read(source, splits, skip_broken)
+    writer = _writer(to)
+    splits_to_write = _prepare_splits(originals, to, writer)
+    unsupported = list_unsupported(splits_to_write, to, masks) + _list_renamed(splits_to_write, originals)
     with atomic_folder(target) as folder:
-        if to == "yolo":
-            write_yolo.write(folder, parts, masks)
-        else:
-            (write_coco if to == "coco" else write_voc).write(folder, parts)
-        _bring_images(folder, parts, to, images)
-    return Converted(report, lost, {part.split: len(part.dataset) for part in parts})
+        writer.write(folder, splits_to_write, masks)
+        _place_images(folder, splits_to_write, writer.image_folder, image_mode)
+    return ConversionResult(report, unsupported, {split.split: len(split.dataset) for split in splits_to_write})
 
 
-def _read(source: Path, splits: Sequence[str] | None, skip_broken: bool) -> tuple[list[tuple[Raw, Dataset]], Report]:
-    """All splits asked for, checked as they are before training."""
-    layout = find_layout(source)
-    names = list(dict.fromkeys(choose_split(layout, split, source) for split in splits)) if splits else list(layout)
-    found, reports = [], {}
+def _writer(to: Format) -> Writer:
+    if to == "coco":
+        return coco.WRITER
+    return yolo.WRITER if to == "yolo" else voc.WRITER
+
+
+def _read(
+    source: Path, requested: Sequence[str] | None, skip_broken: bool
+) -> tuple[list[tuple[RawAnnotations, Dataset]], Report]:
+    """Read the requested splits, validated as before training."""
+    splits = find_splits(source)
+    names = list(splits)
+    if requested:
+        names = list(dict.fromkeys(choose_split(splits, name, source) for name in requested))
+    originals, reports = [], {}
     for name in names:
-        raw = layout[name]()
-        dataset, reports[name] = check_split(raw, training=name == names[0], skip_broken=skip_broken, records=True)
-        found.append((raw, dataset))
+        raw = splits[name]()
+        dataset, reports[name] = validate_split(raw, training=name == names[0], skip_broken=skip_broken, records=True)
+        originals.append((raw, dataset))
     report = merge(reports)
-    compare_splits([dataset for _, dataset in found], report)
+    compare_splits([dataset for _, dataset in originals], report)
     if report.errors:
         raise UserError("\n".join(report.errors))
-    return found, report
+    return originals, report
 
 
-def _parts(found: list[tuple[Raw, Dataset]], to: Target) -> list[Part]:
-    known = Names({"coco": str, "yolo": stem, "voc": stem}[to])
-    parts = []
-    for split, (raw, dataset) in zip(_split_names([d.split for _, d in found], to), found, strict=True):
-        records = {plain_id(c["id"]): c for c in reversed(raw.categories)}
-        categories = [other_fields(records.get(i, {}), CLASS_FIELDS) for i in dataset.category_ids]
-        parts.append(Part(split, dataset, _NAMES[to](split, dataset, raw.folders, known), categories, raw.rest))
-    return parts
+def _prepare_splits(originals: list[tuple[RawAnnotations, Dataset]], to: Format, writer: Writer) -> list[SplitToWrite]:
+    names = UniqueNames(writer.unique_part)
+    new_splits = _new_split_names([dataset.split for _, dataset in originals], to)
+    prepared = []
+    for split, (raw, dataset) in zip(new_splits, originals, strict=True):
+        records = {normalize_id(c["id"]): c for c in reversed(raw.categories)}
+        categories = [extra_fields(records.get(i, {}), CLASS_FIELDS) for i in dataset.category_ids]
+        image_names = writer.name_images(split, dataset, raw.image_folders, names)
+        prepared.append(SplitToWrite(split, dataset, image_names, categories, raw.extra))
+    return prepared
 
 
-def _split_names(names: list[str], to: Target) -> list[str]:
-    plain = [standard_split(name) for name in names]
-    if len(set(plain)) < len(plain):
-        plain = names
+def _new_split_names(names: list[str], to: Format) -> list[str]:
+    new = [standard_split(name) for name in names]
+    if len(set(new)) < len(new):
+        new = names
     if to == "voc":
-        return [name.replace("_", "-") for name in plain]  # an underscore means a list for one class
+        return [name.replace("_", "-") for name in new]  # an underscore means a list for one class
     if to == "yolo":
-        plain = ["train" if plain == ["all"] else name for name in plain]
-        if unknown := [name for name in plain if name not in write_coco.USUAL]:
-            raise UserError(f"YOLO has train, val and test, not {few(unknown)}: name those to convert with --split.")
-    return plain
+        new = ["train" if new == ["all"] else name for name in new]
+        if unknown := [name for name in new if name not in coco.STANDARD_SPLITS]:
+            raise UserError(
+                f"YOLO has train, val and test, not {summarize_list(unknown)}: name the splits to convert with --split."
+            )
+    return new
 
 
-def _renamed(parts: list[Part], found: list[tuple[Raw, Dataset]], to: Target) -> list[str]:
-    texts = [
-        f"split {dataset.split} is {part.split} now"
-        for part, (_, dataset) in zip(parts, found, strict=True)
-        if part.split != dataset.split
-    ]
-    changed = []
-    for part, (raw, dataset) in zip(parts, found, strict=True):
-        for image, name in zip(dataset.images, part.names, strict=True):
-            own = own_name(image.path, raw.folders, dataset.split)
-            if own != name:
-                changed.append(f"{own} is {name}")
-    if changed:
-        texts.append(f"{len(changed)} images have another name ({few(changed, 3)})")
+def _list_renamed(splits: list[SplitToWrite], originals: list[tuple[RawAnnotations, Dataset]]) -> list[str]:
+    texts, renamed = [], []
+    for split, (raw, dataset) in zip(splits, originals, strict=True):
+        if split.split != dataset.split:
+            texts.append(f"split {dataset.split} is renamed to {split.split}")
+        for image, name in zip(dataset.images, split.names, strict=True):
+            original = own_name(image.path, raw.image_folders, dataset.split)
+            if original != name:
+                renamed.append(f"{original} to {name}")
+    if renamed:
+        texts.append(f"{len(renamed)} images are renamed ({summarize_list(renamed, 3)})")
     return texts
 
 
-def _bring_images(folder: Path, parts: list[Part], to: Target, how: Literal["copy", "link"]) -> None:
-    places = {}
-    for part in parts:
-        home = folder / _PLACES[to].format(split=part.split)
-        places |= {home / name: p.path for name, p in zip(part.names, part.dataset.images, strict=True)}
-    shown = len(places) >= SHOWN_FROM and sys.stderr.isatty()
-    with progress_bar(shown, transient=True) as bar:
-        for place, path in bar.track(places.items(), total=len(places), description="images"):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if how == "copy":
-                shutil.copyfile(path, place)
+def _place_images(folder: Path, splits: list[SplitToWrite], image_folder: str, mode: ImageMode) -> None:
+    sources = {}
+    for split in splits:
+        parent = folder / image_folder.format(split=split.split)
+        sources |= {parent / name: p.path for name, p in zip(split.names, split.dataset.images, strict=True)}
+    show_progress = len(sources) >= PROGRESS_MIN_IMAGES and sys.stderr.isatty()
+    with progress_bar(show_progress, transient=True) as bar:
+        for target, source in bar.track(sources.items(), total=len(sources), description="copying images"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if mode == "copy":
+                shutil.copyfile(source, target)
             else:
-                _link(path.resolve(), place)
+                _link(source.resolve(), target)
 
 
-def _link(path: Path, place: Path) -> None:
+def _link(source: Path, target: Path) -> None:
     try:
-        os.link(path, place)
+        os.link(source, target)
     except OSError:
-        place.symlink_to(path)
+        target.symlink_to(source)

@@ -1,4 +1,4 @@
-"""What a dataset asks of a detector: how many of what, how large, how long, how crowded, and do anchors fit."""
+"""Statistics of a dataset: classes, sizes, aspect ratios, crowding, and coverage by anchors."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from libradet.data.checks.report import few
-from libradet.data.loading.transforms import Size, target_size
 from libradet.data.records import Dataset
+from libradet.data.transforms.resize import Size, target_size
+from libradet.utils.text import summarize_list
 
 SIDES = (8, 16, 32, 64, 96, 128, 256, 512)
-"""Edges of the histogram of √(width * height), pixels of the file."""
+"""Edges of the histogram of sqrt(width * height), pixels of the file."""
 
 ASPECTS = (1 / 5, 1 / 3, 1 / 2, 2 / 3, 3 / 2, 2, 3, 5)
 """Edges of the histogram of width / height."""
@@ -26,17 +26,17 @@ ASPECTS = (1 / 5, 1 / 3, 1 / 2, 2 / 3, 3 / 2, 2, 3, 5)
 
 @dataclass(frozen=True)
 class Stats:
-    """Numbers of one split; crowd regions only count as such.
+    """Statistics of one split; crowd regions are only counted.
 
     Attributes:
-        classes: by name: boxes, images with at least one, median √area in pixels of the file.
-        image_sizes: (width, height) -> how many, most frequent first, at most ten.
-        boxes_per_image: mean, median, most.
+        classes: by name: boxes, images with at least one, median sqrt(area) in pixels of the file.
+        image_sizes: number of images by (width, height), most frequent first, at most ten.
+        boxes_per_image: mean, median, maximum.
         sides, aspects: histograms over SIDES and ASPECTS, with an open class at each end.
-        resized_side: 5th, 50th and 95th percentile of √area after resizing.
-        covered: share of boxes whose shape overlaps that of some anchor by IoU 0.5 or more.
-        overlapping: share of boxes that overlap another of their class by IoU above 0.5.
-        advice: sentences.
+        resized_side: 5th, 50th and 95th percentile of sqrt(area) after resizing.
+        covered: share of boxes whose shape has an IoU of 0.5 or more with that of an anchor.
+        overlapping: share of boxes that have an IoU above 0.5 with another of their class.
+        advice: recommendations, one sentence each.
     """
 
     images: int
@@ -53,32 +53,32 @@ class Stats:
     advice: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers with plain keys, and the edges of the histograms."""
+        """Return the statistics as plain JSON values, with the edges of the histograms."""
         sizes = {f"{width}x{height}": count for (width, height), count in self.image_sizes.items()}
         return asdict(self) | {"image_sizes": sizes, "side_edges": SIDES, "aspect_edges": ASPECTS}
 
     def render(self, title: str = "Dataset") -> Group:
-        """Tables to print with rich."""
+        """Return the statistics for printing with rich."""
         mean, median, most = self.boxes_per_image
         facts = Table(title=escape(title), title_justify="left", show_header=False, box=None, padding=(0, 1))
         crowd = f", {self.crowd:,} crowd regions" if self.crowd else ""
         facts.add_row("images", f"{self.images:,}")
-        facts.add_row("sizes", few([f"{w}x{h} ({n:,})" for (w, h), n in self.image_sizes.items()]))
+        facts.add_row("sizes", summarize_list([f"{w}x{h} ({n:,})" for (w, h), n in self.image_sizes.items()]))
         facts.add_row("boxes", f"{self.boxes:,}{crowd}")
         facts.add_row("boxes per image", f"mean {mean:.1f}, median {median:g}, at most {most}")
         facts.add_row(
             "side after resizing",
             "5 % below {:.0f}, half below {:.0f}, 95 % below {:.0f} px".format(*self.resized_side),
         )
-        facts.add_row("anchors fit", f"{self.covered:.1%} of boxes (IoU ≥ 0.5 with the best shape)")
+        facts.add_row("anchor coverage", f"{self.covered:.1%} of boxes (IoU >= 0.5 with the best shape)")
         facts.add_row("same class overlaps", f"{self.overlapping:.1%} of boxes (IoU > 0.5)")
-        sides = _chart("√area, px", _ranges(SIDES, "{:g}"), self.sides)
+        sides = _chart("sqrt(area), px", _ranges(SIDES, "{:g}"), self.sides)
         aspects = _chart("width / height", _ranges(ASPECTS, "{:.2f}"), self.aspects)
         advice = [escape(f"· {text}") for text in self.advice]
         return Group(facts, _class_table(self.classes), sides, aspects, *advice)
 
 
-def measure(
+def compute_stats(
     dataset: Dataset,
     size: Size = (800, 1333),
     *,
@@ -86,7 +86,13 @@ def measure(
     ratios: Sequence[int | float] = (0.5, 1.0, 2.0),
     strides: Sequence[int] = (4, 8, 16, 32, 64),
 ) -> Stats:
-    """Numbers of a split, for images resized to ``size`` and anchors of these scales, ratios (h / w) and strides."""
+    """Return the statistics of a split.
+
+    Args:
+        dataset: the split.
+        size: (short, long) side to which images are resized, or "original".
+        scales, ratios, strides: of the anchors; ratios are height over width.
+    """
     boxes, owner, labels, crowd = _flatten(dataset)
     sides = boxes[:, 2:] - boxes[:, :2]
     resized = sides * _factors(dataset, size)[owner]
@@ -114,7 +120,7 @@ def measure(
 
 
 def _flatten(dataset: Dataset) -> tuple[ndarray, ndarray, ndarray, int]:
-    """Boxes that are objects, the row of their image, their labels, and the number of crowd regions."""
+    """Return the boxes of objects, the row of their image, their labels, and the number of crowd regions."""
     kept = [~p.crowd for p in dataset.images]
     boxes = np.concatenate([np.zeros((0, 4)), *(p.boxes[k] for p, k in zip(dataset.images, kept, strict=True))])
     none = np.zeros(0, np.int64)
@@ -131,7 +137,7 @@ def _factors(dataset: Dataset, size: Size) -> Float[ndarray, "N 1"]:
 def _covered(
     sides: Float[ndarray, "N 2"], scales: Sequence[int | float], ratios: Sequence[int | float], strides: Sequence[int]
 ) -> ndarray:
-    """Whether some anchor's shape overlaps each box by IoU 0.5 or more, centers aligned."""
+    """Return whether each box has an IoU of 0.5 or more with the shape of an anchor at the same center."""
     best = np.zeros(len(sides))
     for base in (scale * stride for scale in scales for stride in strides):
         for ratio in ratios:
@@ -142,13 +148,13 @@ def _covered(
 
 
 def _overlapping(boxes: Float[ndarray, "N 4"], owner: ndarray, labels: ndarray) -> float:
-    """Share of objects that overlap another of their class in their image by IoU above 0.5."""
+    """Return the share of objects that have an IoU above 0.5 with another of their class in their image."""
     order = np.lexsort((labels, owner))
     boxes, owner, labels = boxes[order].astype(np.float32), owner[order], labels[order]
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     hit = np.zeros(len(boxes), bool)
     rows = np.arange(len(boxes))
-    # Each object with the first after it, then with the second, ..., as long as some have one of their kind there.
+    # Compare each object with the next, then with the second next, ..., while some are of the same image and class.
     for step in range(1, len(boxes)):
         rows = rows[: np.searchsorted(rows, len(boxes) - step)]
         rows = rows[(owner[rows] == owner[rows + step]) & (labels[rows] == labels[rows + step])]
@@ -205,18 +211,16 @@ def _advise(
         crowded = int((per_image > 100).sum())
         advice.append(f"{crowded} images hold more than 100 boxes (up to {per_image.max()}): allow more detections.")
     if overlapping > 0.02:
-        advice.append(
-            f"{overlapping:.0%} of boxes overlap one of their class by IoU > 0.5: raise the threshold of suppression."
-        )
+        advice.append(f"{overlapping:.0%} of boxes overlap one of their class by IoU > 0.5: raise the NMS threshold.")
     present = counts[counts > 0]
     if present.max() > 50 * present.min():
-        advice.append(f"Classes are far from balanced: from {present.min()} to {present.max():,} boxes.")
+        advice.append(f"Classes are unbalanced: from {present.min()} to {present.max():,} boxes.")
     return advice
 
 
 def _ranges(edges: Sequence[int | float], form: str) -> list[str]:
     texts = [form.format(edge) for edge in edges]
-    return [f"< {texts[0]}", *(f"{a} – {b}" for a, b in pairwise(texts)), f"≥ {texts[-1]}"]
+    return [f"< {texts[0]}", *(f"{a} - {b}" for a, b in pairwise(texts)), f">= {texts[-1]}"]
 
 
 def _chart(title: str, names: Sequence[str], counts: Sequence[int]) -> Table:
@@ -234,5 +238,5 @@ def _class_table(classes: dict[str, dict[str, int | float]]) -> Table:
             table.add_row(escape(name), f"{row['boxes']:,}", f"{row['images']:,}", f"{row['median_side']:.0f}")
     without = [name for name, row in classes.items() if not row["boxes"]]
     if without:
-        table.caption, table.caption_justify = f"without any box: {escape(few(without, 20))}", "left"
+        table.caption, table.caption_justify = f"without any box: {escape(summarize_list(without, 20))}", "left"
     return table

@@ -1,1 +1,1 @@
-"""Measuring and showing what a detector finds."""
+"""Evaluation: COCO metrics, their tables and plots, and a visual comparison of predictions with ground truth."""

@@ -1,5 +1,5 @@
-"""The paper's tables, figures and claims as commands: ``tables/`` say what is compared, ``presets/`` how large.
+"""The paper's tables, figures and claims on other data: ``tables/`` lists what is compared, ``presets/`` at what scale.
 
-A row is a few settings of ``libradet train``; it is trained by that very command, one process for each seed, and
-what is finished is not done again.
+A row is a few settings of ``libradet train``. Each row and seed is trained by that command in its own process, and
+finished runs are not repeated.
 """

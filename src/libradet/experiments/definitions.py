@@ -1,8 +1,7 @@
-"""What is compared: rows of settings, read from a file."""
+"""Experiments and presets, read from YAML: rows of settings to compare, and the scale at which they are trained."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +9,33 @@ import yaml
 
 from libradet.errors import UserError
 from libradet.models.zoo import MODELS
+from libradet.utils.text import suggest
 
 FOLDER = Path(__file__).parent
-PROPOSALS = "shared"
+IMAGENET = "imagenet"
+SHARED_PROPOSALS = "shared"
 
-_KEYS = ("title", "source", "measures", "model", "proposals", "rows")
-_ROW_KEYS = ("name", "model", "backbone", "schedule", "against", "set", "paper")
+_EXPERIMENT_KEYS = ("title", "source", "metrics", "model", "proposals", "rows")
+_ROW_KEYS = ("name", "model", "backbone", "schedule", "baseline", "set", "paper")
+_PRESET_SECTIONS = ("settings", "rpn", "roi", "retinanet", "proposals")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of a table.
+class AblationRow:
+    """One row of a table.
 
     Attributes:
         model: name in the zoo.
-        settings: of ``libradet train`` by dotted key, beside those of the preset.
-        against: the row that its differences are measured to; None for a row that is such a one itself.
-        paper: the paper's numbers, in hundredths, by measure; empty if it has no such row.
-        backbone, schedule: as the preset calls them.
+        settings: of ``libradet train`` by dotted key; they take precedence over those of the preset.
+        baseline: name of the row that deltas are computed against; None for a row that is a baseline itself.
+        paper: the paper's values in percent, by metric; empty if the paper has no such row.
+        backbone, schedule: keys of the preset's ``backbones`` and ``schedules``.
     """
 
     name: str
     model: str
     settings: dict[str, Any]
-    against: str | None
+    baseline: str | None
     paper: dict[str, float]
     backbone: str = "resnet50"
     schedule: str = "1x"
@@ -44,94 +46,207 @@ class Experiment:
     """A table.
 
     Attributes:
-        source: where the paper's numbers come from.
-        measures: names in :data:`libradet.evaluation.coco_metrics.Metrics`; the first one is what is compared.
-        shared_proposals: whether all rows are given the proposals of one RPN.
+        source: origin of the paper's values.
+        metrics: names in :data:`libradet.evaluation.coco.Metrics`; deltas are computed for the first one.
+        shared_proposals: whether all rows train on the proposals of one RPN.
     """
 
     name: str
     title: str
     source: str
-    measures: tuple[str, ...]
-    rows: tuple[Row, ...]
+    metrics: tuple[str, ...]
+    rows: tuple[AblationRow, ...]
     shared_proposals: bool
 
-    def row(self, name: str) -> Row:
-        """The row of that name."""
+    def row(self, name: str) -> AblationRow:
+        """Return the row with this name."""
         return next(row for row in self.rows if row.name == name)
 
 
-def names(folder: str = "tables") -> list[str]:
-    """All that come along."""
+@dataclass(frozen=True)
+class Preset:
+    """Scale of an experiment: backbones, image size and schedule.
+
+    Attributes:
+        deviations: differences from the paper's protocol, as a phrase.
+        weights: initialization of backbones: ``imagenet``, or ``file`` to search near the data for a weights file.
+        threads: CPU threads of each training process; None leaves them to torch.
+        sections: settings of ``libradet train`` by dotted key. ``settings`` applies to every run; ``rpn``, ``roi`` and
+            ``retinanet`` to detectors with such a part; ``proposals`` to the RPN whose proposals are shared.
+        backbones: timm names by the names that tables use; rows with other backbones are omitted.
+        schedules: settings by the names that tables use; ``images`` (number of training images seen) in place of
+            ``max_epochs`` is converted to epochs.
+    """
+
+    name: str
+    title: str
+    deviations: str
+    weights: str
+    threads: int | None
+    sections: dict[str, dict[str, Any]]
+    backbones: dict[str, str]
+    schedules: dict[str, dict[str, Any]]
+
+    def supports(self, row: AblationRow) -> bool:
+        """Return whether the preset has the row's backbone and schedule."""
+        return row.backbone in self.backbones and row.schedule in self.schedules
+
+
+def list_names(folder: str = "tables") -> list[str]:
+    """Return the names of the packaged experiments, or with ``"presets"`` of the presets."""
     return sorted(path.stem for path in (FOLDER / folder).glob("*.yaml"))
 
 
-def read_experiment(what: str) -> Experiment:
-    """The table of that name, or in that file.
+def read_experiment(name: str) -> Experiment:
+    """Read a packaged experiment by name, or one from a YAML file by path.
 
     Raises:
-        UserError: there is none, or something in it does not fit.
+        UserError: there is none, or an entry is invalid.
     """
-    path = Path(what) if what.endswith((".yaml", ".yml")) else FOLDER / "tables" / f"{what}.yaml"
-    tree = read_tree(path, "table", what, names())
-    _refuse_unknown(tree, _KEYS, str(path))
-    for key in ("title", "measures", "rows"):
-        if not tree.get(key):
-            raise UserError(f"{path}: {key} is missing")
-    if tree.get("proposals") not in (None, PROPOSALS):
-        raise UserError(f"{path}: proposals is {tree['proposals']!r}; it can only be {PROPOSALS!r}, or left out")
-    measures = tuple(tree["measures"])
-    rows = [_row(entry, tree, measures, f"{path}, row {i + 1}") for i, entry in enumerate(tree["rows"])]
-    rows = [_compared(row, rows, str(path)) for row in rows]
-    shared = tree.get("proposals") == PROPOSALS
-    return Experiment(path.stem, tree["title"], tree.get("source", ""), measures, tuple(rows), shared)
+    path, tree = _read_yaml(name, "table", "tables")
+    _check_keys(tree, _EXPERIMENT_KEYS, str(path))
+    _require(tree, ("title", "metrics", "rows"), path)
+    proposals = tree.get("proposals")
+    if proposals not in (None, SHARED_PROPOSALS):
+        raise UserError(f"{path}: proposals is {proposals!r}; it can only be {SHARED_PROPOSALS!r}, or left out")
+    metrics = tuple(tree["metrics"])
+    rows = [_parse_row(entry, tree, metrics, f"{path}, row {i + 1}") for i, entry in enumerate(tree["rows"])]
+    rows = [_with_baseline(row, rows, str(path)) for row in rows]
+    shared = proposals == SHARED_PROPOSALS
+    return Experiment(path.stem, tree["title"], tree.get("source", ""), metrics, tuple(rows), shared)
 
 
-def read_tree(path: Path, kind: str, what: str, known: Sequence[str]) -> dict[str, Any]:
-    """The keys of a YAML file. Raises UserError with the nearest name if there is none."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        near = get_close_matches(what, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}, or name a .yaml file"
-        raise UserError(f"there is no {kind} {what}; {hint}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(e).split())})") from e
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: holds no keys; expected lines such as 'title: …'")
+def read_preset(name: str) -> Preset:
+    """Read a packaged preset by name, or one from a YAML file by path.
+
+    Raises:
+        UserError: there is none, or a key is missing.
+    """
+    path, tree = _read_yaml(name, "preset", "presets")
+    _require(tree, ("title", "backbones", "schedules"), path)
+    return Preset(
+        name=path.stem,
+        title=tree["title"],
+        deviations=tree.get("deviations", ""),
+        weights=tree.get("weights", IMAGENET),
+        threads=tree.get("threads"),
+        sections={key: dict(tree.get(key) or {}) for key in _PRESET_SECTIONS},
+        backbones=tree["backbones"],
+        schedules=tree["schedules"],
+    )
+
+
+def row_settings(preset: Preset, row: AblationRow, num_images: int) -> dict[str, Any]:
+    """Return all settings of a row, by dotted key of ``libradet train``.
+
+    Args:
+        num_images: number of images in the training split.
+    """
+    config = MODELS[row.model]()
+    parts = [part for part in ("rpn", "roi", "retinanet") if getattr(config, part) is not None]
+    settings: dict[str, Any] = {"model": row.model, "backbone": preset.backbones[row.backbone]}
+    for section in ("settings", *parts):
+        settings |= preset.sections[section]
+    return settings | _schedule_settings(preset.schedules[row.schedule], num_images) | row.settings
+
+
+def proposal_settings(preset: Preset, num_images: int) -> dict[str, Any]:
+    """Return the settings of the RPN whose proposals are shared."""
+    rpn = AblationRow("RPN", "rpn", settings={}, baseline=None, paper={})
+    return row_settings(preset, rpn, num_images) | preset.sections["proposals"]
+
+
+def resolve_backbone_weights(preset: Preset, requested: str | None, data: Path) -> str | None:
+    """Return the initialization of backbones: a path, ``imagenet``, or None for random weights.
+
+    Args:
+        requested: value of ``--weights``; None leaves the choice to the preset. A preset with ``weights: file`` uses
+            ``weights/BACKBONE*.safetensors`` in the dataset's folder or one of the two above it, if there is one.
+    """
+    if requested is not None:
+        return None if requested == "none" else requested
+    if preset.weights == "file":
+        backbone = next(iter(preset.backbones.values()))
+        folders = [folder / "weights" for folder in (data.resolve(), *data.resolve().parents[:2])]
+        files = [path for folder in folders for path in sorted(folder.glob(f"{backbone}*.safetensors"))]
+        if files:
+            return str(files[0])
+    return IMAGENET
+
+
+def nest(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings by dotted key as the nested mapping of a configuration file."""
+    tree: dict[str, Any] = {}
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        branch = tree
+        for name in path:
+            branch = branch.setdefault(name, {})
+        branch[last] = dict(value) if isinstance(value, dict) else value
     return tree
 
 
-def _row(entry: dict[str, Any], tree: dict[str, Any], measures: tuple[str, ...], where: str) -> Row:
+def _schedule_settings(schedule: dict[str, Any], num_images: int) -> dict[str, Any]:
+    settings = dict(schedule)
+    if seen := settings.pop("images", None):
+        settings["max_epochs"] = max(1, round(seen / max(1, num_images)))
+    # Only the last epoch is evaluated: the best of several evaluations would favor noisy rows.
+    return settings | {"check_val_every_n_epoch": settings["max_epochs"]}
+
+
+def _read_yaml(name: str, kind: str, folder: str) -> tuple[Path, dict[str, Any]]:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / folder / f"{name}.yaml"
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = list_names(folder)
+        similar = suggest(name, known)
+        hint = f"did you mean {similar}?" if similar else f"choose from {', '.join(known)}, or name a .yaml file"
+        raise UserError(f"there is no {kind} {name}; {hint}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(e).split())})") from e
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: has no keys; expected lines such as 'title: ...'")
+    return path, tree
+
+
+def _parse_row(entry: Any, tree: dict[str, Any], metrics: tuple[str, ...], where: str) -> AblationRow:
     if not isinstance(entry, dict):
-        raise UserError(f"{where}: expected keys such as 'name: …'")
-    _refuse_unknown(entry, _ROW_KEYS, where)
+        raise UserError(f"{where}: expected keys such as 'name: ...'")
+    _check_keys(entry, _ROW_KEYS, where)
     model = entry.get("model", tree.get("model"))
     if not entry.get("name"):
         raise UserError(f"{where}: name is missing")
     if model not in MODELS:
         raise UserError(f"{where}: there is no model {model!r}; choose from {', '.join(MODELS)}")
-    numbers = entry.get("paper") or []
-    if numbers and len(numbers) != len(measures):
-        raise UserError(f"{where}: paper has {len(numbers)} numbers, measures are {len(measures)}")
-    more = {key: entry[key] for key in ("backbone", "schedule") if key in entry}
-    paper = dict(zip(measures, numbers, strict=False))
-    return Row(entry["name"], model, dict(entry.get("set") or {}), entry.get("against"), paper, **more)
+    values = entry.get("paper") or []
+    if values and len(values) != len(metrics):
+        raise UserError(f"{where}: paper has {len(values)} values for {len(metrics)} metrics; list one per metric")
+    optional = {key: entry[key] for key in ("backbone", "schedule") if key in entry}
+    paper = dict(zip(metrics, values, strict=False))
+    return AblationRow(entry["name"], model, dict(entry.get("set") or {}), entry.get("baseline"), paper, **optional)
 
 
-def _compared(row: Row, rows: list[Row], where: str) -> Row:
-    """Without a word about it, a row is compared with the first one, if that is the same kind of row."""
-    if row.against is not None and row.against not in [other.name for other in rows]:
-        raise UserError(f"{where}: row {row.name!r} is against {row.against!r}, which is no row of this table")
+def _with_baseline(row: AblationRow, rows: list[AblationRow], where: str) -> AblationRow:
+    """Make the first row the baseline of rows without one that have its model, backbone and schedule."""
+    if row.baseline is not None and row.baseline not in [other.name for other in rows]:
+        raise UserError(f"{where}: baseline {row.baseline!r} of row {row.name!r} is not a row of this table")
     first = rows[0]
-    alike = (row.model, row.backbone, row.schedule) == (first.model, first.backbone, first.schedule)
-    if row.against is None and row is not first and alike:
-        return replace(row, against=first.name)
+    comparable = (row.model, row.backbone, row.schedule) == (first.model, first.backbone, first.schedule)
+    if row.baseline is None and row is not first and comparable:
+        return replace(row, baseline=first.name)
     return row
 
 
-def _refuse_unknown(tree: dict[str, Any], known: Sequence[str], where: str) -> None:
+def _require(tree: dict[str, Any], keys: Sequence[str], path: Path) -> None:
+    for key in keys:
+        if not tree.get(key):
+            raise UserError(f"{path}: {key} is missing")
+
+
+def _check_keys(tree: dict[str, Any], known: Sequence[str], where: str) -> None:
     for key in tree:
         if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            raise UserError(f"{where}: there is no key {key!r}; {f'did you mean {near[0]}?' if near else known}")
+            similar = suggest(str(key), known)
+            hint = f"did you mean {similar}?" if similar else f"choose from {', '.join(known)}"
+            raise UserError(f"{where}: there is no key {key!r}; {hint}")

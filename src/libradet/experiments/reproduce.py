@@ -1,4 +1,4 @@
-"""From the name of a table, a figure or the claims to what is printed."""
+"""Entry point of ``libradet reproduce``: from the name of an experiment to the tables to print."""
 
 import os
 from collections.abc import Iterator
@@ -10,87 +10,91 @@ import yaml
 from rich.console import Console, RenderableType
 
 from libradet.errors import UserError
+from libradet.experiments.ablation import reproduce_table
+from libradet.experiments.baseline_reports import FIGURES, reproduce_figure
 from libradet.experiments.claims import CLAIMS, reproduce_claims
-from libradet.experiments.comparing import reproduce_table
-from libradet.experiments.definitions import read_experiment
-from libradet.experiments.figures import FIGURES, reproduce_figure
-from libradet.experiments.foretold import VERDICT, reproduce_verdict
-from libradet.experiments.laboratory import Laboratory, make_sites
-from libradet.experiments.presets import Preset, read_preset
-from libradet.experiments.tables import to_rich
+from libradet.experiments.definitions import IMAGENET, Preset, read_experiment, read_preset
+from libradet.experiments.runner import ExperimentRunner, make_dataset_entries
+from libradet.experiments.verdict_check import VERDICT, reproduce_verdict
 from libradet.utils.atomic_io import require_exists
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to reproduce.
+class ReproduceOptions:
+    """Options of ``libradet reproduce``.
 
     Attributes:
-        data: folders of datasets.
-        preset: name or file.
-        weights: where backbones start; None leaves it to the preset.
-        seeds: one run of each row for each.
-        out: folder for results and runs; what is finished there is not done again.
-        jobs: runs at a time; None goes by cores and preset.
-        changes: ``KEY=VALUE`` of ``libradet train``, for all rows.
+        data: dataset folders.
+        preset: name or path.
+        weights: initialization of backbones: a path, ``imagenet`` or ``none``; None leaves it to the preset.
+        seeds: one run of each row per seed.
+        output_dir: folder of results and runs; runs that are finished there are not repeated.
+        jobs: number of concurrent runs; None chooses it from cores and preset.
+        overrides: ``KEY=VALUE`` settings of ``libradet train`` for all rows.
     """
 
     data: tuple[Path, ...]
     preset: str = "small"
     weights: str | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
-    out: Path = Path("runs/reproduce")
+    output_dir: Path = Path("runs/reproduce")
     jobs: int | None = None
-    changes: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
 
 
-def reproduce(what: str, options: Options, console: Console) -> Iterator[RenderableType]:
-    """Train and measure what is missing, and give what is to be printed.
+def reproduce(name: str, options: ReproduceOptions, console: Console) -> Iterator[RenderableType]:
+    """Train and evaluate what is missing, and yield what is to be printed.
 
     Args:
-        what: table1 ... table6, libra, switches, bins, recipes, figure3, figure5, figure6, claims, verdict, or a file.
+        name: table1 to table6, libra, components, sampler_bins, recipes, figure3, figure5, figure6, claims, verdict,
+            or the path of a YAML file.
 
     Raises:
-        UserError: unknown names, settings that ``libradet train`` refuses, data that cannot be trained on.
+        UserError: unknown names, settings that ``libradet train`` rejects, or datasets that cannot be trained on.
     """
     preset = read_preset(options.preset)
-    experiment = None if what in (*FIGURES, CLAIMS, VERDICT) else read_experiment(what)
-    laboratory = _laboratory(options, preset, console)
-    if what in FIGURES:
-        tables = reproduce_figure(laboratory, what)
-    elif what == CLAIMS:
-        tables = reproduce_claims(laboratory)
-    elif what == VERDICT:
-        tables = reproduce_verdict(laboratory)
+    if name in FIGURES:
+        tables = reproduce_figure(_make_runner(options, preset, console), name)
+    elif name == CLAIMS:
+        tables = reproduce_claims(_make_runner(options, preset, console))
+    elif name == VERDICT:
+        tables = reproduce_verdict(_make_runner(options, preset, console))
     else:
-        assert experiment is not None
-        tables = reproduce_table(laboratory, experiment)
-    yield from map(to_rich, tables)
-    name = what if experiment is None else experiment.name
-    yield f"{options.out / name}.md"
+        experiment = read_experiment(name)
+        tables = reproduce_table(_make_runner(options, preset, console), experiment)
+        name = experiment.name
+    yield from (table.to_rich() for table in tables)
+    yield f"{options.output_dir / name}.md"
 
 
-def _laboratory(options: Options, preset: Preset, console: Console) -> Laboratory:
+def _make_runner(options: ReproduceOptions, preset: Preset, console: Console) -> ExperimentRunner:
     if options.jobs is not None and options.jobs < 1:
-        raise UserError(f"--jobs is {options.jobs}; it has to be 1 or above")
+        raise UserError(f"--jobs is {options.jobs}; it must be at least 1")
     if len(set(options.seeds)) < len(options.seeds) or min(options.seeds) < 0:
-        raise UserError(f"--seeds are {' '.join(map(str, options.seeds))}; each has to be another number from 0 on")
-    if options.weights not in (None, "none", "imagenet"):
+        raise UserError(f"--seeds are {' '.join(map(str, options.seeds))}; they must be different, 0 or above")
+    if options.weights not in (None, "none", IMAGENET):
         require_exists(options.weights)
-    sites = make_sites(options.data, preset, options.weights)
-    for site in sites:
-        console.print(f"{site.data}: {site.images} images, backbones from {site.weights or 'random weights'}")
-    jobs = options.jobs or (1 if preset.threads is None else max(1, (os.cpu_count() or 1) // preset.threads))
-    changes = dict(_change(text) for text in options.changes)
+    overrides = dict(_parse_override(text) for text in options.overrides)
+    datasets = make_dataset_entries(options.data, preset, options.weights)
+    for dataset in datasets:
+        initialization = dataset.weights or "random weights"
+        console.print(f"{dataset.data}: {dataset.num_images} images, backbones initialized from {initialization}")
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    return Laboratory(preset, sites, tuple(options.seeds), options.out, jobs, changes, say)
+    jobs = options.jobs or _default_jobs(preset)
+    return ExperimentRunner(preset, datasets, tuple(options.seeds), options.output_dir, jobs, overrides, log)
 
 
-def _change(text: str) -> tuple[str, Any]:
+def _default_jobs(preset: Preset) -> int:
+    if preset.threads is None:
+        return 1
+    return max(1, (os.cpu_count() or 1) // preset.threads)
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
     if not (key and sign):
-        raise UserError(f"--set {text}: expected KEY=VALUE, such as epochs=3")
+        raise UserError(f"--set {text}: expected KEY=VALUE, such as max_epochs=3")
     return key, yaml.safe_load(value)

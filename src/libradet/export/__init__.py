@@ -1,1 +1,1 @@
-"""Detectors as files that run without libradet: ONNX, and programs of torch.export."""
+"""Export of detectors to files that run without libradet: ONNX and torch.export (.pt2)."""

@@ -1,4 +1,4 @@
-"""Which kinds of files there are."""
+"""File formats of exported detectors, by suffix."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,42 +7,47 @@ from typing import NamedTuple
 from torch.export import ExportedProgram
 
 from libradet.errors import UserError
-from libradet.export.description import Description
-from libradet.export.onnx_files import open_onnx, require_onnx, write_onnx
-from libradet.export.program_files import open_program, write_program
-from libradet.export.running import Exported, Run
+from libradet.export.exported_model import ExportedModel
+from libradet.export.metadata import ExportMetadata, RunFunction
+from libradet.export.onnx_format import open_onnx, require_onnx, write_onnx
+from libradet.export.pt2_format import open_pt2, write_pt2
 from libradet.utils.atomic_io import require_exists
 
 
-class Format(NamedTuple):
-    """How a kind of file is written and opened; ``require_exists`` raises UserError if a library for it is missing."""
+class FileFormat(NamedTuple):
+    """Functions of a file format.
 
-    require_exists: Callable[[], None]
-    write: Callable[[ExportedProgram, Description, Path], None]
-    open: Callable[[Path], tuple[Description, Run]]
+    Attributes:
+        require: raises UserError if a library is missing that is needed for writing.
+        write: writes a file.
+        open: returns the metadata of a file and a function that runs it.
+    """
+
+    require: Callable[[], None]
+    write: Callable[[ExportedProgram, ExportMetadata, Path], None]
+    open: Callable[[Path], tuple[ExportMetadata, RunFunction]]
 
 
 FORMATS = {
-    ".onnx": Format(require_onnx, write_onnx, open_onnx),
-    ".pt2": Format(lambda: None, write_program, open_program),
+    ".onnx": FileFormat(require_onnx, write_onnx, open_onnx),
+    ".pt2": FileFormat(lambda: None, write_pt2, open_pt2),
 }
 
 
-def format_of(path: str | Path) -> Format:
-    """By the ending of a file's name. Raises UserError if it is none of ours."""
+def get_format(path: str | Path) -> FileFormat:
+    """Return the format of a file by its suffix. Raises UserError if there is no such format."""
     suffix = Path(path).suffix
     if suffix not in FORMATS:
         raise UserError(f"{path}: an exported detector's name ends in .onnx (ONNX) or .pt2 (torch), not in {suffix!r}")
     return FORMATS[suffix]
 
 
-def is_exported(path: str | Path) -> bool:
-    """Whether a file's name says that it is an exported detector."""
-    return Path(path).suffix in FORMATS
+def open_exported(path: str | Path) -> ExportedModel:
+    """Open an exported detector.
 
-
-def open_exported(path: str | Path) -> Exported:
-    """An exported detector. Raises UserError if the file is missing, none of ours, or a library is not there."""
-    kind = format_of(path)
+    Raises:
+        UserError: the file is missing, damaged, or was not written by libradet; or a library is missing.
+    """
+    file_format = get_format(path)
     require_exists(path)
-    return Exported(*kind.open(Path(path)))
+    return ExportedModel(*file_format.open(Path(path)))

@@ -1,4 +1,4 @@
-"""The package's own operators in terms of ONNX's (opset 18)."""
+"""The package's custom operators, translated to ONNX (opset 18)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,61 +8,65 @@ import torch
 from onnxscript import BOOL, FLOAT, INT64
 from onnxscript.onnx_opset import opset18
 
-from libradet.export.overlaps import single_threshold
+from libradet.export.pt2_format import float32_iou_threshold
 
 OPSET = 18
 
-# Its annotations are for values, where numbers and lists of them do as well.
+# Its annotations ask for tensors, but numbers and lists of numbers are accepted, too.
 op: Any = opset18
 
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-def suppress(
+def batched_nms(
     boxes: FLOAT, scores: FLOAT, groups: INT64, valid: BOOL, threshold: float, size: int
 ) -> tuple[INT64, BOOL]:
-    """As :func:`libradet.geometry.suppression.suppress`.
+    """Compute :func:`libradet.geometry.nms.batched_nms`.
 
-    Equal scores: TopK and NonMaxSuppression take the lower row first, as we do.
+    Of equal scores, TopK and NonMaxSuppression put the lower row first, as ours does.
     """
     rows, boxes, scores, groups, valid = _valid_first(boxes, scores, groups, valid)
-    # Scores [B, groups, N]: each group has its own, and looks at the same boxes.
-    names = op.Range(0, op.Add(op.ReduceMax(groups, keepdims=0), 1), 1)
-    mine = op.Equal(op.Unsqueeze(groups, [1]), op.Unsqueeze(names, [0, 2]))
-    own = op.Where(op.And(mine, op.Unsqueeze(valid, [1])), op.Unsqueeze(scores, [1]), -np.inf)
-    most, least = op.Constant(value_ints=[size]), op.Constant(value_floats=[_LOWEST])
-    overlap = op.Constant(value_floats=[single_threshold(threshold)])
-    selected = op.NonMaxSuppression(boxes, own, most, overlap, least)
-    places = op.Gather(selected, op.Constant(value_ints=[0, 2]), axis=1)
-    kept = op.ScatterND(op.CastLike(op.Expand(0.0, op.Shape(scores)), scores), places, _ones_for(places))
-    return _best(op.Where(op.Greater(kept, 0.5), scores, -np.inf), rows, size)
+    # Scores [B, groups, N]: each group has scores of its own and shares the boxes.
+    group_ids = op.Range(0, op.Add(op.ReduceMax(groups, keepdims=0), 1), 1)
+    in_group = op.Equal(op.Unsqueeze(groups, [1]), op.Unsqueeze(group_ids, [0, 2]))
+    group_scores = op.Where(op.And(in_group, op.Unsqueeze(valid, [1])), op.Unsqueeze(scores, [1]), -np.inf)
+    max_output, min_score = op.Constant(value_ints=[size]), op.Constant(value_floats=[_LOWEST])
+    iou_threshold = op.Constant(value_floats=[float32_iou_threshold(threshold)])
+    selected = op.NonMaxSuppression(boxes, group_scores, max_output, iou_threshold, min_score)
+    indices = op.Gather(selected, op.Constant(value_ints=[0, 2]), axis=1)
+    kept = op.ScatterND(op.CastLike(op.Expand(0.0, op.Shape(scores)), scores), indices, _ones_for(indices))
+    return _top_rows(op.Where(op.Greater(kept, 0.5), scores, -np.inf), rows, size)
 
 
 def _valid_first(boxes: Any, scores: Any, groups: Any, valid: Any) -> tuple[Any, ...]:
-    """Candidates that are valid, in their order, as many columns as the fullest image has; and their rows."""
+    """Return the rows of valid candidates, in order, in as many columns as the image with most of them needs.
+
+    Returns:
+        Rows, and boxes, scores, groups and validity of these rows.
+    """
     flags = op.Cast(valid, to=FLOAT.dtype)
-    most = op.Cast(op.ReduceMax(op.ReduceSum(flags, [1], keepdims=0), keepdims=0), to=INT64.dtype)
-    most = op.Reshape(op.Max(most, op.Constant(value_int=1)), [1])
-    flags, rows = op.TopK(flags, most, axis=1)
-    wide = op.Expand(op.Unsqueeze(rows, [2]), op.Constant(value_ints=[1, 1, 4]))
-    taken = op.GatherElements(boxes, wide, axis=1)
+    count = op.Cast(op.ReduceMax(op.ReduceSum(flags, [1], keepdims=0), keepdims=0), to=INT64.dtype)
+    count = op.Reshape(op.Max(count, op.Constant(value_int=1)), [1])
+    flags, rows = op.TopK(flags, count, axis=1)
+    box_rows = op.Expand(op.Unsqueeze(rows, [2]), op.Constant(value_ints=[1, 1, 4]))
+    boxes = op.GatherElements(boxes, box_rows, axis=1)
     scores, groups = (op.GatherElements(t, rows, axis=1) for t in (scores, groups))
-    return rows, taken, scores, groups, op.Greater(flags, 0.5)
+    return rows, boxes, scores, groups, op.Greater(flags, 0.5)
 
 
-def _ones_for(places: Any) -> Any:
-    return op.Expand(1.0, op.Slice(op.Shape(places), [0], [1]))
+def _ones_for(indices: Any) -> Any:
+    return op.Expand(1.0, op.Slice(op.Shape(indices), [0], [1]))
 
 
-def _best(scores: Any, rows: Any, size: int) -> tuple[Any, Any]:
-    """Rows of the best, and which of them are there."""
-    count = op.Slice(op.Shape(scores), [0], [1])
-    more = op.Concat(count, op.Constant(value_ints=[size]), axis=0)
-    scores = op.Concat(scores, op.Expand(-np.inf, more), axis=1)
-    rows = op.Concat(rows, op.Expand(op.Constant(value_int=0), more), axis=1)
-    best, at = op.TopK(scores, op.Constant(value_ints=[size]), axis=1)
+def _top_rows(scores: Any, rows: Any, size: int) -> tuple[Any, Any]:
+    """Return the rows of the ``size`` best scores, 0 in empty slots, and which slots are filled."""
+    batch_size = op.Slice(op.Shape(scores), [0], [1])
+    padding = op.Concat(batch_size, op.Constant(value_ints=[size]), axis=0)
+    scores = op.Concat(scores, op.Expand(-np.inf, padding), axis=1)
+    rows = op.Concat(rows, op.Expand(op.Constant(value_int=0), padding), axis=1)
+    best, columns = op.TopK(scores, op.Constant(value_ints=[size]), axis=1)
     filled = op.Greater(best, -np.inf)
-    rows = op.GatherElements(rows, at, axis=1)
+    rows = op.GatherElements(rows, columns, axis=1)
     return op.Where(filled, rows, op.Constant(value_int=0)), filled
 
 
@@ -75,19 +79,19 @@ def pyramid_roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> FLOAT:
-    """As the operator in :mod:`libradet.geometry.roi_align`: level by level, put back into the order of the boxes."""
+    """Compute the operator of :mod:`libradet.geometry.roi_align`: level by level, then in the order of the boxes."""
     flat, levels_flat = op.Reshape(boxes, [-1, 4]), op.Reshape(levels, [-1])
-    per_image = op.Slice(op.Shape(levels), [1], [2])
-    places, pooled = [], []
+    boxes_per_image = op.Slice(op.Shape(levels), [1], [2])
+    indices, pooled = [], []
     for level, (features, stride) in enumerate(zip(pyramid, strides, strict=True)):
-        own = op.NonZero(op.Equal(levels_flat, op.Constant(value_int=level)))
-        rows = op.Squeeze(own, [0])
-        places.append(op.Transpose(own, perm=[1, 0]))
+        selected = op.NonZero(op.Equal(levels_flat, op.Constant(value_int=level)))
+        rows = op.Squeeze(selected, [0])
+        indices.append(op.Transpose(selected, perm=[1, 0]))
         pooled.append(
             op.RoiAlign(
                 features,
                 op.Gather(flat, rows, axis=0),
-                op.Div(rows, per_image),
+                op.Div(rows, boxes_per_image),
                 coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
                 output_height=size,
                 output_width=size,
@@ -97,10 +101,10 @@ def pyramid_roi_align(
         )
     channels = op.Slice(op.Shape(pyramid[0]), [1], [2])
     shape = op.Concat(op.Shape(levels_flat), channels, op.Constant(value_ints=[size, size]), axis=0)
-    return op.ScatterND(op.Expand(0.0, shape), op.Concat(*places, axis=0), op.Concat(*pooled, axis=0))
+    return op.ScatterND(op.Expand(0.0, shape), op.Concat(*indices, axis=0), op.Concat(*pooled, axis=0))
 
 
 TRANSLATIONS: dict[Callable, Callable] = {
-    torch.ops.libradet.suppress.default: suppress,
+    torch.ops.libradet.batched_nms.default: batched_nms,
     torch.ops.libradet.pyramid_roi_align.default: pyramid_roi_align,
 }

@@ -1,1 +1,1 @@
-"""Pure tensor functions on boxes: floor 1, depends on torch and torchvision only."""
+"""Tensor functions on boxes, anchors and masks; depends on torch and torchvision only."""

@@ -15,10 +15,12 @@ def base_anchors(
     rounded: bool = False,
     truncated: bool = False,
 ) -> Float[Tensor, "A 4"]:
-    """Anchors of one cell, ratios (height over width) outermost, of area (scale x stride)².
+    """Compute the anchors of one cell, ratios (height over width) outermost, of area (scale x stride)².
 
-    ``offset`` moves the center by that part of a stride: 0 is the cell's corner, 0.5 its center.
-    ``truncated`` cuts scale x stride, and ``rounded`` rounds the corners, to whole pixels, as torchvision does.
+    Args:
+        offset: shift of the center in strides: 0 is the cell's corner, 0.5 its center.
+        rounded: round the corners to whole pixels, as torchvision does.
+        truncated: truncate scale x stride to whole pixels, as torchvision does.
     """
     scale, ratio = torch.tensor(scales, dtype=torch.float64), torch.tensor(ratios, dtype=torch.float64)
     side = (stride * scale).floor() if truncated else stride * scale
@@ -30,14 +32,15 @@ def base_anchors(
 
 
 def grid_anchors(
-    base: Float[Tensor, "A 4"], height: int, width: int, stride: int, canvas: tuple[int, int] | None = None
+    base: Float[Tensor, "A 4"], height: int, width: int, stride: int, padded_size: tuple[int, int] | None = None
 ) -> Float[Tensor, "N 4"]:
-    """Base anchors repeated over a grid of ``height`` x ``width`` cells: cells row by row, anchors innermost.
+    """Repeat base anchors over a grid of ``height`` x ``width`` cells: cells row by row, anchors innermost.
 
-    With ``canvas`` (height, width), cells are as large as whole pixels allow for the grid to fit on it,
-    whatever ``stride`` says.
+    Args:
+        padded_size: (height, width) in pixels; if set, the stride of each axis is this size divided by the number of
+            cells, rounded down, instead of ``stride``.
     """
-    step_y, step_x = (canvas[0] // height, canvas[1] // width) if canvas else (stride, stride)
+    step_y, step_x = (padded_size[0] // height, padded_size[1] // width) if padded_size else (stride, stride)
     x = torch.arange(width, device=base.device, dtype=base.dtype) * step_x
     y = torch.arange(height, device=base.device, dtype=base.dtype) * step_y
     y, x = torch.meshgrid(y, x, indexing="ij")
@@ -46,22 +49,32 @@ def grid_anchors(
 
 
 def inside_image(
-    shapes: Sequence[tuple[int, int]], strides: Sequence[int], per_cell: int, sizes: Int[Tensor, "B 2"]
+    shapes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    num_anchors_per_location: int,
+    sizes: Int[Tensor, "B 2"],
 ) -> Bool[Tensor, "B N"]:
-    """Whether the cell of each anchor (levels concatenated) starts inside the image, not in its padding."""
+    """Return whether the cell of each anchor (levels concatenated) starts inside the image, not in its padding.
+
+    Args:
+        shapes: height and width of each level.
+        sizes: height and width of each image.
+    """
     inside = []
     for (height, width), stride in zip(shapes, strides, strict=True):
         y = torch.arange(height, device=sizes.device) * stride < sizes[:, :1]
         x = torch.arange(width, device=sizes.device) * stride < sizes[:, 1:]
         cells = (y[:, :, None] & x[:, None, :]).flatten(1)
-        inside.append(cells.repeat_interleave(per_cell, dim=1))
+        inside.append(cells.repeat_interleave(num_anchors_per_location, dim=1))
     return torch.cat(inside, dim=1)
 
 
-def within_border(anchors: Float[Tensor, "A 4"], sizes: Int[Tensor, "B 2"], allowed: float) -> Bool[Tensor, "B A"]:
-    """Whether an anchor crosses the border of an image by no more than ``allowed`` pixels.
+def within_border(
+    anchors: Float[Tensor, "A 4"], sizes: Int[Tensor, "B 2"], allowed_border: float
+) -> Bool[Tensor, "B A"]:
+    """Return whether an anchor crosses the border of an image by at most ``allowed_border`` pixels.
 
-    As in Faster R-CNN (Ren et al., 2015), where anchors that cross it at all are left out of training.
+    Faster R-CNN (Ren et al., 2015) ignores anchors that cross it at all in training.
     """
-    ends = sizes.flip(1)[:, None] + allowed
-    return (anchors[:, :2] >= -allowed).all(1) & (anchors[:, 2:] < ends).all(2)
+    ends = sizes.flip(1)[:, None] + allowed_border
+    return (anchors[:, :2] >= -allowed_border).all(1) & (anchors[:, 2:] < ends).all(2)

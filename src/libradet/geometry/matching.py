@@ -1,4 +1,4 @@
-"""Which ground truth a candidate stands for."""
+"""Matching of candidate boxes to ground truths."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from libradet.geometry.boxes import pairwise_coverage, pairwise_iou
+from libradet.geometry.boxes import pairwise_iof, pairwise_iou
 
 NEGATIVE = -1
 IGNORED = -2
@@ -14,7 +14,7 @@ IGNORED = -2
 
 class Matches(NamedTuple):
     """Attributes:
-    gt: row of the ground truth matched, or ``NEGATIVE``, or ``IGNORED``.
+    gt: row of the matched ground truth, or ``NEGATIVE``, or ``IGNORED``.
     iou: largest IoU with any ground truth, 0 if there is none.
     """
 
@@ -27,24 +27,24 @@ def match(
     gt_boxes: Float[Tensor, "B G 4"],
     gt_valid: Bool[Tensor, "B G"],
     *,
-    positive: float,
-    negative: float,
-    low_quality: bool = False,
-    min_positive: float = 0.0,
+    fg_iou_thresh: float,
+    bg_iou_thresh: float,
+    allow_low_quality_matches: bool = False,
+    min_pos_iou: float = 0.0,
 ) -> Matches:
-    """Assign each candidate the ground truth of largest IoU.
+    """Assign to each candidate the ground truth of largest IoU.
 
-    IoU >= ``positive`` makes a positive, IoU < ``negative`` a negative; those between are ignored. With
-    ``low_quality``, each ground truth also claims all candidates that tie for its own largest IoU, if that
-    is at least ``min_positive`` (and above 0); a candidate claimed twice goes to the last (Faster R-CNN,
-    section 3.1.2).
+    A candidate is positive if its IoU is at least ``fg_iou_thresh``, negative if it is below ``bg_iou_thresh``, and
+    ignored otherwise. With ``allow_low_quality_matches``, each ground truth also matches all candidates that tie for
+    its own largest IoU, if that is at least ``min_pos_iou`` (and above 0); a candidate that several ground truths match
+    in this way is assigned to the last of them (Faster R-CNN, section 3.1.2).
     """
     iou = pairwise_iou(candidates, gt_boxes).masked_fill(~gt_valid[:, None, :], 0)
     best, gt = iou.max(dim=2)
-    matches = torch.where(best >= positive, gt, torch.where(best < negative, NEGATIVE, IGNORED))
-    if low_quality:
+    matches = torch.where(best >= fg_iou_thresh, gt, torch.where(best < bg_iou_thresh, NEGATIVE, IGNORED))
+    if allow_low_quality_matches:
         gt_best = iou.amax(dim=1, keepdim=True)
-        claims = (iou == gt_best) & (gt_best >= max(min_positive, 1e-6))
+        claims = (iou == gt_best) & (gt_best >= max(min_pos_iou, 1e-6))
         rows = torch.arange(gt_boxes.shape[1], device=iou.device)
         claimed = torch.where(claims, rows, NEGATIVE).amax(dim=2)
         matches = torch.where(claimed >= 0, claimed, matches)
@@ -56,9 +56,13 @@ def ignore_in_crowd(
     candidates: Float[Tensor, "B N 4"],
     gt_boxes: Float[Tensor, "B G 4"],
     crowd: Bool[Tensor, "B G"],
-    coverage: float = 0.5,
+    ignore_iof_thresh: float = 0.5,
 ) -> Matches:
-    """Ignore negatives that lie in a crowd region by more than ``coverage`` of their area."""
-    inside = pairwise_coverage(candidates, gt_boxes).masked_fill(~crowd[:, None, :], 0).amax(dim=2)
-    gt = torch.where((matches.gt == NEGATIVE) & (inside > coverage), IGNORED, matches.gt)
+    """Ignore negatives of whose area more than ``ignore_iof_thresh`` lies in one crowd region.
+
+    Args:
+        crowd: which ground truths are crowd regions.
+    """
+    inside = pairwise_iof(candidates, gt_boxes).masked_fill(~crowd[:, None, :], 0).amax(dim=2)
+    gt = torch.where((matches.gt == NEGATIVE) & (inside > ignore_iof_thresh), IGNORED, matches.gt)
     return Matches(gt, matches.iou)

@@ -1,4 +1,4 @@
-"""RoIAlign over a pyramid as one operator: each box reads the level that fits its size (FPN, equation 1)."""
+"""RoIAlign on a pyramid as one operator: each box is pooled from the level that fits its size (FPN, equation 1)."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from libradet.geometry.roi_gather import gather_bins, scatter_bins
-from libradet.geometry.roi_taps import Taps, image_taps
+from libradet.geometry.roi_align_cpu import SamplingPoints, gather_bins, sampling_points, scatter_bins
 
 
 def assign_levels(
     boxes: Float[Tensor, "*N 4"], strides: Sequence[int], canonical_size: float = 224.0, canonical_level: int = 4
 ) -> Int[Tensor, "*N"]:
-    """Index into ``strides`` of the level for each box: one of side ``canonical_size`` reads stride
-    2^``canonical_level``."""
+    """Return the index into ``strides`` of the level of each box.
+
+    A box of side ``canonical_size`` is pooled from the level of stride 2^``canonical_level``.
+    """
     side = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1).sqrt()
     level = torch.floor(canonical_level + torch.log2(side / canonical_size + 1e-6))
     lowest = strides[0].bit_length() - 1
@@ -41,9 +42,11 @@ def _pyramid_roi_align(
                 out.flatten(0, 1)[rows] = pooled.to(out.dtype)
         return out.flatten(0, 1)
     shapes = [s for x in pyramid for s in x.shape[2:]]
-    taps = _taps(boxes, levels, shapes, out.dtype, strides, size, sampling_ratio, aligned)
-    for b, own in enumerate(taps):
-        gather_bins([x[b] for x in pyramid], own, out[b].flatten(2))
+    groups_per_image = _sampling_points_per_image(
+        boxes, levels, shapes, out.dtype, strides, size, sampling_ratio, aligned
+    )
+    for b, groups in enumerate(groups_per_image):
+        gather_bins([x[b] for x in pyramid], groups, out[b].flatten(2))
     return out.flatten(0, 1)
 
 
@@ -75,9 +78,11 @@ def _pyramid_roi_align_backward(
                     grad[rows].float(), rois, scale, size, size, *g.shape, sampling_ratio, aligned
                 )
         return grads
-    taps = _taps(boxes, levels, shapes, grad.dtype, strides, size, sampling_ratio, aligned)
-    for b, own in enumerate(taps):
-        scatter_bins(grad.unflatten(0, boxes.shape[:2])[b].flatten(2), own, [g[b] for g in grads])
+    groups_per_image = _sampling_points_per_image(
+        boxes, levels, shapes, grad.dtype, strides, size, sampling_ratio, aligned
+    )
+    for b, groups in enumerate(groups_per_image):
+        scatter_bins(grad.unflatten(0, boxes.shape[:2])[b].flatten(2), groups, [g[b] for g in grads])
     return grads
 
 
@@ -93,17 +98,17 @@ def _empty_gradients(grad: Tensor, boxes: Tensor, shapes: Sequence, channels_las
     return [torch.empty(len(boxes), grad.shape[1], h, w, **kind) for h, w in sides]
 
 
-def _taps(
+def _sampling_points_per_image(
     boxes: Tensor, levels: Tensor, shapes: Sequence[int], dtype: torch.dtype, strides: Sequence[int], *how
-) -> list[list[Taps]]:
-    """Taps of each image's boxes."""
+) -> list[list[SamplingPoints]]:
+    """Compute the sampling points of each image's boxes."""
     sides = list(zip(shapes[::2], shapes[1::2], strict=True))
     boxes = boxes.to(torch.promote_types(dtype, torch.float32))
-    return [image_taps(b, level, sides, strides, *how) for b, level in zip(boxes, levels, strict=True)]
+    return [sampling_points(b, level, sides, strides, *how) for b, level in zip(boxes, levels, strict=True)]
 
 
 def _rois_of_level(boxes: Tensor, levels: Tensor, level: int) -> tuple[Tensor, Tensor]:
-    """Rows, images flattened, of the boxes that read ``level``; and those boxes with their image in front."""
+    """Return the rows (images flattened) of the boxes of ``level``, and these boxes with their image index in front."""
     image, slot = (levels == level).nonzero(as_tuple=True)
     rois = torch.cat([image[:, None].float(), boxes[image, slot].float()], dim=1)
     return image * boxes.shape[1] + slot, rois
@@ -137,10 +142,15 @@ def pyramid_roi_align(
     canonical_size: float = 224.0,
     canonical_level: int = 4,
 ) -> Float[Tensor, "BS C size size"]:
-    """Features of each box, ``size`` x ``size`` bins, the images' boxes one after the other.
+    """Pool the features of each box into ``size`` x ``size`` bins; the boxes of all images are concatenated.
 
-    Boxes that are not ``valid`` cost nothing and give zeros. ``sampling_ratio`` 0 adapts the samples per
-    bin to the box. Gradients flow to the pyramid, not to the boxes.
+    Boxes that are not ``valid`` need no time and have features of zero. Gradients flow to the pyramid only.
+
+    Args:
+        strides: of the pyramid levels.
+        sampling_ratio: sampling points per bin and axis; 0 adapts their number to the size of the box.
+        aligned: shift boxes by half a pixel, as in detectron2.
+        canonical_size, canonical_level: see :func:`assign_levels`.
     """
     levels = assign_levels(boxes, strides, canonical_size, canonical_level).masked_fill(~valid, -1)
     return _pyramid_roi_align(list(pyramid), boxes.detach(), levels, list(strides), size, sampling_ratio, aligned)

@@ -1,1 +1,1 @@
-"""Looking at images: from files, arrays and videos to detections in their own pixels. Knows no model."""
+"""Inference: images, videos and datasets in, detections in pixels of the original images out."""

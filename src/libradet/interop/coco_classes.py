@@ -1,4 +1,4 @@
-"""COCO's 80 classes: what a checkpoint without names has been trained on if it knows as many classes."""
+"""COCO's 80 classes: assumed for checkpoints without class names that have as many classes."""
 
 _NAMES = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,"
@@ -13,8 +13,8 @@ UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 IDS = tuple(i for i in range(1, 91) if i not in UNUSED_IDS)
 
 
-def names_and_ids(num_classes: int, names: tuple[str, ...] = ()) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names of the classes, ``class_0`` ... if nothing is known about them; category ids if they are COCO's."""
+def class_names_and_ids(num_classes: int, names: tuple[str, ...] = ()) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return class names (``class_0``, ... if unknown), and category ids if the classes are COCO's."""
     if not names and num_classes == len(NAMES):
         names = NAMES
     if names == NAMES:

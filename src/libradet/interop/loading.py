@@ -1,6 +1,6 @@
-"""Detectors from other toolboxes' checkpoints, recognized by the names of their tensors."""
+"""Loading of other toolboxes' checkpoints, whose format is detected by the names of their tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,163 +9,179 @@ from torch import Tensor
 
 from libradet.errors import UserError
 from libradet.interop import detectron2, mmdetection, torchvision_models
-from libradet.interop.family import Family, Tensors
+from libradet.interop.checkpoint_format import CheckpointFormat, StateDictLayout, Tensors
+from libradet.interop.class_order import background_to_last, sizes_to_last
 from libradet.interop.reading import read_tensors
-from libradet.interop.rows import background_to_last, sizes_to_last
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
-from libradet.models.model_file import load_model
-from libradet.models.pretrained import BackboneWeights
-from libradet.models.saved_config import FORMAT, read_config
+from libradet.models.load_pretrained import BackboneWeights
+from libradet.models.serialization import is_model_format, load_model, read_config
+from libradet.utils.text import summarize_list
 
-STRANGE = (IndexError, ValueError, TypeError, ArithmeticError, AttributeError, RuntimeError)
-"""What reading shapes and settings that make no sense can end in."""
+CORRUPT_ERRORS = (IndexError, ValueError, TypeError, ArithmeticError, AttributeError, RuntimeError)
+"""Exceptions that inconsistent shapes and settings can raise."""
 
-DETECTOR_PARTS = ("backbone.", "neck.", "rpn", "roi_heads.", "bbox_head.", "proposal_generator.", "detector.")
+DETECTOR_PREFIXES = ("backbone.", "neck.", "rpn", "roi_heads.", "bbox_head.", "proposal_generator.", "detector.")
+"""Prefixes of tensors in detectors of any toolbox, which a backbone alone does not have."""
 
-FAMILIES: tuple[Family, ...] = (mmdetection.FAMILY, torchvision_models.FAMILY, detectron2.FAMILY)
+CHECKPOINT_FORMATS: tuple[CheckpointFormat, ...] = (mmdetection.FORMAT, torchvision_models.FORMAT, detectron2.FORMAT)
 
 
-class Loaded(NamedTuple):
-    """A detector and what did not fit: empty unless a partial load was asked for.
+class LoadedCheckpoint(NamedTuple):
+    """A detector and the tensors that did not fit, which there are only if partial loading was allowed.
 
     Attributes:
+        model: the detector, in evaluation mode.
+        source: name of the toolbox.
         missing: our tensors that the file does not have.
-        surplus: the file's tensors that our detector does not have.
-        misshapen: the file's tensors of another shape than ours.
+        unexpected: the file's tensors that our detector does not have.
+        mismatched: the file's tensors whose shape differs from ours, with both shapes.
     """
 
     model: Detector
-    family: str
+    source: str
     missing: list[str]
-    surplus: list[str]
-    misshapen: list[str]
+    unexpected: list[str]
+    mismatched: list[str]
 
 
-def load_any(path: str | Path, device: str | torch.device = "cpu") -> Detector:
-    """A detector from our own file or another toolbox's checkpoint, in evaluation mode.
+def load_checkpoint_any(path: str | Path, device: str | torch.device = "cpu") -> Detector:
+    """Return the detector of a file of ours or another toolbox's checkpoint, in evaluation mode.
 
     Raises:
-        UserError: not a checkpoint, of unknown origin, or its tensors do not fit.
+        UserError: not a checkpoint, not one of a supported toolbox, or its tensors do not fit.
     """
     return load_checkpoint(path).model.to(device)
 
 
-def load_checkpoint(path: str | Path, allow_partial: bool = False, norm_eps: float | None = None) -> Loaded:
-    """The same on the CPU, with what is known about it.
+def load_checkpoint(path: str | Path, allow_partial: bool = False, norm_eps: float | None = None) -> LoadedCheckpoint:
+    """Load a detector on the CPU from a file of ours or another toolbox's checkpoint.
 
     Args:
-        allow_partial: what does not fit stays random, and is named.
-        norm_eps: what the backbone's batch norms add to their variances, where the file does not say and the
-            toolbox's rule (see :mod:`libradet.interop.torchvision_models`) is not what the model was trained with.
+        allow_partial: leave tensors that do not fit at their random initialization, and list them.
+        norm_eps: epsilon of the backbone's batch norms, if the file does not contain it and the toolbox's rule (see
+            :mod:`libradet.interop.torchvision_models`) does not hold for the model.
+
+    Raises:
+        UserError: as :func:`load_checkpoint_any`.
     """
     tensors, meta = read_tensors(path)
-    if meta.get("format") == FORMAT:
-        return Loaded(load_model(path), "libradet", [], [], [])
-    family, tensors, config = _describe(tensors, meta, path)
+    if is_model_format(meta.get("format")):
+        return LoadedCheckpoint(load_model(path), "libradet", [], [], [])
+    checkpoint_format, tensors, config = _infer_config(tensors, meta, path)
     config.backbone.norm_eps = config.backbone.norm_eps if norm_eps is None else norm_eps
-    loaded = _fill(Detector(config), tensors, family)
-    if not allow_partial and any(loaded[2:]):
-        raise UserError(f"{path}: a checkpoint of {family.name} that does not fit; {explain(loaded)}")
+    loaded = _load_tensors(Detector(config), tensors, checkpoint_format)
+    if not allow_partial and (loaded.missing or loaded.unexpected or loaded.mismatched):
+        mismatches = summarize_mismatches(loaded)
+        raise UserError(f"{path}: tensors of this {checkpoint_format.name} checkpoint do not fit; {mismatches}")
     return loaded
 
 
-def start_from(
+def summarize_mismatches(loaded: LoadedCheckpoint) -> str:
+    """Return one line with the names of all tensors that did not fit; empty if there are none."""
+    parts = (("missing", loaded.missing), ("unexpected", loaded.unexpected), ("mismatched", loaded.mismatched))
+    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in parts if names)
+
+
+def resolve_init_weights(
     weights: str | Path | None, allow_partial: bool = False
 ) -> tuple[str | Detector | BackboneWeights | None, list[str]]:
-    """What :func:`libradet.models.create.create_model` takes as weights, and tensors that the file does not have.
+    """Return the weights in the form that :func:`libradet.models.build.create_model` accepts.
 
     Args:
         weights: None, ``"imagenet"``, the path of any file that :func:`load_checkpoint` reads, or of a backbone's
-            own state under timm's or torchvision's names.
+            state dict under timm's or torchvision's names.
+
+    Returns:
+        The weights, and the names of our tensors that the file does not have.
     """
     if weights is None or weights == "imagenet":
-        return None if weights is None else "imagenet", []
-    if (alone := _alone(weights)) is not None:
-        return alone, []
+        return (None if weights is None else "imagenet"), []
+    if (backbone := _read_backbone_weights(weights)) is not None:
+        return backbone, []
     loaded = load_checkpoint(weights, allow_partial)
-    return loaded.model, [*loaded.missing, *loaded.misshapen]
+    return loaded.model, [*loaded.missing, *loaded.mismatched]
 
 
-def _alone(path: str | Path) -> BackboneWeights | None:
-    """The weights of a backbone, if that is what is in the file."""
-    tensors, meta = read_tensors(path)
-    known = meta.get("format") == FORMAT or any(family.recognizes(tensors) for family in FAMILIES)
-    # A detector of another kind names its parts; a backbone of timm's or torchvision's begins with its stem.
-    if known or any(name.startswith(DETECTOR_PARTS) for name in tensors):
-        return None
-    return BackboneWeights(Path(path), tensors)
+def read_config_any(path: str | Path) -> DetectorConfig | BackboneWeights:
+    """Return the configuration of the detector in a file, without building it, or the weights of a backbone.
 
-
-def read_any_config(path: str | Path) -> DetectorConfig | BackboneWeights:
-    """The configuration of the detector in such a file, without building it; a backbone's weights as they are.
-
-    Raises UserError as loading does.
+    Raises:
+        UserError: as :func:`load_checkpoint_any`.
     """
-    if (alone := _alone(path)) is not None:
-        return alone
+    if (backbone := _read_backbone_weights(path)) is not None:
+        return backbone
     tensors, meta = read_tensors(path)
-    return read_config(path) if meta.get("format") == FORMAT else _describe(tensors, meta, path)[2]
+    return read_config(path) if is_model_format(meta.get("format")) else _infer_config(tensors, meta, path)[2]
 
 
-def _describe(
+def is_backbone_only(tensors: Tensors, meta: Mapping[str, Any]) -> bool:
+    """Return whether tensors are those of a backbone alone, without the prefixes of a detector's parts."""
+    is_detector = is_model_format(meta.get("format")) or any(known.matches(tensors) for known in CHECKPOINT_FORMATS)
+    return not is_detector and not any(name.startswith(DETECTOR_PREFIXES) for name in tensors)
+
+
+def _read_backbone_weights(path: str | Path) -> BackboneWeights | None:
+    tensors, meta = read_tensors(path)
+    return BackboneWeights(Path(path), tensors) if is_backbone_only(tensors, meta) else None
+
+
+def detect_format(tensors: Tensors, path: str | Path) -> CheckpointFormat:
+    """Return the format that the tensors have. Raises UserError if it is none of the supported ones."""
+    for checkpoint_format in CHECKPOINT_FORMATS:
+        if checkpoint_format.matches(tensors):
+            return checkpoint_format
+    toolboxes = ", ".join(checkpoint_format.name for checkpoint_format in CHECKPOINT_FORMATS)
+    raise UserError(
+        f"{path}: not a detector of libradet, {toolboxes}; its tensors are {summarize_list(list(tensors), 3)}"
+    )
+
+
+def _infer_config(
     tensors: Tensors, meta: Mapping[str, Any], path: str | Path
-) -> tuple[Family, dict[str, Tensor], DetectorConfig]:
-    family = recognize(tensors, path)
+) -> tuple[CheckpointFormat, dict[str, Tensor], DetectorConfig]:
+    """Return the format, the tensors under the names of its newest version, and the configuration."""
+    checkpoint_format = detect_format(tensors, path)
     try:
-        tensors = family.normalize(tensors)
-        return family, tensors, family.describe(tensors, meta)
-    except UserError as e:
-        raise UserError(f"{path}: a checkpoint of {family.name}, but {e}") from e
-    except KeyError as e:
-        raise UserError(f"{path}: a checkpoint of {family.name}, but {e} is missing") from e
-    except STRANGE as e:
-        raise UserError(f"{path}: a checkpoint of {family.name}, but its tensors make no detector ({e})") from e
+        tensors = checkpoint_format.normalize_keys(tensors)
+        return checkpoint_format, tensors, checkpoint_format.infer_config(tensors, meta)
+    except UserError as error:
+        raise UserError(f"{path}: this {checkpoint_format.name} checkpoint cannot be loaded: {error}") from error
+    except KeyError as error:
+        raise UserError(f"{path}: this {checkpoint_format.name} checkpoint has no {error}") from error
+    except CORRUPT_ERRORS as error:
+        name = checkpoint_format.name
+        raise UserError(f"{path}: the tensors of this {name} checkpoint do not form a detector ({error})") from error
 
 
-def recognize(tensors: Tensors, path: str | Path) -> Family:
-    """Whose tensors these are. Raises UserError if nobody's that we know."""
-    for family in FAMILIES:
-        if family.recognizes(tensors):
-            return family
-    some = ", ".join(list(tensors)[:3])
-    names = ", ".join(family.name for family in FAMILIES)
-    raise UserError(f"{path}: not a detector of libradet, {names}; its tensors are called {some}, …")
-
-
-def explain(loaded: Loaded) -> str:
-    """One sentence with the names of all that did not fit."""
-    parts = (("missing", loaded.missing), ("surplus", loaded.surplus), ("misshapen", loaded.misshapen))
-    return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts if names)
-
-
-def _fill(model: Detector, tensors: Tensors, family: Family) -> Loaded:
-    layout, own = family.layout(tensors, model.config), model.state_dict()
-    here = dict(layout.pairs)
-    found: dict[str, Tensor] = {}
-    surplus: list[str] = []
-    misshapen: list[str] = []
+def _load_tensors(model: Detector, tensors: Tensors, checkpoint_format: CheckpointFormat) -> LoadedCheckpoint:
+    layout, own = checkpoint_format.layout(tensors, model.config), model.state_dict()
+    our_layers = dict(layout.key_map)
+    state: dict[str, Tensor] = {}
+    unexpected: list[str] = []
+    mismatched: dict[str, str] = {}
     for name, t in tensors.items():
-        layer, _, kind = name.rpartition(".")
-        ours = f"{here.get(layer)}.{kind}"
+        layer, _, parameter = name.rpartition(".")
+        ours = f"{our_layers.get(layer)}.{parameter}"
         if ours not in own:
-            surplus += [] if name.startswith(layout.ignored) and layout.ignored else [name]
+            if not (layout.ignored and name.startswith(layout.ignored)):
+                unexpected.append(name)
             continue
-        t = background_to_last(ours, t) if layout.background_first else t
-        if layout.sizes_first and model.config.dense is not None:
-            a = model.config.dense.anchors
-            t = sizes_to_last(ours, t, len(a.scales), len(a.ratios))
+        t = _convert_order(ours, t, layout, model.config)
         if t.shape == own[ours].shape:
-            found[ours] = t
+            state[ours] = t
         else:
-            misshapen.append(f"{name} {_shape(t)} instead of {_shape(own[ours])}")
-    model.load_state_dict(found, strict=False)
-    lost = {name.split(" ")[0] for name in misshapen}
-    there = {ours: theirs for theirs, ours in layout.pairs}
-    missing = [n for n in own if n not in found and not n.endswith("num_batches_tracked")]
-    missing = [n for n in missing if f"{there.get(n.rpartition('.')[0])}.{n.rpartition('.')[2]}" not in lost]
-    return Loaded(model.eval(), family.name, missing, surplus, misshapen)
+            mismatched[ours] = f"{name} {list(t.shape)} instead of {list(own[ours].shape)}"
+    model.load_state_dict(state, strict=False)
+    present = state.keys() | mismatched.keys()
+    missing = [name for name in own if name not in present and not name.endswith("num_batches_tracked")]
+    return LoadedCheckpoint(model.eval(), checkpoint_format.name, missing, unexpected, list(mismatched.values()))
 
 
-def _shape(t: Tensor) -> Sequence[int]:
-    return list(t.shape)
+def _convert_order(name: str, rows: Tensor, layout: StateDictLayout, config: DetectorConfig) -> Tensor:
+    """Return the rows of the tensor that we call ``name`` in our order of classes and anchors."""
+    rows = background_to_last(name, rows) if layout.background_first else rows
+    if layout.sizes_first and config.retinanet is not None:
+        anchors = config.retinanet.anchors
+        return sizes_to_last(name, rows, len(anchors.scales), len(anchors.ratios))
+    return rows

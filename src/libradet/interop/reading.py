@@ -1,4 +1,4 @@
-"""Tensors and notes of a checkpoint in any of the formats that detectors come in, without executing anything."""
+"""Reading of tensors and metadata from checkpoints in any file format, without executing anything in them."""
 
 import tarfile
 import zipfile
@@ -10,102 +10,112 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from libradet import unpickling
 from libradet.errors import UserError
+from libradet.utils import safe_pickle
 
 STATE_KEYS = ("state_dict", "model", "model_state_dict", "model_ema", "state_dict_ema")
-"""Where trainers keep the weights."""
+"""Keys under which trainers store the weights."""
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors by name, and what the file says about itself.
+    """Return the tensors of a checkpoint by name, and its metadata.
 
-    Reads .safetensors, PyTorch files of both formats, and detectron2's .pkl; the content decides, not the
-    file's name. Names lose the ``module.`` that wrappers for several devices put in front.
+    Reads .safetensors, PyTorch files of both formats, and detectron2's .pkl; the format is detected by the content,
+    not the file's name. The prefix ``module.`` of data-parallel wrappers is removed.
 
     Raises:
-        UserError: no such file, not a checkpoint, or one that wants more than to be data.
+        UserError: the file is missing, not a checkpoint, or refers to more than plain data.
     """
     path = Path(path)
     try:
-        with path.open("rb") as f:
-            start = f.read(9)
-    except OSError as e:
-        raise UserError(f"{path}: no such file" if isinstance(e, FileNotFoundError) else f"{path}: {e}") from e
+        with path.open("rb") as file:
+            start = file.read(9)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     if start[8:9] == b"{":
         return _read_safetensors(path)
     try:
         content = _read_zip(path) if start[:2] == b"PK" else _read_pickle(path)
-    except UserError as e:
-        raise UserError(f"{path}: {e}") from e
-    except unpickling.DAMAGED as e:
-        raise UserError(f"{path}: not a checkpoint that can be read ({type(e).__name__}: {_first_line(e)})") from e
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except safe_pickle.READ_ERRORS as error:
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
     return _split(content, path)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        with safe_open(path, framework="pt") as f:
-            return _strip({name: f.get_tensor(name) for name in f.keys()}), dict(f.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as e:
-        raise UserError(f"{path}: not a readable .safetensors file ({e})") from e
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return _strip_module_prefix(tensors), dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable .safetensors file ({error})") from error
 
 
 def _read_zip(path: Path) -> Any:
-    # torch.load would run such a file; asked of torch's own reader, so that both see the same members.
+    # torch.load would execute a TorchScript program. The members are listed by torch's own reader, the one that loads.
     if "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
         raise UserError("a TorchScript program, not a checkpoint; save the model's state_dict() instead")
-    # What torch writes is not compressed; what is could unpack a small file into a huge one.
+    # torch does not compress; a compressed member could be a zip bomb.
     with zipfile.ZipFile(path) as archive:
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-            raise UserError("its members are compressed, as those of a checkpoint never are; it was not loaded")
+            raise UserError("its members are compressed, unlike those of a checkpoint; it was not loaded")
     return _torch_load(path)
 
 
 def _read_pickle(path: Path) -> Any:
-    with path.open("rb") as f:
-        first = f.read(16)
-    # PyTorch's oldest format: nothing of today is one, and unpacking one is not reading.
+    with path.open("rb") as file:
+        first = file.read(16)
+    # PyTorch's oldest format; reading it would unpack an archive.
     if tarfile.is_tarfile(path):
-        raise UserError("a tar archive, as PyTorch wrote them before 2017; load and save it again with a newer version")
+        raise UserError("a tar archive, PyTorch's format before 2017; load and save it again with a newer version")
     if torch.serialization.MAGIC_NUMBER.to_bytes(10, "little") in first:
         return _torch_load(path)
-    with path.open("rb") as f:
-        # detectron2 writes arrays; those of Python 2 need this encoding.
-        return unpickling.load(f, encoding="latin1")
+    with path.open("rb") as file:
+        # detectron2 stores NumPy arrays; pickles of Python 2 need this encoding.
+        return safe_pickle.load(file, encoding="latin1")
 
 
 def _torch_load(path: Path) -> Any:
-    # weights_only would refuse a trainer's own objects; our reader lets those through as inert ones.
-    return torch.load(path, map_location="cpu", pickle_module=unpickling, weights_only=False)
+    # weights_only=True would refuse files with objects of a trainer; safe_pickle replaces those by placeholders.
+    return torch.load(path, map_location="cpu", pickle_module=safe_pickle, weights_only=False)
 
 
 def _split(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the state dict and the metadata of a checkpoint's content."""
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not tensors by name")
+        raise UserError(f"{path}: contains a {type(content).__name__} instead of tensors by name")
     state, meta = content, {}
     for key in STATE_KEYS:
         if isinstance(content.get(key), dict):
             state, meta = content[key], content.get("meta", {})
             break
-    if unnamed := [key for key in state if not isinstance(key, str)]:
-        raise UserError(f"{path}: not a checkpoint of a detector: a {type(unnamed[0]).__name__} stands for a name")
-    tensors = {name: _tensor(value) for name, value in state.items()}
-    strange = [name for name, value in tensors.items() if value is None]
-    if strange or not tensors:
-        what = f"{strange[0]!r} is not a tensor" if strange else "there are no tensors"
-        raise UserError(f"{path}: not a checkpoint of a detector: {what} (weights are looked for under {STATE_KEYS})")
-    return _strip({name: t for name, t in tensors.items() if t is not None}), meta if isinstance(meta, dict) else {}
+    if not_text := [key for key in state if not isinstance(key, str)]:
+        key_type = type(not_text[0]).__name__
+        raise UserError(f"{path}: not a checkpoint of a detector: a name is a {key_type} instead of text")
+    tensors = {name: _to_tensor(value) for name, value in state.items()}
+    others = [name for name, value in tensors.items() if value is None]
+    if others or not tensors:
+        reason = f"{others[0]!r} is not a tensor" if others else "there are no tensors"
+        raise UserError(
+            f"{path}: not a checkpoint of a detector: {reason} (weights are expected at the top level or under one of "
+            f"{', '.join(STATE_KEYS)})"
+        )
+    meta = meta if isinstance(meta, dict) else {}
+    return _strip_module_prefix({name: t for name, t in tensors.items() if t is not None}), meta
 
 
-def _tensor(value: Any) -> Tensor | None:
+def _to_tensor(value: Any) -> Tensor | None:
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        # Not copied where it can be helped: what is larger than it should be is refused before it is touched.
+        # Copied only if necessary: tensors of a wrong size are refused before their memory is touched.
         return torch.from_numpy(value if value.flags.writeable else value.copy())
     return value.detach() if isinstance(value, Tensor) else None
 
 
-def _strip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_module_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     while tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): t for name, t in tensors.items()}
     return tensors

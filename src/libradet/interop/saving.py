@@ -1,4 +1,4 @@
-"""Detectors as checkpoints that other toolboxes load."""
+"""Saving of detectors as checkpoints that other toolboxes load."""
 
 import json
 from collections.abc import Iterator
@@ -11,49 +11,78 @@ from torch import Tensor
 
 from libradet.errors import UserError
 from libradet.interop import mmdetection, torchvision_models
-from libradet.interop.family import Family
-from libradet.interop.rows import background_to_first
+from libradet.interop.checkpoint_format import CheckpointFormat
+from libradet.interop.class_order import background_to_first
 from libradet.models.config import LOSS_WEIGHTS
 from libradet.models.detector import Detector
 from libradet.utils.atomic_io import atomic_write
 
-FAMILIES: dict[str, Family] = {"mmdet": mmdetection.FAMILY, "torchvision": torchvision_models.FAMILY}
+WRITABLE_FORMATS: dict[str, CheckpointFormat] = {"mmdet": mmdetection.FORMAT, "torchvision": torchvision_models.FORMAT}
 
-
-# What decides on detections beside the weights, and is no part of them.
-SETTINGS = (
+INFERENCE_SETTINGS = (
     *("image", "backbone.stride_in_1x1", "backbone.norm_eps", "pyramid.extra_relu", "pyramid.balanced"),
     *("rpn.anchors", "rpn.test_proposals", "roi.align", "roi.box_std", "cascade.box_stds", "cascade.average"),
-    *("mask.align", "dense.anchors", "dense.per_level", "dense.clip_last", "detections"),
+    *("mask.align", "retinanet.anchors", "retinanet.topk_candidates", "retinanet.clip_last", "detections"),
 )
+"""Settings that change detections and are not part of a state dict."""
 
 
-def save_as(model: Detector, family: str, path: str | Path) -> None:
-    """Write the weights as ``family`` ("mmdet" or "torchvision") has them; a file of that name is replaced.
+def save_checkpoint_as(model: Detector, toolbox: str, path: str | Path) -> None:
+    """Write the weights as a checkpoint of ``toolbox`` ("mmdet" or "torchvision"); an existing file is replaced.
 
     Raises:
-        UserError: that toolbox has no such detector, or the file cannot be written.
+        UserError: the toolbox does not have such a detector, or the file cannot be written.
     """
-    state = to_foreign(model, family)
+    state = to_foreign_state_dict(model, toolbox)
     names = tuple(model.class_names)
-    content = {"meta": {"dataset_meta": {"classes": names}}, "state_dict": state} if family == "mmdet" else state
+    content = {"meta": {"dataset_meta": {"classes": names}}, "state_dict": state} if toolbox == "mmdet" else state
     with atomic_write(path) as partial:
         torch.save(content, partial)
 
 
-def differences(model: Detector, family: str) -> list[str]:
-    """Settings in which that toolbox's own detector, given these weights, would differ: ``name: here, there``."""
-    known = FAMILIES[family]
-    theirs = known.describe(known.normalize(to_foreign(model, family)), {})
-    ours, theirs = (dict(_flatten(json.loads(json.dumps(asdict(c))))) for c in (model.config, theirs))
-    found = [
+def to_foreign_state_dict(model: Detector, toolbox: str) -> dict[str, Tensor]:
+    """Return the state dict with the toolbox's names and order of classes.
+
+    Raises:
+        UserError: the toolbox is not supported, or does not have such a detector.
+    """
+    if toolbox not in WRITABLE_FORMATS:
+        raise UserError(f"--to {toolbox} is not supported; choose from {', '.join(WRITABLE_FORMATS)}")
+    checkpoint_format = WRITABLE_FORMATS[toolbox]
+    layout = checkpoint_format.layout(None, model.config)
+    their_layers = {ours: theirs for theirs, ours in layout.key_map}
+    state: dict[str, Tensor] = {}
+    for name, t in model.state_dict().items():
+        if name.startswith(LOSS_WEIGHTS):
+            continue
+        layer, _, parameter = name.rpartition(".")
+        if layer not in their_layers:
+            raise UserError(f"{checkpoint_format.name} has no layer for {name!r} of this {model.config.model}")
+        t = background_to_first(name, t) if layout.background_first else t
+        state[f"{their_layers[layer]}.{parameter}"] = t.detach().cpu().contiguous()
+    return state
+
+
+def config_differences(model: Detector, toolbox: str) -> list[str]:
+    """Return the settings in which the toolbox's detector differs by default: ``name: ours here, theirs there``.
+
+    They are not part of a state dict and have to be set in the toolbox for equal detections.
+    """
+    checkpoint_format = WRITABLE_FORMATS[toolbox]
+    state = checkpoint_format.normalize_keys(to_foreign_state_dict(model, toolbox))
+    theirs = _flat_config(checkpoint_format.infer_config(state, {}))
+    differences = [
         f"{name}: {value} here, {theirs.get(name)} there"
-        for name, value in ours.items()
-        if name.startswith(SETTINGS) and theirs.get(name) != value
+        for name, value in _flat_config(model.config).items()
+        if name.startswith(INFERENCE_SETTINGS) and theirs.get(name) != value
     ]
-    if family == "torchvision" and model.balance is not None:
-        found.append("the balanced pyramid, by libradet.interop.torchvision.balance")
-    return found
+    if toolbox == "torchvision" and model.balance is not None:
+        differences.append("the balanced pyramid, by libradet.interop.torchvision.balance")
+    return differences
+
+
+def _flat_config(config: Any) -> dict[str, Any]:
+    return dict(_flatten(json.loads(json.dumps(asdict(config)))))
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -62,21 +91,3 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def to_foreign(model: Detector, family: str) -> dict[str, Tensor]:
-    """The tensors under the toolbox's names and in its order of classes."""
-    if family not in FAMILIES:
-        raise UserError(f"there is no --to {family}; choose from {', '.join(FAMILIES)}")
-    layout = FAMILIES[family].layout(None, model.config)
-    there = {ours: theirs for theirs, ours in layout.pairs}
-    state: dict[str, Tensor] = {}
-    for name, t in model.state_dict().items():
-        if name.startswith(LOSS_WEIGHTS):
-            continue
-        layer, _, kind = name.rpartition(".")
-        if layer not in there:
-            raise UserError(f"{FAMILIES[family].name} has no place for {name!r} of this {model.config.model}")
-        t = background_to_first(name, t) if layout.background_first else t
-        state[f"{there[layer]}.{kind}"] = t.detach().cpu().contiguous()
-    return state

@@ -1,1 +1,1 @@
-"""Detectors: floor 3, built from geometry and balance."""
+"""Detectors and their configuration, built from ``geometry`` and ``balance``."""

@@ -1,64 +1,83 @@
-"""The one schema of a detector: a tree of dataclasses.
+"""Configuration of a detector: one tree of dataclasses.
 
-A zoo name is a function that returns such a tree; YAML and the command line override its fields. Which
-heads a detector has is which of ``rpn``, ``roi``, ``cascade``, ``mask`` and ``dense`` are not None:
+A name of the model zoo is a function that returns such a tree; YAML files and the command line override its fields.
+The heads of a detector are those of ``rpn``, ``roi``, ``cascade``, ``mask`` and ``retinanet`` that are not None:
 
-- ``rpn`` alone: its proposals are the detections;
-- ``roi`` alone: the second stage on precomputed proposals (Fast R-CNN);
-- ``rpn`` and ``roi``: both stages; with ``cascade`` several second stages, with ``mask`` masks too;
-- ``dense``: one stage.
+- ``rpn`` alone: a proposal model, whose detections are proposals;
+- ``roi`` alone: RoI heads on precomputed proposals (Fast R-CNN);
+- ``rpn`` and ``roi``: Faster R-CNN; with ``cascade`` several box heads in sequence, with ``mask`` a mask head;
+- ``retinanet``: a one-stage detector.
+
+Ranges of numbers are part of the annotations (:mod:`libradet.utils.ranges`).
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from libradet.utils.ranges import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    UnitInterval,
+)
 
 Norm = Literal["none", "batch", "group"]
-"""What follows a convolution of pyramid or head: nothing, batch norm, or group norm of 32 groups."""
+"""Normalization after each convolution of a pyramid or head: none, batch norm, or group norm of 32 groups."""
+
+MAX_LAYERS = 100
+"""Upper limit of layer counts: a configuration may come from an untrusted file, and building layers takes time."""
+
+NumLayers = Annotated[int, Range(ge=0, le=MAX_LAYERS)]
+AtLeastOneLayer = Annotated[int, Range(ge=1, le=MAX_LAYERS)]
+OpenUnitInterval = Annotated[float, Range(gt=0, lt=1)]
+BoxStd = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
+"""Standard deviations of the deltas (dx, dy, dw, dh); the inverse of torchvision's ``bbox_reg_weights``."""
 
 LOSS_WEIGHTS = "loss_weights."
-"""What the names of learned weights of losses begin with among a detector's parameters. They serve training alone."""
+"""Prefix of the parameters of uncertainty weighting, which are used in training only."""
 
 
 @dataclass
 class ImageConfig:
-    """How images enter: resized so that the short side is ``size[0]`` unless the long one exceeds ``size[1]``.
+    """Preprocessing: images are resized to a short side of ``size[0]``, or less so that the long one is ``size[1]``.
 
-    ``divisor``: sides of the canvas are multiples of it; 0 is what backbone (32) and balanced
-    pyramid (its coarsest stride) need. Images' borders look
-    different to a detector on another canvas.
+    ``size_divisible``: images are padded to sides that are multiples of it; 0 uses the least multiple that the backbone
+    (32) and the balanced pyramid (its coarsest stride) need. The padded size changes features at image borders.
 
-    ``own_canvas``: measuring, too, puts every image on the smallest canvas that holds it, as predicting always
-    does. What is found in it is then a function of the image alone, and not of the dataset that it is in, from
-    which a few canvases are chosen otherwise, for fuller batches.
+    ``batch_invariant_padding``: evaluation, too, pads each image to the smallest size that holds it, as prediction
+    does. Its detections then depend on the image alone. Otherwise a few padded sizes are chosen for a dataset, which
+    gives fuller batches.
     """
 
-    size: tuple[int, int] = (800, 1333)
+    size: tuple[PositiveInt, PositiveInt] = (800, 1333)
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     channels: Literal["rgb", "bgr"] = "rgb"
-    divisor: int = 0
-    own_canvas: bool = False
+    size_divisible: NonNegativeInt = 0
+    batch_invariant_padding: bool = False
 
 
 @dataclass
 class BackboneConfig:
     """A timm feature extractor.
 
-    ``freeze_at``: 0 nothing, 1 the stem, 2 stem and first stage. ``frozen_norm``: batch norms use (and
-    keep) their stored statistics. ``norm_eps``: what their variances are increased by; None as the model has
-    it. ``stride_in_1x1``: blocks of a ResNet subsample in their first convolution (Caffe), not in their second.
+    ``freeze_at``: 0 freezes nothing, 1 the stem, 2 the stem and the first stage. ``frozen_norm``: batch norms use and
+    keep their stored statistics. ``norm_eps``: epsilon of batch norms; None keeps that of the timm model.
+    ``stride_in_1x1``: bottlenecks of a ResNet downsample in their first convolution (Caffe), not in the 3x3.
     """
 
     name: str = "resnet50"
-    freeze_at: int = 0
+    freeze_at: NonNegativeInt = 0
     frozen_norm: bool = False
-    norm_eps: float | None = None
+    norm_eps: NonNegativeFloat | None = None
     stride_in_1x1: bool = False
 
 
 @dataclass
 class BalancedPyramidConfig:
-    """Balanced feature pyramid (paper 3.2): ``level`` is the index of the size at which levels are averaged."""
+    """Balanced feature pyramid (paper 3.2): ``level`` is the index of the pyramid level at which all are averaged."""
 
     level: int = 2
     refine: Literal["none", "conv", "non_local"] = "non_local"
@@ -66,17 +85,17 @@ class BalancedPyramidConfig:
 
 @dataclass
 class PyramidConfig:
-    """Feature pyramid: ``levels`` outputs from stride ``first_stride`` on; ``extra`` makes those above C5.
+    """Feature pyramid of ``num_levels`` outputs, the finest of which has stride ``start_stride``.
 
-    ``extra_relu``: a ReLU before the second and further extra convolutions. ``norm``: behind every convolution
-    but the extra ones.
+    ``extra_levels``: how levels above C5 are computed. ``extra_relu``: a ReLU before the second and further extra
+    convolutions. ``norm``: after every convolution except the extra ones.
     """
 
-    kind: Literal["fpn", "pafpn"] = "fpn"
-    channels: int = 256
-    levels: int = 5
-    first_stride: int = 4
-    extra: Literal["max_pool", "conv_on_c5", "conv_on_p5"] = "max_pool"
+    type: Literal["fpn", "pafpn"] = "fpn"
+    channels: PositiveInt = 256
+    num_levels: AtLeastOneLayer = 5
+    start_stride: int = 4
+    extra_levels: Literal["max_pool", "conv_on_c5", "conv_on_p5"] = "max_pool"
     extra_relu: bool = False
     norm: Norm = "none"
     balanced: BalancedPyramidConfig | None = None
@@ -84,15 +103,15 @@ class PyramidConfig:
 
 @dataclass
 class AnchorConfig:
-    """Anchors of side ``scale x stride`` at every cell; ``offset`` 0 puts them on cell corners, 0.5 on centers.
+    """Anchors of side ``scale * stride`` at every cell; ``offset`` 0 centers them on cell corners, 0.5 on cell centers.
 
-    ``truncated``: that side is cut to whole pixels. ``rounded``: corners are whole pixels. ``fitted``: the
-    cells of a level divide the canvas, rounded down to whole pixels, where a coarse level does not fit it.
-    torchvision's are all that.
+    ``truncated``: sides are truncated to integers. ``rounded``: corners are rounded to integers. ``fitted``: the
+    stride of a level is the padded size divided by its number of cells, rounded down, where the level does not divide
+    it evenly. torchvision's anchors are all three.
     """
 
-    scales: tuple[float, ...] = (8.0,)
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    scales: tuple[PositiveFloat, ...] = (8.0,)
+    ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
     offset: float = 0.0
     truncated: bool = False
     rounded: bool = False
@@ -101,235 +120,252 @@ class AnchorConfig:
 
 @dataclass
 class MatchConfig:
-    """IoU from which a candidate is positive, and below which it is negative; between is ignored.
+    """IoU thresholds of positives (at least ``fg_iou_thresh``) and negatives (below ``bg_iou_thresh``).
 
-    ``low_quality``: every ground truth also claims its best candidates if their IoU is at least
-    ``min_positive``. Candidates that lie in a crowd region by more than ``crowd`` are ignored.
+    Candidates between the thresholds are ignored. ``allow_low_quality_matches``: each ground truth also matches the
+    candidates of its highest IoU if that is at least ``min_pos_iou``. ``ignore_iof_thresh``: candidates of whose area
+    more than this fraction lies in a crowd region are ignored.
     """
 
-    positive: float = 0.5
-    negative: float = 0.5
-    low_quality: bool = False
-    min_positive: float = 0.5
-    crowd: float = 0.5
+    fg_iou_thresh: UnitInterval = 0.5
+    bg_iou_thresh: UnitInterval = 0.5
+    allow_low_quality_matches: bool = False
+    min_pos_iou: UnitInterval = 0.5
+    ignore_iof_thresh: UnitInterval = 0.5
 
 
 @dataclass
 class SamplingConfig:
-    """Which candidates a loss sees (paper 3.1)."""
+    """Samplers of positives and negatives for a loss (paper 3.1).
 
-    size: int = 512
-    positive_fraction: float = 0.25
-    positives: Literal["random", "instance_balanced", "hardest"] = "random"
-    negatives: Literal["random", "iou_balanced", "hardest"] = "random"
-    num_bins: int = 3
+    ``positive_fraction``: of ``batch_size_per_image``, the upper limit of positives. ``neg_pos_ub``: upper limit of
+    negatives per positive. ``bins``: IoU bins as in the paper's text or as in mmdetection's code.
+    """
+
+    batch_size_per_image: PositiveInt = 512
+    positive_fraction: UnitInterval = 0.25
+    positives: Literal["random", "instance_balanced", "ohem"] = "random"
+    negatives: Literal["random", "iou_balanced", "ohem"] = "random"
+    num_bins: PositiveInt = 3
     bins: Literal["paper", "mmdet"] = "paper"
-    negatives_per_positive: float | None = None
+    neg_pos_ub: PositiveFloat | None = None
 
 
 @dataclass
 class BoxLossConfig:
-    """Localization loss (paper 3.3); ``beta`` is where the linear part starts.
+    """Localization loss (paper 3.3); ``beta`` is the error at which its linear part starts.
 
-    ``iou``, ``giou``, ``diou`` and ``ciou`` compare decoded boxes instead of deltas: one number per box, not
-    four, so they want a larger ``weight``.
+    ``iou``, ``giou``, ``diou`` and ``ciou`` compare decoded boxes instead of deltas: they are one number per box, not
+    four, and need a larger ``weight``.
     """
 
-    kind: Literal["l1", "smooth_l1", "balanced_l1", "iou", "giou", "diou", "ciou"] = "smooth_l1"
-    weight: float = 1.0
-    beta: float = 1.0
-    alpha: float = 0.5
-    gamma: float = 1.5
+    type: Literal["l1", "smooth_l1", "balanced_l1", "iou", "giou", "diou", "ciou"] = "smooth_l1"
+    weight: NonNegativeFloat = 1.0
+    beta: NonNegativeFloat = 1.0
+    alpha: PositiveFloat = 0.5
+    gamma: PositiveFloat = 1.5
     variant: Literal["paper", "mmdet"] = "paper"
 
 
 @dataclass
 class ProposalConfig:
-    """Suppression of proposals: ``per_level`` best of each level before, ``total`` after.
+    """Non-maximum suppression of proposals: ``pre_nms_top_n`` of each level before, ``post_nms_top_n`` in all after.
 
-    ``rank``: what they are sorted by; which of equal ``scores`` comes first matters where many are nearly 1.
+    ``topk_by``: the value that they are sorted by; the order of equal ``scores`` matters where many round to 1.
     """
 
-    per_level: int = 2000
-    total: int = 2000
-    nms: float = 0.7
+    pre_nms_top_n: PositiveInt = 2000
+    post_nms_top_n: PositiveInt = 2000
+    nms_thresh: UnitInterval = 0.7
     min_size: float = 0.0
-    rank: Literal["logits", "scores"] = "logits"
+    topk_by: Literal["logits", "scores"] = "logits"
 
 
 @dataclass
 class RPNConfig:
     """Region proposal network.
 
-    ``allowed_border``: anchors that cross the image's border by more pixels are ignored in training; null ignores
-    none. mmdetection's Cascade R-CNN has 0.
+    ``allowed_border``: training ignores anchors that cross the image border by more than this many pixels; None
+    ignores none. mmdetection's Cascade R-CNN uses 0.
     """
 
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
-    convs: int = 1
-    allowed_border: float | None = None
+    num_convs: NumLayers = 1
+    allowed_border: NonNegativeFloat | None = None
     match: MatchConfig = field(
-        default_factory=lambda: MatchConfig(positive=0.7, negative=0.3, low_quality=True, min_positive=0.3)
+        default_factory=lambda: MatchConfig(
+            fg_iou_thresh=0.7, bg_iou_thresh=0.3, allow_low_quality_matches=True, min_pos_iou=0.3
+        )
     )
-    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(size=256, positive_fraction=0.5))
+    sampling: SamplingConfig = field(
+        default_factory=lambda: SamplingConfig(batch_size_per_image=256, positive_fraction=0.5)
+    )
     box_loss: BoxLossConfig = field(default_factory=lambda: BoxLossConfig(beta=1 / 9))
     train_proposals: ProposalConfig = field(default_factory=ProposalConfig)
-    test_proposals: ProposalConfig = field(default_factory=lambda: ProposalConfig(per_level=1000, total=1000))
+    test_proposals: ProposalConfig = field(
+        default_factory=lambda: ProposalConfig(pre_nms_top_n=1000, post_nms_top_n=1000)
+    )
 
 
 @dataclass
 class RoIAlignConfig:
-    """``sampling_ratio`` 0 adapts the number of samples to the size of the box."""
+    """RoIAlign on the pyramid level that fits a box's size.
 
-    size: int = 7
-    sampling_ratio: int = 2
+    ``sampling_ratio`` 0 adapts the number of sampling points to the size of the box.
+    """
+
+    output_size: PositiveInt = 7
+    sampling_ratio: NonNegativeInt = 2
     aligned: bool = True
-    levels: int = 4
-    canonical_size: float = 224.0
+    num_levels: AtLeastOneLayer = 4
+    canonical_size: PositiveFloat = 224.0
     canonical_level: int = 4
 
 
 @dataclass
 class DetectionConfig:
-    """What leaves the detector: the ``total`` best of what scores more than ``score`` and whose sides exceed
-    ``min_size`` pixels, after boxes of a class have suppressed each other.
+    """Postprocessing: the ``detections_per_img`` best detections that score more than ``score_thresh``.
 
-    ``nms``: the IoU above which they do. ``suppression``: ``nms`` drops the worse one. Soft-NMS (Bodla et al., ICCV
-    2017) lowers its score instead, and drops it where it falls to ``floor``: ``soft_linear`` multiplies it by 1 - IoU
-    above the IoU ``nms``, ``soft_gaussian`` by exp(-IoU² / ``sigma``) at any IoU. ``quality``: what becomes of the
-    IoU that ``roi.iou`` predicts: nothing; ``multiply``: it is multiplied with the score, before anything is compared
-    with ``score``; ``guide``: boxes suppress each other in its order, and who stays gets the best score of those it
-    suppressed (IoU-guided NMS; Jiang et al., ECCV 2018).
+    Their sides exceed ``min_size`` pixels, and non-maximum suppression has been applied within each class.
+
+    ``nms_type``: ``nms`` drops boxes that overlap a better one by an IoU above ``nms_thresh``. Soft-NMS (Bodla et al.,
+    ICCV 2017) lowers their scores instead and drops them at ``min_score`` or less: ``soft_linear`` multiplies by
+    1 - IoU where the IoU exceeds ``nms_thresh``, ``soft_gaussian`` by exp(-IoU^2 / ``sigma``) at any IoU.
+
+    ``score_fusion``: use of the IoU that ``roi.iou`` predicts. ``none`` ignores it. ``multiply`` multiplies the score
+    by it before ``score_thresh`` is applied. ``iou_guided`` suppresses in its order, and a kept box gets the best score
+    of those that it suppressed (IoU-guided NMS; Jiang et al., ECCV 2018).
     """
 
-    score: float = 0.05
-    nms: float = 0.5
-    total: int = 100
+    score_thresh: UnitInterval = 0.05
+    nms_thresh: UnitInterval = 0.5
+    detections_per_img: PositiveInt = 100
     min_size: float = 0.0
-    suppression: Literal["nms", "soft_linear", "soft_gaussian"] = "nms"
-    sigma: float = 0.5
-    floor: float = 0.001
-    quality: Literal["none", "multiply", "guide"] = "none"
+    nms_type: Literal["nms", "soft_linear", "soft_gaussian"] = "nms"
+    sigma: PositiveFloat = 0.5
+    min_score: UnitInterval = 0.001
+    score_fusion: Literal["none", "multiply", "iou_guided"] = "none"
 
 
 @dataclass
 class FocalConfig:
     """Focal loss (Lin et al., ICCV 2017)."""
 
-    alpha: float = 0.25
-    gamma: float = 2.0
+    alpha: UnitInterval = 0.25
+    gamma: NonNegativeFloat = 2.0
 
 
 @dataclass
 class IoUConfig:
-    """A further output of the second stage, of a cascade's last one: the IoU of each refined box with its object
-    (IoU-Net; Jiang et al., ECCV 2018), one for each class, or one for all if the stage is ``class_agnostic``.
+    """IoU prediction of the box head, or of the last one of a cascade (IoU-Net; Jiang et al., ECCV 2018).
 
-    It is learned by smooth L1 on the IoU stretched to -1..1, as there; ``beta`` is where the linear part starts.
-    There, boxes to learn from are objects moved about to an IoU of at least 0.5, and the branch has linear layers of
-    its own; here they are the refined boxes of the positives that the other losses see, objects among them if they
-    are added to the proposals, and the output shares the stage's layers.
+    The output is the IoU of each refined box with its object, one per class, or one for all classes if the head is
+    ``class_agnostic``. Its loss is smooth L1 on the IoU scaled to -1..1, as in the paper; ``beta`` is the error at
+    which its linear part starts. The paper trains a branch of its own on jittered ground truths of an IoU of at least
+    0.5. Here the output shares the layers of the head, and is trained on the refined boxes of the positives that the
+    other losses use, including ground truths if these are added to the proposals.
     """
 
-    weight: float = 1.0
-    beta: float = 1.0
+    weight: NonNegativeFloat = 1.0
+    beta: NonNegativeFloat = 1.0
 
 
 @dataclass
 class RoIConfig:
-    """Second stage: ``convs`` convolutions with ``norm``, then ``fcs`` linear layers of ``width``.
+    """Box head: ``num_convs`` convolutions with ``norm``, then ``num_fcs`` linear layers of ``fc_dim`` outputs.
 
-    ``convs=4, norm="group", fcs=1`` is the head of Group Normalization (Wu and He, ECCV 2018). ``focal`` makes
-    the classification loss a focal one. ``iou``: also predict how well boxes lie, for ``detections.quality``.
-    ``train_proposals``, ``test_proposals``: the most that it is given of an image where there is no ``rpn``.
+    ``num_convs=4, norm="group", num_fcs=1`` is the head of Group Normalization (Wu and He, ECCV 2018).
+    ``cls_loss_weight``: weight of the classification loss, which is cross-entropy, or a focal loss with ``focal``.
+    ``iou``: also predict the IoU of boxes, for ``detections.score_fusion``. ``train_proposals``, ``test_proposals``:
+    upper limit of precomputed proposals per image, for a detector without ``rpn``.
     """
 
     align: RoIAlignConfig = field(default_factory=RoIAlignConfig)
-    convs: int = 0
+    num_convs: NumLayers = 0
     norm: Norm = "none"
-    fcs: int = 2
-    width: int = 1024
+    num_fcs: AtLeastOneLayer = 2
+    fc_dim: PositiveInt = 1024
     match: MatchConfig = field(default_factory=MatchConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    add_ground_truth: bool = True
-    box_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    add_gt_as_proposals: bool = True
+    box_std: BoxStd = (0.1, 0.1, 0.2, 0.2)
     class_agnostic: bool = False
-    class_weight: float = 1.0
+    cls_loss_weight: NonNegativeFloat = 1.0
     focal: FocalConfig | None = None
     box_loss: BoxLossConfig = field(default_factory=BoxLossConfig)
     iou: IoUConfig | None = None
-    train_proposals: int = 2000
-    test_proposals: int = 1000
+    train_proposals: PositiveInt = 2000
+    test_proposals: PositiveInt = 1000
 
 
 @dataclass
 class CascadeConfig:
-    """Second stages one after the other (Cai and Vasconcelos, CVPR 2018): each refines the boxes of the one before.
+    """Box heads in sequence (Cai and Vasconcelos, CVPR 2018): each refines the boxes of the one before.
 
-    ``ious``: from which a stage's candidates are positive. ``box_stds``: of its deltas. ``weights``: of its
-    losses. ``average``: what of the stages' classifiers is averaged, logits (mmdetection) or softmax scores
-    (detectron2).
+    One entry per stage: ``iou_thresholds`` of positives, ``box_stds`` of deltas, ``weights`` of losses. ``average``:
+    average the stages' logits (mmdetection) or softmax scores (detectron2).
     """
 
-    ious: tuple[float, ...] = (0.5, 0.6, 0.7)
-    box_stds: tuple[tuple[float, float, float, float], ...] = (
+    iou_thresholds: tuple[PositiveFloat, ...] = (0.5, 0.6, 0.7)
+    box_stds: tuple[BoxStd, ...] = (
         (0.1, 0.1, 0.2, 0.2),
         (0.05, 0.05, 0.1, 0.1),
         (0.033, 0.033, 0.067, 0.067),
     )
-    weights: tuple[float, ...] = (1.0, 0.5, 0.25)
+    weights: tuple[NonNegativeFloat, ...] = (1.0, 0.5, 0.25)
     average: Literal["logits", "scores"] = "logits"
 
 
 @dataclass
 class MaskConfig:
-    """A mask for each detection, of twice ``align.size`` on a side (He et al., ICCV 2017)."""
+    """Mask head: a mask per detection, with sides of twice ``align.output_size`` (He et al., ICCV 2017)."""
 
-    align: RoIAlignConfig = field(default_factory=lambda: RoIAlignConfig(size=14))
-    convs: int = 4
+    align: RoIAlignConfig = field(default_factory=lambda: RoIAlignConfig(output_size=14))
+    num_convs: NumLayers = 4
     norm: Norm = "none"
-    channels: int = 256
-    weight: float = 1.0
+    channels: PositiveInt = 256
+    weight: NonNegativeFloat = 1.0
 
 
 @dataclass
-class DenseConfig:
-    """One stage: classes and boxes at every anchor.
+class RetinaNetHeadConfig:
+    """One-stage head: classes and boxes at every anchor (Lin et al., ICCV 2017).
 
-    ``prior``: what a fresh head scores everything with. ``per_level``: how many pairs of anchor and class of
-    each level go on to suppression, chosen by ``rank`` (see :class:`ProposalConfig`). ``clip_last``: boxes are
-    cut to the image, and dropped where they lie outside, after they suppressed each other (detectron2), not
-    before.
+    ``prior_prob``: score of every class at the start of training. ``topk_candidates``: pairs of anchor and class per
+    level that are kept for non-maximum suppression, chosen by ``topk_by`` (see :class:`ProposalConfig`).
+    ``clip_last``: boxes are clipped to the image, and dropped if they lie outside, after suppression (detectron2)
+    instead of before.
     """
 
     anchors: AnchorConfig = field(
         default_factory=lambda: AnchorConfig(scales=tuple(4 * 2 ** (i / 3) for i in range(3)))
     )
-    convs: int = 4
+    num_convs: NumLayers = 4
     norm: Norm = "none"
     match: MatchConfig = field(
-        default_factory=lambda: MatchConfig(positive=0.5, negative=0.4, low_quality=True, min_positive=0.0)
+        default_factory=lambda: MatchConfig(
+            fg_iou_thresh=0.5, bg_iou_thresh=0.4, allow_low_quality_matches=True, min_pos_iou=0.0
+        )
     )
     focal: FocalConfig = field(default_factory=FocalConfig)
-    prior: float = 0.01
-    class_weight: float = 1.0
+    prior_prob: OpenUnitInterval = 0.01
+    cls_loss_weight: NonNegativeFloat = 1.0
     box_loss: BoxLossConfig = field(default_factory=lambda: BoxLossConfig(beta=0.11))
-    per_level: int = 1000
-    rank: Literal["logits", "scores"] = "logits"
+    topk_candidates: PositiveInt = 1000
+    topk_by: Literal["logits", "scores"] = "logits"
     clip_last: bool = False
 
 
 @dataclass
 class DetectorConfig:
-    """Everything needed to build a detector, and all that a saved model has to remember about itself.
+    """Everything needed to build a detector, saved with its weights.
 
-    ``category_ids`` are the ids that the training dataset calls its classes by, for writing results.
-    ``learned_weights``: each loss L has a variance that is learned with everything else, and counts
-    exp(-s) * L + s, s being its logarithm (Kendall et al., CVPR 2018).
+    ``category_ids``: ids of the classes in the training dataset, used in result files. ``uncertainty_weighting``: each
+    loss L has a learned log variance s and counts as exp(-s) * L + s (Kendall et al., CVPR 2018).
     """
 
     model: str = "faster_rcnn"
-    num_classes: int = 80
+    num_classes: PositiveInt = 80
     class_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
     image: ImageConfig = field(default_factory=ImageConfig)
@@ -339,16 +375,16 @@ class DetectorConfig:
     roi: RoIConfig | None = None
     cascade: CascadeConfig | None = None
     mask: MaskConfig | None = None
-    dense: DenseConfig | None = None
-    learned_weights: bool = False
+    retinanet: RetinaNetHeadConfig | None = None
+    uncertainty_weighting: bool = False
     detections: DetectionConfig = field(default_factory=DetectionConfig)
 
     @property
-    def proposes(self) -> bool:
+    def is_proposal_model(self) -> bool:
         """Whether its detections are proposals: objects without a class."""
-        return self.roi is None and self.dense is None
+        return self.roi is None and self.retinanet is None
 
     @property
-    def takes_proposals(self) -> bool:
-        """Whether it has to be given proposals, because it does not look for any."""
+    def requires_proposals(self) -> bool:
+        """Whether it needs precomputed proposals as input, because it has RoI heads but no RPN."""
         return self.roi is not None and self.rpn is None

@@ -1,4 +1,4 @@
-"""The road from images to losses or detections."""
+"""Detector: backbone, feature pyramid and heads, from a batch of images to losses or detections."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -9,83 +9,85 @@ from torch import Tensor, nn
 
 from libradet.balance import BalancedFeaturePyramid
 from libradet.data.batch import Batch
-from libradet.data.loading.transforms import Size
-from libradet.inference.detections import Detections
-from libradet.models.backbones import Backbone
+from libradet.data.transforms.resize import Size
+from libradet.models.backbone import Backbone
 from libradet.models.config import DetectorConfig
-from libradet.models.config_checks import check_config
-from libradet.models.dense_head import DenseHead, dense_detect, dense_losses
-from libradet.models.learned_weights import learned_weights
-from libradet.models.mask_head import MaskHead, add_masks, mask_loss
-from libradet.models.pretrained import BackboneWeights
-from libradet.models.pyramids import FeaturePyramid
-from libradet.models.roi_head import given_proposals
-from libradet.models.rpn import RPN, as_detections, propose, rpn_losses
-from libradet.models.samples import num_positive_slots
-from libradet.models.second_stage import box_heads, second_stage_detect, second_stage_losses
+from libradet.models.config_validation import validate_config
+from libradet.models.fpn import FeaturePyramid
+from libradet.models.load_pretrained import BackboneWeights
+from libradet.models.mask_head import MaskHead
+from libradet.models.retinanet_head import RetinaNetHead
+from libradet.models.roi_heads import build_roi_heads, precomputed_proposals
+from libradet.models.rpn import RPNHead, proposals_to_detections
+from libradet.models.uncertainty_weighting import build_uncertainty_weighting
+from libradet.structures import Detections
 
 if TYPE_CHECKING:
     import supervision
 
-WIDE_VECTORS = torch.backends.cpu.get_cpu_capability() == "AVX512"
+HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class Detector(nn.Module):
-    """Backbone -> pyramid -> balanced pyramid -> heads: which ones, ``config`` says.
+    """Detector of backbone, FPN, optional balanced feature pyramid, and the heads in its configuration.
 
-    Called with a batch, gives a dictionary of losses in training mode and :class:`Detections` in
-    evaluation mode; boxes are in pixels of the batch's (resized) images.
+    Called with a batch, it returns a dictionary of losses in training mode and :class:`Detections` in evaluation mode;
+    boxes are in pixels of the batch's (resized) images.
 
     Args:
-        config: what to build.
-        pretrained: start the backbone from ImageNet weights, or from those of a file.
+        config: architecture, losses and postprocessing.
+        pretrained: initialize the backbone with ImageNet weights, or with those of a file.
 
     Raises:
-        UserError: heads that do not fit together, or values out of their ranges.
+        UserError: heads that cannot be combined, or values out of range.
     """
 
     def __init__(self, config: DetectorConfig, pretrained: bool | BackboneWeights = False) -> None:
         super().__init__()
-        check_config(config)
+        validate_config(config)
         self.config = config
-        # Layers that trained weights, where it was given any, have left at random.
-        self.fresh: list[str] = []
-        # Made by optimize: norms are folded, so the layers are not those of a file.
-        self.for_inference = False
+        # Layers that initial weights do not cover.
+        self.reinitialized_layers: list[str] = []
+        # Set by optimize, which fuses norms into convolutions: the layers differ from those of a file.
+        self.is_optimized = False
         self.backbone = Backbone(config.backbone, pretrained)
         self.pyramid = FeaturePyramid(self.backbone.channels, config.pyramid)
         self.strides = self.pyramid.strides
         balanced, channels, classes = config.pyramid.balanced, config.pyramid.channels, config.num_classes
         self.balance = BalancedFeaturePyramid(channels, balanced.level, balanced.refine) if balanced else None
-        self.rpn = RPN(channels, self.strides, config.rpn) if config.rpn else None
-        self.roi = box_heads(channels, config)
-        self.mask = MaskHead(channels, classes, config.mask) if config.mask else None
-        self.dense = DenseHead(channels, classes, self.strides, config.dense) if config.dense else None
-        self.loss_weights = learned_weights(config)
+        self.rpn = RPNHead(channels, self.strides, config.rpn) if config.rpn else None
+        self.roi = build_roi_heads(channels, self.strides, config)
+        self.mask = MaskHead(channels, classes, self.strides, config.mask) if config.mask else None
+        self.retinanet = (
+            RetinaNetHead(channels, classes, self.strides, config.retinanet, config.detections)
+            if config.retinanet
+            else None
+        )
+        self.loss_weights = build_uncertainty_weighting(config)
         self.register_buffer("mean", torch.tensor(config.image.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.image.std).view(3, 1, 1), persistent=False)
 
     @property
     def class_names(self) -> list[str]:
-        """Names of labels 0..C-1; proposals are all objects."""
-        return ["object"] if self.config.proposes else list(self.config.class_names)
+        """Names of labels 0..C-1; "object" for a proposal model."""
+        return ["object"] if self.config.is_proposal_model else list(self.config.class_names)
 
     @property
     def category_ids(self) -> list[int]:
-        """The training dataset's own ids of labels 0..C-1; 1..C if they are not known."""
-        if self.config.proposes:
+        """Category ids of labels 0..C-1 in the training dataset; 1..C if they are unknown."""
+        if self.config.is_proposal_model:
             return [1]
         return list(self.config.category_ids) or list(range(1, self.config.num_classes + 1))
 
     @property
-    def divisor(self) -> int:
-        """Canvas sides must be multiples of this: the backbone's stride; a balanced pyramid's, too, if it is larger."""
+    def size_divisible(self) -> int:
+        """Sides of padded images are multiples of this: the backbone's stride, or a balanced pyramid's coarsest one."""
         coarsest = self.strides[-1] if self.config.pyramid.balanced else 32
-        return self.config.image.divisor or max(coarsest, 32)
+        return self.config.image.size_divisible or max(coarsest, 32)
 
     @property
     def name(self) -> str:
-        """The zoo entry."""
+        """Name in the model zoo."""
         return self.config.model
 
     @property
@@ -95,115 +97,111 @@ class Detector(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the backbone's weights."""
+        """Type of the backbone's weights."""
         return next(self.backbone.parameters()).dtype
 
     @property
-    def proposes(self) -> bool:
+    def is_proposal_model(self) -> bool:
         """Whether the detections are proposals."""
-        return self.config.proposes
+        return self.config.is_proposal_model
 
     @property
-    def gives_masks(self) -> bool:
+    def has_masks(self) -> bool:
         """Whether each detection has a mask."""
         return self.config.mask is not None
 
     @property
-    def proposals_wanted(self) -> int:
-        """Boxes of an image that are looked at, best first; 0 if the detector looks for objects itself."""
-        return self.config.roi.test_proposals if self.config.takes_proposals and self.config.roi else 0
+    def num_proposals(self) -> int:
+        """Maximum number of precomputed proposals per image; 0 if the detector does not need any."""
+        return self.config.roi.test_proposals if self.config.requires_proposals and self.config.roi else 0
 
     def normalize(self, batch: Batch) -> Float[Tensor, "B 3 H W"]:
-        """Images as the backbone wants them, zero in the padding."""
+        """Return the normalized images, zero in the padding."""
         images = batch.images.flip(1) if self.config.image.channels == "bgr" else batch.images
         images = (images.float() - self.mean) / self.std
         y = torch.arange(images.shape[2], device=images.device) < batch.sizes[:, :1]
         x = torch.arange(images.shape[3], device=images.device) < batch.sizes[:, 1:]
         images = images * (y[:, None, :, None] & x[:, None, None, :])
-        # Convolutions take their layout from their input. On CPUs without wide vectors, gradients of channels-last
-        # ones take half as long again; with them, a little less.
-        narrow = images.device.type == "cpu" and not WIDE_VECTORS
-        plain = self.training and narrow and not torch.is_autocast_enabled("cpu")
-        layout = torch.contiguous_format if plain else torch.channels_last
+        # Convolutions inherit the memory format of their input. On CPUs without AVX-512, the backward pass of
+        # channels-last convolutions is slower by half; with AVX-512, it is slightly faster.
+        is_slow_cpu = images.device.type == "cpu" and not HAS_AVX512
+        use_contiguous = self.training and is_slow_cpu and not torch.is_autocast_enabled("cpu")
+        layout = torch.contiguous_format if use_contiguous else torch.channels_last
         return images.to(self.dtype, memory_format=layout)
 
     def extract_features(self, batch: Batch) -> list[Float[Tensor, "B C _ _"]]:
-        """Pyramid levels, finest first, after balancing."""
-        pyramid = self.pyramid(self.backbone(self.normalize(batch)))
-        return pyramid if self.balance is None else self.balance(pyramid)
+        """Return the pyramid levels, finest first, after the balanced feature pyramid."""
+        features = self.pyramid(self.backbone(self.normalize(batch)))
+        return features if self.balance is None else self.balance(features)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]] | Detections:
-        """Losses by name (training mode) or detections (evaluation mode)."""
-        pyramid = self.extract_features(batch)
+        """Return losses by name (training mode) or detections (evaluation mode)."""
+        features = self.extract_features(batch)
         if not self.training:
-            return self._detections(pyramid, batch)
-        losses = self._losses(pyramid, batch)
+            return self._detect(features, batch)
+        losses = self._losses(features, batch)
         return losses if self.loss_weights is None else self.loss_weights(losses)
 
-    def _losses(self, pyramid: list[Tensor], batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        config, strides = self.config, self.strides
-        if self.dense is not None and config.dense is not None:
-            return dense_losses(self.dense, self.dense(pyramid), batch, config.dense)
+    def _losses(self, features: list[Tensor], batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        if self.retinanet is not None:
+            return self.retinanet.losses(self.retinanet(features), batch)
         losses: dict[str, Tensor] = {}
-        proposals = None
-        if self.rpn is not None and config.rpn is not None:
-            output = self.rpn(pyramid)
-            losses |= rpn_losses(output, batch, config.rpn, strides, self.rpn.per_cell)
-            if self.roi is not None:
-                proposals = propose(output, batch.sizes, config.rpn.train_proposals, self.rpn.per_cell)
-        if self.roi is None or config.roi is None:
-            return losses
-        proposals = given_proposals(batch) if proposals is None else proposals
-        own, samples = second_stage_losses(self.roi, pyramid, strides, proposals, batch, config)
-        if self.mask is not None and config.mask is not None:
-            slots = num_positive_slots(config.roi.sampling)
-            own["mask"] = mask_loss(self.mask, pyramid, strides, samples, slots, batch, config.mask)
-        return losses | own
-
-    def _detections(self, pyramid: list[Tensor], batch: Batch) -> Detections:
-        config, strides = self.config, self.strides
-        if self.dense is not None and config.dense is not None:
-            return dense_detect(self.dense, self.dense(pyramid), batch.sizes, config.dense, config.detections)
-        if self.rpn is not None and config.rpn is not None:
-            proposals = propose(self.rpn(pyramid), batch.sizes, config.rpn.test_proposals, self.rpn.per_cell)
+        if self.rpn is not None:
+            rpn_output = self.rpn(features)
+            losses |= self.rpn.losses(rpn_output, batch)
+            if self.roi is None:
+                return losses
+            proposals = self.rpn.propose(rpn_output, batch.sizes, training=True)
         else:
-            proposals = given_proposals(batch)
+            proposals = precomputed_proposals(batch)
+        assert self.roi is not None, "validate_config requires a head"
+        roi_losses, positives = self.roi.losses(features, proposals, batch)
+        losses |= roi_losses
+        if self.mask is not None:
+            losses["mask"] = self.mask.loss(features, positives, batch)
+        return losses
+
+    def _detect(self, features: list[Tensor], batch: Batch) -> Detections:
+        if self.retinanet is not None:
+            return self.retinanet.detect(self.retinanet(features), batch.sizes)
+        if self.rpn is not None:
+            proposals = self.rpn.propose(self.rpn(features), batch.sizes, training=False)
+        else:
+            proposals = precomputed_proposals(batch)
         if self.roi is None:
-            return as_detections(proposals, config.detections)
-        found = second_stage_detect(self.roi, pyramid, strides, proposals, batch.sizes, config)
-        if self.mask is not None and config.mask is not None:
-            return add_masks(self.mask, pyramid, strides, found, config.mask)
-        return found
+            return proposals_to_detections(proposals, self.config.detections)
+        detections = self.roi.detect(features, proposals, batch.sizes)
+        return detections if self.mask is None else self.mask.add_masks(features, detections)
 
     def predict(
         self,
         images,
-        threshold: float = 0.5,
+        score_thresh: float = 0.5,
         size: Size | None = None,
         batch_size: int = 1,
         proposals=None,
         *,
-        flip: bool = False,
-        sizes: Sequence[int | Size] = (),
+        tta_flip: bool = False,
+        tta_scales: Sequence[int | Size] = (),
     ) -> "supervision.Detections | list[supervision.Detections] | Iterator[supervision.Detections]":
-        """Detections of one image or of many, in pixels of the original; see :mod:`libradet.inference.predictor`.
+        """Detect objects in one or more images, in pixels of the original; see :mod:`libradet.inference.predict`.
 
         Args:
-            images: path, PIL image or uint8 RGB array [H, W, 3]; a list of them; a folder or pattern; a video, or
-                anything else that gives images one by one, for which the result is an iterator.
-            threshold: least score.
-            size: (short, long) side to resize to, None for that of training, "original" for no resizing.
-            batch_size: images that go through the model together.
-            proposals: boxes [P, 4] to look at, or a list of them, for a detector without rpn.
-            flip, sizes: look several times, also at the mirrored image and at each of these sizes, see
-                :func:`libradet.models.several_views.in_views`.
+            images: path, PIL image or uint8 RGB array [H, W, 3]; a list of them; a folder or glob pattern; a video or
+                another iterable of images, for which the result is an iterator.
+            score_thresh: minimum score.
+            size: (short, long) side to resize to; None: that of training; "original": no resizing.
+            batch_size: number of images per forward pass.
+            proposals: boxes [P, 4], or a list of them for each image, for a detector without rpn.
+            tta_flip, tta_scales: test-time augmentation with the mirrored image and at each of these sizes; see
+                :func:`libradet.inference.tta.with_tta`.
         """
-        from libradet.inference.predictor import predict
-        from libradet.models.several_views import in_views
+        from libradet.inference.predict import predict
+        from libradet.inference.tta import with_tta
 
-        return predict(in_views(self, flip, sizes, size), images, threshold, size, batch_size, proposals)
+        return predict(with_tta(self, tta_flip, tta_scales, size), images, score_thresh, size, batch_size, proposals)

@@ -1,19 +1,19 @@
-"""What pyramids and heads are built of."""
+"""Convolutions of pyramids and heads."""
 
 from torch import nn
 
 from libradet.errors import UserError
-from libradet.models.backbones import ConvNorm
 from libradet.models.config import Norm
+from libradet.models.ops.fuse_conv_bn import ConvNorm
 
 GROUPS = 32
 
 
-def conv(inputs: int, outputs: int, size: int, norm: Norm = "none", stride: int = 1) -> nn.Conv2d | ConvNorm:
-    """A convolution that keeps sides (but for ``stride``), with its norm behind it; a norm makes up for its bias.
+def conv_norm(inputs: int, outputs: int, size: int, norm: Norm = "none", stride: int = 1) -> nn.Conv2d | ConvNorm:
+    """Build a convolution with "same" padding, followed by its norm; it has a bias only without a norm.
 
     Raises:
-        UserError: group norm of a number of channels that is no multiple of 32.
+        UserError: group norm with a number of channels that is not a multiple of 32.
     """
     layer = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=norm == "none")
     if norm == "none":
@@ -21,5 +21,8 @@ def conv(inputs: int, outputs: int, size: int, norm: Norm = "none", stride: int 
     if norm == "batch":
         return ConvNorm(layer, nn.BatchNorm2d(outputs))
     if outputs % GROUPS:
-        raise UserError(f"group norm has {GROUPS} groups, which do not divide {outputs} channels; change either")
+        raise UserError(
+            f"group norm of {GROUPS} groups does not fit {outputs} channels; set norm to batch or none, "
+            f"or channels to a multiple of {GROUPS}"
+        )
     return ConvNorm(layer, nn.GroupNorm(GROUPS, outputs))

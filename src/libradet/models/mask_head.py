@@ -1,4 +1,4 @@
-"""A mask for each box (Mask R-CNN; He et al., ICCV 2017)."""
+"""Mask head (Mask R-CNN; He et al., ICCV 2017)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,20 +11,26 @@ from torch import Tensor, nn
 from libradet.data.batch import Batch
 from libradet.errors import UserError
 from libradet.geometry.masks import crop_masks
-from libradet.inference.detections import Detections
+from libradet.models.box_head import SampledProposals, roi_pool
 from libradet.models.config import MaskConfig
-from libradet.models.layers import conv
-from libradet.models.loss_terms import shared_count
-from libradet.models.roi_head import RegionSamples, pool
+from libradet.models.layers import conv_norm
+from libradet.models.losses import num_samples_across_ranks
+from libradet.structures import Detections
 
 
 class MaskHead(nn.Module):
-    """Convolutions on a region's features, twice the resolution, and one mask per class."""
+    """Convolutions on the features of a region, upsampling by 2, and one mask per class.
 
-    def __init__(self, channels: int, num_classes: int, config: MaskConfig) -> None:
+    Attributes:
+        config: pooling, layers and loss weight.
+        strides: of the pyramid levels.
+    """
+
+    def __init__(self, channels: int, num_classes: int, strides: Sequence[int], config: MaskConfig) -> None:
         super().__init__()
-        widths = [channels] + [config.channels] * config.convs
-        self.convs = nn.ModuleList(conv(a, b, 3, config.norm) for a, b in pairwise(widths))
+        self.strides, self.config = list(strides), config
+        widths = [channels] + [config.channels] * config.num_convs
+        self.convs = nn.ModuleList(conv_norm(a, b, 3, config.norm) for a, b in pairwise(widths))
         self.deconv = nn.ConvTranspose2d(widths[-1], config.channels, 2, stride=2)
         self.logits = nn.Conv2d(config.channels, num_classes, 1)
         for layer in self.modules():
@@ -34,47 +40,40 @@ class MaskHead(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "R C size size"]) -> Float[Tensor, "R K M M"]:
-        """Mask logits of each region for every class."""
+        """Return the mask logits of each region for every class, from its pooled features."""
         for layer in self.convs:
             x = F.relu(layer(x))
         return self.logits(F.relu(self.deconv(x))).float()
 
+    def loss(self, features: Sequence[Tensor], positives: SampledProposals, batch: Batch) -> Float[Tensor, ""]:
+        """Return the binary cross entropy of the positives' masks of their own class, mean over pixels and positives.
 
-def mask_loss(
-    head: MaskHead,
-    pyramid: Sequence[Tensor],
-    strides: Sequence[int],
-    samples: RegionSamples,
-    slots: int,
-    batch: Batch,
-    config: MaskConfig,
-) -> Float[Tensor, ""]:
-    """Binary cross entropy of the positives' masks, each of its own class, mean over cells and positives.
+        Args:
+            positives: samples in the slots that may hold positives.
+            batch: with masks.
 
-    Args:
-        slots: the first so many samples may be positive.
-    """
-    if batch.masks is None:
-        raise UserError("a model with masks is trained on masks, and the batch has none")
-    boxes, gt, labels, positive = (t[:, :slots] for t in (samples.boxes, samples.gt, samples.labels, samples.positive))
-    logits = _of_class(head(pool(pyramid, boxes, positive, strides, config.align)), labels)
-    cells, width = logits.shape[-1], batch.images.shape[-1]
-    targets = crop_masks(batch.masks, boxes, gt, positive, cells, width) >= 0.5
-    loss = F.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none").mean((2, 3))
-    return config.weight * loss.where(positive, 0).sum() / shared_count(positive)
+        Raises:
+            UserError: the batch has no masks.
+        """
+        if batch.masks is None:
+            raise UserError("a model with a mask head is trained on masks, and the batch has none")
+        boxes, positive = positives.boxes, positives.positive
+        logits = self(roi_pool(features, boxes, positive, self.strides, self.config.align))
+        logits = _select_class(logits, positives.labels)
+        mask_size, image_width = logits.shape[-1], batch.images.shape[-1]
+        targets = crop_masks(batch.masks, boxes, positives.gt, positive, mask_size, image_width) >= 0.5
+        loss = F.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none").mean((2, 3))
+        return self.config.weight * loss.where(positive, 0).sum() / num_samples_across_ranks(positive)
 
-
-def add_masks(
-    head: MaskHead, pyramid: Sequence[Tensor], strides: Sequence[int], detections: Detections, config: MaskConfig
-) -> Detections:
-    """The detections with a mask each."""
-    logits = head(pool(pyramid, detections.boxes, detections.valid, strides, config.align))
-    masks = _of_class(logits, detections.labels).sigmoid()
-    return detections._replace(masks=masks * detections.valid[..., None, None])
+    def add_masks(self, features: Sequence[Tensor], detections: Detections) -> Detections:
+        """Return the detections with a mask for each."""
+        logits = self(roi_pool(features, detections.boxes, detections.valid, self.strides, self.config.align))
+        masks = _select_class(logits, detections.labels).sigmoid()
+        return detections._replace(masks=masks * detections.valid[..., None, None])
 
 
-def _of_class(logits: Float[Tensor, "R K M M"], labels: Int[Tensor, "B S"]) -> Float[Tensor, "B S M M"]:
-    # Background, in slots that hold no positive, is not among the classes.
+def _select_class(logits: Float[Tensor, "R K M M"], labels: Int[Tensor, "B S"]) -> Float[Tensor, "B S M M"]:
+    # The label of background, in slots without a positive, is none of the mask classes.
     own = labels.clamp(max=logits.shape[1] - 1).flatten()
     rows = torch.arange(own.shape[0], device=own.device)
     return logits[rows, own].unflatten(0, labels.shape)

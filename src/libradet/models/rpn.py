@@ -1,4 +1,4 @@
-"""Region proposal network (Ren et al., 2015) on a pyramid."""
+"""Region proposal network (Ren et al., 2015) on a feature pyramid."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,14 +9,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from libradet.data.batch import Batch
-from libradet.geometry.boxes import clip, decode, is_larger
-from libradet.geometry.suppression import suppress
-from libradet.inference.detections import Detections
-from libradet.models.anchor_grid import AnchorGrid, match_anchors
+from libradet.geometry.boxes import clip_boxes, decode, is_larger
+from libradet.geometry.indexing import gather_rows, sort_key, topk_per_level
+from libradet.geometry.matching import Matches
+from libradet.geometry.nms import batched_nms
+from libradet.models.anchor_generator import AnchorGenerator
 from libradet.models.config import DetectionConfig, ProposalConfig, RPNConfig
-from libradet.models.loss_terms import localization_loss, objectness_loss, shared_count
-from libradet.models.ranking import best, rank
-from libradet.models.samples import num_positive_slots, sample, take
+from libradet.models.losses import localization_loss, num_samples_across_ranks, objectness_loss
+from libradet.models.sampling import max_positives, sample, uses_ohem
+from libradet.structures import Detections
 
 
 class Proposals(NamedTuple):
@@ -35,7 +36,7 @@ class RPNOutput(NamedTuple):
     """Attributes:
     logits: objectness of every anchor, levels concatenated.
     deltas: from anchor to box.
-    anchors: the same for every image.
+    anchors: shared by all images.
     shapes: height and width of each level.
     """
 
@@ -45,81 +46,99 @@ class RPNOutput(NamedTuple):
     shapes: list[tuple[int, int]]
 
 
-class RPN(nn.Module):
-    """A small head that slides over all levels: for each anchor an objectness logit and four deltas."""
+class RPNHead(nn.Module):
+    """Convolutional head shared by all levels: an objectness logit and four deltas for each anchor.
+
+    Attributes:
+        config: anchors, matching, sampling, losses and proposals.
+        anchor_generator: of all levels.
+    """
 
     def __init__(self, channels: int, strides: Sequence[int], config: RPNConfig) -> None:
         super().__init__()
-        self.grid = AnchorGrid(strides, config.anchors)
-        self.per_cell = self.grid.per_cell
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs))
-        self.logits = nn.Conv2d(channels, self.per_cell, 1)
-        self.deltas = nn.Conv2d(channels, self.per_cell * 4, 1)
+        self.config = config
+        self.anchor_generator = AnchorGenerator(strides, config.anchors)
+        num_anchors = self.anchor_generator.num_anchors_per_location
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.num_convs))
+        self.logits = nn.Conv2d(channels, num_anchors, 1)
+        self.deltas = nn.Conv2d(channels, num_anchors * 4, 1)
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
                 nn.init.normal_(conv.weight, std=0.01)
                 if conv.bias is not None:
                     nn.init.zeros_(conv.bias)
 
-    def forward(self, pyramid: Sequence[Float[Tensor, "B C _ _"]]) -> RPNOutput:
-        """Predictions for every anchor of every level."""
+    def forward(self, features: Sequence[Float[Tensor, "B C _ _"]]) -> RPNOutput:
+        """Return the predictions for every anchor of every level."""
         logits, deltas = [], []
+        num_anchors = self.anchor_generator.num_anchors_per_location
         weight = torch.cat([self.logits.weight, self.deltas.weight])
         bias = torch.cat([b for b in (self.logits.bias, self.deltas.bias) if b is not None])
-        for x in pyramid:
+        for x in features:
             for conv in self.convs:
                 x = F.relu(conv(x))
-            # Both read the same: one convolution makes one gradient of it, not two to be added up.
+            # Both layers have the same input: one convolution produces one gradient of it, not two to be summed.
             both = F.conv2d(x, weight, bias).permute(0, 2, 3, 1)
-            logits.append(both[..., : self.per_cell].flatten(1))
-            deltas.append(both[..., self.per_cell :].reshape(x.shape[0], -1, 4))
-        return RPNOutput(torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), *self.grid(pyramid))
+            logits.append(both[..., :num_anchors].flatten(1))
+            deltas.append(both[..., num_anchors:].reshape(x.shape[0], -1, 4))
+        anchors, shapes = self.anchor_generator(features)
+        return RPNOutput(torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), anchors, shapes)
+
+    def match(self, output: RPNOutput, batch: Batch) -> tuple[Float[Tensor, "B A 4"], Matches]:
+        """Match the anchors of each image to its ground truths; see :meth:`AnchorGenerator.match`."""
+        config = self.config
+        return self.anchor_generator.match(output.anchors, output.shapes, batch, config.match, config.allowed_border)
+
+    def losses(self, output: RPNOutput, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Match and sample anchors, and compute ``rpn_class`` and ``rpn_box``."""
+        config = self.config
+        with torch.no_grad():
+            anchors, matches = self.match(output, batch)
+            anchor_loss = None
+            if uses_ohem(config.sampling):
+                positive = (matches.gt >= 0).float()
+                anchor_loss = F.binary_cross_entropy_with_logits(output.logits, positive, reduction="none")
+            samples = sample(matches, batch.boxes.shape[1], config.sampling, config.match.bg_iou_thresh, anchor_loss)
+            slots = max_positives(config.sampling)
+            index, positive = samples.index[:, :slots], samples.positive[:, :slots]
+            gt_boxes = gather_rows(batch.boxes, gather_rows(matches.gt, index))
+        count = num_samples_across_ranks(samples.valid)
+        logits = gather_rows(output.logits, samples.index)
+        deltas, anchors = gather_rows(output.deltas, index), gather_rows(anchors, index)
+        return {
+            "rpn_class": objectness_loss(logits, samples.positive, samples.valid, count),
+            "rpn_box": localization_loss(deltas, anchors, gt_boxes, positive, count, config.box_loss),
+        }
+
+    def propose(self, output: RPNOutput, sizes: Int[Tensor, "B 2"], training: bool) -> Proposals:
+        """Return the proposals of images of ``sizes`` (height, width), as many as in training or in evaluation."""
+        config = self.config.train_proposals if training else self.config.test_proposals
+        return filter_proposals(output, sizes, config, self.anchor_generator.level_sizes(output.shapes))
 
 
 @torch.no_grad()
-def propose(output: RPNOutput, sizes: Int[Tensor, "B 2"], config: ProposalConfig, per_cell: int) -> Proposals:
-    """The best boxes: ``per_level`` best anchors of each level, decoded, clipped, suppressed within their level."""
-    index, levels = [], []
-    start = 0
-    for level, (height, width) in enumerate(output.shapes):
-        number = height * width * per_cell
-        rows = best(output.logits[:, start : start + number], config.per_level, config.rank)
-        index.append(rows + start)
-        levels.append(torch.full_like(rows, level))
-        start += number
-    index, levels = torch.cat(index, 1), torch.cat(levels, 1)
-    boxes = clip(decode(output.anchors[index], take(output.deltas, index)), sizes)
-    logits, large = take(output.logits, index), is_larger(boxes, config.min_size)
-    rows, valid = suppress(boxes, rank(logits, config.rank), levels, large, threshold=config.nms, size=config.total)
-    return Proposals(take(boxes, rows) * valid[..., None], take(logits, rows).sigmoid() * valid, valid)
+def filter_proposals(
+    output: RPNOutput, sizes: Int[Tensor, "B 2"], config: ProposalConfig, level_sizes: Sequence[int]
+) -> Proposals:
+    """Return the best boxes: the ``pre_nms_top_n`` best anchors of each level, decoded, clipped, after NMS per level.
+
+    Args:
+        level_sizes: number of anchors of each level.
+    """
+    rows_by_level = topk_per_level(output.logits, level_sizes, config.pre_nms_top_n, config.topk_by)
+    levels = torch.cat([torch.full_like(rows, level) for level, rows in enumerate(rows_by_level)], 1)
+    index = torch.cat(rows_by_level, 1)
+    boxes = clip_boxes(decode(output.anchors[index], gather_rows(output.deltas, index)), sizes)
+    logits, large = gather_rows(output.logits, index), is_larger(boxes, config.min_size)
+    keys = sort_key(logits, config.topk_by)
+    rows, valid = batched_nms(boxes, keys, levels, large, threshold=config.nms_thresh, size=config.post_nms_top_n)
+    boxes, scores = gather_rows(boxes, rows), gather_rows(logits, rows).sigmoid()
+    return Proposals(boxes * valid[..., None], scores * valid, valid)
 
 
-def as_detections(proposals: Proposals, config: DetectionConfig) -> Detections:
-    """The best proposals as what leaves a detector: objects without a class, so all labels are 0."""
-    boxes, scores, valid = (t[:, : config.total] for t in proposals)
-    valid = valid & (scores > config.score)
+def proposals_to_detections(proposals: Proposals, config: DetectionConfig) -> Detections:
+    """Return the best proposals as detections of a proposal model: objects without a class, so all labels are 0."""
+    boxes, scores, valid = (t[:, : config.detections_per_img] for t in proposals)
+    valid = valid & (scores > config.score_thresh)
     labels = torch.zeros_like(scores, dtype=torch.int64)
     return Detections(boxes * valid[..., None], scores * valid, labels, valid)
-
-
-def rpn_losses(
-    output: RPNOutput, batch: Batch, config: RPNConfig, strides: Sequence[int], per_cell: int
-) -> dict[str, Float[Tensor, ""]]:
-    """``rpn_class`` and ``rpn_box``: match anchors to ground truths, sample, compare."""
-    with torch.no_grad():
-        own = (output.anchors, output.shapes, strides, per_cell, batch)
-        anchors, matches = match_anchors(*own, config.match, config.allowed_border)
-        hardness = None
-        if "hardest" in (config.sampling.positives, config.sampling.negatives):
-            hardness = F.binary_cross_entropy_with_logits(output.logits, (matches.gt >= 0).float(), reduction="none")
-        samples = sample(matches, batch.boxes.shape[1], config.sampling, config.match.negative, hardness)
-        slots = num_positive_slots(config.sampling)
-        index, positive = samples.index[:, :slots], samples.positive[:, :slots]
-        gt_boxes = take(batch.boxes, take(matches.gt, index))
-    count = shared_count(samples.valid)
-    return {
-        "rpn_class": objectness_loss(take(output.logits, samples.index), samples.positive, samples.valid, count),
-        "rpn_box": localization_loss(
-            take(output.deltas, index), take(anchors, index), gt_boxes, positive, count, config.box_loss
-        ),
-    }

@@ -1,11 +1,10 @@
-"""The zoo: a name is a function that returns a configuration.
+"""Model zoo: each name is a function that returns a configuration.
 
 Settings are those of the papers and of the authors' repository (Libra R-CNN, section 4.1).
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from libradet.errors import UserError
@@ -14,18 +13,18 @@ from libradet.models.config import (
     BalancedPyramidConfig,
     BoxLossConfig,
     CascadeConfig,
-    DenseConfig,
     DetectionConfig,
     DetectorConfig,
     MaskConfig,
     PyramidConfig,
+    RetinaNetHeadConfig,
     RoIConfig,
     RPNConfig,
     SamplingConfig,
 )
-from libradet.models.pretrained import BackboneWeights, pixel_statistics
-from libradet.models.saved_config import read_config
-from libradet.models.transfer import follow
+from libradet.models.load_pretrained import BackboneWeights, inherit_config, pixel_statistics
+from libradet.models.serialization import read_config
+from libradet.utils.text import suggest
 
 
 def faster_rcnn() -> DetectorConfig:
@@ -35,52 +34,53 @@ def faster_rcnn() -> DetectorConfig:
 
 def libra_faster_rcnn() -> DetectorConfig:
     """Libra R-CNN: Faster R-CNN balanced at the sample, feature and objective level."""
-    return DetectorConfig("libra_faster_rcnn", pyramid=_balanced(), rpn=_libra_first_stage(), roi=_libra_second_stage())
+    return DetectorConfig("libra_faster_rcnn", pyramid=_balanced(), rpn=_libra_rpn_head(), roi=_libra_box_head())
 
 
 def fast_rcnn() -> DetectorConfig:
-    """Fast R-CNN with FPN: the second stage alone, on precomputed proposals."""
+    """Fast R-CNN with FPN, on precomputed proposals."""
     return DetectorConfig("fast_rcnn", roi=RoIConfig())
 
 
 def libra_fast_rcnn() -> DetectorConfig:
     """Fast R-CNN, balanced at all three levels."""
-    return DetectorConfig("libra_fast_rcnn", pyramid=_balanced(), roi=_libra_second_stage())
+    return DetectorConfig("libra_fast_rcnn", pyramid=_balanced(), roi=_libra_box_head())
 
 
 def rpn() -> DetectorConfig:
-    """Region proposal network with FPN: proposals are its detections."""
-    return DetectorConfig("rpn", rpn=RPNConfig(), detections=DetectionConfig(score=0.0, nms=0.7, total=1000))
+    """Region proposal network with FPN; its detections are proposals."""
+    return DetectorConfig(
+        "rpn", rpn=RPNConfig(), detections=DetectionConfig(score_thresh=0.0, nms_thresh=0.7, detections_per_img=1000)
+    )
 
 
 def libra_rpn() -> DetectorConfig:
     """Region proposal network, balanced at all three levels."""
     config = rpn()
     config.model, config.pyramid = "libra_rpn", _balanced()
-    first = _libra_first_stage()
-    first.sampling.negatives = "iou_balanced"
-    # Deltas are not divided by a standard deviation here, so errors are small: beta is that of its smooth L1.
-    first.box_loss = BoxLossConfig(kind="balanced_l1", beta=1 / 9)
-    config.rpn = first
+    config.rpn = _libra_rpn_head()
+    config.rpn.sampling.negatives = "iou_balanced"
+    # Deltas of an RPN are not divided by a standard deviation, so errors are small: beta is that of its smooth L1.
+    config.rpn.box_loss = BoxLossConfig(type="balanced_l1", beta=1 / 9)
     return config
 
 
 def retinanet() -> DetectorConfig:
-    """RetinaNet: one stage with focal loss (Lin et al., 2017)."""
-    pyramid = PyramidConfig(first_stride=8, levels=5, extra="conv_on_c5")
-    return DetectorConfig("retinanet", pyramid=pyramid, dense=DenseConfig())
+    """RetinaNet: one-stage detector with focal loss (Lin et al., 2017)."""
+    pyramid = PyramidConfig(start_stride=8, num_levels=5, extra_levels="conv_on_c5")
+    return DetectorConfig("retinanet", pyramid=pyramid, retinanet=RetinaNetHeadConfig())
 
 
 def libra_retinanet() -> DetectorConfig:
-    """RetinaNet with balanced pyramid and balanced L1 (focal loss sees all samples)."""
+    """RetinaNet with balanced pyramid and balanced L1 (its focal loss uses all samples)."""
     config = retinanet()
     config.model, config.pyramid.balanced = "libra_retinanet", BalancedPyramidConfig(level=1)
-    config.dense = DenseConfig(box_loss=BoxLossConfig(kind="balanced_l1", beta=0.11))
+    config.retinanet = RetinaNetHeadConfig(box_loss=BoxLossConfig(type="balanced_l1", beta=0.11))
     return config
 
 
 def cascade_rcnn() -> DetectorConfig:
-    """Cascade R-CNN: three second stages of rising IoU threshold (Cai and Vasconcelos, 2018)."""
+    """Cascade R-CNN: three box heads with increasing IoU thresholds (Cai and Vasconcelos, 2018)."""
     config = DetectorConfig("cascade_rcnn", rpn=RPNConfig(), cascade=CascadeConfig())
     config.roi = RoIConfig(class_agnostic=True)
     return config
@@ -89,20 +89,20 @@ def cascade_rcnn() -> DetectorConfig:
 def libra_cascade_rcnn() -> DetectorConfig:
     """Cascade R-CNN, balanced at all three levels in every stage."""
     config = DetectorConfig("libra_cascade_rcnn", pyramid=_balanced(), cascade=CascadeConfig())
-    config.rpn, config.roi = _libra_first_stage(), _libra_second_stage()
+    config.rpn, config.roi = _libra_rpn_head(), _libra_box_head()
     config.roi.class_agnostic = True
     return config
 
 
 def mask_rcnn() -> DetectorConfig:
-    """Mask R-CNN with FPN: Faster R-CNN that also gives masks (He et al., 2017)."""
+    """Mask R-CNN with FPN: Faster R-CNN with a mask head (He et al., 2017)."""
     return DetectorConfig("mask_rcnn", rpn=RPNConfig(), roi=RoIConfig(), mask=MaskConfig())
 
 
 def libra_mask_rcnn() -> DetectorConfig:
     """Mask R-CNN, balanced at all three levels."""
     config = DetectorConfig("libra_mask_rcnn", pyramid=_balanced(), mask=MaskConfig())
-    config.rpn, config.roi = _libra_first_stage(), _libra_second_stage()
+    config.rpn, config.roi = _libra_rpn_head(), _libra_box_head()
     return config
 
 
@@ -110,26 +110,24 @@ def _balanced() -> PyramidConfig:
     return PyramidConfig(balanced=BalancedPyramidConfig(level=2, refine="non_local"))
 
 
-def _libra_first_stage() -> RPNConfig:
+def _libra_rpn_head() -> RPNConfig:
     config = RPNConfig()
-    config.sampling.negatives_per_positive = 5.0
+    config.sampling.neg_pos_ub = 5.0
     return config
 
 
-def _libra_second_stage() -> RoIConfig:
+def _libra_box_head() -> RoIConfig:
     return RoIConfig(
         sampling=SamplingConfig(positives="instance_balanced", negatives="iou_balanced", num_bins=3),
-        box_loss=BoxLossConfig(kind="balanced_l1", alpha=0.5, gamma=1.5, beta=1.0),
+        box_loss=BoxLossConfig(type="balanced_l1", alpha=0.5, gamma=1.5, beta=1.0),
     )
 
 
-MODELS: dict[str, Callable[[], DetectorConfig]] = {
-    f.__name__: f
-    for f in (
-        *(faster_rcnn, libra_faster_rcnn, fast_rcnn, libra_fast_rcnn, rpn, libra_rpn, retinanet, libra_retinanet),
-        *(cascade_rcnn, libra_cascade_rcnn, mask_rcnn, libra_mask_rcnn),
-    )
-}
+_MODEL_FUNCTIONS = (
+    *(faster_rcnn, libra_faster_rcnn, fast_rcnn, libra_fast_rcnn, rpn, libra_rpn, retinanet, libra_retinanet),
+    *(cascade_rcnn, libra_cascade_rcnn, mask_rcnn, libra_mask_rcnn),
+)
+MODELS: dict[str, Callable[[], DetectorConfig]] = {function.__name__: function for function in _MODEL_FUNCTIONS}
 
 
 def make_config(
@@ -138,35 +136,35 @@ def make_config(
     backbone: str | None = None,
     weights: str | Path | DetectorConfig | BackboneWeights | None = None,
 ) -> DetectorConfig:
-    """The configuration behind a zoo name.
+    """Return the configuration of a model of the zoo.
 
     Args:
         name: one of ``MODELS``.
-        backbone: a timm model with features; the entry's own if None.
-        weights: None trains everything from random values; ``"imagenet"`` freezes the stem, the first
-            stage and the norms' statistics, and normalizes images as those weights want it, as do a backbone's
-            weights from a file; of a saved model (its path, or a trained detector's configuration)
-            images, backbone and conventions are taken over, see :func:`libradet.models.transfer.follow`.
+        backbone: a timm model with features; that of the zoo entry if None.
+        weights: None for training from random values. With ``"imagenet"``, or a backbone's weights from a file, stem,
+            first stage and norm statistics are frozen, and images are normalized as in the training of these weights.
+            Of a saved model (its path or configuration), preprocessing, backbone and conventions are inherited, see
+            :func:`libradet.models.load_pretrained.inherit_config`.
 
     Raises:
-        UserError: unknown name, with the nearest one.
+        UserError: unknown name, with the most similar one.
     """
     if name not in MODELS:
-        near = get_close_matches(name, MODELS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(MODELS)}"
+        similar = suggest(name, MODELS)
+        hint = f"did you mean {similar!r}?" if similar else f"choose from {', '.join(MODELS)}"
         raise UserError(f"there is no model {name!r}; {hint}")
     config = MODELS[name]()
     config.num_classes = num_classes
-    alone = weights == "imagenet" or isinstance(weights, BackboneWeights)
-    if alone:
+    backbone_only = weights == "imagenet" or isinstance(weights, BackboneWeights)
+    if backbone_only:
         config.backbone = BackboneConfig(config.backbone.name, freeze_at=2, frozen_norm=True)
     elif weights is not None and not isinstance(weights, BackboneWeights):
         trained = weights if isinstance(weights, DetectorConfig) else read_config(weights)
-        config = follow(config, trained)
+        config = inherit_config(config, trained)
         if backbone not in (None, trained.backbone.name):
             config.backbone = BackboneConfig()
     if backbone is not None:
         config.backbone = replace(config.backbone, name=backbone)
-    if alone and (statistics := pixel_statistics(config.backbone.name)):
+    if backbone_only and (statistics := pixel_statistics(config.backbone.name)):
         config.image = replace(config.image, mean=statistics[0], std=statistics[1])
     return config

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.csv for everybody, and the trackers that people look at."""
+"""Loggers of a run: metrics.csv, TensorBoard, Weights & Biases and MLflow."""
 
 import csv
 import os
@@ -12,66 +12,66 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from lightning.pytorch.utilities import rank_zero_only
 
 from libradet.errors import UserError
-from libradet.training.settings import TrainConfig
+from libradet.training.config import TrainConfig
+from libradet.training.run_files import METRICS_CSV
 from libradet.utils.atomic_io import atomic_write
 
 COLUMNS = ("step", "epoch", "lr", "images_per_second", "loss")
-CSV = "metrics.csv"
-TRACKERS = ("wandb", "mlflow")
-"""Loggers whose packages are installed on their own."""
+SEPARATELY_INSTALLED = ("wandb", "mlflow")
+"""Loggers whose packages are not dependencies of libradet."""
 
 
-class RunCSV(CSVLogger):
-    """metrics.csv in the run folder: a row for every few steps, and one for every validation.
+class CSVMetricsLogger(CSVLogger):
+    """metrics.csv in the run folder: one row every few training steps, and one per validation.
 
-    Lightning's own deletes the file of a run that is resumed, and rewrites it in place when a key is new; here rows
-    are appended at once, and those of steps that will be done again are taken back.
+    Lightning's CSVLogger deletes the file when a run is resumed, and rewrites it when a key is new. Here rows are
+    appended immediately, and rows of steps that will be repeated are removed.
 
     Args:
         folder: the run folder.
-        metrics: names of the measured metrics that the file has columns for.
-        step: optimizer steps already done by the run that continues here.
+        metrics: names of the validation metrics, which become columns.
+        step: optimizer steps already done by a run that is resumed.
     """
 
     def __init__(self, folder: Path, metrics: Sequence[str], step: int = 0) -> None:
         super().__init__(folder, name="", version="")
-        self._path = folder / CSV
+        self._path = folder / METRICS_CSV
         self._metrics = tuple(metrics)
-        self._columns = self._take_back(step)
+        self._columns = self._truncate_after(step)
 
     @property
-    def experiment(self) -> "RunCSV":
-        """Lightning asks for it; there is nothing behind this logger but the file."""
+    def experiment(self) -> "CSVMetricsLogger":
+        """Return the logger itself, which Lightning asks for; there is no other object behind it."""
         return self
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Append a row of training or of a validation; what else is logged has no column here."""
-        trained = "train/loss" in metrics
-        if not trained and any(not name.startswith("val/") for name in metrics if name != "epoch"):
+        """Append a row of training or validation; other metrics have no column and are ignored."""
+        is_training = "train/loss" in metrics
+        if not is_training and any(not name.startswith("val/") for name in metrics if name != "epoch"):
             return
         values = {name.removeprefix("train/").removeprefix("val/"): float(value) for name, value in metrics.items()}
         if self._columns is None:
             terms = [name for name in values if name.startswith(("loss_", "log_variance_"))]
-            self._begin((*COLUMNS, *terms, *self._metrics))
+            self._write_header((*COLUMNS, *terms, *self._metrics))
         columns = set(self._columns or ()) - {"step", "epoch"}
-        shown = {name: _shown(value) for name, value in values.items() if name in columns}
-        self._append({"step": step, "epoch": int(values["epoch"]), **shown})
+        row = {name: f"{value:.8g}" for name, value in values.items() if name in columns}
+        self._append({"step": step, "epoch": int(values["epoch"]), **row})
 
-    def has_measured(self, step: int) -> bool:
-        """Whether the weights after ``step`` optimizer steps have been measured."""
+    def has_validation_row(self, step: int) -> bool:
+        """Return whether the weights after ``step`` optimizer steps have been validated."""
         return any(row["step"] == str(step) and not row.get("loss") for row in self._read()[1])
 
     def log_hyperparams(self, params: Any = None) -> None:
-        """They are in config.yaml."""
+        """Do nothing: they are in config.yaml."""
 
     def save(self) -> None:
-        """Every row is written already."""
+        """Do nothing: every row is already written."""
 
     def finalize(self, status: str) -> None:
-        """Nothing is left open."""
+        """Do nothing: no file is open."""
 
-    def _begin(self, columns: tuple[str, ...]) -> None:
+    def _write_header(self, columns: tuple[str, ...]) -> None:
         self._columns = columns
         self._append(dict(zip(columns, columns, strict=True)))
 
@@ -81,7 +81,7 @@ class RunCSV(CSVLogger):
             csv.DictWriter(file, self._columns, restval="").writerow(row)
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        """Columns and rows as they are in the file; rows that were cut off by a kill are left out."""
+        """Return columns and rows of the file, without rows that were cut off when the process was killed."""
         if not self._path.exists():
             return [], []
         with self._path.open(newline="") as file:
@@ -90,8 +90,8 @@ class RunCSV(CSVLogger):
         return list(reader.fieldnames or []), rows
 
     @rank_zero_only
-    def _take_back(self, step: int) -> tuple[str, ...] | None:
-        """Columns of an earlier metrics.csv, whose rows after ``step`` are removed; None if there is none."""
+    def _truncate_after(self, step: int) -> tuple[str, ...] | None:
+        """Remove rows after ``step`` from an earlier metrics.csv; return its columns, None if there is no file."""
         columns, rows = self._read()
         if not columns:
             return None
@@ -102,11 +102,11 @@ class RunCSV(CSVLogger):
         return tuple(columns)
 
 
-class RunEvents(TensorBoardLogger):
-    """TensorBoard events in the run folder itself; hyper-parameters are in its config.yaml.
+class TensorBoardRunLogger(TensorBoardLogger):
+    """TensorBoard events in the run folder itself, without a file of hyperparameters.
 
     Args:
-        step: optimizer steps already done by the run that continues here; later ones are taken back.
+        step: optimizer steps already done by a run that is resumed; events of later steps are purged.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
@@ -114,46 +114,35 @@ class RunEvents(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Events are on the disk; Lightning's own adds a hparams.yaml without anything in it."""
+        """Flush events to disk; Lightning's logger would add an empty hparams.yaml."""
         self.experiment.flush()
 
 
 def make_loggers(config: TrainConfig, folder: Path, metrics: Sequence[str], step: int) -> list[Logger]:
-    """The loggers that a configuration names; metrics.csv, which a run keeps its own books in, is always first.
+    """Return the configured loggers; that of metrics.csv, which resuming relies on, is always the first.
 
-    wandb and mlflow go where their environment variables say (``WANDB_MODE``, ``MLFLOW_TRACKING_URI``), else into the
-    run folder.
-
+    wandb and mlflow write to where their environment variables point (``WANDB_MODE``, ``MLFLOW_TRACKING_URI``), else
+    to the run folder.
     """
-    loggers: list[Logger] = [RunCSV(folder, metrics, step)]
+    loggers: list[Logger] = [CSVMetricsLogger(folder, metrics, step)]
     for name in dict.fromkeys(config.logger):
         if name == "tensorboard":
-            loggers.append(RunEvents(folder, step))
-        elif name != "csv":
-            loggers.append(_tracker(name, folder))
+            loggers.append(TensorBoardRunLogger(folder, step))
+        elif name == "wandb":
+            # A stable id, so that a resumed run continues the same wandb run.
+            run_id = f"{folder.name}-{zlib.crc32(str(folder.resolve()).encode()):08x}"
+            loggers.append(
+                WandbLogger(name=folder.name, save_dir=folder, project="libradet", id=run_id, resume="allow")
+            )
+        elif name == "mlflow":
+            # Recent versions of mlflow do not write their file store any more.
+            uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+            loggers.append(MLFlowLogger("libradet", folder.name, tracking_uri=uri))
     return loggers
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Raises UserError if one needs a package that is not installed; cheap, so that it comes before all else."""
+    """Raise UserError if a logger needs a package that is not installed; cheap, so it is called first."""
     for name in names:
-        if name in TRACKERS and find_spec(name) is None:
+        if name in SEPARATELY_INSTALLED and find_spec(name) is None:
             raise UserError(f"--logger {name} needs a package that is not installed: pip install {name}")
-
-
-def _tracker(name: str, folder: Path) -> Logger:
-    if name == "wandb":
-        # The same run goes on where training is resumed.
-        options = {"id": _identity(folder), "resume": "allow"}
-        return WandbLogger(name=folder.name, save_dir=folder, project="libradet", **options)
-    # Its folders of files are no longer written.
-    where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
-    return MLFlowLogger("libradet", folder.name, tracking_uri=where)
-
-
-def _identity(folder: Path) -> str:
-    return f"{folder.name}-{zlib.crc32(str(folder.resolve()).encode()):08x}"
-
-
-def _shown(value: float) -> str:
-    return f"{value:.8g}"

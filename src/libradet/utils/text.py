@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-MAX_ITEM_LENGTH = 80
+MAX_ITEM_LENGTH = 300
 
 
 def summarize_list(items: Sequence[object], limit: int = 5, empty: str = "") -> str:

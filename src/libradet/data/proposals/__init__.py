@@ -1,1 +1,1 @@
-"""Boxes where objects may be, found beforehand: their files, and the images that they belong to."""
+"""Precomputed proposals: their files, and matching of them to images."""

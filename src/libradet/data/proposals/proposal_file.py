@@ -1,18 +1,18 @@
-"""Proposal files: boxes where objects may be, found beforehand, for detectors that do not look for them themselves.
+"""Proposal files: precomputed boxes for detectors without an RPN.
 
 One .safetensors file for M proposals in N images, with ``format: libradet-proposals-1`` in its header:
 
 ========  ===============  ==============================================================================
 ids       int64 [N]        the dataset's image ids
-names     uint8 [*]        file names below the dataset's folder: a JSON list in UTF-8
+names     uint8 [.]        file names below the dataset's folder: a JSON list in UTF-8
 sizes     int32 [N, 2]     width and height of the files in pixels
 offsets   int64 [N + 1]    proposals of image i are rows ``offsets[i]`` to ``offsets[i + 1] - 1``
 boxes     float32 [M, 4]   xyxy in pixels of the upright file and inside it; best first in every image
 scores    float32 [M]      0..1
 ========  ===============  ==============================================================================
 
-20 bytes a proposal: 2.4 GB for 118,000 images with 1000 each, of which a training maps only the boxes that
-it looks at. Half precision would save half of it and move corners beyond x = 512 by up to a quarter of a
+A proposal takes 20 bytes: 2.4 GB for 118,000 images with 1000 each, of which training maps only the boxes that
+it uses. Half precision would save half of it and move corners beyond x = 512 by up to a quarter of a
 pixel, which is 3 % of IoU for an object of 16 pixels.
 """
 
@@ -30,18 +30,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from libradet.data.proposals.pickles import Listed, read_pickle
+from libradet.data.proposals.mmdetection import ProposalLists, read_pickle
 from libradet.errors import UserError
 from libradet.utils.atomic_io import atomic_write
 
 FORMAT = "libradet-proposals-1"
-_TYPES = {
-    **{"ids": torch.int64, "names": torch.uint8, "sizes": torch.int32, "offsets": torch.int64},
-    **{"boxes": torch.float32, "scores": torch.float32},
+_DTYPES = {
+    "ids": torch.int64,
+    "names": torch.uint8,
+    "sizes": torch.int32,
+    "offsets": torch.int64,
+    "boxes": torch.float32,
+    "scores": torch.float32,
 }
 
 
-class Proposed(NamedTuple):
+class ImageProposals(NamedTuple):
     """The proposals of one image: ``boxes`` xyxy in pixels of the file, best first; ``scores`` 0..1."""
 
     id: int
@@ -54,15 +58,15 @@ class Proposed(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ProposalFile:
-    """What a proposal file holds.
+    """Content of a proposal file.
 
     Attributes:
         path: the file.
-        boxes: of all images, xyxy in pixels of their files; read from disk where they are looked at.
-        scores: of all boxes; None if the file has none, and the order of boxes is all that is known.
+        boxes: of all images, xyxy in pixels of their files; read from disk on access.
+        scores: of all boxes; None if the file has none, and boxes are only ordered.
         offsets: image i has rows ``offsets[i]`` to ``offsets[i + 1] - 1``.
         ids: image ids; None in other toolboxes' files.
-        names: files; None if the images are known by their order in the annotation file alone.
+        names: file names; None if images are known only by their order in the annotation file.
         sizes: width and height of the images; None in other toolboxes' files.
     """
 
@@ -78,13 +82,13 @@ class ProposalFile:
         return len(self.offsets) - 1
 
     @property
-    def most(self) -> int:
-        """The largest number of proposals that an image has."""
+    def max_per_image(self) -> int:
+        """Largest number of proposals of an image."""
         return int(np.diff(self.offsets).max(initial=0))
 
 
-def write_proposals(path: Path, images: Sequence[Proposed], made_by: str) -> None:
-    """Write a proposal file; one of that name is replaced at once or not at all. ``made_by``: the model's name."""
+def write_proposals(path: Path, images: Sequence[ImageProposals], model_name: str) -> None:
+    """Write a proposal file, atomically, with the name of the model that computed it."""
     counts = [len(image.scores) for image in images]
     names = json.dumps([image.name for image in images], ensure_ascii=False).encode(errors="backslashreplace")
     arrays = {
@@ -92,16 +96,16 @@ def write_proposals(path: Path, images: Sequence[Proposed], made_by: str) -> Non
         "names": np.frombuffer(bytearray(names), np.uint8),
         "sizes": np.array([(image.width, image.height) for image in images], np.int32).reshape(-1, 2),
         "offsets": np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
-        "boxes": np.concatenate([np.zeros((0, 4)), *(p.boxes for p in images)], dtype=np.float32),
-        "scores": np.concatenate([np.zeros(0), *(p.scores for p in images)], dtype=np.float32),
+        "boxes": np.concatenate([np.zeros((0, 4)), *(image.boxes for image in images)], dtype=np.float32),
+        "scores": np.concatenate([np.zeros(0), *(image.scores for image in images)], dtype=np.float32),
     }
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     with atomic_write(path) as partial:
-        save_file(tensors, partial, {"format": FORMAT, "model": made_by})
+        save_file(tensors, partial, {"format": FORMAT, "model": model_name})
 
 
 def read_proposals(path: str | Path) -> ProposalFile:
-    """The proposals in a file of ours, or in a ``.pkl`` of mmdetection. Nothing in the file is executed.
+    """Read a proposal file of libradet, or a ``.pkl`` of mmdetection. No code in the file is executed.
 
     Raises:
         UserError: no such file, not a proposal file, or a damaged one.
@@ -111,46 +115,52 @@ def read_proposals(path: str | Path) -> ProposalFile:
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return _read_own(path) if start[8:9] == b"{" else _from_images(path, read_pickle(path))
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return _read_safetensors(path) if start[8:9] == b"{" else _from_lists(path, read_pickle(path))
 
 
-def _read_own(path: Path) -> ProposalFile:
+def _read_safetensors(path: Path) -> ProposalFile:
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            if about.get("format") != FORMAT:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
                 raise UserError(
-                    f"{path}: is not a proposal file; libradet predict writes them with a model that proposes"
+                    f"{path}: is not a proposal file; libradet predict writes one with a proposal model, such as rpn"
                 )
-            tensors = {name: file.get_tensor(name) for name in _TYPES}
+            tensors = {name: file.get_tensor(name) for name in _DTYPES}
         names = json.loads(tensors["names"].numpy().tobytes())
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: the proposal file is damaged ({error})") from error
-    if not _consistent(tensors, names):
-        raise UserError(f"{path}: the proposal file is damaged: its parts do not fit each other")
+        raise UserError(f"{path}: the proposal file is damaged ({error}); write it again") from error
+    if not _is_consistent(tensors, names):
+        raise UserError(f"{path}: the proposal file is damaged: its tensors are inconsistent; write it again")
     ids, offsets, sizes = (tensors[name].numpy() for name in ("ids", "offsets", "sizes"))
     return ProposalFile(path, tensors["boxes"], tensors["scores"], offsets, ids, names, sizes)
 
 
-def _consistent(tensors: dict[str, Tensor], names: Any) -> bool:
-    offsets, images, rows = tensors["offsets"], tensors["ids"].numel(), tensors["scores"].numel()
-    shapes = {"ids": (images,), "sizes": (images, 2), "offsets": (images + 1,), "boxes": (rows, 4)}
+def _is_consistent(tensors: dict[str, Tensor], names: Any) -> bool:
+    offsets, num_images, rows = tensors["offsets"], tensors["ids"].numel(), tensors["scores"].numel()
+    shapes = {
+        "ids": (num_images,),
+        "sizes": (num_images, 2),
+        "offsets": (num_images + 1,),
+        "boxes": (rows, 4),
+        "scores": (rows,),
+    }
     return (
-        all(tensors[name].dtype == kind for name, kind in _TYPES.items())
-        and all(tensors[name].shape == shape for name, shape in {**shapes, "scores": (rows,)}.items())
+        all(tensors[name].dtype == dtype for name, dtype in _DTYPES.items())
+        and all(tensors[name].shape == shape for name, shape in shapes.items())
         and isinstance(names, list)
-        and len(names) == images
+        and len(names) == num_images
         and all(isinstance(name, str) for name in names)
         and bool((offsets.diff() >= 0).all())
         and (int(offsets[0]), int(offsets[-1])) == (0, rows)
     )
 
 
-def _from_images(path: Path, listed: Listed) -> ProposalFile:
-    offsets = np.cumsum([0, *(len(boxes) for boxes in listed.boxes)], dtype=np.int64)
-    boxes = torch.from_numpy(np.concatenate([np.zeros((0, 4), np.float32), *listed.boxes]))
+def _from_lists(path: Path, lists: ProposalLists) -> ProposalFile:
+    offsets = np.cumsum([0, *(len(boxes) for boxes in lists.boxes)], dtype=np.int64)
+    boxes = torch.from_numpy(np.concatenate([np.zeros((0, 4), np.float32), *lists.boxes]))
     scores = None
-    if listed.scores is not None:
-        scores = torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *listed.scores]))
-    return ProposalFile(path, boxes, scores, offsets, names=listed.names)
+    if lists.scores is not None:
+        scores = torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *lists.scores]))
+    return ProposalFile(path, boxes, scores, offsets, names=lists.names)

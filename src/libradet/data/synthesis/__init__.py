@@ -1,1 +1,1 @@
-"""Datasets that are drawn."""
+"""Synthetic datasets for tests and examples."""

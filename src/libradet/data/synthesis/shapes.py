@@ -1,4 +1,4 @@
-"""The objects of synthetic images: outlines as signed distances, and surfaces as color patterns.
+"""Objects of synthetic images: outlines as signed distances, and surfaces as color patterns.
 
 Coordinates (u, v) are the object's own: its outline lies about 1 from the center, v points down.
 """
@@ -15,7 +15,7 @@ Outline = Callable[[Plane, Plane], Plane]
 Surface = Callable[[Plane, Plane], Plane]
 
 
-class Kind(NamedTuple):
+class ShapeKind(NamedTuple):
     """A class of objects.
 
     Attributes:
@@ -62,7 +62,7 @@ def star(u: Plane, v: Plane) -> Plane:
     angle = np.arctan2(u, -v)
     sector = np.abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
     x, y = np.hypot(u, v) * np.sin(sector), np.hypot(u, v) * np.cos(sector)
-    # The edge from a point (0, 1) to the notch at 36°, 0.5 from the center.
+    # The edge from a point (0, 1) to the notch at 36 degrees, 0.5 from the center.
     notch = 0.5 * np.sin(np.pi / 5), 0.5 * np.cos(np.pi / 5)
     along = np.hypot(notch[0], notch[1] - 1)
     return ((1 - notch[1]) * x + notch[0] * (y - 1)) / along
@@ -84,7 +84,7 @@ def hexagon(u: Plane, v: Plane) -> Plane:
 
 
 def hollow(outline: Outline) -> Outline:
-    """Only the line around a shape."""
+    """Return the outline of a shape without its interior."""
     return lambda u, v: np.abs(outline(u, v) + 0.08) - 0.08
 
 
@@ -126,18 +126,18 @@ def grain(u: Plane, v: Plane) -> Plane:
 
 
 def _soft(wave: Plane) -> Plane:
-    """A wave as 0 and 1 with soft edges."""
+    """Return a wave as 0 and 1 with soft edges."""
     return np.clip(0.5 + 1.5 * wave, 0, 1)
 
 
 KINDS = (
-    Kind("ball", disc, ((226, 62, 44), (250, 226, 200)), stripes),
-    Kind("crate", square, ((196, 140, 74), (112, 70, 30)), planks),
-    Kind("leaf", lens, ((62, 158, 58), (168, 222, 110)), veins),
-    Kind("star", star, ((252, 206, 40), (228, 146, 20)), rays),
-    Kind("ring", ring, ((44, 104, 220), (150, 200, 255)), rays),
-    Kind("cone", triangle, ((158, 66, 190), (240, 200, 250)), stripes),
-    Kind("cross", plus, ((236, 236, 240), (190, 40, 70)), checks),
-    Kind("moon", crescent, ((30, 170, 178), (176, 240, 236)), dots),
+    ShapeKind("ball", disc, ((226, 62, 44), (250, 226, 200)), stripes),
+    ShapeKind("crate", square, ((196, 140, 74), (112, 70, 30)), planks),
+    ShapeKind("leaf", lens, ((62, 158, 58), (168, 222, 110)), veins),
+    ShapeKind("star", star, ((252, 206, 40), (228, 146, 20)), rays),
+    ShapeKind("ring", ring, ((44, 104, 220), (150, 200, 255)), rays),
+    ShapeKind("cone", triangle, ((158, 66, 190), (240, 200, 250)), stripes),
+    ShapeKind("cross", plus, ((236, 236, 240), (190, 40, 70)), checks),
+    ShapeKind("moon", crescent, ((30, 170, 178), (176, 240, 236)), dots),
 )
-"""What can be a class, in this order; they differ in outline, color and surface."""
+"""The classes, in this order; they differ in outline, color and surface."""

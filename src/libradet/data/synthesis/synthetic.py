@@ -1,7 +1,7 @@
-"""Draws a detection set that has to be learned: sizes from 12 pixels to half the image, objects that hide
-each other, things that only look like objects, textured ground, changing light, and noise.
+"""Synthetic detection dataset that is not trivial to learn.
 
-An image is a pure function of (seed, split, number): any set can be drawn again to the byte.
+Objects of 12 pixels to half the image, occlusion, distractors, textured background, varying light, and noise. An image
+is a pure function of (seed, split, number): every dataset can be generated again byte for byte.
 """
 
 import json
@@ -14,29 +14,27 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from libradet.data.synthesis.shapes import KINDS, Kind, Outline, grain, hexagon, hollow
+from libradet.data.synthesis.shapes import KINDS, Outline, ShapeKind, grain, hexagon, hollow
 from libradet.errors import UserError
 
 MIN_SIDE = 12
-"""Pixels: the smallest object."""
+"""Size of the smallest object, in pixels."""
 
 MIN_VISIBLE = 0.35
-"""An object is not placed where it, or one below it, would show less of itself than this."""
-
-Noise = np.random.Generator
+"""Minimum visible share of an object: it is not placed where it, or one below it, would show less."""
 
 
 class Shape(NamedTuple):
-    """Something to be drawn: ``label`` -1 for what only looks like an object."""
+    """A shape to draw: ``label`` -1 marks a distractor, which only resembles an object."""
 
     label: int
     outline: Outline
-    kind: Kind
+    kind: ShapeKind
     radius: float
 
 
 class Scene(NamedTuple):
-    """An image being painted: ``pixels`` 0..255, and the number of the object seen at each pixel (-1: none)."""
+    """An image in progress: ``pixels`` 0..255, and the number of the visible object at each pixel (-1: none)."""
 
     pixels: Float32[ndarray, "h w 3"]
     owner: Int64[ndarray, "h w"]
@@ -45,7 +43,7 @@ class Scene(NamedTuple):
 
 
 def synthesize(
-    out: Path | str,
+    output_dir: Path | str,
     *,
     train: int = 240,
     val: int = 60,
@@ -53,12 +51,14 @@ def synthesize(
     classes: int = 5,
     seed: int = 0,
 ) -> None:
-    """Write ``train.json``, ``val.json`` and ``images/`` (boxes and masks of what is visible).
+    """Write ``train.json``, ``val.json`` and ``images/`` (boxes and masks of visible parts).
 
     Args:
+        output_dir: folder to write.
         train, val: numbers of images.
         size: width and height in pixels.
-        classes: how many, 1 to 8.
+        classes: number of classes, 1 to 8.
+        seed: of all random draws.
 
     Raises:
         UserError: a number is out of range.
@@ -66,64 +66,71 @@ def synthesize(
     if not 1 <= classes <= len(KINDS):
         raise UserError(f"classes is {classes}: choose 1 to {len(KINDS)}.")
     if min(size) < 6 * MIN_SIDE or min(train, val) < 1:
-        raise UserError(f"Images must be at least {6 * MIN_SIDE} pixels on each side, and each split needs one.")
-    out = Path(out)
-    (out / "images").mkdir(parents=True, exist_ok=True)
+        raise UserError(
+            f"size {size[0]}x{size[1]}, {train} + {val} images: images need at least {6 * MIN_SIDE} pixels on each side, "
+            "and each split at least one image."
+        )
+    output_dir = Path(output_dir)
+    (output_dir / "images").mkdir(parents=True, exist_ok=True)
     for number, (split, count) in enumerate({"train": train, "val": val}.items()):
-        records = _write_split(out, split, count, size, classes, [seed, number])
-        (out / f"{split}.json").write_text(json.dumps(records), encoding="utf-8")
+        records = _write_split(output_dir, split, count, size, classes, [seed, number])
+        (output_dir / f"{split}.json").write_text(json.dumps(records), encoding="utf-8")
 
 
-def _write_split(out: Path, split: str, count: int, size: tuple[int, int], classes: int, seed: list[int]) -> dict:
+def _write_split(
+    output_dir: Path, split: str, count: int, size: tuple[int, int], classes: int, seed: list[int]
+) -> dict:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number in range(count):
         name = f"{split}_{number:05d}.jpg"
         pixels, objects = draw_scene(np.random.default_rng([*seed, number]), size, classes)
-        Image.fromarray(pixels).save(out / "images" / name, quality=92)
+        Image.fromarray(pixels).save(output_dir / "images" / name, quality=92)
         images.append({"id": number + 1, "file_name": name, "width": size[0], "height": size[1]})
-        for found in objects:
-            annotations.append({"id": len(annotations) + 1, "image_id": number + 1, **found})
+        for record in objects:
+            annotations.append({"id": len(annotations) + 1, "image_id": number + 1, **record})
     categories = [{"id": i, "name": kind.name} for i, kind in enumerate(KINDS[:classes], start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def draw_scene(noise: Noise, size: tuple[int, int], classes: int) -> tuple[UInt8[ndarray, "h w 3"], list[dict]]:
-    """An image and the annotations of its objects."""
+def draw_scene(
+    rng: np.random.Generator, size: tuple[int, int], classes: int
+) -> tuple[UInt8[ndarray, "h w 3"], list[dict]]:
+    """Return an image and the annotations of its objects."""
     width, height = size
-    scene = Scene(_ground(noise, width, height), np.full((height, width), -1, np.int64), [], [])
-    shapes = _choose_shapes(noise, min(size), classes)
-    light = noise.uniform(0, 2 * np.pi)
+    scene = Scene(_background(rng, width, height), np.full((height, width), -1, np.int64), [], [])
+    shapes = _choose_shapes(rng, min(size), classes)
+    light = rng.uniform(0, 2 * np.pi)
     for shape in shapes:
         for _ in range(12):
-            if _place(scene, shape, noise, light):
+            if _place(scene, shape, rng, light):
                 break
-    return _photograph(scene.pixels, noise), _annotate(scene)
+    return _add_camera_effects(scene.pixels, rng), _annotate(scene)
 
 
-def _choose_shapes(noise: Noise, side: int, classes: int) -> list[Shape]:
-    """Large ones first, so that small ones are not buried."""
+def _choose_shapes(rng: np.random.Generator, side: int, classes: int) -> list[Shape]:
+    """Draw objects and distractors, largest first, so that small ones stay visible."""
     shapes = []
-    for _ in range(noise.integers(3, 9)):
-        label = int(noise.integers(classes))
-        shapes.append(Shape(label, KINDS[label].outline, KINDS[label], _radius(noise, side)))
-    for _ in range(noise.integers(1, 4)):
-        kind = KINDS[int(noise.integers(classes))]
-        outline = hollow(kind.outline) if noise.random() < 0.5 else hexagon
-        shapes.append(Shape(-1, outline, kind._replace(surface=grain), _radius(noise, side)))
+    for _ in range(rng.integers(3, 9)):
+        label = int(rng.integers(classes))
+        shapes.append(Shape(label, KINDS[label].outline, KINDS[label], _radius(rng, side)))
+    for _ in range(rng.integers(1, 4)):
+        kind = KINDS[int(rng.integers(classes))]
+        outline = hollow(kind.outline) if rng.random() < 0.5 else hexagon
+        shapes.append(Shape(-1, outline, kind._replace(surface=grain), _radius(rng, side)))
     return sorted(shapes, key=lambda shape: -shape.radius)
 
 
-def _radius(noise: Noise, side: int) -> float:
-    """Half of a size between MIN_SIDE and half the image's short side, middle sizes likelier."""
-    return MIN_SIDE / 2 * 1.1 * (side / 2 / MIN_SIDE / 1.1) ** noise.beta(1.7, 1.5)
+def _radius(rng: np.random.Generator, side: int) -> float:
+    """Draw half of a size between MIN_SIDE and half the image's short side; medium sizes are more likely."""
+    return MIN_SIDE / 2 * 1.1 * (side / 2 / MIN_SIDE / 1.1) ** rng.beta(1.7, 1.5)
 
 
-def _place(scene: Scene, shape: Shape, noise: Noise, light: float) -> bool:
-    """Paint a shape somewhere, unless it would hide too much of another or be cut off too much."""
+def _place(scene: Scene, shape: Shape, rng: np.random.Generator, light: float) -> bool:
+    """Draw a shape at a random place, unless it would hide too much of another or be truncated too much."""
     height, width = scene.owner.shape
-    center = int(noise.integers(width)), int(noise.integers(height))
-    turn, stretch = noise.uniform(0, 2 * np.pi), np.exp(noise.uniform(-0.2, 0.2))
+    center = int(rng.integers(width)), int(rng.integers(height))
+    turn, stretch = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(-0.2, 0.2))
     reach = int(np.ceil(shape.radius * 1.5)) + 2
     y, x = np.mgrid[-reach:reach, -reach:reach].astype(np.float32)
     u, v = _own_coordinates(x, y, turn, stretch, shape.radius)
@@ -132,10 +139,10 @@ def _place(scene: Scene, shape: Shape, noise: Noise, light: float) -> bool:
     window, part = _overlap(center, reach, scene.owner.shape)
     u, v, cover = u[part], v[part], cover[part]
     solid = cover > 0.5
-    if not _may_stand(scene, window, solid, whole):
+    if not _can_place(scene, window, solid, whole):
         return False
-    _shade_ground(scene.pixels[window], shape, u, v, light - turn)
-    color = _color(shape, u, v, noise, light - turn)
+    _draw_shadow(scene.pixels[window], shape, u, v, light - turn)
+    color = _color(shape, u, v, rng, light - turn)
     scene.pixels[window] += cover[..., None] * (color - scene.pixels[window])
     scene.owner[window][solid] = len(scene.labels) if shape.label >= 0 else -1
     if shape.label >= 0:
@@ -152,7 +159,7 @@ def _own_coordinates(x: ndarray, y: ndarray, turn: float, stretch: float, radius
 def _overlap(
     center: tuple[int, int], reach: int, shape: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Rows and columns of the image that a square around ``center`` covers, and the same part of the square."""
+    """Return rows and columns of the image that a square around ``center`` covers, and those of the square."""
     window, part = [], []
     for middle, limit in zip(center[::-1], shape, strict=True):
         first, last = max(0, middle - reach), min(limit, middle + reach)
@@ -161,8 +168,8 @@ def _overlap(
     return (window[0], window[1]), (part[0], part[1])
 
 
-def _may_stand(scene: Scene, window: tuple[slice, slice], solid: Bool[ndarray, "a b"], whole: int) -> bool:
-    """Enough of it is inside the image, it is large enough, and what lies below stays visible."""
+def _can_place(scene: Scene, window: tuple[slice, slice], solid: Bool[ndarray, "a b"], whole: int) -> bool:
+    """Return whether enough of a shape is inside the image, it is large enough, and objects below stay visible."""
     rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
     if solid.sum() < MIN_VISIBLE * whole or min(np.ptp(rows), np.ptp(columns)) + 1 < MIN_SIDE * 0.75:
         return False
@@ -171,63 +178,63 @@ def _may_stand(scene: Scene, window: tuple[slice, slice], solid: Bool[ndarray, "
     return bool((seen - hidden >= MIN_VISIBLE * np.array(scene.full)).all())
 
 
-def _shade_ground(pixels: Float32[ndarray, "a b 3"], shape: Shape, u: ndarray, v: ndarray, light: float) -> None:
-    """A soft shadow on the side away from the light."""
+def _draw_shadow(pixels: Float32[ndarray, "a b 3"], shape: Shape, u: ndarray, v: ndarray, light: float) -> None:
+    """Draw a soft shadow on the side away from the light."""
     distance = shape.outline(u + 0.12 * np.cos(light), v + 0.12 * np.sin(light))
     pixels *= 1 - 0.45 * np.clip(0.5 - distance * 4, 0, 1)[..., None].astype(np.float32)
 
 
-def _color(shape: Shape, u: ndarray, v: ndarray, noise: Noise, light: float) -> Float32[ndarray, "a b 3"]:
-    """Surface in the class's two colors, each a little off, brighter towards the light."""
-    first, second = (np.array(c) + noise.normal(0, 14, 3) for c in shape.kind.colors)
+def _color(shape: Shape, u: ndarray, v: ndarray, rng: np.random.Generator, light: float) -> Float32[ndarray, "a b 3"]:
+    """Return the surface in the class's two colors, slightly varied, brighter towards the light."""
+    first, second = (np.array(c) + rng.normal(0, 14, 3) for c in shape.kind.colors)
     share = shape.kind.surface(u, v)[..., None]
     bright = 0.9 + 0.22 * (u * np.cos(light) + v * np.sin(light))
     return ((first + share * (second - first)) * np.clip(bright, 0.55, 1.25)[..., None]).astype(np.float32)
 
 
-def _ground(noise: Noise, width: int, height: int) -> Float32[ndarray, "h w 3"]:
-    """Cloudy ground between two dull colors, with a fine pattern on it."""
-    base = noise.uniform(70, 190)
-    dark, bright = (base + shift + noise.normal(0, 16, 3) for shift in (-25, 25))
-    clouds = np.sum([_clouds(noise, width, height, cells) / cells for cells in (3, 7, 15, 31)], axis=0)
+def _background(rng: np.random.Generator, width: int, height: int) -> Float32[ndarray, "h w 3"]:
+    """Return a background of clouds in two dull colors with a fine pattern."""
+    base = rng.uniform(70, 190)
+    dark, bright = (base + shift + rng.normal(0, 16, 3) for shift in (-25, 25))
+    clouds = np.sum([_clouds(rng, width, height, cells) / cells for cells in (3, 7, 15, 31)], axis=0)
     clouds = (clouds - clouds.min()) / np.ptp(clouds)
     pixels = dark + clouds[..., None] * (bright - dark)
-    return (pixels + _pattern(noise, width, height)[..., None] * noise.uniform(4, 18)).astype(np.float32)
+    return (pixels + _pattern(rng, width, height)[..., None] * rng.uniform(4, 18)).astype(np.float32)
 
 
-def _clouds(noise: Noise, width: int, height: int, cells: int) -> Float32[ndarray, "h w"]:
-    """Smooth noise with ``cells`` bumps across."""
-    grid = noise.normal(size=(cells + 1, cells + 1)).astype(np.float32)
+def _clouds(rng: np.random.Generator, width: int, height: int, cells: int) -> Float32[ndarray, "h w"]:
+    """Return smooth noise with ``cells`` bumps across."""
+    grid = rng.normal(size=(cells + 1, cells + 1)).astype(np.float32)
     return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _pattern(noise: Noise, width: int, height: int) -> ndarray:
-    """Stripes, weave, ripples or grain, -1..1."""
+def _pattern(rng: np.random.Generator, width: int, height: int) -> ndarray:
+    """Return stripes, weave, ripples or grain, -1..1."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    turn, period = noise.uniform(0, np.pi), noise.uniform(5, 24)
+    turn, period = rng.uniform(0, np.pi), rng.uniform(5, 24)
     u, v = (np.cos(turn) * x + np.sin(turn) * y) / period, (np.cos(turn) * y - np.sin(turn) * x) / period
-    match int(noise.integers(4)):
+    match int(rng.integers(4)):
         case 0:
             return np.sin(2 * np.pi * u)
         case 1:
             return np.sin(2 * np.pi * u) * np.sin(2 * np.pi * v)
         case 2:
-            return np.sin(2 * np.pi * u + 2 * _clouds(noise, width, height, 6))
+            return np.sin(2 * np.pi * u + 2 * _clouds(rng, width, height, 6))
         case _:
-            return np.clip(_clouds(noise, width, height, 60), -1, 1)
+            return np.clip(_clouds(rng, width, height, 60), -1, 1)
 
 
-def _photograph(pixels: Float32[ndarray, "h w 3"], noise: Noise) -> UInt8[ndarray, "h w 3"]:
-    """Uneven light, exposure, color cast and sensor noise."""
+def _add_camera_effects(pixels: Float32[ndarray, "h w 3"], rng: np.random.Generator) -> UInt8[ndarray, "h w 3"]:
+    """Add uneven light, exposure, color cast and sensor noise."""
     height, width = pixels.shape[:2]
-    light = 1 + 0.16 * np.clip(_clouds(noise, width, height, 2), -2, 2)[..., None]
-    cast = noise.uniform(0.75, 1.15) * noise.uniform(0.94, 1.06, 3)
-    grains = noise.normal(0, noise.uniform(1, 7), pixels.shape)
+    light = 1 + 0.16 * np.clip(_clouds(rng, width, height, 2), -2, 2)[..., None]
+    cast = rng.uniform(0.75, 1.15) * rng.uniform(0.94, 1.06, 3)
+    grains = rng.normal(0, rng.uniform(1, 7), pixels.shape)
     return np.clip(pixels * light * cast + grains, 0, 255).astype(np.uint8)
 
 
 def _annotate(scene: Scene) -> list[dict[str, Any]]:
-    """Boxes and masks of what can be seen of every object."""
+    """Return boxes and masks of the visible part of every object."""
     annotations = []
     for number, label in enumerate(scene.labels):
         visible = scene.owner == number

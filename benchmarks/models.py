@@ -1,0 +1,90 @@
+"""Detectors of libradet and torchvision with the shared weights, ready for a step."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cases import Case, Contender
+from benchmarks.synthetic_inputs import SyntheticInputs, to_batch, to_torchvision
+
+
+class ModelUnderTest(NamedTuple):
+    """A detector with its inputs.
+
+    Attributes:
+        model: module with the parameters.
+        call: returns detections of the inputs, or losses by name.
+    """
+
+    model: nn.Module
+    call: Callable[[], Any]
+
+
+def build_libradet(case: Case, weights: Path):
+    """Return libradet's detector with the shared weights; parts that torchvision's detector lacks are random.
+
+    With backbones other than ResNet-50 all weights are random, and stem, first stage and norms are frozen, as with
+    ImageNet weights.
+    """
+    import libradet
+    from libradet.models.zoo import make_config
+
+    torch.manual_seed(0)
+    if case.backbone != "resnet50":
+        config = make_config(case.model, backbone=case.backbone)
+        config.backbone.freeze_at, config.backbone.frozen_norm = 2, True
+        return libradet.create_model(config=config)
+    model = libradet.load_model(weights)
+    if case.model == case.shared_model:
+        _match_torchvision_losses(model.config)
+    else:
+        names = model.class_names
+        model = libradet.create_model(case.model, class_names=names, weights=weights, allow_partial=True)
+    for module in model.backbone.modules():
+        # torchvision's FrozenBatchNorm2d has no trainable parameters.
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(False)
+    return model
+
+
+def _match_torchvision_losses(config) -> None:
+    """Set what a file of weights does not contain, so that losses are comparable."""
+    if config.retinanet is not None:
+        config.retinanet.box_loss.type = "l1"
+    else:
+        config.rpn.match.min_pos_iou, config.rpn.train_proposals.min_size = 0.0, 1e-3
+        config.roi.box_loss.beta = 1 / 9
+
+
+def prepare_libradet(model, case: Case, contender: Contender, inputs: SyntheticInputs) -> ModelUnderTest:
+    """Return libradet's detector: optimized for inference unless it trains, and compiled if asked for."""
+    import libradet
+
+    batch = to_batch(inputs, model.size_divisible)
+    model.train(case.task == "train")
+    module = model if model.training else libradet.optimize(model, contender.precision)
+    if contender.variant == "compiled":
+        module = torch.compile(module, dynamic=False)
+    return ModelUnderTest(model, lambda: module(batch))
+
+
+def prepare_torchvision(case: Case, layout: str, inputs: SyntheticInputs, weights: Path) -> ModelUnderTest:
+    """Return torchvision's detector; its masks are not pasted into images, as libradet's are not."""
+    from benchmarks.torchvision_models import build
+
+    model = build(case.model)
+    model.load_state_dict(torch.load(weights, weights_only=True, mmap=True))
+    model.train(case.task == "train")
+    model.transform.postprocess = lambda result, *_: result
+    if layout == "channels_last":
+        model.to(memory_format=torch.channels_last)
+    images, targets = to_torchvision(inputs, int(case.model != "retinanet"))
+    return ModelUnderTest(model, lambda: model(images, targets if model.training else None))
+
+
+def sum_losses(losses: dict[str, Tensor]) -> Tensor:
+    """Return the sum of the losses in float32."""
+    return torch.stack([loss.float() for loss in losses.values()]).sum()

@@ -1,0 +1,161 @@
+"""The diagnosis: all findings in order of urgency, a summary, caveats, and the commands that train with the fixes."""
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from libradet.analysis.diagnose import thresholds
+from libradet.analysis.diagnose.feature import diagnose_pyramid
+from libradet.analysis.diagnose.finding import SEVERITY_LABELS, STAGE_NAMES, Finding
+from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
+from libradet.analysis.diagnose.outcome import diagnose_classes, diagnose_errors, diagnose_sizes
+from libradet.analysis.diagnose.sample import diagnose_coverage, diagnose_negatives, diagnose_positives
+from libradet.models.config import DetectorConfig
+from libradet.models.zoo import MODELS, make_config
+from libradet.training.run_files import CONFIG
+
+_FROM_DATA_OR_WEIGHTS = ("model", "num_classes", "class_names", "category_ids", "backbone", "image.mean", "image.std")
+
+
+def diagnose(report: dict[str, Any], model: str | Path, config: DetectorConfig, data: str | Path) -> dict[str, Any]:
+    """Return the diagnosis of a report.
+
+    Args:
+        report: the measured numbers, see :func:`libradet.analysis.analyze.build_report`.
+        model: path of the model, for the commands.
+        data: path of the dataset, for the commands.
+
+    Returns:
+        ``summary``, ``caveats``, ``findings`` (most urgent first), ``train_command`` with the recommended components of
+        the last stage together and ``baseline_command`` without; both empty if nothing is recommended.
+    """
+    findings = _all_findings(report)
+    order = list(SEVERITY_LABELS)
+    findings.sort(key=lambda finding: order.index(finding.severity))
+    for finding in findings:
+        if finding.options:
+            finding.command = train_command(model, config, data, finding.options, f"runs/{finding.key}")
+    options = [option for finding in findings if _is_combined(finding, config) for option in finding.options]
+    return {
+        "summary": _summarize(findings),
+        "caveats": _caveats(report),
+        "findings": [asdict(f) | {"severity_label": SEVERITY_LABELS[f.severity]} for f in findings],
+        "train_command": train_command(model, config, data, options, "runs/balanced") if options else "",
+        "baseline_command": train_command(model, config, data, [], "runs/baseline") if options else "",
+    }
+
+
+def _all_findings(report: dict[str, Any]) -> list[Finding]:
+    weights = {errors["stage"]: errors["weights"] for errors in report["errors"]}
+    metric = "AR" if report["metadata"]["is_proposal_model"] else "AP"
+    uses_sampling = any(samples["uses_sampling"] for samples in report["samples"])
+    findings = [
+        *(diagnose_negatives(samples) for samples in reversed(report["samples"])),
+        *(diagnose_positives(samples) for samples in reversed(report["samples"])),
+        *(diagnose_coverage(samples) for samples in report["samples"]),
+        diagnose_pyramid(report["features"], report["gradients"]["levels"]["before"]),
+        *(diagnose_regression(errors) for errors in reversed(report["errors"])),
+        *diagnose_tasks(report["gradients"], weights),
+        diagnose_classes(report["classes"]),
+        diagnose_sizes(report["sizes"], metric),
+        diagnose_errors(report["error_types"], uses_sampling),
+    ]
+    return [finding for finding in findings if finding is not None]
+
+
+def _is_combined(finding: Finding, config: DetectorConfig) -> bool:
+    """Return whether a finding's options go into the combined command.
+
+    Loss weights are changed one at a time; the paper's components together, but only those of the last stage.
+    """
+    is_first_of_two = config.rpn is not None and config.roi is not None and finding.key.endswith("_rpn")
+    return not finding.key.startswith("tasks") and not is_first_of_two
+
+
+def _summarize(findings: list[Finding]) -> str:
+    titles = {severity: [f.title for f in findings if f.severity == severity] for severity in SEVERITY_LABELS}
+    parts = []
+    if titles["strong"]:
+        parts.append(f"Strong imbalance: {_join(titles['strong'])}.")
+    if titles["moderate"]:
+        parts.append(f"Moderate imbalance: {_join(titles['moderate'])}.")
+    if not parts:
+        parts.append("No imbalance that one of the components addresses.")
+    if titles["balanced"]:
+        parts.append(f"Already balanced: {_join(titles['balanced'])}.")
+    if titles["inconclusive"]:
+        parts.append(f"Inconclusive: {_join(titles['inconclusive'])}.")
+    return " ".join(parts)
+
+
+def _join(titles: list[str]) -> str:
+    titles = [title[0].lower() + title[1:] for title in titles]
+    return titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"
+
+
+def _caveats(report: dict[str, Any]) -> list[str]:
+    """Return the reasons to distrust the diagnosis."""
+    metadata, caveats = report["metadata"], []
+    if metadata["images"] < thresholds.MIN_IMAGES:
+        caveats.append(f"Only {metadata['images']} images were analyzed: all numbers are only indicative.")
+    for errors in report["errors"]:
+        if errors["positives"] < thresholds.MIN_POSITIVES:
+            name = STAGE_NAMES[errors["stage"]]
+            caveats.append(f"Box regression of the {name} is measured on only {errors['positives']} positives.")
+    metric = "AR100" if metadata["is_proposal_model"] else "AP"
+    value = report["metrics"][metric]
+    if value is not None and value < thresholds.BARELY_TRAINED:
+        caveats.append(
+            f"The model is barely trained ({metric.removesuffix('100')} {value:.3f}): its hard samples are not "
+            "meaningful yet. Train it further and analyze it again."
+        )
+    norms = report["gradients"]["norms"]["pyramid"]
+    if without_gradient := [name for name, norm in norms.items() if not norm]:
+        caveats.append(
+            f"No gradient reaches the pyramid from the losses {', '.join(without_gradient)}: the units between them "
+            "are dead, usually because the learning rate is too high. Balancing does not fix this."
+        )
+    return caveats
+
+
+def train_command(
+    model: str | Path, config: DetectorConfig, data: str | Path, options: Sequence[str], output_dir: str
+) -> str:
+    """Return the ``libradet train`` command that repeats the training of a model, with ``options`` added.
+
+    Uses the run's own config.yaml if it is in the folder of the model. Otherwise the command lists what differs from
+    the zoo's entry, and starts from ImageNet weights, as the original ones are not known.
+    """
+    run_config = Path(model).parent / CONFIG
+    if run_config.is_file():
+        words = ["--config", str(run_config)]
+    else:
+        name = config.model if config.model in MODELS else "faster_rcnn"
+        words = ["--model", name, "--backbone", config.backbone.name, "--weights", "imagenet"]
+        words += _differences(config, name)
+    words += ["--data", str(data)]
+    for option in options:
+        words += option.split(" ", 1)
+    words += ["--output_dir", output_dir]
+    lines = [" ".join(map(shlex.quote, pair)) for pair in zip(words[::2], words[1::2], strict=True)]
+    return " \\\n  ".join(["libradet train " + lines[0], *lines[1:]])
+
+
+def _differences(config: DetectorConfig, name: str) -> list[str]:
+    defaults = dict(_flatten(asdict(make_config(name, config.num_classes))))
+    words: list[str] = []
+    for key, value in _flatten(asdict(config)):
+        if not key.startswith(_FROM_DATA_OR_WEIGHTS) and defaults.get(key, ...) != value:
+            words += [f"--detector.{key}", value if isinstance(value, str) else json.dumps(value)]
+    return words
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,92 @@
+"""Results by class and object size, and the cost of each error type (TIDE)."""
+
+from typing import Any
+
+import hotcoco
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from libradet.analysis.levels.feature import SIZES
+from libradet.data.formats.coco import to_coco
+from libradet.data.records import Dataset
+from libradet.evaluation.coco import Metrics
+
+ERROR_TYPES = {
+    "Cls": "classification",
+    "Loc": "localization",
+    "Both": "both",
+    "Dupe": "duplicate",
+    "Bkg": "background",
+    "Miss": "missed",
+}
+"""Error types of TIDE (Bolya et al., ECCV 2020): hotcoco's keys and the report's."""
+
+FG_IOU_THRESH, BG_IOU_THRESH = 0.5, 0.1
+"""IoU from which a detection matches an object, and below which it is on background."""
+
+
+def compute_error_types(dataset: Dataset, rows: Float64[ndarray, "D 7"]) -> dict[str, Any]:
+    """Return the cost in AP50 of each error type (TIDE).
+
+    Args:
+        rows: detections: image id, x, y, width, height (pixels of the original image), score, category id.
+
+    Returns:
+        ``AP50`` and ``types``: for each error type its ``count`` and ``cost``, the increase of AP50 when errors of this
+        type alone are fixed; missed objects are fixed by removing them. The costs do not add up to 1 - AP50.
+    """
+    truth = to_coco(dataset)
+    for number, annotation in enumerate(truth["annotations"], start=1):
+        annotation["id"] = number
+    ground_truth = hotcoco.COCO(truth)
+    evaluation = hotcoco.COCOeval(ground_truth, ground_truth.load_res(rows), "bbox")
+    evaluation.params.img_ids = [image.id for image in dataset.images]
+    evaluation.evaluate()
+    tide = evaluation.tide_errors(FG_IOU_THRESH, BG_IOU_THRESH)
+    return {
+        "AP50": float(tide["ap_base"]),
+        "types": {
+            name: {"count": int(tide["counts"][key]), "cost": float(tide["delta_ap"][key])}
+            for key, name in ERROR_TYPES.items()
+        },
+    }
+
+
+def class_results(metrics: Metrics, dataset: Dataset) -> list[dict[str, Any]]:
+    """Return number of objects, AP and AP50 of each class, by descending frequency; None where not measured."""
+    counts = count_objects(dataset)
+    rows = [
+        {
+            "class": name,
+            "objects": counts[label],
+            "AP": metrics["per_class"].get(name),
+            "AP50": metrics["per_class_AP50"].get(name),
+        }
+        for label, name in enumerate(dataset.class_names)
+    ]
+    return sorted(rows, key=lambda row: -row["objects"])
+
+
+def count_objects(dataset: Dataset) -> list[int]:
+    """Return the number of objects of each label, without crowd regions."""
+    labels = [image.labels[~image.crowd] for image in dataset.images]
+    return np.bincount(np.concatenate([np.zeros(0, np.int64), *labels]), minlength=len(dataset.class_names)).tolist()
+
+
+def size_results(metrics: Metrics, dataset: Dataset) -> list[dict[str, Any]]:
+    """Return number, AP (None for proposals) and AR100 of small, medium and large objects (COCO's sizes)."""
+    areas = np.concatenate([np.zeros(0), *(image.area[~image.crowd] for image in dataset.images)])
+    counts = np.bincount(np.digitize(areas, [32**2, 96**2]), minlength=len(SIZES)).tolist()
+    return [
+        {"size": size, "objects": count, "AP": metrics.get(f"AP{size[0]}"), "AR": metrics.get(f"AR{size[0]}")}
+        for size, count in zip(SIZES, counts, strict=True)
+    ]
+
+
+def frequency_correlation(classes: list[dict[str, Any]]) -> float | None:
+    """Return the correlation of AP with the logarithm of class frequency; None with fewer than five classes."""
+    measured = [(np.log(row["objects"]), row["AP"]) for row in classes if row["objects"] and row["AP"] is not None]
+    if len(measured) < 5 or min(np.std(measured, axis=0)) == 0:
+        return None
+    return float(np.corrcoef(np.array(measured).T)[0, 1])

@@ -1,0 +1,45 @@
+"""``libradet convert``: checkpoints of other toolboxes, in and out."""
+
+import argparse
+from pathlib import Path
+
+from libradet.cli import options
+from libradet.errors import UserError
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser("convert", help="convert a checkpoint from or to another toolbox")
+    text = "checkpoint of mmdetection, torchvision or detectron2; with --to, a libradet model"
+    parser.add_argument("source", metavar="CHECKPOINT", help=text)
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="file to write (.safetensors; with --to, .pth)")
+    parser.add_argument("--to", choices=("mmdet", "torchvision"), help="toolbox to write a checkpoint for")
+    text = "load the weights that fit; other layers stay randomly initialized"
+    parser.add_argument("--allow_partial", action="store_true", help=text)
+    text = "epsilon of the batch norms, if the file does not have it (torchvision's published weights: 0)"
+    parser.add_argument("--norm_eps", type=float, metavar="EPS", help=text)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert a checkpoint."""
+    if args.norm_eps is not None and not 0 <= args.norm_eps < 1:
+        raise UserError(f"--norm_eps is {args.norm_eps}: a small number such as 0 or 1e-5 is needed")
+    options.require_inputs(args.source)
+    from libradet.interop.loading import load_checkpoint, summarize_mismatches
+    from libradet.interop.saving import config_differences, save_checkpoint_as
+    from libradet.models.serialization import save_model
+
+    loaded = load_checkpoint(args.source, args.allow_partial, args.norm_eps)
+    if args.to:
+        save_checkpoint_as(loaded.model, args.to, args.output)
+        for difference in config_differences(loaded.model, args.to):
+            print(f"not stored in {args.to} checkpoints; set it in the {args.to} config: {difference}")
+    else:
+        save_model(loaded.model, args.output)
+    config = loaded.model.config
+    classes = f"{config.num_classes} classes"
+    print(f"{args.output}: {config.model}, {config.backbone.name}, {classes}, from {loaded.source}")
+    if reinitialized := summarize_mismatches(loaded):
+        print(f"randomly initialized: {reinitialized}")
+    return 0

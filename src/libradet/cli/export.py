@@ -1,0 +1,65 @@
+"""``libradet export``: ONNX and torch.export files that run without libradet."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from libradet.cli import options
+from libradet.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser("export", help="export a trained detector to ONNX or torch.export (.pt2)")
+    parser.add_argument("model", metavar="MODEL", help=options.MODEL_HELP)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write (.onnx or .pt2)")
+    parser.add_argument("--format", choices=tuple(SUFFIXES), help="format (default: by the suffix of --output)")
+    options.add_size(parser)
+    text = "leave resizing out of the graph: images come resized, and the graph only pads them"
+    parser.add_argument("--no_embed_preprocess", action="store_true", help=text)
+    text = "images on which the exported file is compared with the model, in addition to synthetic ones"
+    parser.add_argument("--verify_images", nargs="+", metavar="IMAGE|DIR|GLOB", help=text)
+    text = "INT8 quantization (static, ONNX only); needs --calibration_images"
+    parser.add_argument("--int8", action="store_true", help=text)
+    text = "images from which activation ranges are calibrated: some dozens of the training images"
+    parser.add_argument("--calibration_images", nargs="+", metavar="IMAGE|DIR|GLOB", help=text)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export a trained detector."""
+    if args.format and args.output.suffix != SUFFIXES[args.format]:
+        raise UserError(f"--output {args.output}: files of --format {args.format} end in {SUFFIXES[args.format]}")
+    if args.int8 and not args.calibration_images:
+        raise UserError("--int8 needs --calibration_images: some dozens of the training images")
+    if args.calibration_images and not args.int8:
+        raise UserError("--calibration_images needs --int8")
+    options.require_inputs(args.model)
+    from libradet.export.exporter import export, summarize_export
+    from libradet.export.formats import get_format
+    from libradet.interop.loading import load_checkpoint_any
+
+    get_format(args.output)
+    result = export(
+        load_checkpoint_any(args.model),
+        args.output,
+        size=options.size_of(args),
+        embed_preprocess=not args.no_embed_preprocess,
+        verify_images=_read_images(args.verify_images),
+        calibration_images=_read_images(args.calibration_images),
+    )
+    print(summarize_export(result))
+    return 0
+
+
+def _read_images(names: list[str] | None) -> "list[np.ndarray]":
+    from libradet.inference.inputs import iter_inputs, list_image_files
+
+    if not names:
+        return []
+    return [source.image.permute(1, 2, 0).numpy() for source in iter_inputs(list_image_files(names))]

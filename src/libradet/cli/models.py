@@ -1,0 +1,95 @@
+"""``libradet models``: available detectors and backbones, and their parameters, GFLOPs and memory."""
+
+import argparse
+
+from libradet.cli.options import SIZE_METAVAR
+from libradet.errors import UserError
+
+BACKBONE_HINT = (
+    "--backbone: resnet18, resnet50, resnet101, resnext101_64x4d, or any timm model with features "
+    "(list them: --backbones '*')"
+)
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser("models", help="list detectors and backbones, with parameters, GFLOPs and memory")
+    text = "list timm's backbones that match a pattern, such as 'resnet*'"
+    parser.add_argument("--backbones", metavar="PATTERN", help=text)
+    stats = parser.add_argument_group("statistics")
+    stats.add_argument("--stats", action="store_true", help="table of parameters, GFLOPs and memory")
+    stats.add_argument("--model", nargs="+", metavar="NAME", help="only these detectors")
+    stats.add_argument("--backbone", default="resnet50", help="a timm model with features (default: resnet50)")
+    text = "image size (default: 800 1333)"
+    stats.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=SIZE_METAVAR, help=text)
+    text = "number of classes without background (default: 80)"
+    stats.add_argument("--num_classes", type=int, default=80, metavar="C", help=text)
+    text = "training recomputes the backbone's activations in the backward pass"
+    stats.add_argument("--activation_checkpointing", action="store_true", help=text)
+    text = "stem, first stage and norm statistics are frozen, as with ImageNet weights"
+    stats.add_argument("--freeze", action="store_true", help=text)
+    stats.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
+    stats.add_argument("--ema", action="store_true", help="training keeps an exponential moving average of weights")
+    stats.add_argument("--batch_size", type=int, default=1, metavar="B", help="images per device (default: 1)")
+    text = "device memory, such as 24G: also print the largest batch size that fits"
+    stats.add_argument("--memory", metavar="SIZE", help=text)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List the model zoo, or print statistics of it."""
+    from libradet.models.zoo import MODELS
+
+    if args.stats:
+        return _print_stats(args)
+    for name, make in MODELS.items():
+        print(f"{name:22} {make.__doc__}")
+    print(BACKBONE_HINT)
+    if args.backbones:
+        import timm
+
+        print(*timm.list_models(args.backbones), sep="\n")
+    return 0
+
+
+def _print_stats(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from libradet.models.profiling.model_stats import compute_zoo_stats
+    from libradet.models.profiling.stats_table import parse_bytes, render_stats_table
+
+    limit = None if args.memory is None else parse_bytes(args.memory)
+    if args.batch_size < 1:
+        raise UserError(f"--batch_size is {args.batch_size}: it must be at least 1")
+    stats = compute_zoo_stats(
+        args.model,
+        args.num_classes,
+        args.backbone,
+        (args.size[0], args.size[1]),
+        bf16=args.precision == "bf16",
+        activation_checkpointing=args.activation_checkpointing,
+        freeze=args.freeze,
+        ema=args.ema,
+    )
+    Console().print(render_stats_table(stats, _title(args), args.batch_size, limit))
+    return 0
+
+
+def _title(args: argparse.Namespace) -> str:
+    height, width = args.size
+    parts = [
+        args.backbone,
+        f"{args.num_classes} classes",
+        f"{height} x {width} pixels",
+        f"precision {args.precision}",
+        f"batch size {args.batch_size}",
+    ]
+    if args.memory is not None:
+        parts.append(f"{args.memory} of memory")
+    if args.freeze:
+        parts.append("stem and first stage frozen")
+    if args.activation_checkpointing:
+        parts.append("activation checkpointing")
+    if args.ema:
+        parts.append("EMA")
+    return ", ".join(parts)

@@ -1,0 +1,1 @@
+"""Dataset formats: one module per format, which detects, reads and writes it."""

@@ -1,0 +1,215 @@
+"""COCO format: JSON files with images, annotations and categories, in the folder layouts of several tools."""
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from libradet.data.formats.filenames import UniqueNames, own_name
+from libradet.data.formats.reading import Splits, read_json, standard_split
+from libradet.data.formats.writing import SplitToWrite, Writer, shortest_decimals
+from libradet.data.records import BOX_FIELDS, IMAGE_FIELDS, Dataset, RawAnnotations, extra_fields
+from libradet.data.segmentations import segmentation_to_json
+from libradet.data.validation.annotations import xywh_to_xyxy
+from libradet.errors import UserError
+from libradet.utils.atomic_io import write_json
+
+STANDARD_SPLITS = {"train", "val", "test"}
+
+_SECTIONS = ("images", "annotations", "categories")
+_NOT_INSTANCES = re.compile(r"^(captions|person_keypoints|image_info|stuff|panoptic|deprecated)_")
+
+
+def find_splits_of_file(path: Path) -> Splits:
+    """Return the only split of a single COCO file.
+
+    Raises:
+        UserError: it is not a JSON file.
+    """
+    if path.suffix != ".json":
+        raise UserError(f"{path}: neither a folder nor a JSON file in COCO format.")
+    roots = [path.parent]
+    if path.parent.name == "annotations":
+        roots.append(path.parent.parent)
+    name = path.stem.removeprefix("instances_")
+    folders = [folder for root in roots for folder in _image_folders(root, name)]
+    return {"all": partial(read, path, path.parent, name, folders)}
+
+
+def find_split_files(root: Path) -> Splits:
+    """Return the splits in ``train.json``, ``val.json`` and others in the folder itself."""
+    names = [name for name in ("train", "val", "valid", "validation", "test") if (root / f"{name}.json").is_file()]
+    return {name: partial(read, root / f"{name}.json", root, name, _shared_folder_first(root, name)) for name in names}
+
+
+def find_single_file(root: Path) -> Splits:
+    """Return the only split, in ``annotations.json`` or a file that tools export under another name."""
+    for name in ("annotations.json", "_annotations.coco.json", "instances.json"):
+        if (root / name).is_file():
+            return {"all": partial(read, root / name, root, "all", _shared_folder_first(root, "all"))}
+    return {}
+
+
+def find_instances_files(root: Path) -> Splits:
+    """Return the splits of COCO's own layout, ``annotations/instances_train2017.json``."""
+    files = sorted((root / "annotations").glob("*.json"))
+    instances = [file for file in files if file.stem.startswith("instances_")]
+    files = instances or [file for file in files if not _NOT_INSTANCES.match(file.stem)]
+    names = [file.stem.removeprefix("instances_") for file in files]
+    splits = {}
+    for name, file in zip(names, files, strict=True):
+        splits[name] = partial(read, file, root, name, _image_folders(root, name))
+    if len(splits) == 1 and standard_split(names[0]) not in STANDARD_SPLITS:
+        return {"all": splits[names[0]]}
+    order = {"train": 0, "val": 1, "test": 2}
+    return dict(sorted(splits.items(), key=lambda item: (order.get(standard_split(item[0]), 3), item[0])))
+
+
+def find_roboflow_export(root: Path) -> Splits:
+    """Return the splits of Roboflow's layout, ``train/_annotations.coco.json`` next to the images."""
+    splits = {}
+    for name in ("train", "valid", "val", "test"):
+        file = root / name / "_annotations.coco.json"
+        if file.is_file():
+            folders = [root / name, root / name / "images"]
+            splits[name] = partial(read, file, root, name, folders, has_root_category=True)
+    return splits
+
+
+def read(
+    path: Path, root: Path, split: str, image_folders: list[Path], has_root_category: bool = False
+) -> RawAnnotations:
+    """Read a COCO file.
+
+    Args:
+        path: the file.
+        root: folder of the dataset.
+        split: name of the split.
+        image_folders: where images may be.
+        has_root_category: drop a category that only groups the others (Roboflow).
+
+    Raises:
+        UserError: the file is damaged or does not hold lists of images, annotations and categories.
+    """
+    content = read_json(path, _polygons_to_arrays)
+    if not isinstance(content, dict):
+        what = "detection results" if isinstance(content, list) else "a single value"
+        raise UserError(f"{path}: holds {what}, not a COCO dataset (an object with images, annotations, categories).")
+    sections = []
+    for key in _SECTIONS:
+        if not isinstance(content.get(key), list):
+            problem = "is not a list" if key in content else "is missing"
+            raise UserError(f"{path}: {key!r} {problem}: a COCO dataset has images, annotations and categories.")
+        sections.append(content[key])
+    raw = RawAnnotations(root, split, path, image_folders, *sections)
+    raw.extra = {key: value for key, value in content.items() if key not in _SECTIONS}
+    if has_root_category:
+        _drop_root_category(raw)
+    return raw
+
+
+def _polygons_to_arrays(record: dict[str, Any]) -> dict[str, Any]:
+    """Convert polygons to float32 arrays while parsing: as lists of Python floats, COCO's need gigabytes."""
+    polygons = record.get("segmentation")
+    if isinstance(polygons, list):
+        # Invalid polygons stay unchanged, for validation to report them.
+        with suppress(TypeError, ValueError, OverflowError):
+            record["segmentation"] = [np.array(polygon, np.float32) for polygon in polygons]
+    return record
+
+
+def _drop_root_category(raw: RawAnnotations) -> None:
+    """Remove Roboflow's category 0, the project itself, a parent of all others without a box of its own."""
+    categories = [c for c in raw.categories if isinstance(c, dict)]
+    for root in [c for c in categories if c.get("supercategory") == "none"]:
+        others = [c for c in categories if c is not root]
+        used = any(isinstance(a, dict) and a.get("category_id") == root.get("id") for a in raw.annotations)
+        if others and not used and all(c.get("supercategory") == root.get("name") for c in others):
+            raw.categories = [c for c in raw.categories if c is not root]
+            raw.notes.append(f"category {root.get('name')!r} only groups the others: not a class")
+
+
+def _image_folders(root: Path, split: str) -> list[Path]:
+    candidates = [root / "images" / split, root / split, root / "images", root / split / "images", root]
+    return [folder for folder in candidates if folder.is_dir()]
+
+
+def _shared_folder_first(root: Path, split: str) -> list[Path]:
+    shared = root / "images"
+    return sorted(_image_folders(root, split), key=lambda folder: folder != shared)
+
+
+def to_coco(dataset: Dataset) -> dict[str, Any]:
+    """Return the split as a COCO dataset, with its own image, annotation and category ids and all optional fields."""
+    annotations: list[dict[str, Any]] = []
+    for image in dataset.images:
+        xywh = _xyxy_to_xywh(image.boxes)
+        for i in range(len(image.labels)):
+            record = {
+                "id": int(image.annotation_ids[i]),
+                "image_id": image.id,
+                "category_id": dataset.category_ids[image.labels[i]],
+                "bbox": xywh[i].tolist(),
+                "area": float(image.area[i]),
+                "iscrowd": int(image.crowd[i]),
+            }
+            if image.segmentations and image.segmentations[i] is not None:
+                record["segmentation"] = segmentation_to_json(image.segmentations[i])
+            annotations.append(record)
+    images = [{"id": p.id, "file_name": p.path.name, "width": p.width, "height": p.height} for p in dataset.images]
+    classes = zip(dataset.category_ids, dataset.class_names, strict=True)
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in classes],
+    }
+
+
+def name_images(split: str, dataset: Dataset, folders: Sequence[Path], names: UniqueNames) -> list[str]:
+    """Return the names of images in ``images/``, which all splits share."""
+    return [
+        names.choose(image.path, own_name(image.path, folders, dataset.split), f"{split}/") for image in dataset.images
+    ]
+
+
+def write(root: Path, splits: Sequence[SplitToWrite], polygons: bool = False) -> None:
+    """Write all splits as ``SPLIT.json``, or in COCO's own layout if one is not train, val or test.
+
+    ``polygons`` has no effect: masks are always written.
+    """
+    standard = {split.split for split in splits} <= STANDARD_SPLITS
+    for split in splits:
+        name = f"{split.split}.json" if standard else f"annotations/instances_{split.split}.json"
+        if [s.split for s in splits] == ["all"]:
+            name = "annotations.json"
+        write_json(root / name, _content(split))
+
+
+def _content(split: SplitToWrite) -> dict[str, Any]:
+    """Return a split with its own ids and all its other fields."""
+    dataset = split.dataset
+    content = to_coco(dataset)
+    for record, extra in zip(content["categories"], split.categories, strict=True):
+        record |= extra
+    for record, image, name in zip(content["images"], dataset.images, split.names, strict=True):
+        record |= {"file_name": name}
+        record |= extra_fields(image.records[0], IMAGE_FIELDS) if image.records else {}
+    originals = [record for image in dataset.images if image.records for record in image.records[1]]
+    boxes = np.concatenate([np.empty((0, 4), np.float32), *(image.boxes for image in dataset.images)])
+    rounded = shortest_decimals(_xyxy_to_xywh(boxes), xywh_to_xyxy, boxes).tolist()
+    for record, box, original in zip(content["annotations"], rounded, originals, strict=True):
+        record |= {"bbox": box} | extra_fields(original, BOX_FIELDS)
+    return split.extra | content
+
+
+def _xyxy_to_xywh(boxes: np.ndarray) -> np.ndarray:
+    xywh = boxes.astype(np.float64)
+    xywh[:, 2:] -= xywh[:, :2]
+    return xywh
+
+
+WRITER = Writer("images", str, name_images, write)

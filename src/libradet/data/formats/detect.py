@@ -1,0 +1,83 @@
+"""Detection of a folder's dataset format, and choice of its splits."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from libradet.data.formats import coco, voc, yolo
+from libradet.data.formats.reading import DatasetFormat, Splits, standard_split
+from libradet.data.records import RawAnnotations
+from libradet.errors import UserError
+
+FORMATS = (
+    DatasetFormat(coco.find_split_files, "train.json, val.json"),
+    DatasetFormat(coco.find_single_file, "annotations.json"),
+    DatasetFormat(coco.find_instances_files, "annotations/*.json"),
+    DatasetFormat(coco.find_roboflow_export, "*/_annotations.coco.json"),
+    DatasetFormat(yolo.find_splits, "data.yaml"),
+    DatasetFormat(voc.find_splits, "Annotations/*.xml"),
+)
+"""Formats in the order of detection: the first that recognizes a folder reads it."""
+
+SUPPORTED = """\
+  train.json, val.json + images/                                 COCO
+  annotations.json + images/                                     COCO, one split
+  annotations/instances_train2017.json + train2017/              COCO
+  train/_annotations.coco.json, valid/_annotations.coco.json     Roboflow's COCO export
+  data.yaml + images/, labels/                                   YOLO
+  Annotations/*.xml + JPEGImages/                                Pascal VOC"""
+
+
+def find_splits(data: Path) -> Splits:
+    """Return the splits of a dataset, by names as its files have them.
+
+    Raises:
+        UserError: ``data`` does not exist, or is in no supported format.
+    """
+    if not data.exists():
+        raise UserError(f"{data}: no such folder; check the path.")
+    if data.is_file():
+        return coco.find_splits_of_file(data)
+    for position, dataset_format in enumerate(FORMATS):
+        if splits := dataset_format.find_splits(data):
+            unused = [other.files for other in FORMATS[position + 1 :] if _matches(other, data)]
+            if not unused:
+                return splits
+            return {name: partial(_read_with_note, read, unused) for name, read in splits.items()}
+    raise UserError(f"{data}: not in a supported dataset format. Supported are\n{SUPPORTED}")
+
+
+def choose_split(splits: Splits, split: str | None, data: Path) -> str:
+    """Return the dataset's own name of a split: exact, or an alias ("val" for "valid", "val2017").
+
+    A dataset with one unnamed split serves as any; None requests the training split, else the first.
+
+    Raises:
+        UserError: there is no such split.
+    """
+    names = list(splits)
+    if split in names:
+        return split
+    if names == ["all"]:
+        return "all"
+    requested = standard_split(split or "train")
+    matches = [name for name in names if standard_split(name) == requested]
+    if matches:
+        return max(matches)
+    if split is None:
+        return names[0]
+    raise UserError(f"{data}: there is no split {split!r}; choose one of {', '.join(names)}.")
+
+
+def _matches(dataset_format: DatasetFormat, data: Path) -> bool:
+    try:
+        return bool(dataset_format.find_splits(data))
+    except UserError:  # damaged, but there
+        return True
+
+
+def _read_with_note(read: Callable[[], RawAnnotations], unused: list[str]) -> RawAnnotations:
+    """Read a split, and note the annotation files that are not used because of it."""
+    raw = read()
+    raw.notes.append(f"not used: {' and '.join(unused)}, because {raw.source.name} exists; keep them in other folders")
+    return raw

@@ -1,1 +1,0 @@
-"""How folders hold datasets: each layout is recognized and turned into COCO's terms."""

@@ -1,1 +1,0 @@
-"""From image files to batches: decoded, resized, flipped, padded, in an order that depends on nothing hidden."""

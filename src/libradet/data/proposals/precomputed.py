@@ -1,0 +1,212 @@
+"""Precomputed proposals, matched to the images of a dataset or to image files."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy import ndarray
+from torch import Tensor
+
+from libradet.data.formats.reading import standard_split
+from libradet.data.proposals.proposal_file import ProposalFile, read_proposals
+from libradet.data.records import Dataset
+from libradet.errors import UserError
+from libradet.utils.text import summarize_list
+
+PROPOSAL_SUFFIXES = (".safetensors", ".pkl", ".pickle")
+
+MAX_OVERHANG = 2.0
+"""Pixels by which boxes of a file without image sizes may exceed their image."""
+
+
+@dataclass(frozen=True, eq=False)
+class PrecomputedProposals:
+    """The proposals of some images.
+
+    Attributes:
+        file: contains them.
+        rows: of each image, in the file.
+        num_proposals: maximum per image, and the number to which they are padded.
+    """
+
+    file: ProposalFile
+    rows: Int64[ndarray, " N"]
+    num_proposals: int
+
+    def boxes_of(self, index: int, width: int, height: int) -> Float[Tensor, "P 4"]:
+        """Return the best ``num_proposals`` proposals of an image, best first, xyxy in pixels of its file.
+
+        Args:
+            index: of the image.
+            width, height: of the file, in pixels.
+
+        Raises:
+            UserError: a box is not finite, or was computed in an image of another size.
+        """
+        file, row = self.file, int(self.rows[index])
+        if file.sizes is not None and (width, height) != (original := tuple(file.sizes[row].tolist())):
+            raise UserError(_describe_other_size(file, row, original, (width, height)))
+        part = slice(int(file.offsets[row]), int(file.offsets[row + 1]))
+        boxes = file.boxes[part]
+        if file.scores is not None:
+            boxes = boxes[file.scores[part].argsort(descending=True, stable=True)]
+        boxes = boxes[: self.num_proposals]
+        if not boxes.isfinite().all():
+            raise UserError(f"{file.path}: proposals of {_image_name(file, row)} are NaN or infinite; write it again")
+        return boxes.clamp(boxes.new_zeros(4), torch.tensor([width, height] * 2, dtype=boxes.dtype))
+
+
+def find_proposal_file(path: str | Path, split: str) -> Path:
+    """Return the proposal file of a split: the path itself or, in a folder, the file whose name ends with the split's.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    files = sorted(file for file in path.iterdir() if file.suffix in PROPOSAL_SUFFIXES)
+    exact = re.compile(rf"(?:.*[^A-Za-z0-9])?{re.escape(split)}")
+    same = [file for file in files if exact.fullmatch(file.stem)]
+    alike = [f for f in files if standard_split(re.split(r"[^A-Za-z0-9]", f.stem)[-1]) == standard_split(split)]
+    for matching in (same, alike):
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            names = summarize_list([file.name for file in matching])
+            raise UserError(f"{path}: several files are named after {split} ({names}); name one")
+    names = summarize_list([file.name for file in files], empty="no proposal file")
+    raise UserError(f"{path}: no file in it is named after {split}, such as {split}.safetensors; it contains {names}")
+
+
+def proposals_for_dataset(path: str | Path, dataset: Dataset, limit: int) -> PrecomputedProposals:
+    """Return the proposals of every image of a dataset.
+
+    Images are matched by id and file name; in files of other toolboxes by name, or by order.
+
+    Args:
+        path: file, or folder with one file for each split.
+        dataset: the images.
+        limit: maximum number of proposals per image.
+
+    Raises:
+        UserError: the file cannot be read, or belongs to another dataset, or images lack proposals.
+    """
+    file = read_proposals(find_proposal_file(path, dataset.split))
+    images = f"images of {dataset.split} of {dataset.root}"
+    if file.names is None and len(file) != len(dataset):
+        raise UserError(
+            f"{file.path}: has proposals for {len(file)} images in the order of an annotation file, and there are "
+            f"{len(dataset)} {images}: it belongs to another split or dataset"
+        )
+    rows = np.arange(len(dataset))
+    if file.names is not None:
+        rows = _match_images(file, [p.path for p in dataset.images], images, [p.id for p in dataset.images])
+    _check_image_sizes(file, rows, dataset, images)
+    return PrecomputedProposals(file, rows, max(1, min(limit, file.max_per_image)))
+
+
+def proposals_for_images(path: str | Path, images: Sequence[Path], limit: int) -> PrecomputedProposals:
+    """Return the proposals of image files, matched by name; at most ``limit`` per image.
+
+    Raises:
+        UserError: as :func:`proposals_for_dataset`, or the file has no image names.
+    """
+    if Path(path).is_dir():
+        raise UserError(f"{path}: is a folder; name the file with the proposals of these images")
+    file = read_proposals(path)
+    if file.names is None:
+        raise UserError(
+            f"{path}: has no image names, its proposals are in the order of an annotation file; use it with a "
+            "dataset only (libradet evaluate --data)"
+        )
+    rows = _match_images(file, images, "input images")
+    return PrecomputedProposals(file, rows, max(1, min(limit, file.max_per_image)))
+
+
+def _match_images(
+    file: ProposalFile, paths: Sequence[Path], images: str, ids: Sequence[int] | None = None
+) -> Int64[ndarray, " N"]:
+    """Return the row of every image."""
+    assert file.names is not None
+    names = [PurePosixPath(name.replace("\\", "/")) for name in file.names]
+    by_name: dict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(names):
+        by_name[name.name].append(row)
+    by_id = {} if ids is None or file.ids is None else {int(key): row for row, key in enumerate(file.ids)}
+    rows = []
+    for i, path in enumerate(paths):
+        row = by_id.get(ids[i]) if ids is not None else None
+        if row is None or names[row].name != path.name:
+            row = _closest(path, by_name.get(path.name, []), names)
+        rows.append(row)
+    missing = [path.name for path, row in zip(paths, rows, strict=True) if row is None]
+    if len(missing) == len(paths):
+        raise UserError(
+            f"{file.path}: belongs to another dataset or split: it has proposals for {summarize_list(file.names, 2)}, "
+            f"and the {images} are {summarize_list(missing, 2)}"
+        )
+    if missing:
+        raise UserError(
+            f"{file.path}: {len(missing)} of {len(paths)} {images} have no proposals in it "
+            f"({summarize_list(missing)}); run the proposal model on all of them"
+        )
+    return np.array(rows, np.int64)
+
+
+def _closest(path: Path, candidates: list[int], names: Sequence[PurePosixPath]) -> int | None:
+    """Return the row, among those with the image's name, that shares most folders; None if that is not unique."""
+
+    def num_shared(row: int) -> int:
+        pairs = zip(reversed(path.parts), reversed(names[row].parts), strict=False)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(path.parts), len(names[row].parts)))
+
+    if len(candidates) < 2:
+        return candidates[0] if candidates else None
+    ranked = sorted(candidates, key=num_shared, reverse=True)
+    return ranked[0] if num_shared(ranked[0]) > num_shared(ranked[1]) else None
+
+
+def _check_image_sizes(file: ProposalFile, rows: ndarray, dataset: Dataset, images: str) -> None:
+    """Raise UserError if proposals were computed in other images."""
+    sizes = np.array([(p.width, p.height) for p in dataset.images]).reshape(-1, 2)
+    if file.sizes is None:
+        _check_overhang(file, rows, dataset, sizes, images)
+        return
+    wrong = np.flatnonzero((file.sizes[rows] != sizes).any(1))
+    if len(wrong):
+        row, current = int(rows[wrong[0]]), tuple(sizes[wrong[0]].tolist())
+        text = _describe_other_size(file, row, tuple(file.sizes[row].tolist()), current)
+        raise UserError(f"{text} (as {len(wrong)} of {len(rows)} images)")
+
+
+def _check_overhang(file: ProposalFile, rows: ndarray, dataset: Dataset, sizes: ndarray, images: str) -> None:
+    """Raise UserError if boxes exceed their image: the only sign of a list in another order."""
+    has_boxes = np.diff(file.offsets) > 0
+    if not has_boxes[rows].any():
+        return
+    ends = np.zeros((len(file), 2), np.float32)
+    ends[has_boxes] = np.maximum.reduceat(file.boxes[:, 2:].numpy(), file.offsets[:-1][has_boxes])
+    wrong = np.flatnonzero((ends[rows] > sizes + MAX_OVERHANG).any(1))
+    if len(wrong):
+        names = summarize_list([dataset.images[i].path.name for i in wrong])
+        raise UserError(
+            f"{file.path}: proposals of {len(wrong)} of {len(rows)} {images} exceed their image "
+            f"({names}): it belongs to another dataset, or lists the images in another order"
+        )
+
+
+def _describe_other_size(file: ProposalFile, row: int, original: tuple[int, int], current: tuple[int, int]) -> str:
+    return (
+        f"{file.path}: belongs to other images: {_image_name(file, row)} was {original[0]}x{original[1]} when the "
+        f"proposals were computed and is {current[0]}x{current[1]}"
+    )
+
+
+def _image_name(file: ProposalFile, row: int) -> str:
+    return file.names[row] if file.names is not None else f"image {row + 1}"

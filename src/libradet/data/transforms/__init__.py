@@ -1,0 +1,1 @@
+"""Resizing and augmentation of images together with their boxes, masks and proposals."""

@@ -1,0 +1,1 @@
+"""Validation of datasets before training: damage is reported, repaired, skipped or refused."""

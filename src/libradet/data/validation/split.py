@@ -1,0 +1,325 @@
+"""Validation of a split before training: damage is reported, repaired, skipped or refused."""
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from libradet.data.image_headers import MISSING, ImageHeader, read_headers
+from libradet.data.records import Dataset, ImageRecord, RawAnnotations, normalize_id
+from libradet.data.segmentations import parse_segmentation
+from libradet.data.validation.annotations import AnnotationTable, build_annotation_table, validate_boxes
+from libradet.data.validation.report import Report
+from libradet.data.validation.resolve_paths import resolve_paths
+from libradet.utils.gc import gc_disabled
+from libradet.utils.text import summarize_list
+
+SIZE_TOLERANCE = 0.01
+"""Sizes in the records may differ from the file's by this fraction (tools round) before boxes are refused."""
+
+SMALL_AREA, LARGE_AREA = 32**2, 96**2
+"""COCO's limits of small and large objects, in square pixels."""
+
+
+class Classes(NamedTuple):
+    """Own ids and names by label; label by every form of the id that records may use."""
+
+    ids: list[int]
+    names: list[str]
+    labels: dict[Any, int]
+
+
+class ListedImage(NamedTuple):
+    """An image as listed: its own numeric id, the id as written, the record, the file and its header."""
+
+    id: int
+    key: Any
+    record: dict[str, Any]
+    path: Path
+    header: ImageHeader
+
+
+@gc_disabled()
+def validate_split(
+    raw: RawAnnotations,
+    *,
+    training: bool = True,
+    skip_broken: bool = False,
+    masks: bool = True,
+    decode: bool = False,
+    records: bool = False,
+) -> tuple[Dataset, Report]:
+    """Return the valid images of a split, and the report.
+
+    Args:
+        raw: the split as read.
+        training: a split without any box is an error; otherwise only a warning.
+        skip_broken: skip images that are missing or damaged, instead of refusing the split.
+        masks: keep segmentations.
+        decode: decode every image completely instead of reading its header (slow, detects all damage).
+        records: keep the records as well, with their other fields.
+    """
+    report = Report(notes=list(raw.notes))
+    _report_text_ids(raw, report)
+    classes = _validate_classes(raw, report)
+    listed, skipped = _validate_images(raw, report, skip_broken, decode)
+    sizes, apply_exif = _validate_sizes(listed, report)
+    image_rows = {image.key: row for row, image in enumerate(listed)}
+    table = build_annotation_table(raw.annotations, image_rows, skipped, classes.labels)
+    table = validate_boxes(table, sizes, [image.path.name for image in listed], raw.normalized, report)
+    images = _build_images(listed, sizes, apply_exif, table, masks, raw.normalized, records, report)
+    _count(report, images, table, classes, training)
+    return Dataset(raw.root, raw.split, images, classes.ids, classes.names), report
+
+
+def _validate_classes(raw: RawAnnotations, report: Report) -> Classes:
+    names: dict[Any, str] = {}
+    without_id, conflicting = [], []
+    for position, category in enumerate(raw.categories):
+        key = normalize_id(category.get("id")) if isinstance(category, dict) else None
+        if key is None:
+            without_id.append(f"categories[{position}]")
+            continue
+        name = str(category.get("name") or key)
+        if key in names and names[key] != name:
+            conflicting.append(f"category id {key} is both {names[key]!r} and {name!r}")
+        names.setdefault(key, name)
+    if without_id:
+        report.errors.append(f"{raw.source}: {summarize_list(without_id)} has no usable id: set it to an integer.")
+    if conflicting:
+        report.errors.append(f"{raw.source}: {summarize_list(conflicting)}: make ids unique.")
+    if not names and not report.errors:
+        report.errors.append(f"{raw.source}: 'categories' is empty: list the classes as {{id, name}}.")
+    keys = sorted(names, key=lambda key: (isinstance(key, str), key))
+    ids = keys
+    if any(isinstance(key, str) for key in keys):
+        ids = list(range(1, len(keys) + 1))
+        report.warnings.append(
+            f"category ids are not numbers ({summarize_list(keys)}): numbered 1 to {len(keys)} in results."
+        )
+    labels = {key: label for label, key in enumerate(keys)}
+    return Classes(ids, _make_names_unique(keys, [names[key] for key in keys], report), labels)
+
+
+def _report_text_ids(raw: RawAnnotations, report: Report) -> None:
+    """Report ids that are digits in quotes: they are read as numbers, which other tools may not do."""
+    fields = (("images", "id"), ("categories", "id"), ("annotations", "image_id"), ("annotations", "category_id"))
+    for part, key in fields:
+        values = (record.get(key) for record in getattr(raw, part) if isinstance(record, dict))
+        texts = [value for value in values if type(value) is str and type(normalize_id(value)) is int]
+        if texts:
+            report.notes.append(
+                f"{key} is text such as {texts[0]!r} in {len(texts)} of {part}: read as numbers; other tools may not"
+            )
+
+
+def _make_names_unique(keys: list[Any], names: list[str], report: Report) -> list[str]:
+    counts = Counter(names)
+    duplicates = [name for name, count in counts.items() if count > 1]
+    if duplicates:
+        report.warnings.append(
+            f"several categories share a name ({summarize_list(duplicates)}): their ids are appended."
+        )
+    return [name if counts[name] == 1 else f"{name} ({key})" for key, name in zip(keys, names, strict=True)]
+
+
+def _validate_images(
+    raw: RawAnnotations, report: Report, skip_broken: bool, decode: bool
+) -> tuple[list[ListedImage], set[Any]]:
+    """Return images with a valid file, and the keys of those skipped."""
+    records = _unique_image_records(raw, report)
+    names = [str(record["file_name"]) for record in records.values()]
+    paths, approximate = resolve_paths(names, raw.image_folders)
+    headers = read_headers(paths, decode)
+    if approximate:
+        examples = summarize_list(approximate, 3)
+        report.notes.append(f"{len(approximate)} images found under a slightly different name ({examples})")
+    _report_broken_files(raw, names, headers, report, skip_broken)
+    ids = _numeric_ids(list(records), report)
+    rows = zip(ids, records.items(), paths, headers, strict=True)
+    listed = [ListedImage(i, key, record, path, head) for i, (key, record), path, head in rows if not head.problem]
+    _report_duplicate_files([image.path for image in listed], report)
+    return listed, set(records) - {image.key for image in listed}
+
+
+def _unique_image_records(raw: RawAnnotations, report: Report) -> dict[Any, dict[str, Any]]:
+    records: dict[Any, dict[str, Any]] = {}
+    unusable, repeated, conflicting = [], [], []
+    for position, record in enumerate(raw.images):
+        key = normalize_id(record.get("id")) if isinstance(record, dict) else None
+        if key is None or not isinstance(record.get("file_name"), str) or not record["file_name"]:
+            unusable.append(f"images[{position}]")
+        elif key not in records:
+            records[key] = record
+        elif records[key]["file_name"] == record["file_name"]:
+            repeated.append(f"id {key} ({record['file_name']})")
+        else:
+            conflicting.append(f"id {key} ({records[key]['file_name']}, {record['file_name']})")
+    if unusable:
+        report.errors.append(
+            f"{raw.source}: {len(unusable)} images lack an id or a file_name: {summarize_list(unusable)}."
+        )
+    if conflicting:
+        report.errors.append(
+            f"{raw.source}: image ids used for two images, make them unique: {summarize_list(conflicting)}."
+        )
+    report.skip("image listed twice", repeated)
+    return records
+
+
+def _report_broken_files(
+    raw: RawAnnotations, names: list[str], headers: list[ImageHeader], report: Report, skip_broken: bool
+) -> None:
+    problems = [(name, header.problem) for name, header in zip(names, headers, strict=True) if header.problem]
+    missing = [name for name, problem in problems if problem == MISSING]
+    damaged = [f"{name} {problem}" for name, problem in problems if problem != MISSING]
+    report.skip("image file is missing", missing, keep_all=True)
+    report.skip("image file is damaged", damaged, keep_all=True)
+    hint = "repair them, remove them from the list, or skip broken images (--skip_broken)"
+    places = summarize_list(raw.image_folders, 3) or str(raw.root)
+    texts = []
+    if missing:
+        texts.append(
+            f"{len(missing)} of {len(names)} image files are missing in {places}: "
+            f"{summarize_list(missing, 20)}; {hint}."
+        )
+    if damaged:
+        texts.append(f"{len(damaged)} of {len(names)} image files are damaged: {summarize_list(damaged, 20)}; {hint}.")
+    (report.warnings if skip_broken else report.errors).extend(texts)
+
+
+def _numeric_ids(keys: list[Any], report: Report) -> list[int]:
+    texts = [key for key in keys if isinstance(key, str)]
+    if not texts:
+        return keys
+    report.warnings.append(
+        f"image ids are not numbers ({summarize_list(texts, 3)}): numbered 1 to {len(keys)} in results."
+    )
+    return list(range(1, len(keys) + 1))
+
+
+def _report_duplicate_files(paths: list[Path], report: Report) -> None:
+    duplicates = [path.name for path, count in Counter(paths).items() if count > 1]
+    if duplicates:
+        report.warnings.append(
+            f"{len(duplicates)} image files are listed under several ids ({summarize_list(duplicates)}): "
+            "each copy lacks the boxes of the other."
+        )
+
+
+def _validate_sizes(listed: list[ListedImage], report: Report) -> tuple[np.ndarray, list[bool]]:
+    """Return width and height of every image [N, 2], and whether its EXIF rotation applies."""
+    sizes, apply_exif = [], []
+    findings: dict[str, list[str]] = defaultdict(list)
+    for image in listed:
+        header, annotated = image.header, _annotated_size(image.record)
+        difference = _compare_sizes(annotated, header)
+        size = (header.width, header.height) if difference == "unrotated" else header.upright_size
+        sizes.append(size)
+        apply_exif.append(difference != "unrotated")
+        if difference == "other":
+            text = f"{image.path.name} is {size[0]}x{size[1]}, annotated as {annotated[0]:g}x{annotated[1]:g}"
+            findings[difference].append(text)
+        elif difference:
+            findings[difference].append(image.path.name)
+    _report_sizes(findings, report)
+    return np.array(sizes, np.float64).reshape(-1, 2), apply_exif
+
+
+def _annotated_size(record: dict[str, Any]) -> tuple[float, float]:
+    """Return width and height in the record; 0 if one is absent or invalid."""
+    values = []
+    for key in ("width", "height"):
+        try:
+            value = float(record.get(key) or 0)
+        except (TypeError, ValueError, OverflowError):
+            value = 0.0
+        values.append(value if 0 < value < float("inf") else 0.0)
+    return (values[0], values[1]) if all(values) else (0.0, 0.0)
+
+
+def _compare_sizes(annotated: tuple[float, float], header: ImageHeader) -> str:
+    """Return "" if equal, else "absent", "unrotated" (the size before EXIF rotation), "near" or "other"."""
+    size = header.upright_size
+    if annotated == size:
+        return ""
+    if annotated == (0.0, 0.0):
+        return "absent"
+    if annotated == (header.width, header.height):
+        return "unrotated"
+    is_near = all(abs(a - b) <= max(1.0, SIZE_TOLERANCE * b) for a, b in zip(annotated, size, strict=True))
+    return "near" if is_near else "other"
+
+
+def _report_sizes(findings: dict[str, list[str]], report: Report) -> None:
+    if names := findings["absent"]:
+        report.notes.append(f"{len(names)} images have no annotated width or height: read from the files")
+    if names := findings["unrotated"]:
+        report.warnings.append(
+            f"{len(names)} images have an EXIF rotation that the annotations ignore ({summarize_list(names)}): "
+            "their boxes are assumed to be in the unrotated image."
+        )
+    if names := findings["near"]:
+        report.warnings.append(
+            f"{len(names)} images differ by some pixels from their annotated size ({summarize_list(names)})."
+        )
+    if names := findings["other"]:
+        report.errors.append(
+            f"{len(names)} images differ from their annotated size ({summarize_list(names, 3)}): boxes would be wrong. "
+            "Correct width and height, or remove them if the boxes are in the files' pixels."
+        )
+
+
+def _build_images(
+    listed: list[ListedImage],
+    sizes: np.ndarray,
+    apply_exif: list[bool],
+    table: AnnotationTable,
+    masks: bool,
+    normalized: bool,
+    keep_records: bool,
+    report: Report,
+) -> list[ImageRecord]:
+    """Group boxes by image."""
+    order = np.argsort(table.image_row, kind="stable")
+    starts = np.searchsorted(table.image_row[order], np.arange(len(listed) + 1))
+    boxes, labels = table.boxes[order].astype(np.float32), table.label[order]
+    crowd, area, ids = table.crowd[order], table.area[order], table.id[order]
+    records = [table.records[i] for i in order] if masks else []
+    invalid: list[str] = []
+    images = []
+    for row, image in enumerate(listed):
+        rows = slice(starts[row], starts[row + 1])
+        width, height = (int(side) for side in sizes[row])
+        segmentations = None
+        if masks:
+            segmentations = [parse_segmentation(r, width, height, normalized, invalid) for r in records[rows]]
+        kept_records = (image.record, records[rows]) if keep_records else None
+        ground_truth = (boxes[rows], labels[rows], crowd[rows], area[rows], ids[rows], segmentations)
+        images.append(ImageRecord(image.id, image.path, width, height, *ground_truth, apply_exif[row], kept_records))
+    if invalid:
+        report.warnings.append(
+            f"{len(invalid)} segmentations cannot be used, only their boxes are ({summarize_list(invalid)})."
+        )
+    return images
+
+
+def _count(report: Report, images: list[ImageRecord], table: AnnotationTable, classes: Classes, training: bool) -> None:
+    report.images, report.boxes = len(images), len(table.image_row)
+    counts = np.bincount(table.label, minlength=len(classes.ids))
+    report.classes = dict(zip(classes.names, counts.tolist(), strict=True))
+    small, large = table.area < SMALL_AREA, table.area >= LARGE_AREA
+    by_size = {"small": small, "medium": ~small & ~large, "large": large}
+    report.sizes = {name: int(chosen.sum()) for name, chosen in by_size.items()}
+    empty = sum(len(image.labels) == 0 for image in images)
+    if not images and not report.errors:
+        report.errors.append("there are no images.")
+    elif not (~table.crowd).any():
+        text = "there are no boxes to train on" if training else "there is no ground truth: nothing can be evaluated"
+        (report.errors if training else report.warnings).append(f"{text} ({len(images)} images, 0 usable boxes).")
+    elif empty:
+        report.notes.append(f"{empty} images have no box: background, where detections count as false positives")
+    unused = [name for name, count in report.classes.items() if count == 0]
+    if unused and report.boxes:
+        report.notes.append(f"{len(unused)} of {len(classes.ids)} classes have no box ({summarize_list(unused)})")

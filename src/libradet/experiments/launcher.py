@@ -1,0 +1,183 @@
+"""Training runs that are executed once: each is a process of ``libradet train`` with its own folder."""
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import yaml
+
+from libradet.errors import UserError
+from libradet.experiments.definitions import nest
+from libradet.training.run_files import BEST_METRICS, BEST_MODEL, CONFIG
+from libradet.utils.atomic_io import atomic_write, write_json
+
+RESULT, LOG, REQUEST = "result.json", "log.txt", "request.yaml"
+"""Files in a run folder beyond those of :mod:`libradet.training.run_files`."""
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A training run, identified by its settings.
+
+    Attributes:
+        settings: all settings of ``libradet train`` by dotted key, except the output folder.
+        writes_proposals: whether the trained model's proposals for the whole dataset are written.
+    """
+
+    root: Path
+    settings: tuple[tuple[str, Any], ...]
+    writes_proposals: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Folder named by a hash of the settings: rows of several tables with equal settings share it."""
+        settings = dict(self.settings)
+        text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        return self.root / f"{settings['model']}-{digest}-seed{settings['seed']}"
+
+    @property
+    def proposals(self) -> Path:
+        """Folder of its proposals."""
+        return self.folder / "proposals"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """``metrics`` and ``seconds``, or ``failure``; None if the run is not finished."""
+        path = self.folder / RESULT
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as e:
+            raise UserError(f"{path}: cannot be read ({e}); delete it to repeat the run") from e
+
+
+def make_run(root: Path, settings: dict[str, Any], seed: int, writes_proposals: bool = False) -> TrainingRun:
+    """Return the run with these settings and this seed."""
+    return TrainingRun(root, tuple(sorted((settings | {"seed": seed}).items())), writes_proposals)
+
+
+class Launcher:
+    """Launches training processes; several threads may call :meth:`execute` at a time.
+
+    Args:
+        threads: CPU threads of each process; None leaves them to torch.
+    """
+
+    def __init__(self, threads: int | None) -> None:
+        self.threads = threads
+        self._processes: set[subprocess.Popen] = set()
+        self._lock, self._closed = Lock(), False
+
+    def execute(self, run: TrainingRun) -> dict[str, Any]:
+        """Train unless the run is finished; an interrupted run is resumed.
+
+        Returns:
+            :attr:`TrainingRun.result`. A run whose loss became NaN or infinite has failed and is not repeated.
+
+        Raises:
+            UserError: the process failed to start, or was terminated from outside.
+        """
+        if (result := run.result) is not None:
+            return result
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with _folder_lock(run.folder) as lock:
+            if (result := run.result) is not None:
+                return result
+            start = time.monotonic()
+            code = self._call(_train_arguments(run), run, lock)
+            if code == 0 and run.writes_proposals:
+                code = self._call(_predict_arguments(run), run, lock)
+            result = _read_outcome(run, code, time.monotonic() - start)
+            write_json(run.folder / RESULT, result, indent=1)
+            return result
+
+    def close(self) -> None:
+        """Make all processes save a checkpoint and stop, and wait for them."""
+        with self._lock:
+            self._closed = True
+            running = list(self._processes)
+        for process in running:
+            process.terminate()  # SIGINT is ignored by background processes of a shell script until training starts
+        for process in running:
+            process.wait()
+
+    def _call(self, arguments: Sequence[str], run: TrainingRun, lock: int) -> int:
+        environment = dict(os.environ)
+        if self.threads is not None:
+            environment |= dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+        with (run.folder / LOG).open("ab") as log, self._lock:
+            if self._closed:
+                return -signal.SIGTERM
+            # In its own session the process gets Ctrl-C once, not twice. It inherits the lock, so that it is not
+            # started a second time if this process is killed.
+            process = subprocess.Popen(
+                [sys.executable, "-m", "libradet", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+                pass_fds=[lock],
+            )
+            self._processes.add(process)
+        code = process.wait()
+        with self._lock:
+            self._processes.discard(process)
+        return code
+
+
+def _train_arguments(run: TrainingRun) -> list[str]:
+    """Return the arguments that start the run, or resume it if it has started."""
+    if (run.folder / CONFIG).exists():
+        return ["train", "--resume", str(run.folder)]
+    request = run.folder / REQUEST
+    with atomic_write(request) as partial:
+        partial.write_text(yaml.safe_dump(nest(dict(run.settings)), allow_unicode=True, sort_keys=False))
+    return ["train", "--config", str(request), "--output_dir", str(run.folder)]
+
+
+def _predict_arguments(run: TrainingRun) -> list[str]:
+    data = dict(run.settings)["data"]
+    return ["predict", str(run.folder / BEST_MODEL), "--data", data, "--output_dir", str(run.proposals)]
+
+
+@contextmanager
+def _folder_lock(folder: Path) -> Iterator[int]:
+    """Wait until no other process uses the folder, such as one whose parent was killed; yield the lock's descriptor."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+def _read_outcome(run: TrainingRun, code: int, seconds: float) -> dict[str, Any]:
+    common = {"seconds": round(seconds, 1), "settings": dict(run.settings)}
+    if code == 0:
+        return {"metrics": json.loads((run.folder / BEST_METRICS).read_text(encoding="utf-8")), **common}
+    error = _last_error(run)
+    if "not finite" in error:
+        return {"failure": error, **common}
+    if code in (-signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM):
+        raise UserError(f"{run.folder}: stopped; run the same command again to resume")
+    raise UserError(f"{run.folder}: libradet train exited with code {code}: {error or 'no output'}")
+
+
+def _last_error(run: TrainingRun) -> str:
+    """Return the error at the end of the run's log."""
+    lines = (run.folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if line.startswith("libradet: ")]
+    return errors[-1].removeprefix("libradet: ").removeprefix("error: ") if errors else " ".join(lines[-1:])

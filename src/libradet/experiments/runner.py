@@ -1,0 +1,159 @@
+"""Experiment runner: datasets, seeds and a preset, from which the rows of a table become training runs."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from libradet.errors import UserError
+from libradet.experiments.definitions import (
+    AblationRow,
+    Experiment,
+    Preset,
+    nest,
+    proposal_settings,
+    resolve_backbone_weights,
+    row_settings,
+)
+from libradet.experiments.launcher import Launcher, TrainingRun, make_run
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """A dataset to train on.
+
+    Attributes:
+        num_images: number of images in the training split.
+        weights: initialization of backbones: a path, ``imagenet``, or None for random weights.
+    """
+
+    name: str
+    data: Path
+    num_images: int
+    weights: str | None
+
+
+@dataclass(frozen=True)
+class ExperimentRunner:
+    """Trains the rows of experiments.
+
+    Attributes:
+        overrides: settings by dotted key for all rows; they take precedence over those of preset and row.
+        jobs: number of concurrent runs.
+        log: called with a line of text on progress.
+    """
+
+    preset: Preset
+    datasets: tuple[DatasetEntry, ...]
+    seeds: tuple[int, ...]
+    output_dir: Path
+    jobs: int
+    overrides: dict[str, Any] = field(default_factory=dict)
+    log: Callable[[str], None] = print
+
+    def supported_rows(self, experiment: Experiment) -> list[AblationRow]:
+        """Return the rows whose backbone and schedule the preset has."""
+        return [row for row in experiment.rows if self.preset.supports(row)]
+
+    def make_run(self, dataset: DatasetEntry, row: AblationRow, seed: int, shared_proposals: bool) -> TrainingRun:
+        """Return the training run of a row, with ``shared_proposals`` on the proposals of :meth:`make_proposal_run`."""
+        settings = row_settings(self.preset, row, dataset.num_images) | self.overrides
+        if shared_proposals:
+            settings["proposals"] = str(self.make_proposal_run(dataset).proposals)
+        return self._make_run(dataset, settings, seed)
+
+    def make_proposal_run(self, dataset: DatasetEntry) -> TrainingRun:
+        """Return the run whose proposals are shared: an RPN with the first seed."""
+        of_other_parts = ("detector.roi", "detector.retinanet")
+        overrides = {k: v for k, v in self.overrides.items() if not k.startswith(of_other_parts)}
+        settings = proposal_settings(self.preset, dataset.num_images) | overrides
+        return self._make_run(dataset, settings, self.seeds[0], writes_proposals=True)
+
+    def train_proposals(self) -> None:
+        """Train the RPNs whose proposals are shared, and write the proposals."""
+        runs = [self.make_proposal_run(dataset) for dataset in self.datasets]
+        names = [f"{dataset.name}, RPN for shared proposals" for dataset in self.datasets]
+        for _ in self.run_all(runs, names):
+            pass
+
+    def run_all(self, runs: Sequence[TrainingRun], names: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Execute runs, started in this order; yield position and :attr:`TrainingRun.result` of each as it finishes."""
+        with _worker_pool(self.preset.threads, self.jobs) as (launcher, pool):
+            positions: dict[Future, int] = {pool.submit(launcher.execute, run): i for i, run in enumerate(runs)}
+            for done, future in enumerate(as_completed(positions), start=1):
+                i, result = positions[future], future.result()
+                self.log(f"{done}/{len(runs)}  {names[i]}: {_summarize(result)}")
+                yield i, result
+
+    def _make_run(
+        self, dataset: DatasetEntry, settings: dict[str, Any], seed: int, writes_proposals: bool = False
+    ) -> TrainingRun:
+        common = {"data": str(dataset.data.resolve()), "weights": dataset.weights}
+        return make_run(self.output_dir / "runs" / dataset.name, settings | common, seed, writes_proposals)
+
+
+def make_dataset_entries(folders: Sequence[Path], preset: Preset, weights: str | None) -> tuple[DatasetEntry, ...]:
+    """Return datasets named by their folders. Raises UserError if one cannot be trained on or two names are equal."""
+    from libradet.data.read import read
+
+    entries = []
+    for folder in folders:
+        dataset, _ = read(folder, "train", training=True, masks=False)
+        backbone_weights = resolve_backbone_weights(preset, weights, folder)
+        entries.append(DatasetEntry(folder.resolve().name, folder, len(dataset), backbone_weights))
+    names = [entry.name for entry in entries]
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise UserError(f"two datasets have the same name ({', '.join(duplicates)}); rename a folder")
+    return tuple(entries)
+
+
+def check_runs(runs: Sequence[TrainingRun]) -> None:
+    """Raise UserError before any training if ``libradet train`` would reject the settings of a run."""
+    from libradet.cli.train import parse_train
+
+    checked: set[tuple[str, ...]] = set()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "request.yaml"
+        for run in runs:
+            settings = {k: v for k, v in run.settings if k not in ("proposals", "data", "seed")}
+            key = tuple(sorted(f"{k}={v}" for k, v in settings.items()))
+            if key in checked:
+                continue
+            checked.add(key)
+            path.write_text(yaml.safe_dump(nest(settings | {"data": ""}), allow_unicode=True), encoding="utf-8")
+            parse_train(["--config", str(path)])
+
+
+def _summarize(result: dict[str, Any]) -> str:
+    if "failure" in result:
+        return f"failed ({result['failure'].splitlines()[0]})"
+    metrics = result["metrics"]
+    name = "AP" if metrics.get("per_class") else "AR100"
+    value = "-" if metrics[name] is None else f"{100 * metrics[name]:.1f}"
+    return f"{name} {value}, {result['seconds']:.0f} s"
+
+
+@contextmanager
+def _worker_pool(threads: int | None, jobs: int) -> Iterator[tuple[Launcher, ThreadPoolExecutor]]:
+    """Leave no process behind on any exit; on Ctrl-C and SIGTERM all processes save a checkpoint first."""
+    launcher = Launcher(threads)
+    pool = ThreadPoolExecutor(jobs)
+    previous_handler = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield launcher, pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        launcher.close()
+        pool.shutdown()
+        signal.signal(signal.SIGTERM, previous_handler)
+
+
+def _interrupt(_signum: int, _frame: Any) -> None:
+    raise KeyboardInterrupt

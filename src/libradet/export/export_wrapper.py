@@ -1,0 +1,148 @@
+"""The graph of an exported detector: from decoded images to detections in their pixels, traced by torch.export."""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Num, UInt8
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from libradet.data.batch import Batch
+from libradet.data.transforms.resize import Size
+from libradet.errors import UserError
+from libradet.export.metadata import ExportMetadata
+from libradet.export.resizing import resize_onto_canvas, target_sides
+from libradet.models.detector import Detector
+from libradet.models.ops.fast_depthwise import DepthwiseConv2d
+from libradet.models.optimize import optimize
+from libradet.utils.warnings_filter import silence_loggers
+
+MAX_IMAGE_SIDE = 2**15
+
+Outputs = (
+    tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int[Tensor, "B D"], Bool[Tensor, "B D"]]
+    | tuple[
+        Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int[Tensor, "B D"], Bool[Tensor, "B D"], Float[Tensor, "B D M M"]
+    ]
+)
+
+
+class ExportWrapper(nn.Module):
+    """Module that is exported: preprocessing, detector and postprocessing for any number of equally large images.
+
+    Args:
+        model: detector; it is copied, not changed.
+        size: (short, long) side to resize to; "original" for images that are resized before.
+    """
+
+    def __init__(self, model: Detector, size: Size) -> None:
+        super().__init__()
+        self.detector = optimize(model)
+        use_static_padding(self.detector)
+        self.size = size
+
+    def forward(self, images: UInt8[Tensor, "B H W 3"], proposals: Float[Tensor, "B P 4"] | None = None) -> Outputs:
+        """Return boxes (xyxy in pixels of ``images``), scores, labels, which rows are valid, and masks if any.
+
+        Args:
+            images: RGB.
+            proposals: xyxy in pixels of ``images``; boxes without area are padding.
+        """
+        batch_size, height, width = images.shape[:3]
+        sides = target_sides(height, width, self.size, images)
+        padded = self._pad(images.permute(0, 3, 1, 2), sides)
+        image_ends = torch.stack([torch.full_like(sides[0], side) for side in (width, height)]).repeat(2)
+        scale = (sides.flip(0).repeat(2).double() / image_ends).float()
+        zeros = torch.zeros(batch_size, 1, device=images.device)
+        detections = self.detector(
+            Batch(
+                images=padded,
+                sizes=sides.expand(batch_size, 2),
+                boxes=zeros[..., None].expand(-1, -1, 4),
+                labels=zeros.long() - 1,
+                crowd=zeros.bool(),
+                proposals=None if proposals is None else proposals * scale,
+            )
+        )
+        boxes = torch.minimum(detections.boxes / scale, image_ends.float())
+        outputs = boxes, detections.scores, detections.labels, detections.valid
+        return outputs if detections.masks is None else (*outputs, detections.masks)
+
+    def _pad(self, images: Num[Tensor, "B 3 H W"], sides: Int[Tensor, "2"]) -> Num[Tensor, "B 3 _ _"]:
+        """Return the images resized to ``sides`` and padded to multiples of ``size_divisible``."""
+        divisor = self.detector.size_divisible
+        # Read from a tensor, so that the tracer has two symbolic integers and not formulas with roundings.
+        cells = (sides + divisor - 1).div(divisor, rounding_mode="floor")
+        rows, columns = (cast(int, side.item()) for side in cells.unbind())
+        for count in (rows, columns):
+            torch._check(count >= 1)
+        height, width = rows * divisor, columns * divisor
+        if self.size != "original":
+            return resize_onto_canvas(images, sides, height, width)
+        bottom, right = height - images.shape[2], width - images.shape[3]
+        for padding in (bottom, right):
+            torch._check(padding >= 0)
+        return F.pad(images, (0, right, 0, bottom))
+
+
+class StaticSamePadConv2d(nn.Module):
+    """Convolution with TensorFlow's "SAME" padding for inputs whose sides are multiples of the stride.
+
+    This holds for the padded images of a detector, and then the padding does not depend on the input's size.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        totals = [
+            max((k - 1) * d + 1 - s, 0) for k, s, d in zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+        ]
+        (top, bottom), (left, right) = ((total // 2, total - total // 2) for total in totals)
+        self.padding = (left, right, top, bottom)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution of the padded input."""
+        conv = self.conv
+        return F.conv2d(F.pad(x, self.padding), conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+
+
+def use_static_padding(module: nn.Module) -> None:
+    """Replace, in place, every convolution that computes its padding from the size of its input."""
+    from timm.layers import Conv2dSame
+
+    for name, child in module.named_children():
+        if isinstance(child, Conv2dSame) or (isinstance(child, DepthwiseConv2d) and child.same):
+            setattr(module, name, StaticSamePadConv2d(child))
+        else:
+            use_static_padding(child)
+
+
+def trace_detector(model: Detector, metadata: ExportMetadata) -> ExportedProgram:
+    """Trace a detector with dynamic batch and image size.
+
+    Raises:
+        UserError: the detector cannot be traced with dynamic sizes.
+    """
+    wrapper = ExportWrapper(model, metadata.image_size if metadata.embed_preprocess else "original")
+    batch, height, width = Dim("batch", min=1), *(Dim(n, min=1, max=MAX_IMAGE_SIDE) for n in ("height", "width"))
+    # Sizes that occur nowhere else and are not multiples of each other, so that the tracer takes none for a constant.
+    examples: list[Tensor] = [torch.zeros(2, 89, 131, 3, dtype=torch.uint8)]
+    dynamic_shapes: list[dict] = [{0: batch, 1: height, 2: width}]
+    if metadata.num_proposals:
+        examples.append(torch.tensor([5.0, 6.0, 70.0, 80.0]).expand(2, 7, 4))
+        dynamic_shapes.append({0: batch, 1: Dim("boxes", min=1)})
+    try:
+        with silence_loggers("torch"):
+            return _trace(wrapper.eval(), tuple(examples), tuple(dynamic_shapes))
+    except Exception as error:  # the tracer raises nearly any exception
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        backbone = model.config.backbone.name
+        raise UserError(
+            f"{model.name} on {backbone} cannot be exported with dynamic sizes: {lines[0][:200]}"
+        ) from error
+
+
+@torch.no_grad()
+def _trace(module: nn.Module, examples: tuple, dynamic_shapes: tuple) -> ExportedProgram:
+    return torch.export.export(module, examples, dynamic_shapes=dynamic_shapes, strict=False)

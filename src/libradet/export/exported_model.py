@@ -1,0 +1,78 @@
+"""Exported detectors as predictors, interchangeable with a detector for prediction and evaluation."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor
+
+from libradet.data.batch import Batch
+from libradet.data.transforms.resize import Size
+from libradet.export.metadata import ExportMetadata, RunFunction
+from libradet.inference.predict import predict
+from libradet.structures import Detections
+
+if TYPE_CHECKING:
+    import supervision
+
+
+class ExportedModel:
+    """An exported detector, opened by :func:`libradet.load_model`; a ``Predictor`` that runs on the CPU.
+
+    Images of equal size run as one batch.
+
+    Args:
+        metadata: metadata of the file.
+        run: function that runs the graph.
+
+    Attributes:
+        metadata: metadata of the file.
+        name: name of the detector in the zoo.
+        class_names: names of labels 0..C-1.
+        category_ids: the training dataset's ids of labels 0..C-1.
+        image_size: size to which images have to be resized before; "original" if the graph resizes them.
+        size_divisible: 1, because the graph pads images itself.
+        device: the CPU.
+        is_proposal_model: whether the detections are proposals.
+        has_masks: whether detections have masks.
+        num_proposals: number of input proposals used per image, best first; 0 if the detector has its own RPN.
+    """
+
+    def __init__(self, metadata: ExportMetadata, run: RunFunction) -> None:
+        self.metadata, self._run = metadata, run
+        self.name = metadata.model
+        self.class_names = metadata.class_names
+        self.category_ids = metadata.category_ids
+        self.image_size: Size = "original" if metadata.embed_preprocess else metadata.image_size
+        self.size_divisible = 1
+        self.device = torch.device("cpu")
+        self.is_proposal_model = metadata.is_proposal_model
+        self.has_masks = metadata.has_masks
+        self.num_proposals = metadata.num_proposals
+
+    def predict(
+        self, images, score_thresh: float = 0.5, size: Size | None = None, batch_size: int = 1, proposals=None
+    ) -> "supervision.Detections | list[supervision.Detections] | Iterator[supervision.Detections]":
+        """Return the detections of one image or several; see :meth:`libradet.models.detector.Detector.predict`."""
+        return predict(self, images, score_thresh, size, batch_size, proposals)
+
+    def __call__(self, batch: Batch) -> Detections:
+        """Return the detections of a batch, in pixels of its images."""
+        batch_rows, outputs = [], []
+        for rows, arrays in self._group_by_size(batch):
+            batch_rows.append(rows)
+            outputs.append([torch.from_numpy(np.array(a)) for a in self._run(arrays)])
+        order = torch.cat(batch_rows).argsort()
+        return Detections(*(torch.cat(parts)[order] for parts in zip(*outputs, strict=True)))
+
+    def _group_by_size(self, batch: Batch) -> Iterator[tuple[Tensor, list[ndarray]]]:
+        """Yield, for each image size, the rows of the batch and the graph's inputs."""
+        for height, width in batch.sizes.unique(dim=0).tolist():
+            rows = (batch.sizes == torch.tensor([height, width])).all(1).nonzero().squeeze(1)
+            arrays = [batch.images[rows, :, :height, :width].permute(0, 2, 3, 1)]
+            if self.num_proposals:
+                assert batch.proposals is not None
+                arrays.append(batch.proposals[rows])
+            yield rows, [np.ascontiguousarray(a.numpy()) for a in arrays]

@@ -1,0 +1,114 @@
+"""Export of detectors to files that run without libradet."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from libradet.data.transforms.resize import Size
+from libradet.errors import UserError
+from libradet.export.export_wrapper import trace_detector
+from libradet.export.exported_model import ExportedModel
+from libradet.export.formats import get_format
+from libradet.export.metadata import build_metadata
+from libradet.export.onnx_format import check_quantizable, quantize
+from libradet.export.verification import (
+    BOX_TOLERANCE,
+    SCORE_TOLERANCE,
+    OutputDifference,
+    QuantizationAgreement,
+    RGBImage,
+    detection_agreement,
+    max_difference,
+    synthetic_images,
+)
+from libradet.models.detector import Detector
+from libradet.models.optimize import optimize
+from libradet.utils.atomic_io import atomic_write
+
+
+class ExportResult(NamedTuple):
+    """Result of an export.
+
+    Attributes:
+        path: the file.
+        difference: largest differences between the outputs of detector and file.
+        seconds: time that tracing and writing took, without verification.
+        agreement: of a quantized file with the detector; None if the file is not quantized.
+    """
+
+    path: Path
+    difference: OutputDifference
+    seconds: float
+    agreement: QuantizationAgreement | None = None
+
+
+def export(
+    model: Detector,
+    path: str | Path,
+    *,
+    size: Size | None = None,
+    embed_preprocess: bool = True,
+    verify_images: Sequence[RGBImage] = (),
+    calibration_images: Sequence[RGBImage] = (),
+) -> ExportResult:
+    """Export a detector to ONNX (.onnx) or torch.export (.pt2), and verify the file against the detector.
+
+    The graph's inputs are ``images``, uint8 RGB [B, H, W, 3], any number of any one size, and, for detectors without
+    RPN, ``proposals`` [B, P, 4] in pixels of ``images``, where boxes without area are padding. Its outputs are
+    ``boxes`` [B, D, 4] (xyxy in pixels of ``images``), ``scores``, ``labels``, ``valid`` [B, D], and, for detectors
+    with masks, ``masks`` [B, D, 28, 28]: probabilities on a grid over the box, as in
+    :class:`libradet.structures.Detections`. Normalization and NMS are part of the graph.
+
+    Args:
+        size: (short, long) side to resize images to, None for that of training.
+        embed_preprocess: resize inside the graph; if False, images come resized, and the graph only pads them.
+        verify_images: uint8 RGB [H, W, 3] images for the verification, in addition to synthetic ones.
+        calibration_images: uint8 RGB [H, W, 3] images on which INT8 quantization is calibrated (ONNX only). The file
+            is quantized after its verification in float32: smaller, faster on processors with INT8 instructions,
+            and less exact. Without images, it is not quantized.
+
+    Raises:
+        UserError: unknown suffix, missing library, the detector cannot be traced with dynamic sizes, the outputs of
+            file and detector differ, or most detections are lost by quantization. No file is written then.
+    """
+    file_format, metadata = get_format(path), build_metadata(model, size, embed_preprocess)
+    file_format.require()
+    if calibration_images:
+        check_quantizable(metadata, Path(path).suffix)
+    start = time.perf_counter()
+    program = trace_detector(model, metadata)
+    with atomic_write(path) as partial:
+        file_format.write(program, metadata, partial)
+        seconds = time.perf_counter() - start
+        exported = ExportedModel(*file_format.open(partial))
+        difference = max_difference(optimize(model), exported, [*synthetic_images(), *verify_images])
+        if not difference.is_small:
+            raise UserError(
+                f"{path}: not written because its outputs differ from the model's: {difference}; "
+                f"{BOX_TOLERANCE} px and {SCORE_TOLERANCE} in score are allowed"
+            )
+        agreement = _quantize(model, partial, calibration_images, path) if calibration_images else None
+    return ExportResult(Path(path), difference, seconds, agreement)
+
+
+def _quantize(
+    model: Detector, partial: Path, calibration_images: Sequence[RGBImage], path: str | Path
+) -> QuantizationAgreement:
+    quantize(partial, calibration_images)
+    exported = ExportedModel(*get_format(path).open(partial))
+    agreement = detection_agreement(optimize(model), exported, calibration_images)
+    if not agreement.is_sufficient:
+        raise UserError(f"{path}: not written because INT8 quantization loses most detections: {agreement}")
+    return agreement
+
+
+def summarize_export(result: ExportResult) -> str:
+    """Return lines that describe the file and its verification."""
+    size = result.path.stat().st_size / 1e6
+    lines = [f"{result.path}: {size:.1f} MB, exported in {result.seconds:.0f} s", f"verified: {result.difference}"]
+    if not result.difference.detections:
+        lines.append("the model detected nothing in these images: pass images with objects as --verify_images")
+    if result.agreement is not None:
+        lines.append(f"INT8: {result.agreement}; measure the change in AP with libradet evaluate")
+    return "\n".join(lines)

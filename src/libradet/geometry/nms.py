@@ -1,0 +1,86 @@
+"""Batched NMS with an output of fixed size, as one operator.
+
+The kernel is torchvision's. The operator around it hides the data-dependent size of its output, so that a whole
+training step stays one graph.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchvision.ops import nms
+
+
+@torch.library.custom_op("libradet::batched_nms", mutates_args=())
+def _batched_nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, size: int
+) -> tuple[Tensor, Tensor]:
+    kept = torch.zeros((len(boxes), size), dtype=torch.int64, device=boxes.device)
+    filled = torch.zeros((len(boxes), size), dtype=torch.bool, device=boxes.device)
+    boxes, scores = boxes.float(), scores.float()
+    for b, rows in enumerate(_nms_per_image(boxes, scores, groups, valid, threshold)):
+        rows = rows[:size]
+        kept[b, : len(rows)] = rows
+        filled[b, : len(rows)] = True
+    return kept, filled
+
+
+def _nms_per_image(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float
+) -> list[Int[Tensor, " K"]]:
+    """Return the kept rows of each image by falling score.
+
+    torchvision's kernel is quadratic and single-threaded on the CPU: there, each group of each image is processed
+    separately, distributed over threads.
+    """
+    rows = [valid_rows.nonzero().squeeze(1) for valid_rows in valid]
+    if boxes.device.type != "cpu":
+        return [r[_grouped_nms(boxes[b, r], scores[b, r], groups[b, r], threshold)] for b, r in enumerate(rows)]
+    parts = [(b, r[groups[b, r] == group]) for b, r in enumerate(rows) for group in groups[b, r].unique()]
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        kept = list(threads.map(lambda part: part[1][_nms(boxes[part], scores[part], threshold)], parts))
+    kept_per_image = []
+    for b in range(len(boxes)):
+        # Sorted by row first, so that of equal scores the lower row comes first, in any group.
+        own = torch.cat([rows[b][:0], *(k for (image, _), k in zip(parts, kept, strict=True) if image == b)])
+        own = own.sort().values
+        kept_per_image.append(own[scores[b, own].argsort(descending=True, stable=True)])
+    return kept_per_image
+
+
+# New threads have gradient recording enabled.
+_nms = torch.inference_mode()(nms)
+
+
+def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    span = boxes.amax() - boxes.amin() + 1 if len(boxes) else 1
+    return nms(boxes + (groups * span)[:, None], scores, threshold)
+
+
+@_batched_nms.register_fake
+def _(boxes, scores, groups, valid, threshold, size):
+    shape = (boxes.shape[0], size)
+    return boxes.new_empty(shape, dtype=torch.int64), boxes.new_empty(shape, dtype=torch.bool)
+
+
+def batched_nms(
+    boxes: Float[Tensor, "B N 4"],
+    scores: Float[Tensor, "B N"],
+    groups: Int[Tensor, "B N"],
+    valid: Bool[Tensor, "B N"],
+    *,
+    threshold: float,
+    size: int,
+) -> tuple[Int[Tensor, "B K"], Bool[Tensor, "B K"]]:
+    """Apply greedy NMS inside each group (level or class) of each image.
+
+    Args:
+        valid: which candidates take part.
+        threshold: IoU above which the box of lower score is removed.
+        size: K, the number of output slots.
+
+    Returns:
+        Rows of the ``size`` best kept boxes by falling score (0 in empty slots), and which slots are filled.
+    """
+    return _batched_nms(boxes.detach(), scores.detach(), groups, valid, threshold, size)

@@ -1,0 +1,82 @@
+"""Inference on all images of a dataset."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from libradet.data.batch import Batch
+from libradet.data.loader import make_loader
+from libradet.data.proposals.precomputed import PrecomputedProposals
+from libradet.data.records import Dataset
+from libradet.data.transforms.resize import Size
+from libradet.inference.predict import eval_mode, run_model
+from libradet.inference.protocol import Predictor, resolve_size
+from libradet.structures import Detections
+from libradet.utils.distributed import rank, world_size
+from libradet.utils.progress import progress_bar
+from libradet.utils.workers import default_num_workers
+
+OnBatch = Callable[[Detections, Batch], None]
+"""Receives the detections of one batch, and the batch with its ``index`` and ``scales``."""
+
+
+def run_on_dataset(
+    model: Predictor,
+    dataset: Dataset,
+    on_batch: OnBatch,
+    proposals: PrecomputedProposals | None = None,
+    *,
+    size: Size | None = None,
+    batch_size: int = 4,
+    num_workers: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    batch_invariant_padding: bool = False,
+) -> None:
+    """Run ``model`` on every image of ``dataset`` and pass its detections to ``on_batch``.
+
+    Mode and device of the model are restored afterwards. Each process of a distributed job runs on its share.
+
+    Args:
+        size: (short, long) side to resize to; None for the size of training; "original" for no resizing.
+        batch_size: images per batch, per process.
+        num_workers: data loading processes; half of the cores, at most four, if None.
+        device: device to run on; that of the model if None.
+        progress: show a progress bar on stderr.
+        batch_invariant_padding: see :class:`libradet.models.config.ImageConfig`.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    loader = make_loader(
+        dataset,
+        size=resolve_size(model, size),
+        batch_size=batch_size,
+        training=False,
+        size_divisible=model.size_divisible,
+        num_workers=default_num_workers() if num_workers is None else num_workers,
+        seed=0,
+        rank=rank(),
+        world_size=world_size(),
+        proposals=proposals,
+        batch_invariant_padding=batch_invariant_padding,
+    )
+    with _on_device(model, device), eval_mode(model), progress_bar(progress and rank() == 0) as bar:
+        for batch in bar.track(loader, description="predicting"):
+            on_batch(run_model(model, batch), batch)
+
+
+@contextmanager
+def _on_device(model: Predictor, device: str | torch.device | None) -> Iterator[None]:
+    """Move the model to a device, and back afterwards."""
+    if device is None or not isinstance(model, nn.Module):
+        yield
+        return
+    original = model.device
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(original)

@@ -1,0 +1,128 @@
+"""Input images: files, folders, glob patterns, videos and arrays, read one at a time."""
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from libradet.data.image_headers import IMAGE_SUFFIXES
+from libradet.data.image_io import image_to_tensor, read_image
+from libradet.errors import UserError
+
+if TYPE_CHECKING:
+    import supervision
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"})
+"""Suffixes of files that are read frame by frame."""
+
+
+@dataclass(frozen=True, eq=False)
+class InputImage:
+    """An image to run a model on, and its origin.
+
+    Attributes:
+        image: RGB 0-255, EXIF orientation applied.
+        path: its file, None for an array.
+        frame: frame number from 0 in a video, None otherwise.
+        proposals: precomputed proposals for a detector without RPN, best first, xyxy in pixels of ``image``.
+    """
+
+    image: UInt8[Tensor, "3 H W"]
+    path: Path | None = None
+    frame: int | None = None
+    proposals: Float[Tensor, "P 4"] | None = None
+
+
+def list_image_files(sources: Sequence[str | Path]) -> list[Path]:
+    """Return the images and videos among files, folders (not recursive) and globs (``**`` is recursive).
+
+    Each file is listed once, in the order of the sources and sorted by name within a source.
+
+    Raises:
+        UserError: a source does not exist or has no images.
+    """
+    paths: dict[Path, None] = {}
+    for source in sources:
+        path = Path(source)
+        if path.is_file():
+            paths[path] = None
+            continue
+        if path.is_dir():
+            candidates = path.iterdir()
+            problem = f"{path}: no image in this folder; to search its subfolders, use '{path}/**/*'"
+        else:
+            candidates = map(Path, glob.glob(str(path), recursive=True))
+            problem = f"{path}: no such file or folder, and no image matches it as a pattern"
+        images = sorted(p for p in candidates if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and p.is_file())
+        if not images:
+            raise UserError(problem)
+        paths |= dict.fromkeys(images)
+    if not paths:
+        raise UserError("no images were named: pass files, folders or patterns")
+    return list(paths)
+
+
+def is_video(path: Path) -> bool:
+    """Return whether the suffix is that of a video."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def video_info(path: Path) -> "supervision.VideoInfo":
+    """Return size, frame rate and number of frames of a video; the number is the header's and may be wrong.
+
+    Raises:
+        UserError: the file is missing or cannot be read as a video.
+    """
+    from libradet.utils.warnings_filter import supervision as sv
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such video; check the path")
+    try:
+        info = sv.VideoInfo.from_video_path(str(path))
+    except Exception as error:  # decoders raise exceptions of any type on damaged input
+        raise UserError(f"{path}: cannot be read as a video; it may be damaged or of an unsupported format") from error
+    if min(info.width, info.height) < 1:
+        raise UserError(f"{path}: has no frames that can be read; it may be damaged")
+    return info
+
+
+def video_frames(path: Path) -> Iterator[InputImage]:
+    """Yield the frames of a video. Raises UserError as :func:`video_info` does."""
+    from libradet.utils.warnings_filter import supervision as sv
+
+    video_info(path)
+    for number, frame in enumerate(sv.get_video_frames_generator(str(path))):
+        rgb = torch.from_numpy(np.ascontiguousarray(frame[..., ::-1])).permute(2, 0, 1)
+        yield InputImage(rgb, path, number)
+
+
+def iter_inputs(images: Iterable[Any], proposals: Iterable[Any] | None = None) -> Iterator[InputImage]:
+    """Read files, Pillow images and arrays, one at a time.
+
+    Args:
+        proposals: boxes [P, 4] for each image, for a detector without RPN.
+
+    Raises:
+        UserError: an image of another type, or a file that cannot be read.
+    """
+    remaining = None if proposals is None else iter(proposals)
+    for image in images:
+        path = Path(image) if isinstance(image, str | Path) else None
+        pixels = read_image(path) if path else image_to_tensor(image)
+        boxes = None if remaining is None else _to_boxes(next(remaining, None))
+        yield InputImage(pixels, path, proposals=boxes)
+
+
+def _to_boxes(proposals: Any) -> Float[Tensor, "P 4"]:
+    if proposals is None:
+        raise UserError("proposals has fewer entries than there are images: pass one array per image")
+    boxes = torch.as_tensor(proposals, dtype=torch.float32)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise UserError(f"proposals of an image have shape {tuple(boxes.shape)}: pass an array [P, 4] of xyxy boxes")
+    return boxes

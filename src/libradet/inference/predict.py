@@ -1,0 +1,176 @@
+"""Prediction: inputs are read, preprocessed to batches, run through the model and postprocessed to detections."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from numpy import ndarray
+from PIL import Image
+from torch import Tensor, nn
+
+from libradet.data.batch import Batch
+from libradet.data.transforms.resize import Size
+from libradet.errors import UserError
+from libradet.inference.inputs import InputImage, is_video, iter_inputs, list_image_files, video_frames
+from libradet.inference.postprocess import postprocess
+from libradet.inference.preprocess import preprocess
+from libradet.inference.protocol import Predictor, resolve_size
+from libradet.structures import Detections
+
+if TYPE_CHECKING:
+    import supervision
+
+ImageSource = str | Path | Image.Image | ndarray
+"""An image file, a Pillow image, or a uint8 RGB array [H, W, 3]."""
+
+Boxes = ndarray | Tensor
+"""Boxes [P, 4], xyxy in pixels."""
+
+PREFETCH_BATCHES = 4
+"""Batches of images that are read ahead, so that images of one padded size can share a batch."""
+
+
+def predict(
+    model: Predictor,
+    images: ImageSource | Iterable[ImageSource],
+    score_thresh: float = 0.5,
+    size: Size | None = None,
+    batch_size: int = 1,
+    proposals: Boxes | Sequence[Boxes] | None = None,
+) -> "supervision.Detections | list[supervision.Detections] | Iterator[supervision.Detections]":
+    """Detect objects in images, on the model's device; the model's mode is restored afterwards.
+
+    Args:
+        images: one image; a list or tuple of images; a folder or glob pattern; a video file; or any other iterable of
+            images, such as a generator. The EXIF orientation of files and Pillow images is applied.
+        score_thresh: minimum score, 0..1. The detector itself drops scores below
+            ``config.detections.score_thresh``.
+        size: (short, long) side to resize to; None for the size of training; "original" for no resizing.
+        batch_size: maximum number of images per batch; images share a batch if their padded sizes are equal. More
+            than one is faster on a GPU.
+        proposals: boxes [P, 4] for a detector without RPN, best first, xyxy in pixels of the upright image; a list of
+            them for a list of images.
+
+    Returns:
+        One ``supervision.Detections`` for one image; a list for a list, folder or pattern; a lazy iterator for a video
+        or a generator. Detections are sorted by descending score; ``xyxy`` in pixels of the original upright image,
+        clipped to it; ``confidence``; ``class_id`` 0..C-1; ``data["class_name"]``; ``mask`` [D, H, W] if the
+        detector has masks.
+
+    Raises:
+        UserError: an image cannot be read, or an argument is out of range.
+    """
+    check_score_thresh(score_thresh)
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+    if proposals is not None and not model.num_proposals:
+        raise UserError(f"{model.name} uses no precomputed proposals: leave the argument out")
+    options = score_thresh, size, batch_size
+    if isinstance(images, str | Path) and is_video(Path(images)):
+        return _detections_only(predict_stream(model, video_frames(Path(images)), *options))
+    if isinstance(images, str | Path) and _is_folder_or_pattern(images):
+        images = list_image_files([images])
+    if isinstance(images, str | Path | Image.Image | ndarray):
+        inputs = iter_inputs([images], None if proposals is None else [proposals])
+        return _predict_all(model, inputs, *options)[0]
+    if proposals is not None and isinstance(images, list | tuple) and len(proposals) != len(images):
+        raise UserError(f"proposals has {len(proposals)} entries for {len(images)} images: pass one array per image")
+    inputs = iter_inputs(images, proposals)
+    if isinstance(images, list | tuple):
+        return _predict_all(model, inputs, *options)
+    return _detections_only(predict_stream(model, inputs, *options))
+
+
+def predict_stream(
+    model: Predictor,
+    inputs: Iterable[InputImage],
+    score_thresh: float = 0.0,
+    size: Size | None = None,
+    batch_size: int = 1,
+) -> "Iterator[tuple[InputImage, supervision.Detections]]":
+    """Yield every input image with its detections, in order, a few batches at a time; see :func:`predict`.
+
+    Between two images the model is in the mode it had before.
+    """
+    size = resolve_size(model, size)
+    for chunk in _chunks(inputs, batch_size):
+        with eval_mode(model):
+            results = _predict_chunk(model, chunk, score_thresh, size, batch_size)
+        yield from zip(chunk, results, strict=True)
+
+
+def predict_batch(model: Predictor, batch: Batch) -> Detections:
+    """Return the detections of one batch; the model's mode is restored afterwards."""
+    with eval_mode(model):
+        return run_model(model, batch)
+
+
+def run_model(model: Predictor, batch: Batch) -> Detections:
+    """Run a model that is in evaluation mode, on its own device and without gradients."""
+    with torch.inference_mode():
+        return model(batch.to(model.device, non_blocking=True))
+
+
+@contextmanager
+def eval_mode(model: Predictor) -> Iterator[None]:
+    """Set evaluation mode, and restore the mode of every submodule afterwards."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def check_score_thresh(score_thresh: float) -> None:
+    """Raise UserError unless the threshold lies between 0 and 1."""
+    if not 0 <= score_thresh <= 1:
+        raise UserError(f"score_thresh is {score_thresh}: it must lie between 0 and 1")
+
+
+def _predict_all(
+    model: Predictor, inputs: Iterable[InputImage], score_thresh: float, size: Size | None, batch_size: int
+) -> "list[supervision.Detections]":
+    size = resolve_size(model, size)
+    results = []
+    with eval_mode(model):
+        for chunk in _chunks(inputs, batch_size):
+            results += _predict_chunk(model, chunk, score_thresh, size, batch_size)
+    return results
+
+
+def _predict_chunk(
+    model: Predictor, inputs: Sequence[InputImage], score_thresh: float, size: Size, batch_size: int
+) -> "list[supervision.Detections]":
+    results: dict[int, supervision.Detections] = {}
+    for batch in preprocess(model, inputs, size, batch_size):
+        assert batch.index is not None
+        detections = postprocess(run_model(model, batch), batch, model.class_names, score_thresh)
+        results |= zip(batch.index.tolist(), detections, strict=True)
+    return [results[row] for row in range(len(inputs))]
+
+
+def _chunks(inputs: Iterable[InputImage], batch_size: int) -> Iterator[list[InputImage]]:
+    """Yield lists of images that are batched together; single images if batches have one, for the lowest latency."""
+    remaining = iter(inputs)
+    length = batch_size * PREFETCH_BATCHES if batch_size > 1 else 1
+    while chunk := list(islice(remaining, length)):
+        yield chunk
+
+
+def _detections_only(
+    results: "Iterator[tuple[InputImage, supervision.Detections]]",
+) -> "Iterator[supervision.Detections]":
+    return (detections for _, detections in results)
+
+
+def _is_folder_or_pattern(source: str | Path) -> bool:
+    path = Path(source)
+    return path.is_dir() or (not path.is_file() and any(character in str(source) for character in "*?["))

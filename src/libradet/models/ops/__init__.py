@@ -1,0 +1,1 @@
+"""Operations and layer replacements used inside detectors."""

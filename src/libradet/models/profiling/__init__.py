@@ -1,0 +1,1 @@
+"""Parameters, arithmetic and memory of detectors, computed without running them on data."""

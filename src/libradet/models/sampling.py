@@ -1,0 +1,110 @@
+"""Matching of candidates to ground truths, and sampling of those that enter the losses (paper 3.1)."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from libradet.balance import (
+    instance_balanced_priority,
+    iou_balanced_priority,
+    ohem_priority,
+    random_priority,
+    select,
+)
+from libradet.data.batch import Batch
+from libradet.geometry.matching import NEGATIVE, Matches, ignore_in_crowd, match
+from libradet.models.config import MatchConfig, SamplingConfig
+
+
+class SampledIndices(NamedTuple):
+    """Fixed-size sample of candidates.
+
+    Attributes:
+        index: candidate in each slot, positives in the first slots.
+        valid: whether the slot is filled.
+        positive: whether the slot holds a positive.
+    """
+
+    index: Int[Tensor, "B S"]
+    valid: Bool[Tensor, "B S"]
+    positive: Bool[Tensor, "B S"]
+
+
+@torch.no_grad()
+def match_to_gt(candidates: Float[Tensor, "B N 4"], batch: Batch, config: MatchConfig) -> Matches:
+    """Match candidates to the ground truths of their image; negatives in a crowd region are ignored."""
+    matches = match(
+        candidates,
+        batch.boxes,
+        (batch.labels >= 0) & ~batch.crowd,
+        fg_iou_thresh=config.fg_iou_thresh,
+        bg_iou_thresh=config.bg_iou_thresh,
+        allow_low_quality_matches=config.allow_low_quality_matches,
+        min_pos_iou=config.min_pos_iou,
+    )
+    return ignore_in_crowd(matches, candidates, batch.boxes, batch.crowd, config.ignore_iof_thresh)
+
+
+def max_positives(config: SamplingConfig) -> int:
+    """Return the number of slots, the first ones, that may hold positives."""
+    return int(config.batch_size_per_image * config.positive_fraction)
+
+
+def uses_ohem(config: SamplingConfig) -> bool:
+    """Whether sampling needs the loss of every candidate."""
+    return "ohem" in (config.positives, config.negatives)
+
+
+def sample(
+    matches: Matches,
+    num_gt: int,
+    config: SamplingConfig,
+    max_iou: float,
+    candidate_loss: Float[Tensor, "B N"] | None = None,
+) -> SampledIndices:
+    """Sample positives up to their fraction, then negatives up to the full number.
+
+    Args:
+        num_gt: G, the (padded) number of ground truths.
+        max_iou: the IoU below which candidates are negatives, upper end of the IoU bins.
+        candidate_loss: loss of each candidate, needed for online hard example mining.
+    """
+    positives, negatives = matches.gt >= 0, matches.gt == NEGATIVE
+    slots = max_positives(config)
+    if config.positives == "instance_balanced":
+        priority = instance_balanced_priority(positives, matches.gt, num_gt)
+    else:
+        priority = _priority(positives, config.positives, candidate_loss)
+    index, filled = select(priority, slots, slots)
+    num_positive = filled.sum(1)
+    num_negative = config.batch_size_per_image - num_positive
+    if config.neg_pos_ub is not None:
+        limit = (config.neg_pos_ub * num_positive.clamp(min=1)).long()
+        num_negative = torch.minimum(num_negative, limit)
+    if config.negatives == "iou_balanced":
+        priority = iou_balanced_priority(
+            negatives,
+            matches.iou,
+            num_negative,
+            num_bins=config.num_bins,
+            max_iou=max_iou,
+            bins=config.bins,
+            size=config.batch_size_per_image,
+        )
+    else:
+        priority = _priority(negatives, config.negatives, candidate_loss)
+    chosen = torch.zeros_like(matches.gt).scatter_add(1, index, filled.long()) > 0
+    priority = priority.masked_fill(chosen, torch.inf)
+    index, valid = select(priority, num_positive + num_negative, config.batch_size_per_image)
+    return SampledIndices(
+        index, valid, torch.arange(config.batch_size_per_image, device=index.device) < num_positive[:, None]
+    )
+
+
+def _priority(candidates: Tensor, kind: str, candidate_loss: Tensor | None) -> Tensor:
+    if kind == "ohem":
+        assert candidate_loss is not None, "online hard example mining needs the loss of each candidate"
+        return ohem_priority(candidates, candidate_loss)
+    return random_priority(candidates)

@@ -1,0 +1,245 @@
+"""Prepare a training run before anything is written: read data, build the detector, resolve the configuration."""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import yaml
+
+from libradet.data.cache import check_free_space
+from libradet.data.loader import check_mixing
+from libradet.data.proposals.precomputed import PrecomputedProposals
+from libradet.data.records import Dataset
+from libradet.data.segmentations import require_masks
+from libradet.data.validation.report import Report
+from libradet.errors import UserError
+from libradet.inference.proposals import check_config_proposals, load_config_proposals
+from libradet.interop.loading import resolve_init_weights
+from libradet.models.build import create_model
+from libradet.models.config import DetectorConfig
+from libradet.models.detector import Detector
+from libradet.models.ops.activation_checkpointing import set_activation_checkpointing
+from libradet.models.ops.sync_batchnorm import convert_sync_batchnorm
+from libradet.models.optimize import choose_precision
+from libradet.models.zoo import make_config
+from libradet.training.config import TrainConfig
+from libradet.training.datamodule import DetectorData, read_splits
+from libradet.training.optim import make_augmentation, parameter_depths, resolve
+from libradet.training.resume import ResumeState, RunIdentity, has_checkpoint, load_resume_state, run_identity
+from libradet.training.run_files import CONFIG
+from libradet.utils.atomic_io import atomic_write
+from libradet.utils.warnings_filter import silence_loggers
+
+
+@dataclass(frozen=True)
+class TrainSetup:
+    """A training run that is ready to start.
+
+    Attributes:
+        config: resolved.
+        data: images, and precomputed proposals for a detector without RPN.
+        report: of the validation of the data.
+        batches_per_epoch: of each process.
+        resume_state: progress of a resumed run.
+        precision_reason: why this precision was chosen, as a phrase.
+    """
+
+    config: TrainConfig
+    detector: Detector
+    folder: Path
+    data: DetectorData
+    report: Report
+    batches_per_epoch: int
+    resume_state: ResumeState
+    identity: RunIdentity
+    on_gpu: bool
+    precision_reason: str
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no training is left to do."""
+        config, state = self.config, self.resume_state
+        if state.batches >= config.max_epochs * self.batches_per_epoch:
+            return True
+        if config.max_steps is not None and state.steps >= config.max_steps:
+            return True
+        return config.patience is not None and state.validations_without_improvement >= config.patience
+
+
+def setup_training(
+    config: TrainConfig,
+    detector: DetectorConfig | Detector | None = None,
+    resume: Path | None = None,
+    on_report: Callable[[Report], None] = lambda report: None,
+) -> TrainSetup:
+    """Read and validate the data, build the detector, and resolve the configuration.
+
+    Args:
+        detector: configuration, or a built detector to train; that of ``config.model`` if None.
+        resume: run folder to resume.
+        on_report: called with the report on the data as soon as it is available.
+
+    Raises:
+        UserError: the run cannot start.
+    """
+    detector_config = detector.config if isinstance(detector, Detector) else detector or make_config(config.model)
+    for path in (config.proposals, config.val_proposals or config.proposals):
+        check_config_proposals(detector_config, path)
+    check_mixing(make_augmentation(config), config.proposals is not None)
+    train_set, val_set, report = _read_data(config, with_masks=detector_config.mask is not None, on_report=on_report)
+    on_gpu = torch.cuda.is_available()
+    _check_devices(config, on_gpu)
+    train_proposals, val_proposals = _read_proposals(config, detector_config, train_set, val_set)
+    # Before its first checkpoint, a run is resumed from the weights that it was started with.
+    from_checkpoint = resume is not None and has_checkpoint(resume)
+    model = _build(config, detector, train_set.class_names, from_checkpoint)
+    model.config.category_ids = tuple(train_set.category_ids)
+    set_activation_checkpointing(model.backbone.body, config.activation_checkpointing)
+    if config.layer_decay is not None:
+        parameter_depths(model)  # refuses a backbone without stages
+    folder = resume or choose_run_dir(config, model.config.backbone.name)
+    identity = run_identity(config, train_set, val_set)
+    resume_state = load_resume_state(folder, identity, train_set, val_set) if resume else ResumeState()
+    if config.world_size > 1:
+        convert_sync_batchnorm(model, on_gpu)
+    data = _make_data(config, model, train_set, val_set, train_proposals, val_proposals)
+    if config.cache:
+        check_free_space(config.cache, data.cache_bytes * config.devices, folder)
+    batches_per_epoch = _count_batches(config, data)
+    precision, reason = choose_precision(config.precision, "cuda" if on_gpu else "cpu")
+    config = resolve(replace(config, precision=precision), batches_per_epoch)
+    data.augmentation = make_augmentation(config, batches_per_epoch)
+    return TrainSetup(config, model, folder, data, report, batches_per_epoch, resume_state, identity, on_gpu, reason)
+
+
+def _read_data(
+    config: TrainConfig, with_masks: bool, on_report: Callable[[Report], None]
+) -> tuple[Dataset, Dataset | None, Report]:
+    train_set, val_set, report = read_splits(
+        Path(config.data), config.train_split, config.val_split, with_masks, train_masks=config.copy_paste_prob > 0
+    )
+    on_report(report)
+    if with_masks:
+        require_masks(train_set)
+        if val_set is not None:
+            require_masks(val_set)
+    return train_set, val_set, report
+
+
+def _read_proposals(
+    config: TrainConfig, detector_config: DetectorConfig, train_set: Dataset, val_set: Dataset | None
+) -> tuple[PrecomputedProposals | None, PrecomputedProposals | None]:
+    """Return the precomputed proposals for training and validation."""
+    train_proposals = load_config_proposals(detector_config, config.proposals, train_set, training=True)
+    if val_set is None:
+        return train_proposals, None
+    return train_proposals, load_config_proposals(
+        detector_config, config.val_proposals or config.proposals, val_set, training=False
+    )
+
+
+def _check_devices(config: TrainConfig, on_gpu: bool) -> None:
+    available = torch.cuda.device_count()
+    if on_gpu and config.devices > available:
+        raise UserError(f"devices is {config.devices}, but this machine has {available} GPU(s)")
+
+
+def _count_batches(config: TrainConfig, data: DetectorData) -> int:
+    batches_per_epoch = data.count_batches(config.world_size)
+    if batches_per_epoch == 0:
+        raise UserError(
+            f"{config.data}: {len(data.train_set)} training images do not fill one batch of {config.batch_size} for "
+            f"each of {config.world_size} processes; lower --batch_size"
+        )
+    return batches_per_epoch
+
+
+def _build(
+    config: TrainConfig, detector: DetectorConfig | Detector | None, class_names: list[str], from_checkpoint: bool
+) -> Detector:
+    torch.manual_seed(config.seed)
+    if isinstance(detector, Detector):
+        if detector.class_names != class_names:
+            raise UserError(
+                f"the model has the classes {', '.join(detector.class_names)}, the dataset has "
+                f"{', '.join(class_names)}; pass the file of the model as weights, which replaces the class layers"
+            )
+        return detector.train()
+    # A resumed run loads its weights from its checkpoint.
+    weights, lost = resolve_init_weights(None if from_checkpoint else config.weights, config.allow_partial)
+    with silence_loggers("huggingface_hub"):
+        model = create_model(
+            config.model,
+            backbone=config.backbone,
+            weights=weights,
+            class_names=class_names,
+            config=detector,
+            allow_partial=config.allow_partial,
+        )
+    model.reinitialized_layers += lost
+    return model.train()
+
+
+def _make_data(
+    config: TrainConfig,
+    model: Detector,
+    train_set: Dataset,
+    val_set: Dataset | None,
+    train_proposals: PrecomputedProposals | None,
+    val_proposals: PrecomputedProposals | None,
+) -> DetectorData:
+    return DetectorData(
+        train_set,
+        val_set,
+        size=model.config.image.size,
+        batch_size=config.batch_size,
+        size_divisible=model.size_divisible,
+        num_workers=config.num_workers,
+        seed=config.seed,
+        augmentation=make_augmentation(config),
+        masks=model.config.mask is not None,
+        train_proposals=train_proposals,
+        val_proposals=val_proposals,
+        cache=config.cache,
+        batch_invariant_padding=model.config.image.batch_invariant_padding,
+    )
+
+
+def is_first_process() -> bool:
+    """Return whether this is the process, of all that train together, that prints and writes."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def choose_run_dir(config: TrainConfig, backbone: str) -> Path:
+    """Return the run folder: ``output_dir``, or the next unused runs/MODEL-BACKBONE.
+
+    Only the first process checks it, since the others may run after that one has written to it.
+
+    Raises:
+        UserError: ``output_dir`` contains a run.
+    """
+    if config.output_dir is not None:
+        folder = Path(config.output_dir)
+        if is_first_process() and (folder / CONFIG).exists():
+            raise UserError(
+                f"{folder} contains a run: resume it with --resume {folder}, choose another --output_dir, or delete it"
+            )
+        return folder
+    name = f"{config.model}-{backbone.split('.')[0]}"
+    numbered = (Path("runs", name if i == 1 else f"{name}-{i}") for i in range(1, 10**6))
+    return next(folder for folder in numbered if not folder.exists())
+
+
+def write_config(folder: Path, config: TrainConfig, detector: DetectorConfig) -> None:
+    """Write all settings but the output folder, so that the file alone reproduces the run."""
+    tree = asdict(replace(config, output_dir=None)) | {"detector": asdict(detector)}
+    with atomic_write(folder / CONFIG) as partial:
+        partial.write_text(yaml.safe_dump(_tuples_to_lists(tree), sort_keys=False, allow_unicode=True))
+
+
+def _tuples_to_lists(value):
+    if isinstance(value, dict):
+        return {key: _tuples_to_lists(item) for key, item in value.items()}
+    return [_tuples_to_lists(item) for item in value] if isinstance(value, list | tuple) else value

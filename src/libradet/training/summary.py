@@ -1,0 +1,98 @@
+"""Describe a training run before it starts."""
+
+from rich.table import Table
+
+from libradet.data.cache import format_bytes
+from libradet.training.optim import total_steps
+from libradet.training.setup import TrainSetup
+from libradet.utils.tables import facts_table
+
+OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
+
+
+def summarize_setup(setup: TrainSetup) -> Table:
+    """Return a table with model, images, precision, schedule and folder of a run."""
+    facts = {
+        "model": _model(setup),
+        "images": _images(setup),
+        **_proposals(setup),
+        **_augmentation(setup),
+        **_cache(setup),
+        "precision": f"{setup.config.precision} ({setup.precision_reason})",
+        "schedule": _schedule(setup),
+        "folder": str(setup.folder),
+    }
+    if setup.detector.backbone.origin:
+        facts["backbone"] = setup.detector.backbone.origin
+    if setup.detector.reinitialized_layers:
+        layers = ", ".join(setup.detector.reinitialized_layers)
+        facts["random init"] = f"{layers}: not loaded from {setup.config.weights}"
+    state = setup.resume_state
+    if state.path is not None:
+        epoch, batch = divmod(state.batches, setup.batches_per_epoch)
+        source = f", from {state.path.name}: {state.note}" if state.note else ""
+        facts["resumes"] = f"in epoch {epoch + 1} after batch {batch}{source}"
+    return facts_table(facts)
+
+
+def _model(setup: TrainSetup) -> str:
+    config, parameters = setup.config, list(setup.detector.parameters())
+    total = sum(p.numel() for p in parameters) / 1e6
+    trained = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
+    weights = "random weights (--weights imagenet starts from pretrained ones)"
+    if config.weights:
+        weights = f"weights from {config.weights}"
+    return f"{config.model} on {config.backbone}, {trained:.1f} of {total:.1f} M parameters trained, {weights}"
+
+
+def _images(setup: TrainSetup) -> str:
+    config = setup.config
+    short, long = setup.detector.config.image.size
+    processes = f"{config.world_size} {'GPU' if setup.on_gpu else 'CPU'} process{'es' if config.world_size > 1 else ''}"
+    return f"short side {short}, long side at most {long}; {config.effective_batch_size} per step on {processes}"
+
+
+def _proposals(setup: TrainSetup) -> dict[str, str]:
+    both = (setup.data.train_proposals, setup.data.val_proposals)
+    files = dict.fromkeys(f"{p.file.path} (top {p.num_proposals} per image)" for p in both if p is not None)
+    return {"proposals": ", ".join(files)} if files else {}
+
+
+def _cache(setup: TrainSetup) -> dict[str, str]:
+    kind = setup.data.cache
+    if kind is None:
+        return {}
+    location = {"ram": "in shared memory", "disk": "in the run folder, deleted at the end"}[kind]
+    return {"cache": f"{format_bytes(setup.data.cache_bytes)} of images for each process, {location}"}
+
+
+def _augmentation(setup: TrainSetup) -> dict[str, str]:
+    """Return augmentation if there is more than the default flip."""
+    config, augmentation = setup.config, setup.data.augmentation
+    mixing_epochs = augmentation.mixing_epochs
+    until = "" if mixing_epochs is None else f" until epoch {mixing_epochs}"
+    parts = []
+    if config.scale_jitter:
+        parts.append(f"scale jitter {config.scale_jitter[0]:g} to {config.scale_jitter[1]:g}")
+    if config.mosaic_prob:
+        parts.append(f"mosaic {config.mosaic_prob:g}{until}")
+    if config.copy_paste_prob:
+        parts.append(f"copy-paste {config.copy_paste_prob:g}{until}")
+    if config.color_jitter:
+        parts.append(f"color jitter {config.color_jitter:g}")
+    return {"augmentation": ", ".join([f"flip {config.hflip_prob:g}", *parts])} if parts else {}
+
+
+def _schedule(setup: TrainSetup) -> str:
+    config = setup.config
+    if config.lr_schedule == "cosine":
+        steps = total_steps(config, setup.batches_per_epoch)
+        decay = f"cosine to {config.min_lr_ratio:g} times lr after {steps} steps"
+    else:
+        milestones = " and ".join(f"{epoch:g}" for epoch in config.lr_milestones or [])
+        decay = f"times {config.lr_gamma:g} after epochs {milestones}" if milestones else "constant"
+    layer_decay = f", times {config.layer_decay:g} per backbone stage" if config.layer_decay else ""
+    return (
+        f"{config.max_epochs} epochs of {setup.batches_per_epoch} batches, {OPTIMIZERS[config.optimizer]}, "
+        f"lr {config.lr:g}{layer_decay} after {config.warmup_steps} steps of warm-up, {decay}"
+    )

@@ -1,0 +1,270 @@
+"""Diagnosis: severities at the thresholds, texts, and commands that run."""
+
+import shlex
+from copy import deepcopy
+
+import pytest
+
+from libradet.analysis.diagnose import thresholds
+from libradet.analysis.diagnose.diagnosis import train_command
+from libradet.analysis.diagnose.feature import diagnose_pyramid
+from libradet.analysis.diagnose.finding import grade
+from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
+from libradet.analysis.diagnose.outcome import diagnose_classes, diagnose_errors, diagnose_sizes
+from libradet.analysis.diagnose.sample import diagnose_coverage, diagnose_negatives, diagnose_positives
+from libradet.cli.train import parse_train
+from libradet.models.zoo import MODELS, make_config
+
+
+def share(value, low=None, high=None):
+    return {"value": value, "low": value if low is None else low, "high": value if high is None else high}
+
+
+def samples(hard=0.6, drawn=0.3, even=0.7, low=0.25, own="random", stage="roi", choice=1.0, spread=(0.3, 0.15)):
+    rows = {
+        "hard": hard,
+        "random": drawn,
+        "iou_balanced_paper_3": even,
+        "own": drawn if own in ("all", "random") else even,
+    }
+    rows |= {"all": 0.1, "loss_weighted": 0.5}
+    by_sampler = {
+        name: {"top_tenth": top, "without": 0.1}
+        for name, top in zip(("random", "instance_balanced"), spread, strict=True)
+    }
+    return {
+        "stage": stage,
+        "candidates": "proposals",
+        "uses_sampling": stage != "retinanet",
+        "own_negatives": own,
+        "own_positives": "random",
+        "negatives": {name: {"above_threshold": share(value)} for name, value in rows.items()},
+        "gap": share(hard - drawn, low),
+        "positives": {"images_with_choice": choice, "by_sampler": by_sampler},
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "severity"),
+    [(0.3, "strong"), (0.2, "strong"), (0.19, "moderate"), (0.08, "moderate"), (0.07, "none"), (-1.0, "none")],
+)
+def test_a_value_at_a_threshold_has_the_higher_severity(value, severity):
+    assert grade(value, thresholds.GAP_STRONG, thresholds.GAP_MODERATE) == severity
+    assert grade(-value, -thresholds.GAP_STRONG, -thresholds.GAP_MODERATE) == severity
+
+
+def test_the_papers_own_numbers_are_a_strong_imbalance():
+    finding = diagnose_negatives(samples(thresholds.PAPER_HARD, thresholds.PAPER_RANDOM))
+    assert finding.severity == "strong"
+    assert finding.options == ["--detector.roi.sampling.negatives iou_balanced"]
+    assert "30 points" in finding.text
+    assert [number.value for number in finding.numbers] == [0.6, 0.3, 0.7]
+    errors = regression(thresholds.PAPER_INLIER_RATIO)
+    assert diagnose_regression(errors).severity == "strong"
+
+
+def test_an_interval_that_includes_zero_is_inconclusive():
+    finding = diagnose_negatives(samples(low=-0.01))
+    assert finding.severity == "inconclusive"
+    assert not finding.options
+
+
+def test_hard_negatives_away_from_objects_are_no_imbalance():
+    finding = diagnose_negatives(samples(hard=0.3, drawn=0.6, low=-0.4))
+    assert finding.severity == "none"
+    assert "reverse" in finding.text
+    assert not finding.options
+
+
+def test_a_component_in_use_is_not_recommended():
+    finding = diagnose_negatives(samples(own="iou_balanced_paper_3"))
+    assert finding.severity == "balanced"
+    assert not finding.options
+    assert "70\u00a0%" in finding.text
+    assert "30\u00a0%" in finding.text
+
+
+def test_focal_loss_has_no_sampler():
+    finding = diagnose_negatives(samples(stage="retinanet", own="all"))
+    assert not finding.options
+    assert [number.value for number in finding.numbers] == [0.6, 0.3, 0.7]
+    assert "50\u00a0%" in finding.text
+    assert diagnose_positives(samples(stage="retinanet")) is None
+
+
+def test_positives():
+    assert diagnose_positives(samples()).severity == "strong"
+    assert diagnose_positives(samples(spread=(0.2, 0.15))).severity == "moderate"
+    assert diagnose_positives(samples(spread=(0.3, 0.29))).severity == "none", (
+        "a sampler that changes nothing is not recommended"
+    )
+    taken = diagnose_positives(samples(choice=0.1))
+    assert taken.severity == "none"
+    assert "all are used" in taken.text
+
+
+def test_objects_without_a_positive_anchor():
+    def found(without, what="anchors"):
+        numbers = {"without": without, "mean": 2.0, "small": 0.5, "medium": None, "large": 3.5}
+        positives = {"objects": 9, "by_sampler": {"available": numbers}}
+        return diagnose_coverage({"stage": "rpn", "candidates": what, "positives": positives})
+
+    assert [found(share).severity for share in (0.7, 0.1, 0.01)] == ["strong", "moderate", "none"]
+    assert "small 0.5, large 3.5" in found(0.7).text
+    assert found(0.7, "proposals") is None
+
+
+GRADIENTS = [3.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def features(mean, balanced=False):
+    part = {"mean_cka": mean, "others": [mean] * 5, "integration": [0.2] * 4 + [0.21]}
+    strides = [4, 8, 16, 32, 64]
+    return {"before": part, "after": part if balanced else None, "balanced": balanced, "strides": strides, "target": 2}
+
+
+def test_pyramids():
+    assert [diagnose_pyramid(features(mean), GRADIENTS).severity for mean in (0.2, 0.4, 0.6)] == [
+        "strong",
+        "moderate",
+        "none",
+    ]
+    assert diagnose_pyramid(features(0.2, balanced=True), GRADIENTS).severity == "balanced"
+    assert diagnose_pyramid(features(0.2), GRADIENTS).numbers[1].value == 0.75
+    assert "P6 contributes most: 21\u00a0%" in diagnose_pyramid(features(0.2), GRADIENTS).text
+    alone = {"before": {"mean_cka": None, "others": [0.0], "integration": [1.0]}, "strides": [4], "target": 0}
+    assert diagnose_pyramid(alone | {"balanced": False, "after": None}, [1.0]).severity == "inconclusive"
+
+
+def regression(ratio, inliers=0.7, loss_type="smooth_l1", positives=1000):
+    loss = {"share": share(0.5), "ratio": ratio}
+    losses = {"own": loss, "smooth_l1": {"share": share(0.4), "ratio": 0.3}}
+    losses["balanced_l1_0.5_1.5"] = {"share": share(0.6), "ratio": 0.8}
+    errors = {"stage": "roi", "type": loss_type, "losses": losses, "positives": positives}
+    return errors | {"inliers": share(inliers), "beta": 1.0}
+
+
+def test_regression():
+    assert [diagnose_regression(regression(r)).severity for r in (0.3, 0.6, 0.7)] == ["strong", "moderate", "none"]
+    assert diagnose_regression(regression(0.3, inliers=0.97)).severity == "none", "few outliers"
+    assert diagnose_regression(regression(0.3, positives=50)).severity == "inconclusive"
+    assert diagnose_regression(regression(0.3, inliers=0.5)).severity == "inconclusive", (
+        "half of them contribute half of the gradient"
+    )
+    assert diagnose_regression(regression(0.8, loss_type="balanced_l1")).severity == "balanced"
+    boxes = regression(0.3, loss_type="giou")
+    del boxes["losses"]["own"]
+    assert diagnose_regression(boxes).severity == "inconclusive"
+    assert diagnose_regression(regression(None)).severity == "inconclusive"
+
+
+def tasks(ratio, first="class", second="box"):
+    pair = {"place": "pyramid", "class": first, "box": second, "ratio": share(ratio), "cosine": 0.1}
+    return {"pairs": [pair, pair | {"place": "elsewhere"}], "losses": {first: 1.0, second: 0.5}}
+
+
+def test_tasks():
+    weights = {"rpn": {"box": 1.0}, "roi": {"box": 2.0, "class": 1.0}}
+    levels = [diagnose_tasks(tasks(r), weights)[0].severity for r in (8.0, 3.0, 1.0, 1 / 3, 1 / 8)]
+    assert levels == ["strong", "moderate", "none", "moderate", "strong"]
+    assert len(diagnose_tasks(tasks(8.0), weights)) == 1
+    unsure = tasks(8.0)
+    unsure["pairs"][0]["ratio"] = share(8.0, 0.9, 20.0)
+    assert diagnose_tasks(unsure, weights)[0].severity == "inconclusive"
+    assert diagnose_tasks(tasks(8.0), weights)[0].options == ["--detector.roi.box_loss.weight 3"]
+    assert diagnose_tasks(tasks(1 / 8), weights)[0].options == ["--detector.roi.cls_loss_weight 1.5"]
+    (first,) = diagnose_tasks(tasks(1 / 8, "rpn_class", "rpn_box"), weights)
+    assert first.options == ["--detector.rpn.box_loss.weight 0.5"]
+
+
+def classes(*objects_and_precisions, correlation=None):
+    rows = [{"class": f"c{i}", "objects": n, "AP": ap} for i, (n, ap) in enumerate(objects_and_precisions)]
+    return {"rows": rows, "correlation": correlation}
+
+
+def test_classes():
+    assert diagnose_classes(classes((5000, 0.5), (100, 0.1))).severity == "strong"
+    assert diagnose_classes(classes((1000, 0.5), (100, 0.1))).severity == "moderate"
+    assert diagnose_classes(classes((900, 0.5), (100, 0.1))).severity == "none"
+    assert diagnose_classes(classes((5000, 0.3), (100, 0.6))).severity == "none", "the rare class is detected better"
+    assert "only indicative" in diagnose_classes(classes((900, 0.5), (5, 0.1))).text
+    assert diagnose_classes(classes((900, 0.5))) is None
+    assert diagnose_classes(classes((900, 0.5), (0, None))) is None
+
+
+def sizes(small, large, objects=100):
+    rows = (("small", objects, small), ("medium", 0, None), ("large", objects, large))
+    return [{"size": size, "objects": n, "AP": ap, "AR": ap} for size, n, ap in rows]
+
+
+def test_sizes():
+    assert diagnose_sizes(sizes(0.1, 0.5), "AP").severity == "strong"
+    assert diagnose_sizes(sizes(0.2, 0.5), "AP").severity == "moderate"
+    assert diagnose_sizes(sizes(0.4, 0.5), "AP").severity == "none"
+    assert diagnose_sizes(sizes(0.1, 0.5, objects=5), "AP").severity == "inconclusive"
+    assert diagnose_sizes(sizes(None, None), "AP") is None
+
+
+def test_the_costliest_error_type_is_named():
+    types = dict.fromkeys(("classification", "localization", "both", "duplicate", "background", "missed"))
+    error_types = {"AP50": 0.5, "types": {name: {"cost": 0.0, "count": 0} for name in types}}
+    assert diagnose_errors(error_types, True) is None
+    worse = deepcopy(error_types)
+    worse["types"]["localization"]["cost"] = 0.2
+    assert "balanced L1" in diagnose_errors(worse, True).text
+    worse["types"]["background"]["cost"] = 0.3
+    assert "IoU-balanced sampling draws fewer background negatives" in diagnose_errors(worse, True).text
+    assert "IoU-balanced" not in diagnose_errors(worse, False).text
+    assert diagnose_errors(None, True) is None
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_commands_train_the_analyzed_model(name, tmp_path):
+    config = make_config(name, 3, "resnet18")
+    config.image.size, config.pyramid.channels = (192, 320), 96
+    config.class_names = ("a", "b", "c")
+    if config.rpn:
+        config.rpn.anchors.scales = (4.0, 8.0)
+    options = ["--detector.pyramid.balanced.refine conv", "--detector.pyramid.balanced.level 1"]
+    command = train_command(tmp_path / "model.safetensors", config, tmp_path / "my data", options, "runs/x")
+    program, verb, *argv = shlex.split(command.replace("\\\n", ""))
+    assert (program, verb) == ("libradet", "train")
+    if config.requires_proposals:
+        argv += ["--proposals", "x"]
+    request = parse_train(argv)
+    assert request.config.data == str(tmp_path / "my data")
+    trained = request.detector
+    assert (trained.pyramid.balanced.refine, trained.pyramid.balanced.level) == ("conv", 1)
+    trained.pyramid.balanced = config.pyramid.balanced
+    assert (trained.pyramid, trained.rpn, trained.roi, trained.cascade, trained.retinanet) == (
+        (config.pyramid, config.rpn, config.roi, config.cascade, config.retinanet)
+    )
+    assert tuple(trained.image.size) == (192, 320)
+
+
+def test_commands_use_the_configuration_of_the_run(tmp_path):
+    (tmp_path / "config.yaml").write_text("model: faster_rcnn\n")
+    command = train_command(tmp_path / "best.safetensors", make_config("faster_rcnn"), "data", [], "runs/x")
+    assert (
+        command.split()
+        == f"libradet train --config {tmp_path}/config.yaml \\ --data data \\ --output_dir runs/x".split()
+    )
+
+
+@pytest.mark.parametrize("stage", ["rpn", "roi"])
+def test_recommended_options_are_options_of_train(stage):
+    findings = [
+        diagnose_negatives(samples(stage=stage)),
+        diagnose_positives(samples(stage=stage)),
+        diagnose_pyramid(features(0.1), GRADIENTS),
+        diagnose_regression(regression(0.3) | {"stage": stage}),
+        *diagnose_tasks(tasks(1 / 9), {"roi": {"box": 1.0, "class": 1.0}}),
+    ]
+    words = [word for finding in findings for option in finding.options for word in option.split(" ", 1)]
+    detector = parse_train(["--model", "faster_rcnn", "--data", "x", *words]).detector
+    changed = getattr(detector, stage)
+    assert changed.sampling.negatives == "iou_balanced"
+    assert changed.sampling.positives == "instance_balanced"
+    assert changed.box_loss.type == "balanced_l1"
+    assert detector.pyramid.balanced.refine == "non_local"
+    assert detector.roi.cls_loss_weight == 1.5

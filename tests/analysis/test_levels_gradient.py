@@ -1,0 +1,61 @@
+"""Gradients of losses with a closed form."""
+
+import pytest
+import torch
+from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
+
+from libradet.analysis.levels.gradient import GradientStatistics, measure_gradients, task_pairs
+
+
+def test_norms_ratio_and_cosine():
+    level = [torch.zeros(1, 2, 1, 1, requires_grad=True), torch.zeros(1, 2, 1, 1, requires_grad=True)]
+    fine, coarse = (x.flatten() for x in level)
+    losses = {"class": 3 * fine[0] + 4 * coarse[0] + 1, "box": 5 * fine[0] + 2}
+    statistics = GradientStatistics()
+    statistics.update(losses, {"pyramid": level}, level)
+    found = statistics.compute(seed=0)
+    assert found["losses"] == {"class": 1, "box": 2}
+    assert found["norms"]["pyramid"] == pytest.approx({"class": 5, "box": 5})
+    (pair,) = found["pairs"]
+    assert pair["ratio"]["value"] == pytest.approx(1)
+    assert pair["cosine"] == pytest.approx(3 / 5)
+    assert found["levels"]["before"] == pytest.approx([8, 4])
+
+
+def test_means_are_over_images():
+    statistics = GradientStatistics()
+    for factor in (1.0, 3.0):
+        level = [torch.zeros(1, 1, 1, 1, requires_grad=True)]
+        statistics.update({"class": factor * level[0].sum(), "box": level[0].sum()}, {"pyramid": level}, level)
+    found = statistics.compute(seed=0)
+    assert found["norms"]["pyramid"] == {"class": 2, "box": 1}
+    assert found["pairs"][0]["ratio"]["value"] == 2
+
+
+def test_levels_before_an_average_receive_the_gradient_of_all_levels_after_it():
+    before = [torch.zeros(1, 1, 1, 1, requires_grad=True) for _ in range(2)]
+    after = [x + (before[0] + before[1]) / 2 for x in before]
+    statistics = GradientStatistics()
+    statistics.update({"class": 2 * after[0].sum()}, {"pyramid": after}, before)
+    assert statistics.compute(seed=0)["levels"] == {"before": [3, 1], "after": [2, 0]}
+
+
+@pytest.mark.parametrize("name", ["libra_faster_rcnn", "retinanet", "libra_rpn", "cascade_rcnn"])
+def test_the_model_is_left_unchanged(name):
+    model = tiny_detector(tiny_zoo_config(name))
+    model.rpn and model.rpn.eval()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    modes = [part.training for part in model.modules()]
+    statistics = GradientStatistics()
+    measure_gradients(model, [tiny_batch(num_images=1)], statistics, seed=0)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert [part.training for part in model.modules()] == modes
+    assert all(parameter.grad is None for parameter in model.parameters())
+    found = statistics.compute(seed=0)
+    assert {pair["class"] for pair in found["pairs"]} == {a for a, _ in task_pairs(list(found["losses"]))}
+    assert len(found["levels"]["after"]) == 5
+
+
+def test_losses_are_paired_by_stage():
+    names = ["rpn_class", "rpn_box", "class_1", "box_1", "class_2", "box_2", "mask"]
+    assert task_pairs(names) == [("rpn_class", "rpn_box"), ("class_1", "box_1"), ("class_2", "box_2")]

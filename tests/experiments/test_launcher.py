@@ -1,0 +1,29 @@
+"""Training processes: stopped with a checkpoint, and resumed by the next attempt."""
+
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from libradet.data.synthesis.synthetic import synthesize
+from libradet.errors import UserError
+from libradet.experiments.launcher import LOG, Launcher, make_run
+
+
+def test_close_stops_runs_started_where_ctrl_c_is_ignored(tmp_path):
+    """A shell script's ``libradet reproduce ... &`` ignores SIGINT, and its child processes inherit that."""
+    synthesize(tmp_path / "data", train=8, val=4, size=(96, 80), classes=2)
+    settings = {"model": "rpn", "data": str(tmp_path / "data"), "backbone": "resnet18", "max_epochs": 10_000}
+    run, launcher = make_run(tmp_path / "runs", settings, seed=0), Launcher(threads=1)
+    previous_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(launcher.execute, run)
+            while not (run.folder / LOG).exists():
+                time.sleep(0.01)
+            launcher.close()
+            with pytest.raises(UserError, match="run the same command again to resume"):
+                future.result(timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, previous_handler)

@@ -1,0 +1,66 @@
+"""Translations of the package's custom operators to ONNX give the operators' results."""
+
+import onnxruntime
+import torch
+from torch import nn
+from torch.export import Dim, export
+
+from libradet.export.onnx_operators import OPSET, TRANSLATIONS
+from libradet.geometry.nms import batched_nms
+from tests.helpers.exported_detectors import shape_checks_disabled
+from tests.helpers.operator_cases import (
+    ALIGN_CASES,
+    ALIGN_OPTIONS,
+    NMS_CASES,
+    NMS_OPTIONS,
+    align,
+    assert_same_nms,
+)
+
+
+class AllNMS(nn.Module):
+    """NMS with all options, in one graph."""
+
+    def forward(self, boxes, scores, groups, valid):
+        results = (batched_nms(boxes, scores, groups, valid, threshold=t, size=size) for t, size in NMS_OPTIONS)
+        return [output for result in results for output in result]
+
+
+class AllAligns(nn.Module):
+    """RoIAlign with all options, in one graph."""
+
+    def forward(self, fine, coarse, boxes, valid):
+        return [align(fine, coarse, boxes, valid, *options) for options in ALIGN_OPTIONS]
+
+
+def onnx_session(module, examples, num_dynamic_dims):
+    """Export a module and return a function that runs it; ``num_dynamic_dims``: leading dynamic sides of each input."""
+    batch, number = Dim("batch", min=1), Dim("number", min=1)
+    shapes = tuple(dict(zip(range(count), (batch, number), strict=False)) for count in num_dynamic_dims)
+    with shape_checks_disabled():
+        program = export(module, examples, dynamic_shapes=shapes, strict=False)
+        options = {"custom_translation_table": TRANSLATIONS, "opset_version": OPSET, "verbose": False}
+        file = torch.onnx.export(program, optimize=False, **options).model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+
+    def run(*tensors):
+        inputs = {name: t.numpy() for name, t in zip(names, tensors, strict=True)}
+        return [torch.from_numpy(a) for a in session.run(None, inputs)]
+
+    return run
+
+
+def test_batched_nms():
+    run = onnx_session(AllNMS(), NMS_CASES[1], (2, 2, 2, 2))
+    for case in NMS_CASES:
+        outputs = run(*case)
+        for options, rows, filled in zip(NMS_OPTIONS, outputs[::2], outputs[1::2], strict=True):
+            assert_same_nms(rows, filled, case, *options)
+
+
+def test_pyramid_roi_align():
+    run = onnx_session(AllAligns(), ALIGN_CASES[0], (1, 1, 2, 2))
+    for case in ALIGN_CASES:
+        for options, pooled in zip(ALIGN_OPTIONS, run(*case), strict=True):
+            torch.testing.assert_close(pooled, align(*case, *options), rtol=1e-5, atol=1e-5)

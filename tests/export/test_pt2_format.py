@@ -1,0 +1,45 @@
+"""Translations of the package's custom operators to torchvision's give the operators' results."""
+
+import numpy as np
+import pytest
+import torch
+
+from libradet.export import pt2_format
+from libradet.export.pt2_format import float32_iou_threshold, float64_iou_threshold
+from libradet.geometry import roi_align
+from tests.helpers.operator_cases import (
+    ALIGN_CASES,
+    ALIGN_OPTIONS,
+    NMS_CASES,
+    NMS_OPTIONS,
+    align,
+    assert_same_nms,
+)
+
+
+@pytest.mark.parametrize(("threshold", "size"), NMS_OPTIONS)
+@pytest.mark.parametrize("case", NMS_CASES)
+def test_batched_nms(case, threshold, size):
+    rows, filled = pt2_format.batched_nms(*case, threshold, size)
+    assert_same_nms(rows, filled, case, threshold, size)
+
+
+@pytest.mark.parametrize("options", ALIGN_OPTIONS)
+def test_pyramid_roi_align(options, monkeypatch):
+    expected = [align(*case, *options) for case in ALIGN_CASES]
+    monkeypatch.setattr(roi_align, "_pyramid_roi_align", pt2_format.pyramid_roi_align)
+    for case, pooled in zip(ALIGN_CASES, expected, strict=True):
+        torch.testing.assert_close(align(*case, *options), pooled, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.6, 0.7, 0.9])
+def test_iou_thresholds_compare_as_torch_does(threshold):
+    """0.6 in float32 is more than 0.6 in float64, 0.7 is less."""
+    nearest = np.float32(threshold)
+    overlaps = np.array([np.nextafter(nearest, np.float32(0)), nearest, np.nextafter(nearest, np.float32(1))])
+    expected = overlaps.astype(np.float64) > threshold
+    assert ((overlaps > np.float32(float32_iou_threshold(threshold))) == expected).all()
+    # A float64 number next to each of them is rounded to it.
+    for side in (-1, 1):
+        nearby = overlaps.astype(np.float64) + side * 0.49 * np.spacing(nearest)
+        assert ((nearby > float64_iou_threshold(threshold)) == expected).all()

@@ -1,0 +1,74 @@
+"""Configurations that make no sense are refused with the field's name."""
+
+from dataclasses import replace
+
+import pytest
+
+from libradet.errors import UserError
+from libradet.models.config import BoxLossConfig, FocalConfig, IoUConfig, MatchConfig
+from libradet.models.config_validation import validate_config
+from libradet.models.zoo import MODELS, faster_rcnn, libra_faster_rcnn
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_entry_of_the_zoo_makes_sense(name):
+    validate_config(MODELS[name]())
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("num_classes", 0),
+        ("class_names", ("only one",)),
+        ("category_ids", (1, 2)),
+        ("image.size", (800, 600)),
+        ("image.size", (0, 600)),
+        ("image.std", (1.0, 0.0, 1.0)),
+        ("image.mean", (float("nan"), 0.0, 0.0)),
+        ("pyramid.channels", 0),
+        ("pyramid.balanced.level", 5),
+        ("pyramid.balanced.level", -1),
+        ("rpn.anchors.scales", (8.0, -1.0)),
+        ("rpn.sampling.batch_size_per_image", 0),
+        ("rpn.train_proposals.nms_thresh", 1.5),
+        ("roi.align.num_levels", 6),
+        ("roi.sampling.positive_fraction", -0.1),
+        ("roi.sampling.num_bins", 0),
+        ("roi.match", MatchConfig(fg_iou_thresh=0.4, bg_iou_thresh=0.5)),
+        ("roi.box_loss", BoxLossConfig(type="balanced_l1", beta=0.0)),
+        ("roi.box_loss", BoxLossConfig(type="smooth_l1", beta=-1.0)),
+        ("roi.box_loss", BoxLossConfig(type="balanced_l1", alpha=0.0)),
+        ("roi.box_loss", BoxLossConfig(type="balanced_l1", alpha=0.01, gamma=1.5)),
+        ("roi.focal", FocalConfig(alpha=2.0)),
+        ("roi.focal", FocalConfig(gamma=0.5)),
+        ("roi.num_fcs", 10**9),
+        ("rpn.num_convs", 101),
+        ("detections.score_thresh", 1.01),
+        ("detections.detections_per_img", 0),
+        ("detections.sigma", 0.0),
+        ("detections.min_score", -0.1),
+        ("roi.iou", IoUConfig(weight=-1.0)),
+        ("roi.iou", IoUConfig(beta=-1.0)),
+    ],
+)
+def test_what_is_out_of_range_is_refused_by_name(path, value):
+    config = libra_faster_rcnn()
+    *parents, field = path.split(".")
+    part = config
+    for parent in parents:
+        part = getattr(part, parent)
+    setattr(part, field, value)
+    with pytest.raises(UserError, match=path):
+        validate_config(config)
+
+
+def test_limits_themselves_are_allowed():
+    config = faster_rcnn()
+    config.detections = replace(
+        config.detections, score_thresh=0.0, nms_thresh=1.0, detections_per_img=1, min_size=-1.0
+    )
+    assert config.roi is not None
+    config.roi.focal = FocalConfig(gamma=0.0)
+    config.roi.box_loss = BoxLossConfig(type="smooth_l1", beta=0.0)
+    config.category_ids = tuple(range(80))
+    validate_config(config)

@@ -1,0 +1,68 @@
+"""Optimized detectors return the detections of the original."""
+
+import pytest
+import torch
+from tiny_detectors import lively, tiny_batch, tiny_config, tiny_detector, tiny_zoo_config
+from torch import nn
+
+import libradet
+from libradet.errors import UserError
+from libradet.models.config import BackboneConfig
+from libradet.models.detector import Detector
+from libradet.models.serialization import save_model
+from libradet.models.zoo import MODELS
+
+
+def assert_same(a, b, boxes=1e-3, scores=1e-4):
+    assert torch.equal(a.valid, b.valid)
+    torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=scores)
+    torch.testing.assert_close(a.boxes, b.boxes, rtol=0, atol=boxes)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "fast_rcnn" not in name.replace("faster", "")])
+def test_detections_match_the_original(name):
+    model = lively(tiny_detector(tiny_zoo_config(name)))
+    batch = tiny_batch()
+    with torch.inference_mode():
+        expected, found = model(batch), libradet.optimize(model)(batch)
+    assert expected.valid.any()
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0", "mobilenetv3_small_050", "test_convnext"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_features_match_the_original(backbone, precision):
+    config = tiny_config()
+    config.backbone = BackboneConfig(backbone)
+    model = lively(Detector(config))
+    optimized = libradet.optimize(model, precision)
+    with torch.inference_mode():
+        for own, theirs in zip(
+            optimized.extract_features(tiny_batch()), model.extract_features(tiny_batch()), strict=True
+        ):
+            difference = (own.float() - theirs).norm() / theirs.norm()
+            assert difference < (1e-4 if precision == "fp32" else 0.05)
+
+
+def test_all_fixed_batch_norms_are_fused():
+    for backbone in ("resnet18", "tf_efficientnet_lite0"):
+        config = tiny_config()
+        config.backbone = BackboneConfig(backbone)
+        optimized = libradet.optimize(Detector(config))
+        assert not [m for m in optimized.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def test_the_original_is_not_modified():
+    model = tiny_detector(tiny_config()).train()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    optimized = libradet.optimize(model, "bf16")
+    assert model.training
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(p.requires_grad for p in optimized.parameters())
+
+
+def test_optimized_models_are_not_saved(tmp_path):
+    with pytest.raises(UserError, match="optimized model cannot be saved"):
+        save_model(libradet.optimize(tiny_detector(tiny_config())), tmp_path / "x.safetensors")
+    assert not (tmp_path / "x.safetensors").exists()

@@ -1,0 +1,55 @@
+"""Tests of metrics.csv."""
+
+import csv
+
+from libradet.evaluation.curves import read_metrics
+from libradet.training.loggers import CSVMetricsLogger
+
+TRAINED = {"train/loss": 1.5, "train/lr": 0.1, "train/loss_class": 1.0, "train/loss_box": 0.5}
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def filled(folder):
+    logger = CSVMetricsLogger(folder, ("AP", "AP50"))
+    for step in range(1, 7):
+        epoch = {"epoch": (step - 1) // 2}
+        logger.log_metrics(TRAINED | epoch, step)
+        logger.log_metrics({"lr-SGD": 0.1}, step)
+        if step % 2 == 0:
+            logger.log_metrics({"val/AP": [0.0, 0.3, 0.2][step // 2 - 1], "val/AR1": 0.9} | epoch, step)
+
+
+def test_rows_of_training_and_of_measurements(tmp_path):
+    filled(tmp_path)
+    found = rows(tmp_path)
+    assert [r["step"] for r in found] == ["1", "2", "2", "3", "4", "4", "5", "6", "6"], "nothing without a column"
+    assert found[0]["loss"] == "1.5"
+    assert found[0]["loss_class"] == "1"
+    assert found[0]["AP"] == ""
+    assert found[2]["AP"] == "0"
+    assert found[2]["loss"] == ""
+    curves = read_metrics(tmp_path / "metrics.csv")
+    assert curves["AP"].values.tolist() == [0.0, 0.3, 0.2]
+
+
+def test_a_run_that_continues_takes_back_what_it_will_do_again(tmp_path):
+    filled(tmp_path)
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("7,3,0.1")  # cut off by a kill
+    logger = CSVMetricsLogger(tmp_path, ("AP", "AP50"), step=4)
+    assert [r["step"] for r in rows(tmp_path)] == ["1", "2", "2", "3", "4", "4"]
+    assert logger.has_validation_row(4)
+    assert not logger.has_validation_row(3)
+    assert not logger.has_validation_row(6)
+    logger.log_metrics(TRAINED | {"epoch": 2}, 5)
+    assert rows(tmp_path)[-1]["loss_box"] == "0.5"
+
+
+def test_a_measurement_of_nothing_is_a_row_too(tmp_path):
+    logger = CSVMetricsLogger(tmp_path, ("AP",))
+    logger.log_metrics({"epoch": 0}, 3)
+    assert logger.has_validation_row(3)
