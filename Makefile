@@ -55,15 +55,15 @@ dist: $(READY)
 check-dist: dist
 	packaging/check_dist.sh dist requirements.txt $(BIN)/uv $(BIN)/python
 
-# Campaigns that attack the system, a quarter of an hour on two cores; what is done already is not repeated.
-CAMPAIGNS := kills files bad_data numbers long
+# Stress tests and fuzzing, a quarter of an hour on two cores; recorded attempts are not repeated.
+STRESS_TESTS := kills files bad_data numbers long
 
 stress: $(READY)
-	@failed=0; for name in $(CAMPAIGNS); do $(BIN)/python -m stress.$$name $(STRESS) || failed=1; done; exit $$failed
+	@failed=0; for name in $(STRESS_TESTS); do $(BIN)/python -m stress.$$name $(STRESS) || failed=1; done; exit $$failed
 
-# The same for a night.
+# The long forms, for a night.
 stress-long: $(READY)
-	@failed=0; for name in $(CAMPAIGNS); do $(BIN)/python -m stress.$$name --long $(STRESS) || failed=1; done; exit $$failed
+	@failed=0; for name in $(STRESS_TESTS); do $(BIN)/python -m stress.$$name --long $(STRESS) || failed=1; done; exit $$failed
 
 # Asks a public database about the pinned packages, so it needs the network.
 audit: $(READY)

@@ -1,1 +1,1 @@
-"""How fast libradet is, beside others with the same weights, on the same images, in the same run."""
+"""Benchmarks of libradet against other libraries, with the same weights and images in the same run."""

@@ -32,8 +32,13 @@ CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.05, 1e-3
 # Mean and standard deviation of the last layers' outputs.
 LAST_LAYERS = {
-    **{"rpn_cls": (-1.0, 2.5), "rpn_reg": (0.0, 0.5), "fc_cls": (0.0, 2.0), "fc_reg": (0.0, 1.5)},
-    **{"retina_cls": (-5.0, 1.3), "retina_reg": (0.0, 0.4), "conv_logits": (0.0, 3.0)},
+    "rpn_cls": (-1.0, 2.5),
+    "rpn_reg": (0.0, 0.5),
+    "fc_cls": (0.0, 2.0),
+    "fc_reg": (0.0, 1.5),
+    "retina_cls": (-5.0, 1.3),
+    "retina_reg": (0.0, 0.4),
+    "conv_logits": (0.0, 3.0),
 }
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 

@@ -28,16 +28,16 @@ def to_markdown(results: Results) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
     commits = ", ".join(f"{name} {commit}" for name, commit in m["commits"].items())
     instructions = ", ".join(m["instructions"]) or "no wide vectors"
-    yield "# CPU benchmark\n"
+    yield "# Speed and memory on a CPU\n"
     yield (
         f"{m['date']}, {m['processor']}, {m['cores']} cores ({instructions}; torch uses {m['torch computes in']}), "
         f"{m['threads']} threads, load {m['load']} at the start.\n{versions}; commits: {commits}.\n"
     )
     yield f"```\n{results.command}\n```\n"
     yield (
-        "All detectors have the same random weights, scaled so that the RPN and the box head return as many boxes as "
-        "they may, and the same images; stem, first stage and norms are frozen; a training step includes SGD's. "
-        "Contenders take turns, each in its own process. Values are medians over rounds, ranges in parentheses.\n"
+        "All contenders have the same random weights, scaled so that the RPN and the RoI heads output their maximum "
+        "number of boxes, and the same images; stem, first stage and norms are frozen; a training step includes SGD's. "
+        "Contenders take turns, each in its own process. Numbers are medians over rounds, with the range in brackets.\n"
     )
     yield "## Targets\n"
     yield _table(("target", "measured", "wanted", "result"), map(target_row, evaluate_targets(results)))

@@ -18,10 +18,13 @@ NAMES = {
 # Standard deviation of a layer's outputs over locations. Objectness stays small: where it is large, its sigmoids, by
 # which torchvision sorts, are all 1.
 OUTPUT_DEVIATIONS = {
-    **{"rpn.head.cls_logits": 0.7, "rpn.head.bbox_pred": 0.1},
-    **{"roi_heads.box_predictor.cls_score": 2.0, "roi_heads.box_predictor.bbox_pred": 0.3},
+    "rpn.head.cls_logits": 0.7,
+    "rpn.head.bbox_pred": 0.1,
+    "roi_heads.box_predictor.cls_score": 2.0,
+    "roi_heads.box_predictor.bbox_pred": 0.3,
     "roi_heads.mask_predictor.mask_fcn_logits": 1.5,
-    **{"head.classification_head.cls_logits": 1.3, "head.regression_head.bbox_reg": 0.1},
+    "head.classification_head.cls_logits": 1.3,
+    "head.regression_head.bbox_reg": 0.1,
 }
 # About one in a hundred pairs of proposal and class passes the threshold of 0.05.
 BACKGROUND_BIAS = 5.0

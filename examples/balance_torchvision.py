@@ -1,10 +1,10 @@
-"""torchvision's Faster R-CNN, plain and balanced, in torchvision's own way of training.
+"""torchvision's Faster R-CNN, plain and balanced, trained with torchvision's reference loop.
 
     python examples/balance_torchvision.py --data DIR --weights tf_efficientnet_lite0.in1k.safetensors
 
-The loop is that of torchvision's reference: SGD with momentum, a linear warm-up in the first epoch, the learning rate
-divided by ten near the end, mirrored images. The one line that makes the difference is ``balance(model)``. Both
-models start from the same weights and see the same images in the same order; both are measured with COCO's numbers.
+The loop is that of torchvision's reference: SGD with momentum, linear warmup in the first epoch, the learning rate
+divided by ten near the end, horizontal flips. The two models differ in one line: ``balance(model)``. Both start from
+the same weights, train on the same images in the same order, and are evaluated with COCO metrics.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import time
 from collections import OrderedDict
 
 import torch
-from libradet.data.image_io import read_image
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LinearLR, MultiStepLR, SequentialLR
 from torch.utils.data import DataLoader
@@ -22,6 +21,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.transforms.v2.functional import horizontal_flip
 
+from libradet.data.image_io import read_image
 from libradet.data.read import read
 from libradet.data.records import Dataset
 from libradet.evaluation.metric import CocoMetric
@@ -31,43 +31,43 @@ from libradet.models.backbone import Backbone
 from libradet.models.config import BackboneConfig
 from libradet.models.load_pretrained import BackboneWeights, pixel_statistics
 
-SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-CHANNELS, WIDTH = 128, 512
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+FPN_CHANNELS, FC_DIM = 128, 512
 
 
-class Pyramid(nn.Module):
-    """A timm backbone and torchvision's FPN, as torchvision's detectors want them."""
+class BackboneWithFPN(nn.Module):
+    """A timm backbone with torchvision's FPN, for torchvision's detectors."""
 
     def __init__(self, name: str, weights: str | None) -> None:
         super().__init__()
-        given = BackboneWeights(weights, read_tensors(weights)[0]) if weights else False
+        pretrained = BackboneWeights(weights, read_tensors(weights)[0]) if weights else False
         config = BackboneConfig(name, freeze_at=2, frozen_norm=True) if weights else BackboneConfig(name)
-        self.body = Backbone(config, given)
-        self.fpn = FeaturePyramidNetwork(self.body.channels, CHANNELS, LastLevelMaxPool())
-        self.out_channels = CHANNELS
+        self.body = Backbone(config, pretrained)
+        self.fpn = FeaturePyramidNetwork(self.body.channels, FPN_CHANNELS, LastLevelMaxPool())
+        self.out_channels = FPN_CHANNELS
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         return self.fpn(OrderedDict((str(i), x) for i, x in enumerate(self.body(images))))
 
 
-class TrainingSet(torch.utils.data.Dataset):
-    """Images and targets as torchvision's reference has them: 0..1, and labels from 1 on."""
+class TorchvisionDataset(torch.utils.data.Dataset):
+    """Images in 0..1 and targets with labels from 1, as in torchvision's reference."""
 
     def __init__(self, dataset: Dataset, training: bool, seed: int = 0) -> None:
         self.dataset, self.training = dataset, training
-        # Its own, so that no sampling of a model has a say in it.
-        self.chance = torch.Generator().manual_seed(seed)
+        # Independent of the global generator, from which models sample.
+        self.rng = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, row: int) -> tuple[Tensor, dict[str, Tensor]]:
-        record = self.dataset.samples[row]
+        record = self.dataset.images[row]
         image = read_image(record.path, record.apply_exif).float() / 255
-        # Crowd regions are not trained on, as in the reference, but measured with.
+        # As in the reference, crowd regions are used in evaluation only.
         kept = ~record.crowd if self.training else slice(None)
         boxes, labels = torch.from_numpy(record.boxes[kept]), torch.from_numpy(record.labels[kept]) + 1
-        if self.training and torch.rand((), generator=self.chance) < 0.5:
+        if self.training and torch.rand((), generator=self.rng) < 0.5:
             image = horizontal_flip(image)
             boxes = torch.stack([record.width - boxes[:, 2], boxes[:, 1], record.width - boxes[:, 0], boxes[:, 3]], 1)
         extra = {"area": torch.from_numpy(record.area[kept]), "iscrowd": torch.from_numpy(record.crowd[kept])}
@@ -75,17 +75,17 @@ class TrainingSet(torch.utils.data.Dataset):
 
 
 def make_model(args: argparse.Namespace, classes: int) -> FasterRCNN:
-    """Small enough for a processor."""
+    """Return a model small enough to train on a CPU."""
     torch.manual_seed(args.seed)
     mean, std = pixel_statistics(args.backbone) or ((127.5,) * 3, (127.5,) * 3)
     return FasterRCNN(
-        Pyramid(args.backbone, args.weights),
+        BackboneWithFPN(args.backbone, args.weights),
         min_size=args.size,
         max_size=args.size * 5 // 3,
         image_mean=[v / 255 for v in mean],
         image_std=[v / 255 for v in std],
-        box_head=TwoMLPHead(CHANNELS * 49, WIDTH),
-        box_predictor=FastRCNNPredictor(WIDTH, classes + 1),
+        box_head=TwoMLPHead(FPN_CHANNELS * 49, FC_DIM),
+        box_predictor=FastRCNNPredictor(FC_DIM, classes + 1),
         box_batch_size_per_image=256,
         rpn_pre_nms_top_n_train=1000,
         rpn_post_nms_top_n_train=1000,
@@ -93,10 +93,10 @@ def make_model(args: argparse.Namespace, classes: int) -> FasterRCNN:
 
 
 def train(model: FasterRCNN, dataset: Dataset, args: argparse.Namespace) -> None:
-    """torchvision's reference, on one device."""
+    """Train with torchvision's reference loop on one device."""
     torch.manual_seed(args.seed)
     order = torch.Generator().manual_seed(args.seed)
-    samples = TrainingSet(dataset, True, args.seed)
+    samples = TorchvisionDataset(dataset, True, args.seed)
     loader = DataLoader(samples, args.batch_size, shuffle=True, generator=order, drop_last=True, collate_fn=list)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.02 * args.batch_size / 16, momentum=0.9, weight_decay=1e-4)
@@ -120,11 +120,11 @@ def train(model: FasterRCNN, dataset: Dataset, args: argparse.Namespace) -> None
 
 
 @torch.inference_mode()
-def measure(model: FasterRCNN, dataset: Dataset, args: argparse.Namespace) -> dict[str, float]:
-    """COCO's numbers."""
+def evaluate(model: FasterRCNN, dataset: Dataset, args: argparse.Namespace) -> dict[str, float]:
+    """Return COCO metrics."""
     metric = CocoMetric(dataset.class_names)
     model.eval()
-    for batch in DataLoader(TrainingSet(dataset, training=False), args.batch_size, collate_fn=list):
+    for batch in DataLoader(TorchvisionDataset(dataset, training=False), args.batch_size, collate_fn=list):
         samples, targets = (list(part) for part in zip(*batch, strict=True))
         parts = ([one | {"labels": one["labels"] - 1} for one in part] for part in (model(samples), targets))
         metric.update(*parts)
@@ -132,30 +132,30 @@ def measure(model: FasterRCNN, dataset: Dataset, args: argparse.Namespace) -> di
 
 
 def main() -> None:
-    """Train both, measure both, print both."""
+    """Train and evaluate both models."""
     parser = argparse.ArgumentParser(description="torchvision's Faster R-CNN, plain and balanced")
-    parser.add_argument("--data", required=True, help="folder of a dataset with train and val, in any layout")
-    parser.add_argument("--weights", help="file with ImageNet weights of the backbone; random if left out")
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="a timm model with features")
+    parser.add_argument("--data", required=True, help="dataset with train and val splits, in any format")
+    parser.add_argument("--weights", help="file with ImageNet weights of the backbone (default: random weights)")
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="timm model that supports features_only")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=224, help="short side of images, pixels")
-    parser.add_argument("--forms", nargs="+", choices=["plain", "balanced"], default=["plain", "balanced"])
+    parser.add_argument("--variants", nargs="+", choices=["plain", "balanced"], default=["plain", "balanced"])
     args = parser.parse_args()
     train_set, _ = read(args.data, "train", masks=False)
     val_set, _ = read(args.data, "val", training=False, masks=False)
     results = {}
-    for form in args.forms:
-        print(form, flush=True)
+    for variant in args.variants:
+        print(variant, flush=True)
         model = make_model(args, len(train_set.class_names))
-        if form == "balanced":
+        if variant == "balanced":
             balance(model)
         train(model, train_set, args)
-        results[form] = measure(model, val_set, args)
-    print(f"{'':10}" + "".join(f"{name:>8}" for name in SHOWN))
-    for form, found in results.items():
-        print(f"{form:10}" + "".join(f"{found.get(name, float('nan')):8.3f}" for name in SHOWN))
+        results[variant] = evaluate(model, val_set, args)
+    print(f"{'':10}" + "".join(f"{name:>8}" for name in METRICS))
+    for variant, metrics in results.items():
+        print(f"{variant:10}" + "".join(f"{metrics.get(name, float('nan')):8.3f}" for name in METRICS))
 
 
 if __name__ == "__main__":

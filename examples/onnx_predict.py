@@ -1,4 +1,4 @@
-"""What an exported detector finds: python onnx_predict.py MODEL.onnx IMAGE ...  Needs onnxruntime, numpy, Pillow."""
+"""Run an exported detector: python onnx_predict.py MODEL.onnx IMAGE ...  Needs onnxruntime, numpy and Pillow only."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 
 for path in sys.argv[2:]:
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    # Any number of images of one size; boxes come in their pixels, best first.
+    # Input: one or more images of equal size. Output: boxes in their pixels, sorted by score.
     outputs = session.run(["boxes", "scores", "labels", "valid"], {"images": np.asarray(image)[None]})
     boxes, scores, labels, valid = (output[0] for output in outputs)
     for box, score, label in zip(boxes[valid], scores[valid], labels[valid], strict=True):

@@ -192,9 +192,9 @@ CASES: dict[str, Case] = {
         while_running=_delete_images, codes=(2,), messages=("is missing",), options=("--devices", "2")
     ),
     "corrupt images": Case(
-        while_running=_corrupt_images, codes=(2,), messages=("cannot be decoded", "not in an image format")
+        while_running=_corrupt_images, codes=(2,), messages=("cannot be decoded", "not in a supported image format")
     ),
-    "replaced images": Case(while_running=_replace_images, codes=(2,), messages=("was exchanged",)),
+    "replaced images": Case(while_running=_replace_images, codes=(2,), messages=("was replaced",)),
     "killed worker": Case(
         while_running=_kill_loader, codes=(2,), messages=("loads images",), options=("--num_workers", "2")
     ),

@@ -83,9 +83,9 @@ def _read(path: Path, whole: bool) -> str | None:
     if quick.problem is not None:
         return f"its header {quick.problem}, but it is decoded"
     if tuple(pixels.shape) != (3, *full.upright_size[::-1]) or pixels.dtype != torch.uint8:
-        return f"has {tuple(pixels.shape)} pixels and is said to have {full.upright_size}"
+        return f"has the shape {tuple(pixels.shape)} for an upright size of {full.upright_size}"
     try:
-        reduced = read_image(path, needed=(8, 8))
+        reduced = read_image(path, target_size=(8, 8))
     except UserError as error:
         return f"is decoded at full size, but not at reduced size: {error}"
     return None if reduced.shape[0] == 3 else f"has the shape {tuple(reduced.shape)} at reduced size"
@@ -100,11 +100,11 @@ def _compare(path: Path, content: bytes, orientation: int, kind: str) -> str | N
             expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         except Exception:  # Pillow itself fails on damaged EXIF
             return None
-    found = read_image(path).permute(1, 2, 0).numpy()
-    if found.shape != expected.shape:
-        return f"orientation {orientation}: {found.shape} instead of {expected.shape}"
+    pixels = read_image(path).permute(1, 2, 0).numpy()
+    if pixels.shape != expected.shape:
+        return f"orientation {orientation}: {pixels.shape} instead of {expected.shape}"
     # Two decoders of JPEG may round differently.
-    off = int(np.abs(found.astype(int) - expected).max())
+    off = int(np.abs(pixels.astype(int) - expected).max())
     return f"{kind}, orientation {orientation}: pixels are off by {off}" if off > (2 if kind == "JPEG" else 0) else None
 
 
@@ -113,13 +113,11 @@ def malicious_files(canary: Path) -> list[bytes]:
     huge = 0x7FFFFFFF
     postscript = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n({canary}) (w) file closefile\nshowpage\n"
     return [
-        *[
-            _png(huge, huge),
-            _png(100_000, 100_000),
-            _png(20_000, 20_000),
-            _png(0, 5),
-            _png(30_000, 30_000, b"\0" * 10_000),
-        ],
+        _png(huge, huge),
+        _png(100_000, 100_000),
+        _png(20_000, 20_000),
+        _png(0, 5),
+        _png(30_000, 30_000, b"\0" * 10_000),
         b"P6\n100000 100000\n255\n" + b"x" * 100,
         b"P6\n" + b"9" * 5000 + b" 5\n255\n",
         b"BM" + struct.pack("<IHHIIiiHHIIiiII", 100, 0, 0, 54, 40, 100_000, 100_000, 1, 24, 0, 0, 0, 0, 0, 0),

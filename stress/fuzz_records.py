@@ -22,7 +22,8 @@ from libradet.data.read import check, read
 from libradet.data.records import Dataset
 from libradet.data.validation.report import Report
 from libradet.errors import UserError
-from stress.mutation import Rng, damage_bytes, pick, mutate_tree
+from stress.common import TINY_CONFIG
+from stress.mutation import Rng, damage_bytes, mutate_tree, pick
 
 SIZES = [(64, 48), (48, 64), (50, 50), (64, 48)]
 NAMES = ["p0.png", "with space.png", "ü ö 漢字.png", "new\nline.png"]
@@ -136,30 +137,23 @@ def _yaml(rng: Rng, config: Any) -> bytes:
         return text if how < 0.6 else damage_bytes(rng, text)
     bomb = "a0: &a0 [x,x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1},*a{i - 1}]\n" for i in range(1, 40))
     hostile = [
-        *[
-            b"[" * 5000,
-            b"{a: " * 3000,
-            f"{bomb}train: *a39\nnames: [a, b]\n".encode(),
-            f"{bomb}names: *a39\ntrain: images\n".encode(),
-        ],
-        *[
-            b"train: 2020-13-45\nnames: [a]",
-            b"train: !!int ''\nnames: [a]",
-            b"train: !!bool x\nnames: [a]",
-            b"? [a]\n: b\n",
-        ],
-        *[
-            b"!!python/object/apply:os.system ['touch canary']",
-            b"train: images\nnc: 1000000000\n",
-            b"train: !!timestamp x",
-        ],
-        *[
-            b"train: &t [*t]\nnames: [a]\n",
-            b"train: images/train\nnames: {\xc2\xb2: a}\n",
-            b"train: 0b\nnames: [a]",
-            b"train: \x00",
-        ],
-        *[b"train: images/train\nnames: {9" + b"9" * 5000 + b": a}\n", b"train: " + b"x" * 5000 + b"\nnames: [a]\n"],
+        b"[" * 5000,
+        b"{a: " * 3000,
+        f"{bomb}train: *a39\nnames: [a, b]\n".encode(),
+        f"{bomb}names: *a39\ntrain: images\n".encode(),
+        b"train: 2020-13-45\nnames: [a]",
+        b"train: !!int ''\nnames: [a]",
+        b"train: !!bool x\nnames: [a]",
+        b"? [a]\n: b\n",
+        b"!!python/object/apply:os.system ['touch canary']",
+        b"train: images\nnc: 1000000000\n",
+        b"train: !!timestamp x",
+        b"train: &t [*t]\nnames: [a]\n",
+        b"train: images/train\nnames: {\xc2\xb2: a}\n",
+        b"train: 0b\nnames: [a]",
+        b"train: \x00",
+        b"train: images/train\nnames: {9" + b"9" * 5000 + b": a}\n",
+        b"train: " + b"x" * 5000 + b"\nnames: [a]\n",
     ]
     return pick(rng, hostile)
 
@@ -177,12 +171,12 @@ def voc(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
     """Generate and read a Pascal VOC dataset, with some invalid XML files."""
     names = _link_images(rng, base, folder / "JPEGImages")
     (folder / "Annotations").mkdir()
-    sound, objects = True, 0
+    valid, objects = True, 0
     for i, name in enumerate(names):
         count = int(rng.integers(4))
         text = _xml(rng, name, SIZES[i], count).encode("utf-8", "surrogateescape")
         if rng.random() < 0.3:
-            text, sound = pick(rng, [damage_bytes(rng, text), *_XML]), False
+            text, valid = pick(rng, [damage_bytes(rng, text), *_XML]), False
         objects += count
         stem = "file" if "\x00" in name else Path(name).stem
         (folder / "Annotations" / f"{stem}.xml").write_bytes(text)
@@ -191,8 +185,8 @@ def voc(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
         lists.mkdir(parents=True)
         listed = "\n".join(Path(name).stem for name in names).encode("utf-8", "surrogateescape")
         (lists / "train.txt").write_bytes(damage_bytes(rng, listed))
-        sound = False
-    return _check_and_use(folder, (lambda: (4, objects)) if sound else None)
+        valid = False
+    return _check_and_use(folder, (lambda: (4, objects)) if valid else None)
 
 
 _LAUGHS = '<!DOCTYPE l [<!ENTITY a0 "haha">' + "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 12))
@@ -238,18 +232,20 @@ def _check_and_use(folder: Path, count: Any) -> str | None:
         dataset, report = read(folder, split, strict=False, training=False, skip_broken=True)
         if report.errors:
             raise UserError("\n".join(report.errors))
-        if count is not None and (fault := _lost(report, *count())):
+        if count is not None and (fault := _find_dropped(report, *count())):
             return fault
         _use(dataset)
     return None
 
 
-def _lost(report: Any, images: int, boxes: int) -> str | None:
-    left = {part: sum(s["count"] for s in report.skipped if s["reason"].startswith(part)) for part in ("box", "image")}
-    if report.images + left["image"] != images:
-        return f"{images} images in the file, {report.images} read, {left['image']} left out: some were dropped"
-    if report.boxes + left["box"] != boxes:
-        return f"{boxes} boxes in the file, {report.boxes} read, {left['box']} left out: some were dropped"
+def _find_dropped(report: Any, images: int, boxes: int) -> str | None:
+    skipped = {
+        part: sum(s["count"] for s in report.skipped if s["reason"].startswith(part)) for part in ("box", "image")
+    }
+    if report.images + skipped["image"] != images:
+        return f"{images} images in the file, {report.images} read, {skipped['image']} skipped: some were dropped"
+    if report.boxes + skipped["box"] != boxes:
+        return f"{boxes} boxes in the file, {report.boxes} read, {skipped['box']} skipped: some were dropped"
     return None
 
 
@@ -282,8 +278,8 @@ def _show(report: Report) -> None:
 
 def config(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
     """Generate and read settings of a new run or of one to resume."""
-    sound = yaml.safe_load((Path(__file__).parents[1] / "tests" / "training" / "tiny.yaml").read_text())
-    content = mutate_tree(rng, copy.deepcopy(sound | {"data": "x"}), int(rng.integers(0, 4)))
+    valid = yaml.safe_load(TINY_CONFIG.read_text())
+    content = mutate_tree(rng, copy.deepcopy(valid | {"data": "x"}), int(rng.integers(0, 4)))
     name = folder / "config.yaml"
     name.write_bytes(_yaml(rng, content))
     try:

@@ -21,7 +21,8 @@ from libradet.models.build import create_model
 from libradet.models.serialization import FORMAT, save_model
 from libradet.models.zoo import make_config
 from stress import malicious_pickles
-from stress.mutation import Rng, damage_bytes, pick, mutate_tree
+from stress.common import TINY_CONFIG
+from stress.mutation import Rng, damage_bytes, mutate_tree, pick
 
 MODEL = "model.safetensors"
 
@@ -29,8 +30,7 @@ MODEL = "model.safetensors"
 def prepare(base: Path) -> None:
     """Write a valid model."""
     torch.manual_seed(0)
-    tiny = Path(__file__).parents[1] / "tests" / "training" / "tiny.yaml"
-    request = parse_train(["--config", str(tiny), "--model", "faster_rcnn", "--data", "x"])
+    request = parse_train(["--config", str(TINY_CONFIG), "--model", "faster_rcnn", "--data", "x"])
     request.detector.num_classes = 2
     model = create_model("faster_rcnn", config=request.detector, class_names=("cat", "dog"))
     save_model(model, base / MODEL)
@@ -62,7 +62,7 @@ def safetensors(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
 
 
 def checkpoint(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
-    """Generate and read PyTorch files of both formats with the toolboxes' names: wrong shapes, damage, malicious objects."""
+    """Generate and read PyTorch files with the toolboxes' names: wrong shapes, damage, malicious objects."""
     path, file = folder / "m.pth", io.BytesIO()
     how = rng.random()
     content: dict[str, Any] = {"state_dict": _state(rng), "meta": _meta(rng)}
@@ -107,7 +107,7 @@ def _state(rng: Rng) -> OrderedDict[str, torch.Tensor]:
     name = pick(rng, ["faster_rcnn", "retinanet", "mask_rcnn", "cascade_rcnn", "rpn"])
     try:
         pairs = family.layout(None, make_config(name, num_classes=3)).key_map
-    except Exception:  # what a toolbox does not have
+    except Exception:  # the toolbox has no such model
         pairs = [("backbone.conv1", ""), ("rpn_head.rpn_conv", "")]
     state: OrderedDict[str, torch.Tensor] = OrderedDict()
     for theirs, _ in pairs:

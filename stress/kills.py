@@ -203,9 +203,9 @@ class Attempt:
         size = float(self.rng.uniform(1, (self._largest_file_kib() or 2000) * 1.1))
         self.detail = ""
         outcome = self._start(Interruption("limit", 0, 0, size, 0))
-        good = outcome.codes[0] in (0, 2) and "Traceback" not in outcome.output and None not in outcome.codes
-        output = outcome.codes[0] == 0 or "cannot be written" in outcome.output
-        return None if good and output else f"files of at most {size:.1f} KiB: {outcome.codes} {_tail(outcome)}"
+        ended = outcome.codes[0] in (0, 2) and "Traceback" not in outcome.output and None not in outcome.codes
+        reported = outcome.codes[0] == 0 or "cannot be written" in outcome.output
+        return None if ended and reported else f"files of at most {size:.1f} KiB: {outcome.codes} {_tail(outcome)}"
 
     def _largest_file_kib(self) -> float:
         folder = self.folder / "reference" / f"{self.model}-{self.variant}"

@@ -131,50 +131,58 @@ def _install(plan: Interruption) -> None:
 
     from libradet.training.module import DetectorModule
 
-    count = 0
-
-    def interrupting(function: Callable, action: Callable[..., None]) -> Callable:
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == plan.count:
-                action(*args)
-            return function(*args, **kwargs)
-
-        return wrapped
-
     def send_signal(*_: Any) -> None:
         os.kill(os.getpid(), plan.signum)
 
-    def save_partially(content: Any, path: Any) -> None:
-        save(content, path)
-        with open(path, "r+b") as file:
-            file.truncate(int(plan.share * os.path.getsize(path)))
-        send_signal()
-
-    save: Any = torch.save
     if plan.moment == "start":
         send_signal()
     elif plan.moment == "step":
-        DetectorModule.training_step = interrupting(DetectorModule.training_step, send_signal)
+        DetectorModule.training_step = _interrupting(DetectorModule.training_step, plan.count, send_signal)
     elif plan.moment == "validation":
-        DetectorModule.validation_step = interrupting(DetectorModule.validation_step, send_signal)
+        DetectorModule.validation_step = _interrupting(DetectorModule.validation_step, plan.count, send_signal)
     elif plan.moment == "write":
-        torch.save = interrupting(torch.save, save_partially)
+        save: Any = torch.save
+
+        def save_partially(content: Any, path: Any) -> None:
+            save(content, path)
+            with open(path, "r+b") as file:
+                file.truncate(int(plan.share * os.path.getsize(path)))
+            send_signal()
+
+        torch.save = _interrupting(save, plan.count, save_partially)
     elif plan.moment == "swap":
-        replace = os.replace
-        between = interrupting(lambda: None, send_signal)
-
-        def swap(source: Any, target: Any) -> None:
-            replace(source, target)
-            if Path(target).name in ("last.ckpt", "previous.ckpt"):
-                between()
-
-        os.replace = swap
+        _interrupt_swap(plan.count, send_signal)
     elif plan.moment == "limit":
         size = int(1024 * plan.share)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def _interrupting(function: Callable, count: int, action: Callable[..., None]) -> Callable:
+    """Return the function with the action before its ``count``-th call."""
+    calls = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            action(*args)
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def _interrupt_swap(count: int, action: Callable[..., None]) -> None:
+    """Patch os.replace: the action runs after the ``count``-th renaming of a checkpoint."""
+    replace: Any = os.replace
+    after_rename = _interrupting(lambda: None, count, action)
+
+    def swap(source: Any, target: Any) -> None:
+        replace(source, target)
+        if Path(target).name in ("last.ckpt", "previous.ckpt"):
+            after_rename()
+
+    os.replace = swap
 
 
 def _environment(rank: int, processes: int, port: int) -> dict[str, str]:

@@ -10,41 +10,81 @@ import numpy as np
 Rng = np.random.Generator
 
 HOSTILE: list[Any] = [
-    *[None, True, False, 0, 1, -1, 2, 1e-9, -0.0, 0.5, 1e30, -1e30, 1e300, 2**31, 2**63, 2**64, -(2**63), 10**400],
-    *[
-        float("nan"),
-        float("inf"),
-        float("-inf"),
-        "",
-        " ",
-        "0",
-        "1",
-        "-1",
-        "1e5",
-        "nan",
-        "٣",
-        "²",
-        "x" * 300,
-        "x" * 5000,
-    ],
-    *["../../etc/passwd", "/dev/zero", "/etc/passwd", "a/" * 200 + "b.png", "\x00", "a\nb", "\ud800", "ü", "ü", "🙂"],
-    *["hf-hub:a/b", "local-dir:/tmp", "[red]", "[/]", "%s", "{x}", "$(touch canary)", "<b>", "9" * 5000],
-    *[
-        [],
-        {},
-        [[]],
-        [None],
-        [0],
-        [1, 2, 3],
-        [1, 2, 3, 4],
-        ["a"] * 4,
-        {"a": 1},
-        [[1, 2, 3, 4, 5, 6]],
-        [[0, 0, 1e9, 0, 0, 1e9]],
-    ],
-    *[[1e400, 0, 1, 1], [0, 0, 10**400, 1], {"size": [48, 64], "counts": "abc"}, {"size": 5, "counts": []}],
-    *[{"size": [48, 64], "counts": [0, 48 * 64]}, {"size": [48, 64], "counts": "\x00~~~"}, {"counts": 3}, [[{}]]],
-    *[10**9, 10**6, 65536, [10**9] * 4, 4301 * [0]],
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    1e-9,
+    -0.0,
+    0.5,
+    1e30,
+    -1e30,
+    1e300,
+    2**31,
+    2**63,
+    2**64,
+    -(2**63),
+    10**400,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    "",
+    " ",
+    "0",
+    "1",
+    "-1",
+    "1e5",
+    "nan",
+    "٣",
+    "²",
+    "x" * 300,
+    "x" * 5000,
+    "../../etc/passwd",
+    "/dev/zero",
+    "/etc/passwd",
+    "a/" * 200 + "b.png",
+    "\x00",
+    "a\nb",
+    "\ud800",
+    "ü",
+    "ü",
+    "🙂",
+    "hf-hub:a/b",
+    "local-dir:/tmp",
+    "[red]",
+    "[/]",
+    "%s",
+    "{x}",
+    "$(touch canary)",
+    "<b>",
+    "9" * 5000,
+    [],
+    {},
+    [[]],
+    [None],
+    [0],
+    [1, 2, 3],
+    [1, 2, 3, 4],
+    ["a"] * 4,
+    {"a": 1},
+    [[1, 2, 3, 4, 5, 6]],
+    [[0, 0, 1e9, 0, 0, 1e9]],
+    [1e400, 0, 1, 1],
+    [0, 0, 10**400, 1],
+    {"size": [48, 64], "counts": "abc"},
+    {"size": 5, "counts": []},
+    {"size": [48, 64], "counts": [0, 48 * 64]},
+    {"size": [48, 64], "counts": "\x00~~~"},
+    {"counts": 3},
+    [[{}]],
+    10**9,
+    10**6,
+    65536,
+    [10**9] * 4,
+    4301 * [0],
 ]
 
 
@@ -79,13 +119,22 @@ def mutate_tree(rng: Rng, content: Any, times: int, values: list[Any] | None = N
 
 def _number(rng: Rng, value: float) -> float:
     changes: list[Callable[[float], float]] = [
-        *[lambda v: -v, lambda v: v * 1000, lambda v: v / 1000, lambda v: v + 1, lambda v: math.nan],
+        lambda v: -v,
+        lambda v: v * 1000,
+        lambda v: v / 1000,
+        lambda v: v + 1,
+        lambda v: math.nan,
     ]
     return pick(rng, changes)(float(value) if abs(value) < 1e300 else 1.0)
 
 
 def _places(content: Any) -> Any:
-    keys = list(content) if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
+    """Yield all containers with their keys or indices, recursively."""
+    keys: Any = ()
+    if isinstance(content, dict):
+        keys = list(content)
+    elif isinstance(content, list):
+        keys = range(len(content))
     for key in keys:
         yield content, key
         yield from _places(content[key])

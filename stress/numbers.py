@@ -1,7 +1,7 @@
-"""Numbers at their limits: losses and gradients stay finite, overflow says what it is, and company changes nothing.
+"""Stress test of numerics: finite losses, reported overflow, and results independent of batch, workers and processes.
 
 - losses of every kind over extreme boxes, deltas and logits, and of whole detectors, in float32 and bf16;
-- learning rates that overflow: stopped, said, and what was saved before is finite;
+- learning rates that overflow: training stops with a message, and saved weights are finite;
 - detections of an image alone and in a batch, on its own canvas;
 - batches with 0, 1 and 2 loading processes, bit for bit, and training in 1, 2 and 4 processes, within 1e-5.
 """
@@ -22,7 +22,6 @@ from libradet.data.batch import Batch
 from libradet.data.collate import collate, unlabeled_sample
 from libradet.data.loader import make_loader
 from libradet.data.read import read
-from libradet.data.synthesis.synthetic import synthesize
 from libradet.models import losses
 from libradet.models.config import BoxLossConfig, DetectorConfig, FocalConfig
 from libradet.models.detector import Detector
@@ -32,22 +31,24 @@ from libradet.training.resume import read_checkpoint
 from stress.common import TINY_CONFIG, AttemptLog
 from stress.launcher import launch
 from stress.mutation import Rng, pick
+from stress.tiny_settings import make_tiny_dataset
 
-SHARES = {"terms": 0.6, "detector": 0.25, "company": 0.1, "loaders": 0.05}
+SHARES = {"terms": 0.6, "detector": 0.25, "batch_invariance": 0.1, "loaders": 0.05}
 EXTREMES = (0.0, 1e-30, 1e-8, 1e-3, 0.5, 1.0, 30.0, 88.0, 1e3, 1e5, 1e10, 1e18)
 
 
 def main() -> int:
-    """The campaign; the first few of every thousand attempts are whole runs."""
+    """Run the stress test; the first four of every thousand attempts are whole training runs."""
     torch.set_num_threads(1)
     attempts = AttemptLog("numbers", __doc__, short=400, long=20_000)
-    data = attempts.folder / "data"
-    if not (data / "val.json").exists():
-        shutil.rmtree(data, ignore_errors=True)
-        synthesize(data, train=12, val=4, size=(144, 96), classes=2)
+    data = make_tiny_dataset(attempts.folder / "data")
     do: dict[str, Callable[[Rng, Path], str | None]] = {
-        **{"terms": terms, "detector": detector, "company": company, "loaders": loaders},
-        **{"overflow": overflow, "processes": processes},
+        "terms": terms,
+        "detector": detector,
+        "batch_invariance": batch_invariance,
+        "loaders": loaders,
+        "overflow": overflow,
+        "processes": processes,
     }
     for number in attempts.pending():
         rng = attempts.rng(number)
@@ -59,7 +60,7 @@ def main() -> int:
 
 
 def terms(rng: Rng, data: Path) -> str | None:
-    """Every loss, and its gradient, of numbers from tiny to huge."""
+    """Check that a loss and its gradient are finite for values from tiny to huge."""
     rows = int(rng.integers(1, 6))
     dtype = pick(rng, [torch.float32, torch.bfloat16])
     positive = torch.from_numpy(rng.random((1, rows)) < 0.7)
@@ -88,21 +89,21 @@ def _extreme(rng: Rng, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _boxes(rng: Rng, rows: int) -> torch.Tensor:
-    """Boxes of images up to 20,000 pixels, from a hundredth of a pixel on, some without area, as padding has."""
+    """Return boxes of images up to 20,000 pixels, from a hundredth of a pixel, some without area as in padding."""
     low = rng.choice([0.0, 0.5, 10.0, 19_999.0], (1, rows, 2))
     side = rng.choice([0.0, 0.01, 1.0, 33.3, 20_000.0], (1, rows, 2))
     return torch.from_numpy(np.concatenate([low, low + side], 2).astype(np.float32))
 
 
-def _finite(what: str, loss: torch.Tensor, leaf: torch.Tensor) -> str | None:
+def _finite(context: str, loss: torch.Tensor, leaf: torch.Tensor) -> str | None:
     if not loss.isfinite():
-        # 1e18 squared, or times a weight, is beyond what a float holds: that is overflow, and stopped as such.
-        return None if float(leaf.detach().abs().max()) >= 1e18 else f"{what}: loss {float(loss)} of {leaf.tolist()}"
+        # 1e18 squared, or times a weight, exceeds the range of float32: training stops with a message.
+        return None if float(leaf.detach().abs().max()) >= 1e18 else f"{context}: loss {float(loss)} of {leaf.tolist()}"
     loss.backward()
     gradient = leaf.grad
     if gradient is None or gradient.isfinite().all():
         return None
-    return f"{what}: loss {float(loss.detach()):g}, gradient {gradient.tolist()} of {leaf.tolist()}"
+    return f"{context}: loss {float(loss.detach()):g}, gradient {gradient.tolist()} of {leaf.tolist()}"
 
 
 def _tiny(name: str, rng: Rng) -> Detector:
@@ -122,24 +123,24 @@ def _tiny(name: str, rng: Rng) -> Detector:
 
 
 def detector(rng: Rng, data: Path) -> str | None:
-    """Losses and gradients of a whole detector whose heads shout, on boxes of every size."""
+    """Check losses and gradients of a whole detector with scaled-up heads, on boxes of all sizes."""
     name = pick(rng, list(MODELS))
     model = _tiny(name, rng).train()
-    loud = float(pick(rng, [1.0, 1e2, 1e4]))
+    scale = float(pick(rng, [1.0, 1e2, 1e4]))
     with torch.no_grad():
         for part, parameter in model.named_parameters():
             if part.startswith(("rpn.", "roi.", "retinanet.", "mask.")):
-                parameter.mul_(loud ** (1 / 3))
+                parameter.mul_(scale ** (1 / 3))
     batch = _batch(rng, int(pick(rng, [0, 1, 5, 200])), model)
     bf16 = bool(rng.integers(2))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         losses = model(batch)
-    what = f"{name} in {'bf16' if bf16 else 'float32'}, heads {loud:g} times as loud"
+    context = f"{name} in {'bf16' if bf16 else 'float32'}, head weights scaled by {scale:g}"
     if wrong := [f"{key} {float(value)}" for key, value in losses.items() if not value.isfinite()]:
-        return f"{what}: {', '.join(wrong)}"
+        return f"{context}: {', '.join(wrong)}"
     torch.stack(list(losses.values())).sum().backward()
-    lost = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-    return f"{what}: gradients of {lost[:3]}" if lost else None
+    not_finite = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    return f"{context}: gradients of {not_finite[:3]}" if not_finite else None
 
 
 def _batch(rng: Rng, objects: int, model: Detector) -> Batch:
@@ -157,8 +158,8 @@ def _batch(rng: Rng, objects: int, model: Detector) -> Batch:
     )
 
 
-def company(rng: Rng, data: Path) -> str | None:
-    """An image alone, and among others on the same canvas."""
+def batch_invariance(rng: Rng, data: Path) -> str | None:
+    """Check that detections of an image do not depend on the others of its batch."""
     name = pick(rng, [n for n in MODELS if "fast_rcnn" not in n[-9:] or "faster" in n])
     model = _tiny(name, rng).eval()
     side = model.size_divisible
@@ -168,13 +169,13 @@ def company(rng: Rng, data: Path) -> str | None:
     with torch.inference_mode():
         together, alone = model(collate(samples, side)), [model(collate([s], side)) for s in samples]
     for i, one in enumerate(alone):
-        if lost := _unlike(one, 0, together, i):
-            return f"{name}: of an image of {sizes[i]}, {lost} change with its company"
+        if difference := _detection_difference(one, 0, together, i):
+            return f"{name}: for an image of {sizes[i]}, {difference} depend on the batch"
     return None
 
 
-def _unlike(one: Detections, row: int, other: Detections, place: int) -> str | None:
-    """What of an image's detections has no equal in ``other``: equal scores may come in another order."""
+def _detection_difference(one: Detections, row: int, other: Detections, place: int) -> str | None:
+    """Return which part of an image's detections has no equal in ``other``; the order of equal scores may differ."""
     worst = float((one.scores[row] - other.scores[place]).abs().max())
     if worst > 1e-4:
         return f"scores by {worst}"
@@ -187,7 +188,7 @@ def _unlike(one: Detections, row: int, other: Detections, place: int) -> str | N
 
 
 def loaders(rng: Rng, data: Path) -> str | None:
-    """Batches of 0, 1 and 2 loading processes."""
+    """Check that batches do not depend on the number of workers."""
     dataset, _ = read(data, "train")
     seed, epoch = int(rng.integers(1000)), int(rng.integers(5))
     options = {"size": (64, 96), "batch_size": 2, "training": True, "seed": seed, "epoch": epoch, "masks": True}
@@ -196,13 +197,13 @@ def loaders(rng: Rng, data: Path) -> str | None:
         for one, other in zip(first, batches, strict=True):
             pairs = zip(one, other, strict=True)
             if not all((a is None and b is None) or torch.equal(a, b) for a, b in pairs):
-                return f"{workers} loading processes give other batches (seed {seed}, epoch {epoch})"
+                return f"{workers} workers yield different batches (seed {seed}, epoch {epoch})"
     return None
 
 
 def overflow(rng: Rng, data: Path) -> str | None:
-    """A learning rate that is far too high."""
-    home = data.parent / "now"
+    """Train with a learning rate that is far too high."""
+    home = data.parent / "current"
     shutil.rmtree(home, ignore_errors=True)
     lr, clip = float(pick(rng, [1e2, 1e6, 1e12, 1e30, 3e38])), pick(rng, ["null", "35"])
     precision = pick(rng, ["fp32", "bf16"])
@@ -230,22 +231,22 @@ def overflow(rng: Rng, data: Path) -> str | None:
         "1",
     ]
     outcome = launch(args, home)
-    what = f"lr {lr:g}, clip {clip}, precision {precision}: {outcome.codes}"
+    context = f"lr {lr:g}, clip {clip}, precision {precision}: {outcome.codes}"
     if outcome.codes not in ([0], [2]) or "Traceback" in outcome.output:
-        return f"{what} {outcome.output[-400:]}"
+        return f"{context} {outcome.output[-400:]}"
     if outcome.codes == [2] and "not finite" not in outcome.output:
-        return f"{what} and does not say why: {outcome.output[-400:]}"
+        return f"{context}, without a reason in the output: {outcome.output[-400:]}"
     last = home / "run" / "last.ckpt"
     if not last.exists():
         return None
     state = read_checkpoint(last)["state_dict"]
-    lost = [name for name, t in state.items() if not t.isfinite().all()]
-    return f"{what} and last.ckpt holds what is not finite: {lost[:3]}" if lost else None
+    not_finite = [name for name, t in state.items() if not t.isfinite().all()]
+    return f"{context}; weights in last.ckpt are not finite: {not_finite[:3]}" if not_finite else None
 
 
 def processes(rng: Rng, data: Path) -> str | None:
-    """Four and two processes, and one with the joint batch; samplers take everything: nothing is left to chance."""
-    home = data.parent / "now"
+    """Train with one, two and four processes; samplers take all candidates, so that no random numbers are involved."""
+    home = data.parent / "current"
     shutil.rmtree(home, ignore_errors=True)
     seed, model = int(rng.integers(1000)), "faster_rcnn"
     args = [
@@ -275,14 +276,14 @@ def processes(rng: Rng, data: Path) -> str | None:
         states.append(read_checkpoint(home / f"run{count}" / "last.ckpt")["state_dict"])
     alone, *shared = states
     for count, state in zip((2, 4), shared, strict=True):
-        off = {name: _apart(t.float(), state[name].float()) for name, t in alone.items()}
+        off = {name: _max_difference(t.float(), state[name].float()) for name, t in alone.items()}
         if (worst := max(off.values())) > 1e-5:
-            return f"{model}, seed {seed}: {count} processes are off by {worst} in {max(off, key=lambda n: off[n])}"
+            return f"{model}, seed {seed}: {count} processes differ by {worst} in {max(off, key=lambda n: off[n])}"
     return None
 
 
-def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Largest difference; of what is larger than 1, in shares of the largest, as rounding goes with size."""
+def _max_difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the largest difference, relative to the largest value if that is above 1."""
     return float((one - other).abs().max() / one.abs().max().clamp(min=1))
 
 

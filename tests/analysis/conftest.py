@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from tiny_detectors import tiny_detector, tiny_zoo_config
 
 from libradet.analysis.analyze import analyze
 from libradet.analysis.collect import AnalysisOptions
 from libradet.data.read import read
 from libradet.data.synthesis.synthetic import synthesize
+from tests.helpers.tiny_detectors import tiny_detector, tiny_zoo_config
 
 
 @pytest.fixture(scope="session")

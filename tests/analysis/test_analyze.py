@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -149,3 +151,10 @@ def test_command_line(data, make_detector, tmp_path, monkeypatch, capfd):
     assert numbers["diagnosis"]["summary"] in output
     assert "report.html" in output
     assert (numbers["metadata"]["seed"], numbers["metadata"]["images"]) == (3, 2)
+
+
+def test_the_docs_list_all_keys_of_the_report(numbers):
+    page = (Path(__file__).parents[2] / "docs" / "imbalance.md").read_text()
+    rows = page.partition("## report.json")[2].splitlines()
+    documented = [key for row in rows if row.startswith("| `") for key in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(documented) == sorted(numbers)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_detectors import take_all_samples, tiny_batch, tiny_config, tiny_detector, tiny_zoo_config
 
 from libradet.analysis.candidates import candidates_of, capture_activations, stages_of
 from libradet.geometry.matching import NEGATIVE
 from libradet.models.config import BoxLossConfig
+from tests.helpers.tiny_detectors import take_all_samples, tiny_batch, tiny_config, tiny_detector, tiny_zoo_config
 
 BATCH = tiny_batch(crowd=(False, False), num_images=2)
 
@@ -17,10 +17,10 @@ def candidates_and_losses(model, batch):
     model.eval()
     with torch.no_grad(), capture_activations(model) as activations:
         model(batch)
-        found = {stage.key: candidates_of(stage, model, activations, batch) for stage in stages_of(model.config)}
+        candidates = {stage.key: candidates_of(stage, model, activations, batch) for stage in stages_of(model.config)}
         model.training = True
         losses = model(batch)
-    return found, losses
+    return candidates, losses
 
 
 def sums(candidates, beta):
@@ -34,10 +34,10 @@ def sums(candidates, beta):
 def test_two_stages():
     config = take_all_samples(tiny_config("faster_rcnn"))
     config.roi.sampling.positive_fraction = 1.0
-    found, losses = candidates_and_losses(tiny_detector(config), BATCH)
+    candidates, losses = candidates_and_losses(tiny_detector(config), BATCH)
     for key, prefix in (("rpn", "rpn_"), ("roi", "")):
         beta = getattr(config, key).box_loss.beta
-        classes, boxes, learned, positives = sums(found[key], beta)
+        classes, boxes, learned, positives = sums(candidates[key], beta)
         assert positives > 4
         assert losses[f"{prefix}class"].item() == pytest.approx(classes.item() / learned.item(), rel=1e-4)
         assert losses[f"{prefix}box"].item() == pytest.approx(boxes.item() / learned.item(), rel=1e-4)
@@ -45,8 +45,8 @@ def test_two_stages():
 
 def test_one_stage():
     config = tiny_zoo_config("retinanet")
-    found, losses = candidates_and_losses(tiny_detector(config), BATCH)
-    classes, boxes, _, positives = sums(found["retinanet"], config.retinanet.box_loss.beta)
+    candidates, losses = candidates_and_losses(tiny_detector(config), BATCH)
+    classes, boxes, _, positives = sums(candidates["retinanet"], config.retinanet.box_loss.beta)
     assert losses["class"].item() == pytest.approx(classes.item() / positives.item(), rel=1e-4)
     assert losses["box"].item() == pytest.approx(boxes.item() / positives.item(), rel=1e-4)
 
@@ -54,8 +54,8 @@ def test_one_stage():
 def test_of_a_cascade_the_first_stage_is_analyzed():
     config = tiny_zoo_config("cascade_rcnn")
     config.roi.sampling.batch_size_per_image, config.roi.sampling.positive_fraction = 256, 1.0
-    found, losses = candidates_and_losses(tiny_detector(config), BATCH)
-    classes, boxes, learned, _ = sums(found["roi"], 1.0)
+    candidates, losses = candidates_and_losses(tiny_detector(config), BATCH)
+    classes, boxes, learned, _ = sums(candidates["roi"], 1.0)
     assert losses["class_1"].item() == pytest.approx(classes.item() / learned.item(), rel=1e-4)
     assert losses["box_1"].item() == pytest.approx(boxes.item() / learned.item(), rel=1e-4)
 
@@ -64,18 +64,18 @@ def test_given_proposals():
     config = tiny_zoo_config("fast_rcnn")
     config.roi.sampling.batch_size_per_image, config.roi.sampling.positive_fraction = 64, 1.0
     batch = tiny_batch(proposals=20)
-    found, losses = candidates_and_losses(tiny_detector(config), batch)
-    assert list(found) == ["roi"]
-    classes, _, learned, _ = sums(found["roi"], 1.0)
+    candidates, losses = candidates_and_losses(tiny_detector(config), batch)
+    assert list(candidates) == ["roi"]
+    classes, _, learned, _ = sums(candidates["roi"], 1.0)
     assert losses["class"].item() == pytest.approx(classes.item() / learned.item(), rel=1e-4)
 
 
 def test_levels_of_anchors():
     model = tiny_detector(tiny_zoo_config("rpn"))
-    found, _ = candidates_and_losses(model, BATCH)
-    counts = torch.bincount(found["rpn"].levels[0]).tolist()
+    candidates, _ = candidates_and_losses(model, BATCH)
+    counts = torch.bincount(candidates["rpn"].levels[0]).tolist()
     assert counts == [3 * (64 // s) * (-(-96 // s)) for s in (4, 8, 16, 32)] + counts[4:]
-    assert sum(counts) == found["rpn"].boxes.shape[1]
+    assert sum(counts) == candidates["rpn"].boxes.shape[1]
     assert len(counts) == 5
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from tiny_detectors import tiny_batch
 
-from libradet.analysis.collect import RemapLabels, evenly_spaced, select_images_with_objects, subset
+from libradet.analysis.collect import RemapLabels, select_images_with_objects, subset
+from libradet.utils.spacing import evenly_spaced
 from tests.helpers.evaluation_data import make_dataset
 from tests.helpers.fake_detectors import GroundTruthDetector
+from tests.helpers.tiny_detectors import tiny_batch
 
 
 @pytest.mark.parametrize(

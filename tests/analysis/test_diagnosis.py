@@ -20,12 +20,12 @@ def share(value, low=None, high=None):
     return {"value": value, "low": value if low is None else low, "high": value if high is None else high}
 
 
-def samples(hard=0.6, drawn=0.3, even=0.7, low=0.25, own="random", stage="roi", choice=1.0, spread=(0.3, 0.15)):
+def samples(hard=0.6, random=0.3, even=0.7, low=0.25, own="random", stage="roi", choice=1.0, spread=(0.3, 0.15)):
     rows = {
         "hard": hard,
-        "random": drawn,
+        "random": random,
         "iou_balanced_paper_3": even,
-        "own": drawn if own in ("all", "random") else even,
+        "own": random if own in ("all", "random") else even,
     }
     rows |= {"all": 0.1, "loss_weighted": 0.5}
     by_sampler = {
@@ -39,7 +39,7 @@ def samples(hard=0.6, drawn=0.3, even=0.7, low=0.25, own="random", stage="roi", 
         "own_negatives": own,
         "own_positives": "random",
         "negatives": {name: {"above_threshold": share(value)} for name, value in rows.items()},
-        "gap": share(hard - drawn, low),
+        "gap": share(hard - random, low),
         "positives": {"images_with_choice": choice, "by_sampler": by_sampler},
     }
 
@@ -70,7 +70,7 @@ def test_an_interval_that_includes_zero_is_inconclusive():
 
 
 def test_hard_negatives_away_from_objects_are_no_imbalance():
-    finding = diagnose_negatives(samples(hard=0.3, drawn=0.6, low=-0.4))
+    finding = diagnose_negatives(samples(hard=0.3, random=0.6, low=-0.4))
     assert finding.severity == "none"
     assert "reverse" in finding.text
     assert not finding.options
@@ -104,14 +104,14 @@ def test_positives():
 
 
 def test_objects_without_a_positive_anchor():
-    def found(without, what="anchors"):
+    def finding(without, what="anchors"):
         numbers = {"without": without, "mean": 2.0, "small": 0.5, "medium": None, "large": 3.5}
         positives = {"objects": 9, "by_sampler": {"available": numbers}}
         return diagnose_coverage({"stage": "rpn", "candidates": what, "positives": positives})
 
-    assert [found(share).severity for share in (0.7, 0.1, 0.01)] == ["strong", "moderate", "none"]
-    assert "small 0.5, large 3.5" in found(0.7).text
-    assert found(0.7, "proposals") is None
+    assert [finding(share).severity for share in (0.7, 0.1, 0.01)] == ["strong", "moderate", "none"]
+    assert "small 0.5, large 3.5" in finding(0.7).text
+    assert finding(0.7, "proposals") is None
 
 
 GRADIENTS = [3.0, 1.0, 0.0, 0.0, 0.0]

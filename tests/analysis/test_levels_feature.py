@@ -36,9 +36,9 @@ def test_orthogonal_levels_share_nothing():
     # Columns of a centered orthogonal basis, split between two levels.
     start = torch.cat([torch.ones(64, 1), torch.randn(64, 4)], 1).double()
     basis = torch.linalg.qr(start).Q[:, 1:]
-    found = measured(rows_to_level(basis[:, :2]), rows_to_level(basis[:, 2:]))
-    assert_close(torch.tensor(found["cka"]), torch.eye(2), atol=1e-5, rtol=0)
-    assert found["mean_cka"] == pytest.approx(0, abs=1e-5)
+    result = measured(rows_to_level(basis[:, :2]), rows_to_level(basis[:, 2:]))
+    assert_close(torch.tensor(result["cka"]), torch.eye(2), atol=1e-5, rtol=0)
+    assert result["mean_cka"] == pytest.approx(0, abs=1e-5)
 
 
 @given(shared=st.floats(0.1, 0.9))
@@ -47,8 +47,8 @@ def test_similarity_of_a_mixture(shared):
     start = torch.cat([torch.ones(64, 1), torch.randn(64, 2)], 1).double()
     a, b = torch.linalg.qr(start).Q[:, 1:].T
     y = shared**0.5 * a + (1 - shared) ** 0.5 * b
-    found = measured(rows_to_level(a[:, None]), rows_to_level(y[:, None]))
-    assert found["cka"][0][1] == pytest.approx(shared, abs=1e-4)
+    result = measured(rows_to_level(a[:, None]), rows_to_level(y[:, None]))
+    assert result["cka"][0][1] == pytest.approx(shared, abs=1e-4)
 
 
 def test_batches_add_up_to_one_large_one():
@@ -62,41 +62,41 @@ def test_batches_add_up_to_one_large_one():
 
 def test_against_the_definition_with_gram_matrices():
     fine, coarse = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 8, 8)
-    found = measured(fine, coarse, strides=(2, 4), target=1)["cka"][0][1]
+    result = measured(fine, coarse, strides=(2, 4), target=1)["cka"][0][1]
     center = torch.eye(64) - 1 / 64
     x, y = (f.flatten(2)[0].T for f in (F.max_pool2d(fine, 2), coarse))
     k, m = center @ x @ x.T @ center, center @ y @ y.T @ center
-    assert found == pytest.approx(float((k * m).sum() / (k.norm() * m.norm())), abs=1e-5)
+    assert result == pytest.approx(float((k * m).sum() / (k.norm() * m.norm())), abs=1e-5)
 
 
 def test_many_cells_are_thinned_out_evenly():
     x = torch.randn(1, 2, 64, 64)
-    found = measured(x, 2 * x, sizes=torch.tensor([[256, 256]]))
-    assert found["cka"][0][1] == pytest.approx(1)
-    assert found["integration"] == pytest.approx([1 / 3, 2 / 3])
+    result = measured(x, 2 * x, sizes=torch.tensor([[256, 256]]))
+    assert result["cka"][0][1] == pytest.approx(1)
+    assert result["integration"] == pytest.approx([1 / 3, 2 / 3])
 
 
 def test_padding_does_not_count():
     x, y = torch.randn(1, 2, 8, 8), torch.randn(1, 2, 8, 8)
     inside = measured(x[..., :6], y[..., :6], sizes=torch.tensor([[32, 24]]))
     padded = [torch.cat([t[..., :6], torch.full((1, 2, 8, 2), 1e3)], 3) for t in (x, y)]
-    found = measured(*padded, sizes=torch.tensor([[32, 24]]))
+    result = measured(*padded, sizes=torch.tensor([[32, 24]]))
     for key in ("cka", "rms", "integration"):
-        assert_close(torch.tensor(found[key]), torch.tensor(inside[key]))
+        assert_close(torch.tensor(result[key]), torch.tensor(inside[key]))
 
 
 def test_shares_of_the_average_and_root_mean_squares():
     x = torch.randn(1, 2, 8, 8)
-    found = measured(x, 3 * x)
-    assert found["integration"] == pytest.approx([0.25, 0.75])
+    result = measured(x, 3 * x)
+    assert result["integration"] == pytest.approx([0.25, 0.75])
     rms = float(x.square().mean().sqrt())
-    assert found["rms"] == pytest.approx([rms, 3 * rms])
+    assert result["rms"] == pytest.approx([rms, 3 * rms])
 
 
 def test_a_level_that_never_changes_shares_nothing():
-    found = measured(torch.ones(1, 2, 8, 8), torch.randn(1, 2, 8, 8))
-    assert found["cka"][0][1] == 0
-    assert found["cka"][0][0] == 1
+    result = measured(torch.ones(1, 2, 8, 8), torch.randn(1, 2, 8, 8))
+    assert result["cka"][0][1] == 0
+    assert result["cka"][0][0] == 1
 
 
 def test_plain_integration_makes_levels_more_alike():

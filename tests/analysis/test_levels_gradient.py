@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 from libradet.analysis.levels.gradient import GradientStatistics, measure_gradients, task_pairs
+from tests.helpers.tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 
 def test_norms_ratio_and_cosine():
@@ -13,13 +13,13 @@ def test_norms_ratio_and_cosine():
     losses = {"class": 3 * fine[0] + 4 * coarse[0] + 1, "box": 5 * fine[0] + 2}
     statistics = GradientStatistics()
     statistics.update(losses, {"pyramid": level}, level)
-    found = statistics.compute(seed=0)
-    assert found["losses"] == {"class": 1, "box": 2}
-    assert found["norms"]["pyramid"] == pytest.approx({"class": 5, "box": 5})
-    (pair,) = found["pairs"]
+    result = statistics.compute(seed=0)
+    assert result["losses"] == {"class": 1, "box": 2}
+    assert result["norms"]["pyramid"] == pytest.approx({"class": 5, "box": 5})
+    (pair,) = result["pairs"]
     assert pair["ratio"]["value"] == pytest.approx(1)
     assert pair["cosine"] == pytest.approx(3 / 5)
-    assert found["levels"]["before"] == pytest.approx([8, 4])
+    assert result["levels"]["before"] == pytest.approx([8, 4])
 
 
 def test_means_are_over_images():
@@ -27,9 +27,9 @@ def test_means_are_over_images():
     for factor in (1.0, 3.0):
         level = [torch.zeros(1, 1, 1, 1, requires_grad=True)]
         statistics.update({"class": factor * level[0].sum(), "box": level[0].sum()}, {"pyramid": level}, level)
-    found = statistics.compute(seed=0)
-    assert found["norms"]["pyramid"] == {"class": 2, "box": 1}
-    assert found["pairs"][0]["ratio"]["value"] == 2
+    result = statistics.compute(seed=0)
+    assert result["norms"]["pyramid"] == {"class": 2, "box": 1}
+    assert result["pairs"][0]["ratio"]["value"] == 2
 
 
 def test_levels_before_an_average_receive_the_gradient_of_all_levels_after_it():
@@ -51,9 +51,9 @@ def test_the_model_is_left_unchanged(name):
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert [part.training for part in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
-    found = statistics.compute(seed=0)
-    assert {pair["class"] for pair in found["pairs"]} == {a for a, _ in task_pairs(list(found["losses"]))}
-    assert len(found["levels"]["after"]) == 5
+    result = statistics.compute(seed=0)
+    assert {pair["class"] for pair in result["pairs"]} == {a for a, _ in task_pairs(list(result["losses"]))}
+    assert len(result["levels"]["after"]) == 5
 
 
 def test_losses_are_paired_by_stage():

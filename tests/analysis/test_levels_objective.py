@@ -48,8 +48,8 @@ def test_inliers_have_a_loss_below_one():
 
 
 def test_shares_of_the_gradient():
-    found = gradient_shares(LOSSES, ERRORS, np.zeros(4, np.int64), 1, seed=0)
-    smooth, l1 = found["smooth_l1"], found["l1"]
+    result = gradient_shares(LOSSES, ERRORS, np.zeros(4, np.int64), 1, seed=0)
+    smooth, l1 = result["smooth_l1"], result["l1"]
     # Gradients of the samples: 0.1, 1.0, 1.2 and 2.
     assert smooth["share"]["value"] == pytest.approx(2.3 / 4.3)
     assert smooth["ratio"] == pytest.approx((2.3 / 3) / 2)
@@ -58,58 +58,58 @@ def test_shares_of_the_gradient():
     assert l1["share"]["value"] == pytest.approx(5 / 7)
     assert l1["ratio"] == pytest.approx((5 / 3) / 2)
     own = balanced_slope(ERRORS.numpy(), 0.5, 1.5).sum(1)
-    assert found["balanced_l1_0.5_1.5"]["share"]["value"] == pytest.approx(own[:3].sum() / own.sum(), rel=1e-5)
-    assert found["balanced_l1_0.5_1.5"]["ratio"] == pytest.approx(own[:3].mean() / own[3], rel=1e-5)
+    assert result["balanced_l1_0.5_1.5"]["share"]["value"] == pytest.approx(own[:3].sum() / own.sum(), rel=1e-5)
+    assert result["balanced_l1_0.5_1.5"]["ratio"] == pytest.approx(own[:3].mean() / own[3], rel=1e-5)
 
 
 def test_without_outliers_there_is_no_ratio():
-    found = gradient_shares(LOSSES, ERRORS[:3], np.zeros(3, np.int64), 1, seed=0)
-    assert found["smooth_l1"]["ratio"] is None
-    assert found["smooth_l1"]["share"]["value"] == 1
+    result = gradient_shares(LOSSES, ERRORS[:3], np.zeros(3, np.int64), 1, seed=0)
+    assert result["smooth_l1"]["ratio"] is None
+    assert result["smooth_l1"]["share"]["value"] == 1
 
 
 def test_distribution_of_errors_and_of_their_gradient():
-    found = distribution(ERRORS)
-    assert found["deltas"] == 16
+    result = distribution(ERRORS)
+    assert result["deltas"] == 16
     # |error|: nine zeros and 0.1, 0.2, 0.5, 0.5, 1, 2, 3.
-    assert found["shares"][0] == pytest.approx(9 / 16)
-    assert sum(found["shares"]) == pytest.approx(1)
-    assert found["shares"][-1] == pytest.approx(1 / 16), "the last bin holds all that is larger"
+    assert result["shares"][0] == pytest.approx(9 / 16)
+    assert sum(result["shares"]) == pytest.approx(1)
+    assert result["shares"][-1] == pytest.approx(1 / 16), "the last bin holds all that is larger"
     at_half = np.searchsorted(BINS, 0.5 + 1e-9) - 1
-    assert found["shares"][at_half] == pytest.approx(2 / 16)
-    assert found["gradient"]["smooth_l1"][at_half] == pytest.approx(1 / 4.3)
-    assert sum(found["gradient"]["balanced_l1_0.5_1.5"]) == pytest.approx(1)
+    assert result["shares"][at_half] == pytest.approx(2 / 16)
+    assert result["gradient"]["smooth_l1"][at_half] == pytest.approx(1 / 4.3)
+    assert sum(result["gradient"]["balanced_l1_0.5_1.5"]) == pytest.approx(1)
 
 
 def test_curves_are_the_papers_figure():
-    found = loss_curves()
-    at = found["error"].index(1.0)
-    assert found["gradient"]["smooth_l1"][at] == 1
-    assert found["gradient"]["balanced_l1_0.5_1.5"][at] == 1.5
-    assert found["loss"]["l1"][at] == 1
-    assert found["loss"]["smooth_l1"][at] == 0.5
+    result = loss_curves()
+    at = result["error"].index(1.0)
+    assert result["gradient"]["smooth_l1"][at] == 1
+    assert result["gradient"]["balanced_l1_0.5_1.5"][at] == 1.5
+    assert result["loss"]["l1"][at] == 1
+    assert result["loss"]["smooth_l1"][at] == 0.5
     b = math.exp(3) - 1
-    assert found["loss"]["balanced_l1_0.5_1.5"][-1] == pytest.approx(1.5 * 2 + 1.5 / b - 0.5)
+    assert result["loss"]["balanced_l1_0.5_1.5"][-1] == pytest.approx(1.5 * 2 + 1.5 / b - 0.5)
 
 
 def test_errors_are_counted_in_units_of_beta_image_by_image():
     statistics = RegressionErrors(0.5, BoxLossConfig(beta=0.5))
     errors = torch.stack([ERRORS * 0.5, torch.full((4, 4), 99.0)])
     statistics.update(errors, torch.tensor([[True] * 4, [False] * 4]))
-    found = statistics.compute(seed=0)
-    assert found["positives"] == 4
-    assert found["inliers"]["value"] == 0.75
-    assert found["losses"]["smooth_l1"]["share"]["value"] == pytest.approx(2.3 / 4.3)
-    assert found["losses"]["own"] == found["losses"]["smooth_l1"]
+    result = statistics.compute(seed=0)
+    assert result["positives"] == 4
+    assert result["inliers"]["value"] == 0.75
+    assert result["losses"]["smooth_l1"]["share"]["value"] == pytest.approx(2.3 / 4.3)
+    assert result["losses"]["own"] == result["losses"]["smooth_l1"]
 
 
 def test_no_positives_at_all():
     statistics = RegressionErrors(1.0, BoxLossConfig())
     statistics.update(torch.zeros(1, 3, 4), torch.zeros(1, 3, dtype=torch.bool))
-    found = statistics.compute(seed=0)
-    assert found["positives"] == 0
-    assert found["inliers"]["value"] is None
-    assert found["losses"]["own"]["share"]["value"] is None
+    result = statistics.compute(seed=0)
+    assert result["positives"] == 0
+    assert result["inliers"]["value"] is None
+    assert result["losses"]["own"]["share"]["value"] is None
 
 
 def test_the_models_own_loss():

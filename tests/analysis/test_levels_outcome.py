@@ -38,11 +38,11 @@ def row(box, category=3, score=0.9, image=1):
 
 
 def errors(data, rows):
-    found = compute_error_types(data, np.array(rows, dtype=np.float64).reshape(-1, 7))
+    result = compute_error_types(data, np.array(rows, dtype=np.float64).reshape(-1, 7))
     return (
-        found["AP50"],
-        {name: kind["count"] for name, kind in found["types"].items() if kind["count"]},
-        found["types"],
+        result["AP50"],
+        {name: kind["count"] for name, kind in result["types"].items() if kind["count"]},
+        result["types"],
     )
 
 

@@ -17,17 +17,17 @@ from libradet.geometry.matching import IGNORED, NEGATIVE, Matches
 from libradet.models.config import BoxLossConfig, SamplingConfig
 
 
-def candidates(gt, iou, loss):
+def make_candidates(gt, iou, loss):
     gt, iou, loss = torch.tensor(gt), torch.tensor(iou), torch.tensor(loss)
     boxes = torch.zeros(*gt.shape, 4)
     return Candidates(boxes, Matches(gt, iou), loss, boxes, torch.zeros_like(gt))
 
 
-def statistics_of(found, objects, size=4, fraction=0.5, key="roi", **sampling):
+def statistics_of(candidates, objects, size=4, fraction=0.5, key="roi", **sampling):
     stage = Stage(key, "proposals", SamplingConfig(size, fraction, **sampling), 0.5, BoxLossConfig())
     statistics = SampleStatistics(stage, seed=0)
     objects = torch.tensor(objects)
-    statistics.update(found, objects, torch.full(objects.shape, 100.0, dtype=torch.float64), seed=0)
+    statistics.update(candidates, objects, torch.full(objects.shape, 100.0, dtype=torch.float64), seed=0)
     return statistics.compute()
 
 
@@ -47,7 +47,7 @@ def test_shares_of_all_hard_and_hardest_negatives():
     # 20 negatives, half of which overlap; the one of largest loss (5 % of 20) does, the second does not.
     iou = [[0.0] * 10 + [0.2] * 10]
     loss = [[0.9] + [0.1] * 9 + [1.0] + [0.2] * 9]
-    rows = statistics_of(candidates([[NEGATIVE] * 20], iou, loss), [[True]])["negatives"]
+    rows = statistics_of(make_candidates([[NEGATIVE] * 20], iou, loss), [[True]])["negatives"]
     assert rows["all"]["count"] == 20
     assert rows["all"]["above_threshold"]["value"] == 0.5
     assert rows["hard"]["count"] == 1
@@ -61,36 +61,36 @@ def test_shares_of_all_hard_and_hardest_negatives():
 
 
 def test_hard_negatives_are_no_more_than_are_sampled():
-    found = candidates([[NEGATIVE] * 200], [[0.0] * 200], [np.linspace(0, 1, 200).tolist()])
-    assert statistics_of(found, [[True]], size=4)["negatives"]["hard"]["count"] == 4
+    candidates = make_candidates([[NEGATIVE] * 200], [[0.0] * 200], [np.linspace(0, 1, 200).tolist()])
+    assert statistics_of(candidates, [[True]], size=4)["negatives"]["hard"]["count"] == 4
 
 
 def test_equal_shares_of_bins_and_the_gap():
     # One negative of each third of [0, 0.5) is chosen, though nearly all have IoU 0; the hard one overlaps.
     iou = [[0.0] * 98 + [0.2, 0.4]]
     loss = [[0.0] * 99 + [1.0]]
-    found = statistics_of(candidates([[NEGATIVE] * 100], iou, loss), [[True]], size=3, fraction=0.0)
-    assert found["negatives"]["iou_balanced_paper_3"]["above_threshold"]["value"] == pytest.approx(2 / 3)
-    assert found["negatives"]["iou_balanced_paper_2"]["count"] == 3
-    hard, drawn = (
-        found["negatives"]["hard"]["above_threshold"]["value"],
-        found["negatives"]["random"]["above_threshold"]["value"],
+    result = statistics_of(make_candidates([[NEGATIVE] * 100], iou, loss), [[True]], size=3, fraction=0.0)
+    assert result["negatives"]["iou_balanced_paper_3"]["above_threshold"]["value"] == pytest.approx(2 / 3)
+    assert result["negatives"]["iou_balanced_paper_2"]["count"] == 3
+    hard, random = (
+        result["negatives"]["hard"]["above_threshold"]["value"],
+        result["negatives"]["random"]["above_threshold"]["value"],
     )
-    assert found["gap"]["value"] == pytest.approx(hard - drawn)
+    assert result["gap"]["value"] == pytest.approx(hard - random)
 
 
 def test_frequencies_of_random_sampling_over_many_images():
     iou = [[0.0] * 70 + [0.3] * 30] * 400
-    found = statistics_of(candidates([[NEGATIVE] * 100] * 400, iou, [[0.0] * 100] * 400), [[True]] * 400, 10, 0.0)
-    above = found["negatives"]["random"]["above_threshold"]
+    result = statistics_of(make_candidates([[NEGATIVE] * 100] * 400, iou, [[0.0] * 100] * 400), [[True]] * 400, 10, 0.0)
+    above = result["negatives"]["random"]["above_threshold"]
     assert above["value"] == pytest.approx(0.3, abs=0.02)
     assert above["low"] < 0.3 < above["high"]
     assert above["high"] - above["low"] < 0.05
 
 
 def test_ignored_candidates_do_not_count():
-    found = candidates([[IGNORED, NEGATIVE, 0]], [[0.45, 0.1, 0.9]], [[9.0, 1.0, 1.0]])
-    result = statistics_of(found, [[True]])
+    candidates = make_candidates([[IGNORED, NEGATIVE, 0]], [[0.45, 0.1, 0.9]], [[9.0, 1.0, 1.0]])
+    result = statistics_of(candidates, [[True]])
     assert result["negatives"]["all"]["count"] == 1
     assert result["positives"]["by_sampler"]["available"]["total"] == 1
 
@@ -98,8 +98,8 @@ def test_ignored_candidates_do_not_count():
 def test_positives_of_each_object():
     # Object 0 has eight candidates, object 1 two, object 2 none; object 3 is padding.
     gt = [[0] * 8 + [1] * 2]
-    found = candidates(gt, [[0.8] * 10], [[0.0] * 10])
-    result = statistics_of(found, [[True, True, True, False]], size=8)["positives"]
+    candidates = make_candidates(gt, [[0.8] * 10], [[0.0] * 10])
+    result = statistics_of(candidates, [[True, True, True, False]], size=8)["positives"]
     assert result["objects"] == 3
     assert result["images_with_choice"] == 1
     available, even = result["by_sampler"]["available"], result["by_sampler"]["instance_balanced"]
@@ -112,15 +112,15 @@ def test_positives_of_each_object():
 
 
 def test_where_all_positives_fit_samplers_agree():
-    found = candidates([[0, 0, 1]], [[0.8] * 3], [[0.0] * 3])
-    result = statistics_of(found, [[True, True]], size=16)["positives"]
+    candidates = make_candidates([[0, 0, 1]], [[0.8] * 3], [[0.0] * 3])
+    result = statistics_of(candidates, [[True, True]], size=16)["positives"]
     assert result["images_with_choice"] == 0
     assert len({str(row) for row in result["by_sampler"].values()}) == 1
 
 
 def test_dense_heads_sample_no_positives():
-    found = candidates([[0, NEGATIVE]], [[0.8, 0.1]], [[0.1, 0.1]])
-    result = statistics_of(found, [[True]], key="retinanet")
+    candidates = make_candidates([[0, NEGATIVE]], [[0.8, 0.1]], [[0.1, 0.1]])
+    result = statistics_of(candidates, [[True]], key="retinanet")
     assert list(result["positives"]["by_sampler"]) == ["available"]
     assert not result["uses_sampling"]
 
@@ -145,6 +145,6 @@ def test_positives_by_size_of_the_object():
 
 
 def test_no_objects_at_all():
-    result = statistics_of(candidates([[NEGATIVE]], [[0.0]], [[0.1]]), [[False]])["positives"]
+    result = statistics_of(make_candidates([[NEGATIVE]], [[0.0]], [[0.1]]), [[False]])["positives"]
     assert result["objects"] == 0
     assert result["by_sampler"]["random"]["total"] == 0

@@ -73,7 +73,7 @@ def test_loss_is_symmetric_monotonic_and_convex(p, errors):
 
 def test_alpha_promotes_inliers_and_gamma_bounds_outliers():
     inlier, outlier = torch.tensor([0.3]), torch.tensor([5.0])
-    # A smaller α gives inliers more gradient and leaves outliers theirs (paper, figure 5).
+    # A smaller α increases the gradient of inliers and does not change that of outliers (paper, figure 5).
     gradients = [value_and_gradient(torch.cat([inlier, outlier]), alpha, 1.5)[1] for alpha in (0.2, 0.5, 1.0)]
     assert gradients[0][0] > gradients[1][0] > gradients[2][0] > 0.3
     assert all(g[1] == 1.5 for g in gradients)

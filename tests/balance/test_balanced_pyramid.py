@@ -10,14 +10,14 @@ from libradet.balance.pyramid import NonLocal2d, rescale
 
 
 def make_pyramid(levels=5, channels=3, height=4, width=6, seed=0):
-    """Levels on a padded canvas: each side twice that of the next."""
+    """Levels of a padded image: each side twice that of the next."""
     g = torch.Generator().manual_seed(seed)
     sides = [2**i for i in range(levels - 1, -1, -1)]
     return [torch.randn(2, channels, height * s, width * s, generator=g) for s in sides]
 
 
 def rescale_by_hand(x, height, width):
-    """Copy each cell up, or take the largest of each block."""
+    """Reference of rescale: repeat each cell, or the maximum of each block."""
     h, w = x.shape[-2:]
     if h < height:
         return x[..., np.arange(height) * h // height, :][..., np.arange(width) * w // width]

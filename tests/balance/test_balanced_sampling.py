@@ -20,26 +20,26 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def times_taken(priority, count, size=None):
-    """How often each candidate was taken, over rows that are independent draws."""
+def selection_counts(priority, count, size=None):
+    """Count how often each candidate is selected, over rows that are independent draws."""
     size = count if size is None else size
     index, filled = select(priority, count, size)
     return torch.zeros(priority.shape[1]).scatter_add_(0, index.flatten(), filled.flatten().float()).numpy()
 
 
-def assert_frequency(taken, p, total_variance=0.0):
-    """``taken`` out of DRAWS, all members of one group alike with probability ``p``, by a chi-square test.
+def assert_frequency(selected, p, total_variance=0.0):
+    """Check counts ``selected`` out of DRAWS of a group, all members of probability ``p``, by a chi-square test.
 
-    ``total_variance`` is that of the number taken from the group in one draw: 0 for a fixed quota. Within
+    ``total_variance`` is that of the number selected from the group in one draw: 0 for a fixed quota. Within
     a group, members are exchangeable, which gives their covariance, by which chi-square is corrected.
     """
-    m = len(taken)
+    m = len(selected)
     spread = np.sqrt(DRAWS * total_variance)
-    assert abs(taken.sum() - DRAWS * m * p) <= norm.isf(1e-5) * spread + 1e-6 * DRAWS
+    assert abs(selected.sum() - DRAWS * m * p) <= norm.isf(1e-5) * spread + 1e-6 * DRAWS
     if m > 1 and 0 < p < 1:
         variance = p * (1 - p)
         covariance = (total_variance - m * variance) / (m * (m - 1))
-        statistic = ((taken - taken.mean()) ** 2).sum() / (DRAWS * (variance - covariance))
+        statistic = ((selected - selected.mean()) ** 2).sum() / (DRAWS * (variance - covariance))
         assert 1e-5 < chi2.sf(statistic, m - 1) < 1 - 1e-5
 
 
@@ -71,11 +71,11 @@ def test_select_returns_the_best_candidates_once(candidates, count, size, seed):
     assert index.shape == filled.shape == (len(candidates), size)
     assert ((index >= 0) & (index < 9)).all()
     for b in range(len(candidates)):
-        taken = index[b][filled[b]].tolist()
+        selected = index[b][filled[b]].tolist()
         want = min(count, size, int(candidates[b].sum()))
-        assert len(taken) == len(set(taken)) == want
-        assert taken == priority[b].argsort(descending=True)[:want].tolist()
-        assert candidates[b][taken].all()
+        assert len(selected) == len(set(selected)) == want
+        assert selected == priority[b].argsort(descending=True)[:want].tolist()
+        assert candidates[b][selected].all()
 
 
 def test_select_with_a_count_per_image():
@@ -85,14 +85,14 @@ def test_select_with_a_count_per_image():
     assert filled.long().diff(dim=1).le(0).all()
 
 
-# random and hardest
+# random and OHEM
 
 
 def test_random_selects_each_candidate_equally_often():
     candidates = torch.rand(50, generator=generator(5)) < 0.7
-    taken = times_taken(random_priority(many(candidates), generator(1)), 12)
-    assert (taken[~candidates.numpy()] == 0).all()
-    assert_frequency(taken[candidates.numpy()], 12 / int(candidates.sum()))
+    selected = selection_counts(random_priority(many(candidates), generator(1)), 12)
+    assert (selected[~candidates.numpy()] == 0).all()
+    assert_frequency(selected[candidates.numpy()], 12 / int(candidates.sum()))
 
 
 def test_ohem_selects_the_largest_losses():
@@ -114,11 +114,11 @@ def test_frequency_matches_the_papers_equation(num_bins, count):
     priority = iou_balanced_priority(
         torch.ones(DRAWS, len(iou), dtype=torch.bool), many(iou), count, num_bins, generator=generator(2)
     )
-    taken = times_taken(priority, count)
+    selected = selection_counts(priority, count)
     part = count / num_bins - count // num_bins
-    assert taken.sum() == DRAWS * count
+    assert selected.sum() == DRAWS * count
     for k, size in enumerate(sizes):
-        assert_frequency(taken[which == k], count / num_bins / size, part * (1 - part))
+        assert_frequency(selected[which == k], count / num_bins / size, part * (1 - part))
 
 
 @pytest.mark.parametrize("num_bins", [2, 3, 5])
@@ -141,20 +141,20 @@ def test_each_bin_fills_its_quota_in_every_draw(num_bins, count):
 
 
 def test_slots_of_a_short_bin_are_filled_at_random_from_the_rest():
-    """The short bin gives all; what is missing is spread evenly over the rest of the other bins."""
+    """All of the short bin are selected; the missing ones are spread evenly over the rest of the other bins."""
     sizes = [200, 40, 4]
     iou, which = bins_of(sizes, 3)
     priority = iou_balanced_priority(
         torch.ones(DRAWS, len(iou), dtype=torch.bool), many(iou), 30, 3, generator=generator(3)
     )
-    taken = times_taken(priority, 30)
-    assert (taken[which == 2] == DRAWS).all()
+    selected = selection_counts(priority, 30)
+    assert (selected[which == 2] == DRAWS).all()
     rest = {0: 200 - 10, 1: 40 - 10}
     missing, left = 6, sum(rest.values())
     for k, remaining in rest.items():
         share = missing * remaining / left
         variance = share * (1 - remaining / left) * (left - missing) / (left - 1)
-        assert_frequency(taken[which == k], (10 + share) / sizes[k], variance)
+        assert_frequency(selected[which == k], (10 + share) / sizes[k], variance)
 
 
 @settings(deadline=None, max_examples=80)
@@ -171,9 +171,9 @@ def test_iou_balanced_selects_as_many_as_possible(rows, count, num_bins, bins, s
     priority = iou_balanced_priority(candidates, iou, count, num_bins, 0.5, bins, generator(seed))
     index, filled = select(priority, count, 20)
     for b in range(len(rows)):
-        taken = index[b][filled[b]].tolist()
-        assert len(taken) == len(set(taken)) == min(count, int(candidates[b].sum()))
-        assert candidates[b][taken].all()
+        selected = index[b][filled[b]].tolist()
+        assert len(selected) == len(set(selected)) == min(count, int(candidates[b].sum()))
+        assert candidates[b][selected].all()
 
 
 def test_iou_balanced_with_a_count_per_image():
@@ -189,7 +189,7 @@ def test_iou_balanced_with_a_count_per_image():
 
 
 def test_images_are_sampled_independently():
-    """Two images of one batch with the same candidates share as many picks as chance gives."""
+    """Two images with the same candidates share as many samples as independent draws do."""
     iou, _ = bins_of([20, 20, 20], 3)
     for priority in (
         random_priority(torch.ones(DRAWS, 60, dtype=torch.bool), generator(4)),
@@ -199,8 +199,8 @@ def test_images_are_sampled_independently():
         ),
     ):
         index, _ = select(priority, 12, 12)
-        taken = torch.zeros(DRAWS, 60).scatter_(1, index, 1.0)
-        shared = (taken[0::2] * taken[1::2]).sum(1)
+        selected = torch.zeros(DRAWS, 60).scatter_(1, index, 1.0)
+        shared = (selected[0::2] * selected[1::2]).sum(1)
         # 12 of 60 each, so 12²/60 in common; its variance is at most that of a hypergeometric number.
         spread = np.sqrt(12 * 0.2 * 0.8 / len(shared))
         assert abs(shared.mean().item() - 12 * 12 / 60) < 4.5 * spread
@@ -243,7 +243,10 @@ def test_frequency_matches_mmdetections_reused_sampler(parity, case, num_bins, c
     z = parity("iou_balanced_sampler")
     theirs, draws = z[f"{case}.bins{num_bins}.want{count}.reused.count"].numpy() / int(z["draws"]), 1500
     iou, negative = z[f"{case}.max_overlaps"].expand(draws, -1), z[f"{case}.gt_inds"].expand(draws, -1) == 0
-    ours = times_taken(iou_balanced_priority(negative, iou, count, num_bins, 0.5, "mmdet", generator(6)), count) / draws
+    ours = (
+        selection_counts(iou_balanced_priority(negative, iou, count, num_bins, 0.5, "mmdet", generator(6)), count)
+        / draws
+    )
     certain = (theirs == 0) | (theirs == 1)
     np.testing.assert_array_equal(ours[certain], theirs[certain])
     p, q = ours[~certain], theirs[~certain]
@@ -258,12 +261,12 @@ def test_mmdet_bins_extend_to_the_largest_iou_of_all():
     iou = torch.cat([torch.linspace(0.01, 0.32, 100), torch.linspace(0.34, 0.49, 20), torch.ones(1)])
     negative = iou < 0.5
     priority = iou_balanced_priority(many(negative), many(iou), 30, 3, 0.5, "mmdet", generator(7))
-    taken = times_taken(priority, 30)
-    assert taken[-1] == 0
+    selected = selection_counts(priority, 30)
+    assert selected[-1] == 0
     # 10 from each of the first two bins; the 10 missing at random from 90 + 10 left.
     for members, expected in ((slice(0, 100), 10 + 9), (slice(100, 120), 10 + 1)):
         variance = 10 * 0.9 * 0.1 * 90 / 99
-        assert_frequency(taken[members], expected / len(iou[members]), variance)
+        assert_frequency(selected[members], expected / len(iou[members]), variance)
 
 
 def test_mmdet_bins_use_zero_iou_only_to_fill():
@@ -288,13 +291,13 @@ def test_positives_are_balanced_over_ground_truths(gt, count, seed):
     gt = torch.tensor([gt])
     priority = instance_balanced_priority(gt >= 0, gt, 5, generator(seed))
     index, filled = select(priority, count, 24)
-    taken = index[0][filled[0]].tolist()
+    selected = index[0][filled[0]].tolist()
     available = gt[gt >= 0].bincount(minlength=5)
-    assert len(taken) == len(set(taken)) == min(count, int(available.sum()))
-    assert (gt[0, taken] >= 0).all()
-    number = gt[0, taken].bincount(minlength=5)
+    assert len(selected) == len(set(selected)) == min(count, int(available.sum()))
+    assert (gt[0, selected] >= 0).all()
+    number = gt[0, selected].bincount(minlength=5)
     for g in range(5):
-        # Short ones give all they have; nobody has more than one above another who could still give.
+        # Ground truths with few candidates have all selected; others differ by at most one.
         if number[g] < available[g]:
             assert number.max() <= number[g] + 1
 
@@ -302,10 +305,10 @@ def test_positives_are_balanced_over_ground_truths(gt, count, seed):
 def test_positives_and_ground_truths_are_equally_likely():
     sizes = [60, 12, 7]
     gt = torch.cat([torch.full((n,), g) for g, n in enumerate(sizes)])
-    taken = times_taken(instance_balanced_priority(many(gt >= 0), many(gt), 3, generator(8)), 10)
+    selected = selection_counts(instance_balanced_priority(many(gt >= 0), many(gt), 3, generator(8)), 10)
     for g, size in enumerate(sizes):
         # 3 of each, and one more of one that is drawn at random.
-        assert_frequency(taken[(gt == g).numpy()], 10 / 3 / size, 1 / 3 * 2 / 3)
+        assert_frequency(selected[(gt == g).numpy()], 10 / 3 / size, 1 / 3 * 2 / 3)
 
 
 @pytest.mark.parametrize(("case", "count"), [("even", 128), ("even", 64), ("even", 32), ("two", 32), ("one", 64)])
@@ -314,8 +317,8 @@ def test_positives_per_ground_truth_match_mmdetection(parity, case, count):
     z = parity("instance_balanced_pos")
     gt = z[f"{case}.gt_inds"] - 1
     theirs = z[f"{case}.want{count}.per_gt_mean"]
-    taken = times_taken(instance_balanced_priority(many(gt >= 0), many(gt), len(theirs), generator(9)), count)
-    ours = torch.stack([torch.from_numpy(taken)[gt == g].sum() / DRAWS for g in range(len(theirs))])
+    selected = selection_counts(instance_balanced_priority(many(gt >= 0), many(gt), len(theirs), generator(9)), count)
+    ours = torch.stack([torch.from_numpy(selected)[gt == g].sum() / DRAWS for g in range(len(theirs))])
     torch.testing.assert_close(ours.double(), theirs, atol=0.06, rtol=0)
 
 

@@ -43,8 +43,8 @@ def test_training_measuring_predicting_and_analysing(offline, tmp_path, capfd):
     )
     best = str(out / "best.safetensors")
     assert main(["evaluate", best, "--data", str(data)]) == 0
-    assert main(["predict", best, str(data / "images"), "--out", str(tmp_path / "seen")]) == 0
-    assert main(["analyze", best, "--data", str(data), "--out", str(tmp_path / "report")]) == 0
+    assert main(["predict", best, str(data / "images"), "--output_dir", str(tmp_path / "seen")]) == 0
+    assert main(["analyze", best, "--data", str(data), "--output_dir", str(tmp_path / "report")]) == 0
     assert main(["convert", best, str(tmp_path / "copy.safetensors")]) == 0
     assert "wants the network" not in "".join(capfd.readouterr())
 

@@ -1,4 +1,4 @@
-"""Command line and YAML file become the configuration of a run."""
+"""Tests of the command line and YAML files of ``libradet train``."""
 
 import pytest
 import yaml
@@ -35,7 +35,7 @@ def test_defaults_are_those_of_the_zoo():
         (["--detector.image.size", "[320, 533]"], lambda d: d.image.size, (320, 533)),
     ],
 )
-def test_each_component_is_a_switch_that_moves_nothing_else(options, field, value):
+def test_each_component_changes_one_field(options, field, value):
     plain = parse_train([*DATA]).detector
     changed = parse_train([*DATA, *options]).detector
     assert field(plain) != value
@@ -44,7 +44,7 @@ def test_each_component_is_a_switch_that_moves_nothing_else(options, field, valu
 
 
 def _leaves(detector):
-    """Values of the tree, the balanced pyramid as one."""
+    """Yield the values of the tree, with the balanced pyramid as one."""
     for name, value in vars(detector).items():
         if hasattr(value, "__dict__") and name != "balanced":
             yield from _leaves(value)
@@ -57,7 +57,7 @@ def test_a_component_can_be_added_to_a_plain_detector():
     assert detector.pyramid.balanced == BalancedPyramidConfig(level=2, refine="conv")
 
 
-def test_file_below_command_line(tmp_path):
+def test_command_line_overrides_file(tmp_path):
     file = written(
         tmp_path,
         {
@@ -106,7 +106,7 @@ def test_later_files_override_earlier_ones_key_by_key(tmp_path):
         parse_train(["--config", first, "--config", str(tmp_path / "absent.yaml")])
 
 
-def test_what_a_run_writes_down_repeats_it(tmp_path):
+def test_written_config_reproduces_the_run(tmp_path):
     options = (
         "--detector.pyramid.balanced",
         "null",
@@ -129,7 +129,7 @@ def test_what_a_run_writes_down_repeats_it(tmp_path):
     assert resumed.resume == tmp_path
 
 
-def test_pretrained_weights_freeze_what_is_usual_also_over_a_file(tmp_path):
+def test_pretrained_weights_freeze_the_default_stages_also_over_a_file(tmp_path):
     assert parse_train([*DATA, "--weights", "none"]).config.weights is None
     request = parse_train([*DATA])
     write_config(tmp_path, request.config, request.detector)
@@ -140,7 +140,7 @@ def test_pretrained_weights_freeze_what_is_usual_also_over_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         (["--max_epcohs", "3"], "did you mean --max_epochs?"),
         (
@@ -157,19 +157,19 @@ def test_pretrained_weights_freeze_what_is_usual_also_over_a_file(tmp_path):
         (["--detector.model", "rpn"], "detector.model"),
     ],
 )
-def test_mistakes_on_the_command_line(argv, said):
-    with pytest.raises(UserError, match=said.replace("?", r"\?")) as error:
+def test_errors_on_the_command_line(argv, message):
+    with pytest.raises(UserError, match=message.replace("?", r"\?")) as error:
         parse_train([*DATA, *argv])
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_data_has_to_be_named():
+def test_data_is_required():
     with pytest.raises(UserError, match="--data"):
         parse_train([])
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"max_epcohs": 3}, "did you mean max_epochs?"),
         ({"detector": {"roi": {"samplng": {"batch_size_per_image": 3}}}}, "detector.roi.sampling"),
@@ -177,19 +177,19 @@ def test_data_has_to_be_named():
         (["epochs"], "contains no keys"),
     ],
 )
-def test_mistakes_in_a_file(tmp_path, content, said):
-    with pytest.raises(UserError, match=said.replace("?", r"\?")):
+def test_errors_in_a_file(tmp_path, content, message):
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
         parse_train([*DATA, "--config", written(tmp_path, content)])
 
 
-def test_a_file_that_describes_another_model_in_full(tmp_path):
+def test_a_file_with_a_complete_other_model_is_refused(tmp_path):
     request = parse_train([*DATA, "--model", "faster_rcnn"])
     write_config(tmp_path, request.config, request.detector)
     with pytest.raises(UserError, match="contains a complete faster_rcnn"):
         parse_train(["--config", str(tmp_path / "config.yaml"), "--model", "libra_faster_rcnn"])
 
 
-def test_folders_are_numbered_and_never_written_over(tmp_path, monkeypatch):
+def test_run_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = TrainConfig("somewhere", model="faster_rcnn")
     assert str(choose_run_dir(config, "resnet18.tv_in1k")) == "runs/faster_rcnn-resnet18"

@@ -1,4 +1,4 @@
-"""Kept images: the same batches bit for bit, and no surprise about the room they take."""
+"""Image cache: identical batches, and the announced size."""
 
 import pickle
 from collections import namedtuple
@@ -34,7 +34,7 @@ def batches(dataset, epochs=(0, 1, 2), **options):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["ram", "disk"])
-def test_batches_are_the_same_bit_for_bit(dataset, tmp_path, kind, workers, training):
+def test_cached_batches_are_identical(dataset, tmp_path, kind, workers, training):
     kept = ImageCache(dataset, SIZE, tmp_path / "x.cache" if kind == "disk" else None)
     plain = batches(dataset, training=training)
     cached = batches(dataset, training=training, num_workers=workers, cache=kept)
@@ -54,7 +54,7 @@ def test_files_are_read_once(tmp_path, kind):
     assert all(a.images.equal(b.images) for a, b in zip(first, again, strict=True))
 
 
-def test_file_has_the_size_that_was_said_and_goes_with_the_cache(dataset, tmp_path):
+def test_cache_file_has_the_announced_size_and_is_deleted(dataset, tmp_path):
     file = tmp_path / "x.cache"
     file.write_bytes(b"of a run that was killed")
     kept = ImageCache(dataset, SIZE, file)
@@ -73,7 +73,7 @@ def test_another_process_maps_the_same_file(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
-def test_too_little_room_is_refused_before_anything_is_made(dataset, tmp_path, monkeypatch, kind):
+def test_too_little_space_is_refused_in_advance(dataset, tmp_path, monkeypatch, kind):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(module, "_SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda place: usage(10**6, 10**6 - 1000, 1000))
@@ -83,7 +83,7 @@ def test_too_little_room_is_refused_before_anything_is_made(dataset, tmp_path, m
     check_free_space(kind, 1000, tmp_path / "not" / "yet" / "there")
 
 
-def test_a_damaged_image_is_named_as_ever(tmp_path):
+def test_missing_image_is_reported_with_a_cache(tmp_path):
     dataset, _ = read(damaged(tmp_path, lambda content: content["images"].reverse()))
     dataset.images[0].path.unlink()
     with pytest.raises(UserError, match=r"p3\.png: the image is missing"):

@@ -16,7 +16,7 @@ def test_train_and_val(tmp_path, reference, folder):
     assert essence(root) == essence(root, "train") == essence(root, "val") == reference
 
 
-def test_single_file_serves_any_split(tmp_path, reference):
+def test_single_file_serves_as_any_split(tmp_path, reference):
     root = write(tmp_path / "set")
     assert splits(root) == ["all"]
     assert essence(root) == essence(root, "train") == essence(root, "val") == reference
@@ -67,13 +67,13 @@ def test_roboflow_category_with_boxes_is_a_class(tmp_path):
         '{"images": "\udcff"}',
     ],
 )
-def test_json_that_python_cannot_hold(tmp_path, text):
+def test_json_beyond_limits_of_python_is_refused(tmp_path, text):
     (tmp_path / "annotations.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=r"annotations\.json: not valid JSON"):
         read(tmp_path)
 
 
-def test_thousands_of_classes_without_ids_are_one_line(tmp_path):
+def test_error_about_thousands_of_classes_is_short(tmp_path):
     write(tmp_path, records() | {"categories": [{"name": "a"}] * 4000})
     with pytest.raises(UserError) as refused:
         read(tmp_path)
@@ -93,7 +93,7 @@ def test_thousands_of_classes_without_ids_are_one_line(tmp_path):
         (b"[" * 200_000, "not valid JSON"),
     ],
 )
-def test_files_that_are_not_coco(tmp_path, text, words):
+def test_files_in_another_format_are_refused(tmp_path, text, words):
     write(tmp_path)
     (tmp_path / "annotations.json").write_bytes(text)
     report = check(tmp_path)
@@ -102,7 +102,7 @@ def test_files_that_are_not_coco(tmp_path, text, words):
     assert str(tmp_path / "annotations.json") in report.errors[0]
 
 
-def test_byte_order_mark_is_no_trouble(tmp_path):
+def test_byte_order_mark_is_ignored(tmp_path):
     write(tmp_path)
     path = tmp_path / "annotations.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())

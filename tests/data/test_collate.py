@@ -15,7 +15,7 @@ from tests.helpers.samples import random_sample
 
 
 @given(st.lists(st.tuples(st.integers(1, 70), st.integers(1, 70), st.integers(0, 5)), min_size=1, max_size=4))
-def test_collate_pads_and_loses_nothing(shapes):
+def test_collate_pads_without_loss(shapes):
     samples = [random_sample(w, h, g, index=7 + i, masks=True) for i, (w, h, g) in enumerate(shapes)]
     batch = collate(samples, size_divisible=32)
     height, width = batch.images.shape[2:]
@@ -37,7 +37,7 @@ def test_collate_pads_and_loses_nothing(shapes):
     assert batch.index.tolist() == [7 + i for i in range(len(shapes))]
 
 
-def test_prepare_takes_files_images_and_arrays_alike(tmp_path):
+def test_prepare_batch_accepts_files_images_and_arrays(tmp_path):
     image = sample_image(64, 48)
     image.save(tmp_path / "x.png")
     array = np.array(image)
@@ -54,7 +54,7 @@ def test_prepare_takes_files_images_and_arrays_alike(tmp_path):
     assert mixed.images[1].equal(torch.from_numpy(array).permute(2, 0, 1))
 
 
-def test_prepare_turns_rotated_pil_images(tmp_path):
+def test_prepare_batch_applies_exif_rotation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     sample_image(64, 48).save(tmp_path / "x.png", exif=exif)
@@ -67,6 +67,6 @@ def test_prepare_turns_rotated_pil_images(tmp_path):
 @pytest.mark.parametrize(
     "thing", [np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), np.zeros((3, 4, 4, 3), np.uint8), 3]
 )
-def test_prepare_refuses_what_is_no_image(thing):
+def test_prepare_batch_refuses_other_objects(thing):
     with pytest.raises(UserError, match="is not an image"):
         prepare_batch([thing], "original", 1)

@@ -1,4 +1,4 @@
-"""A dataset in another layout is the same dataset, and what the layout cannot hold is named."""
+"""Conversion: ground truth is kept, and unsupported information is reported."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ TARGETS = ["coco", "yolo", "voc"]
 
 
 def truth(root: Path, crowd: bool = True, only: str | None = None) -> dict[str, list]:
-    """All that a detector learns from, by split: file contents, sizes, class names, boxes to the bit."""
+    """Return file contents, sizes, class names and exact boxes by split."""
     found = {}
     for split in [only] if only else splits(root):
         dataset, report = read(root, split, training=False)
@@ -49,7 +49,7 @@ def truth(root: Path, crowd: bool = True, only: str | None = None) -> dict[str, 
 
 
 def chain(source: Path, folder: Path, targets: list[str]) -> list[Path]:
-    """Convert from each layout to the next."""
+    """Convert from each format to the next."""
     roots = [source]
     for number, to in enumerate(targets):
         convert(roots[-1], folder / f"{number}_{to}", to)
@@ -65,7 +65,7 @@ NUMBERS = st.one_of(
 
 @st.composite
 def sets(draw: st.DrawFn) -> dict[str, dict]:
-    """COCO records of one to three splits; every box has an area and lies inside its image."""
+    """Draw COCO records of one to three splits with valid boxes."""
     ids = draw(st.lists(st.integers(1, 90), min_size=1, max_size=4, unique=True))
     categories = [{"id": i, "name": f"class {i}: yes", "supercategory": "things"} for i in ids]
     found = {}
@@ -90,7 +90,7 @@ def sets(draw: st.DrawFn) -> dict[str, dict]:
 
 
 def write_set(root: Path, found: dict[str, dict]) -> Path:
-    """Records, and images of which none is the same as another."""
+    """Write records, and images that all differ."""
     for order, (split, content) in enumerate(found.items()):
         for number, image in enumerate(content["images"]):
             path = root / "images" / split / image["file_name"]
@@ -102,10 +102,13 @@ def write_set(root: Path, found: dict[str, dict]) -> Path:
     return root
 
 
-@pytest.mark.parametrize("targets", [["coco"], ["yolo", "coco"], ["voc", "coco"], ["yolo", "voc", "yolo"]])
+@pytest.mark.parametrize(
+    "targets",
+    [["coco"], ["yolo", "coco"], ["voc", "coco"], pytest.param(["yolo", "voc", "yolo"], marks=pytest.mark.slow)],
+)
 @settings(max_examples=5)
 @given(found=sets())
-def test_there_and_back(targets, found):
+def test_round_trip_keeps_ground_truth(targets, found):
     with tempfile.TemporaryDirectory() as place:
         source = write_set(Path(place) / "source", found)
         for root in chain(source, Path(place), targets):
@@ -136,8 +139,8 @@ def test_coco_keeps_every_field(found):
 
 @settings(max_examples=5)
 @given(found=sets())
-def test_others_read_the_same(found):
-    """What pycocotools and supervision make of our files."""
+def test_pycocotools_and_supervision_read_the_same(found):
+    """pycocotools and supervision read the same boxes from our files."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         # supervision looks for labels of images in one folder, and has one list of files.
@@ -173,7 +176,9 @@ def test_others_read_the_same(found):
             assert [voc.classes[k] for k in theirs.class_id] == names
 
 
-@pytest.mark.parametrize("name", ["bccd", "deeppcb", "coco_cc"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("bccd", marks=pytest.mark.slow), pytest.param("deeppcb", marks=pytest.mark.slow), "coco_cc"]
+)
 def test_real_sets(shared_data, tmp_path, name):
     source = shared_data / name
     convert(source, tmp_path / "coco", "coco", splits=["val"], image_mode="link")
@@ -219,7 +224,7 @@ def test_damaged_images_can_be_left_out(shared_data, tmp_path):
     assert check(tmp_path / "out").images == 3
 
 
-def test_equal_names_stay_apart(tmp_path):
+def test_equal_file_names_are_made_unique(tmp_path):
     """The same name in two splits and two folders, in two cases, with two suffixes."""
     found = {}
     for split in ("train", "val"):
@@ -236,7 +241,7 @@ def test_equal_names_stay_apart(tmp_path):
         assert len({str(file).casefold() for file in files}) == len(files)
 
 
-def test_an_image_of_two_splits_is_written_once(tmp_path):
+def test_image_in_two_splits_is_written_once(tmp_path):
     source = write(write(tmp_path / "source", name="train.json"), name="val.json")
     convert(source, tmp_path / "coco", "coco")
     convert(tmp_path / "coco", tmp_path / "voc", "voc")
@@ -247,7 +252,7 @@ def test_an_image_of_two_splits_is_written_once(tmp_path):
     assert truth(tmp_path / "yolo") == truth(source)
 
 
-def test_an_image_listed_twice_has_each_time_its_own_boxes(tmp_path):
+def test_image_listed_twice_keeps_its_boxes(tmp_path):
     content = records()
     content["images"][1] |= {"file_name": "p0.png", "width": 64, "height": 48}
     content["annotations"][2]["bbox"] = [1, 1, 10, 10]
@@ -257,7 +262,7 @@ def test_an_image_listed_twice_has_each_time_its_own_boxes(tmp_path):
         assert truth(tmp_path / to) == truth(source)
 
 
-def test_names_of_splits(tmp_path):
+def test_split_names(tmp_path):
     single = write(tmp_path / "single")
     for to, names in (("coco", ["all"]), ("voc", ["all"]), ("yolo", ["train"])):
         convert(single, tmp_path / to, to)
@@ -277,7 +282,7 @@ def test_names_of_splits(tmp_path):
 
 
 def test_polygons_as_yolo_segments(tmp_path):
-    """One polygon is kept, several become one with the same pixels, run lengths and crowds do not pass."""
+    """One polygon is kept, several are joined to one with the same pixels, RLE and crowd regions are omitted."""
     content = records()
     polygons = [[[4, 6, 24, 6, 24.25, 36, 4, 36]], [[11, 3, 20, 3, 20, 14], [30, 3, 40, 3, 40, 14, 30, 14]]]
     for record, polygon in zip(content["annotations"], polygons, strict=False):
@@ -295,7 +300,7 @@ def test_polygons_as_yolo_segments(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_points(orientation):
+def test_apply_exif_to_points(orientation):
     stored = Image.fromarray(np.zeros((30, 40, 3), np.uint8))
     stored.paste((255, 255, 255), (5, 7, 16, 27))
     stored.getexif()[0x0112] = orientation
@@ -307,8 +312,8 @@ def test_turned_points(orientation):
 
 @pytest.mark.parametrize("to", TARGETS)
 @pytest.mark.parametrize("turned", [False, True])
-def test_boxes_fit_rotated_images(tmp_path, to, turned):
-    """Whether the boxes belong to the stored pixels or to those that a viewer shows, they fit what is read again."""
+def test_boxes_match_rotated_images(tmp_path, to, turned):
+    """Boxes of the stored and of the upright image match the pixels that are read again."""
     stored = Image.new("RGB", (64, 48))
     stored.paste((255, 255, 255), (4, 6, 24, 36))
     exif = Image.Exif()
@@ -337,7 +342,7 @@ def test_images_are_copied_or_linked(tmp_path, how):
     assert (tmp_path / "out/images/p0.png").samefile(source / "images/p0.png") == (how == "link")
 
 
-def test_attributes_of_voc_objects_are_kept(tmp_path):
+def test_voc_attributes_are_kept(tmp_path):
     content = records()
     content["annotations"][0]["attributes"] = {"truncated": "1", "pose": "Left"}
     content["annotations"][1]["attributes"] = {"color": "red"}
@@ -348,7 +353,7 @@ def test_attributes_of_voc_objects_are_kept(tmp_path):
     assert [a.get("attributes") for a in again] == [{"pose": "Left", "truncated": "1"}, None, None, None]
 
 
-def test_class_that_xml_cannot_hold(tmp_path):
+def test_class_name_not_valid_in_xml_is_refused(tmp_path):
     content = records()
     content["categories"][0]["name"] = " dog"
     with pytest.raises(UserError, match="class ' dog'"):
@@ -356,7 +361,7 @@ def test_class_that_xml_cannot_hold(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_only_into_a_new_folder(tmp_path, monkeypatch):
+def test_existing_folder_is_refused(tmp_path, monkeypatch):
     source = write(tmp_path / "source")
     (tmp_path / "empty").mkdir()
     convert(source, tmp_path / "empty", "coco")
@@ -375,7 +380,7 @@ def test_only_into_a_new_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_nothing_half_written(tmp_path, monkeypatch, error):
+def test_interrupted_conversion_leaves_no_files(tmp_path, monkeypatch, error):
     source = write(tmp_path / "source")
     copy, copied = shutil.copyfile, []
 
@@ -394,9 +399,9 @@ def test_nothing_half_written(tmp_path, monkeypatch, error):
 def test_command(tmp_path, capsys):
     source, out = write(tmp_path / "source"), tmp_path / "out"
     assert main(["data", "convert", str(source), str(out), "--to", "yolo", "--split", "train"]) == 0
-    said = capsys.readouterr().out
-    assert "note: ids of categories, images, objects: renumbered" in said
-    assert said.splitlines()[-1] == f"{out}: yolo, images: train 4"
+    output = capsys.readouterr().out
+    assert "note: ids of categories, images, objects: renumbered" in output
+    assert output.splitlines()[-1] == f"{out}: yolo, images: train 4"
     assert main(["data", "check", str(out)]) == 0
     assert main(["data", "convert", str(source), str(out), "--to", "yolo"]) == 2
     assert "already exists" in capsys.readouterr().err

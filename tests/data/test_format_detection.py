@@ -1,4 +1,4 @@
-"""The same images and boxes, read from every layout."""
+"""Detection of dataset formats and choice of splits."""
 
 import json
 
@@ -10,7 +10,7 @@ from libradet.errors import UserError
 from tests.helpers.data_building import write
 
 
-def test_nothing_recognized(tmp_path):
+def test_unsupported_format_is_refused(tmp_path):
     (tmp_path / "readme.txt").write_text("hello")
     with pytest.raises(UserError, match=r"(?s)not in a supported dataset format.*train.json.*data\.yaml.*Annotations"):
         read(tmp_path)
@@ -20,7 +20,7 @@ def test_nothing_recognized(tmp_path):
         read(tmp_path / "readme.txt")
 
 
-def test_split_that_is_not_there(tmp_path):
+def test_missing_split_is_refused(tmp_path):
     write(tmp_path, name="train.json")
     with pytest.raises(UserError, match="no split 'val'; choose one of train"):
         read(tmp_path, "val")
@@ -36,7 +36,7 @@ def test_real_sets(shared_data):
         assert len(dataset.class_names) == len(content["categories"])
 
 
-def test_annotation_files_that_are_not_read_are_named(tmp_path):
+def test_unused_annotation_files_are_reported(tmp_path):
     content = {
         "images": [{"id": 7, "file_name": "a.png"}],
         "categories": [{"id": 3, "name": "ball"}],

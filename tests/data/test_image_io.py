@@ -1,4 +1,4 @@
-"""Image files of every kind, against what PIL itself shows."""
+"""Image files of all formats and modes, against PIL."""
 
 import numpy as np
 import pytest
@@ -19,11 +19,11 @@ def pixels(image: Image.Image) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-@pytest.mark.parametrize("turn", range(1, 9))
-def test_exif_orientation(tmp_path, turn, suffix):
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation, suffix):
     path = tmp_path / f"x.{suffix}"
     exif = Image.Exif()
-    exif[0x0112] = turn
+    exif[0x0112] = orientation
     sample_image(40, 28).save(path, exif=exif)
     with Image.open(path) as image:
         shown = ImageOps.exif_transpose(image)
@@ -33,13 +33,13 @@ def test_exif_orientation(tmp_path, turn, suffix):
         assert pil_to_tensor(image).equal(pixels(shown))
 
 
-@pytest.mark.parametrize("turn", range(1, 9))
-def test_exif_orientation_can_be_left_out(tmp_path, turn):
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_can_be_ignored(tmp_path, orientation):
     path = tmp_path / "x.jpg"
     exif = Image.Exif()
-    exif[0x0112] = turn
+    exif[0x0112] = orientation
     sample_image(40, 28).save(path, exif=exif)
-    assert read_header(path) == ImageHeader(40, 28, turn)
+    assert read_header(path) == ImageHeader(40, 28, orientation)
     with Image.open(path) as image:
         assert read_image(path, apply_exif=False).equal(pixels(image))
 
@@ -57,7 +57,7 @@ def test_color_modes(tmp_path, mode):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
-def test_transparency_shows_white_paper(mode):
+def test_transparency_is_blended_with_white(mode):
     image = sample_image(40, 28).convert("RGBA")
     image.putalpha(Image.fromarray(np.repeat(np.array([[255] * 20 + [0] * 20], np.uint8), 28, 0)))
     image = image if mode == "RGBA" else image.convert("LA") if mode == "LA" else image.quantize(64).convert("PA")
@@ -94,7 +94,7 @@ def test_floats_are_fractions_or_levels(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif", "tif"])
-def test_cut_off_files_are_found_without_decoding_sound_ones(tmp_path, suffix, monkeypatch):
+def test_truncated_files_are_detected(tmp_path, suffix, monkeypatch):
     path = tmp_path / f"x.{suffix}"
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(path)
@@ -106,7 +106,7 @@ def test_cut_off_files_are_found_without_decoding_sound_ones(tmp_path, suffix, m
         read_image(path)
 
 
-def test_sound_jpeg_is_not_decoded(tmp_path, monkeypatch):
+def test_valid_jpeg_is_not_decoded(tmp_path, monkeypatch):
     path = tmp_path / "x.jpg"
     sample_image(40, 28).save(path)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
@@ -114,14 +114,14 @@ def test_sound_jpeg_is_not_decoded(tmp_path, monkeypatch):
     assert read_headers([path, path]) == [ImageHeader(40, 28)] * 2
 
 
-def test_data_behind_the_end_is_no_damage(tmp_path):
+def test_trailing_data_is_accepted(tmp_path):
     path = tmp_path / "x.jpg"
     sample_image(40, 28).save(path)
     path.write_bytes(path.read_bytes() + b"maker's notes")
     assert read_header(path).problem is None
 
 
-def test_damage_in_the_middle_is_found_when_decoding_all(tmp_path):
+def test_damage_in_the_middle_is_detected_by_decoding(tmp_path):
     path = tmp_path / "x.png"
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(path)
@@ -132,7 +132,7 @@ def test_damage_in_the_middle_is_found_when_decoding_all(tmp_path):
     assert read_header(path, decode=True).problem is not None
 
 
-def test_missing_and_folders(tmp_path):
+def test_missing_files_and_folders(tmp_path):
     assert read_header(tmp_path / "gone.jpg").problem == "is missing"
     (tmp_path / "folder.jpg").mkdir()
     assert read_header(tmp_path / "folder.jpg").problem is not None
@@ -140,7 +140,7 @@ def test_missing_and_folders(tmp_path):
         read_image(tmp_path / "gone.jpg")
 
 
-def test_damaged_exif_is_ignored_as_viewers_do(tmp_path):
+def test_damaged_exif_is_ignored(tmp_path):
     path = tmp_path / "x.jpg"
     sample_image(40, 28).save(path, exif=b"Exif\0\0garbage that is no TIFF header")
     assert read_header(path) == ImageHeader(40, 28)
@@ -148,7 +148,7 @@ def test_damaged_exif_is_ignored_as_viewers_do(tmp_path):
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Structure at every scale, as photographs have, in color."""
+    """Return a color image with structure at every scale, as photographs have."""
     generator = np.random.default_rng(seed)
     total = np.zeros((height, width, 3))
     for octave in range(8):
@@ -171,15 +171,15 @@ def test_pixels_do_not_depend_on_the_decoder(tmp_path, monkeypatch, mode, option
     assert fast.equal(read_image(path))
 
 
-@pytest.mark.parametrize("turn", [1, 6])
+@pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
-def test_large_jpeg_is_decoded_at_the_least_size_that_spares_enough(tmp_path, turn, scale):
+def test_large_jpeg_is_decoded_at_reduced_size(tmp_path, orientation, scale):
     path = tmp_path / "x.jpg"
     exif = Image.Exif()
-    exif[0x0112] = turn
+    exif[0x0112] = orientation
     photograph(487, 365).save(path, exif=exif)
     shape = read_image(path).shape[1:]
-    assert shape == ((365, 487) if turn == 1 else (487, 365))
+    assert shape == ((365, 487) if orientation == 1 else (487, 365))
     needed = tuple(int(side // scale / MIN_REDUCTION_MARGIN) for side in shape)
     reduced = read_image(path, target_size=needed).shape[1:]
     assert reduced == tuple(-(-side // scale) for side in shape)
@@ -190,8 +190,8 @@ def test_large_jpeg_is_decoded_at_the_least_size_that_spares_enough(tmp_path, tu
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_reduced_decoding_changes_no_more_than_another_interpolation(tmp_path, scale):
-    """The bound that SPARE promises."""
+def test_reduced_decoding_error_is_bounded(tmp_path, scale):
+    """The bound stated for MIN_REDUCTION_MARGIN holds."""
     path = tmp_path / "x.jpg"
     photograph(960, 720).save(path, quality=92)
     needed = [int(720 / scale / MIN_REDUCTION_MARGIN), int(960 / scale / MIN_REDUCTION_MARGIN)]
@@ -206,7 +206,7 @@ def test_reduced_decoding_changes_no_more_than_another_interpolation(tmp_path, s
     assert difference(F.resize(small, needed, antialias=True)) < min(2, 1.5 * difference(bicubic))
 
 
-def test_other_formats_and_small_images_come_in_full(tmp_path):
+def test_other_formats_are_decoded_in_full(tmp_path):
     photograph(487, 365).save(tmp_path / "x.png")
     assert read_image(tmp_path / "x.png", target_size=(40, 50)).shape == (3, 365, 487)
 
@@ -214,7 +214,7 @@ def test_other_formats_and_small_images_come_in_full(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n", b"/* XPM */\nstatic char * x[] = {\n"]
 )
-def test_programs_are_no_images(tmp_path, content):
+def test_postscript_and_xpm_are_refused(tmp_path, content):
     (tmp_path / "x.jpg").write_bytes(content)
     assert read_header(tmp_path / "x.jpg", decode=True).problem == "is not in a supported image format"
     with pytest.raises(UserError, match="not in a supported image format"):
@@ -222,7 +222,7 @@ def test_programs_are_no_images(tmp_path, content):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "TGA"])
-def test_formats_that_are_read(tmp_path, kind):
+def test_supported_formats(tmp_path, kind):
     more = {"save_all": True, "append_images": [sample_image(20, 10, 1)]} if kind == "MPO" else {}
     sample_image(20, 10).save(tmp_path / "x.jpg", kind, **more)
     assert read_header(tmp_path / "x.jpg", decode=True).upright_size == (20, 10)

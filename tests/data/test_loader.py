@@ -1,4 +1,4 @@
-"""Batches: the same ones whatever was interrupted, and however many processes share the work."""
+"""Data loader: the same batches after resuming and with any number of workers and processes."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def same(a, b) -> bool:
     return all((x is None and y is None) or x.equal(y) for x, y in zip(a, b, strict=True))
 
 
-def test_resumed_run_sees_the_same_batches(dataset):
+def test_resumed_run_loads_the_same_batches(dataset):
     whole = loader(dataset)
     whole.batch_sampler.set_epoch(3)
     rest = loader(dataset)
@@ -47,7 +47,7 @@ def test_resumed_run_sees_the_same_batches(dataset):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_workers_change_nothing(dataset, training):
+def test_batches_are_independent_of_workers(dataset, training):
     alone, helped = loader(dataset, training=training), loader(dataset, training=training, num_workers=2)
     for epoch in range(2):
         for each in (alone, helped):
@@ -56,7 +56,7 @@ def test_workers_change_nothing(dataset, training):
             assert same(a, b)
 
 
-def test_two_processes_see_the_joint_batch(dataset):
+def test_two_processes_share_the_joint_batch(dataset):
     whole = loader(dataset, batch_size=4)
     parts = [loader(dataset, batch_size=2, rank=rank, world_size=2) for rank in range(2)]
     for batch, *shares in zip(whole, *parts, strict=True):
@@ -71,7 +71,7 @@ def test_two_processes_see_the_joint_batch(dataset):
             assert own.equal(joint[label >= 0])
 
 
-def test_augmentation_depends_on_the_epoch_and_not_on_the_company(dataset):
+def test_flips_depend_on_the_epoch_only(dataset):
     def flipped(epoch, **changes):
         each = loader(dataset, **changes)
         each.batch_sampler.set_epoch(epoch)
@@ -90,7 +90,7 @@ def test_augmentation_depends_on_the_epoch_and_not_on_the_company(dataset):
     assert set(flipped(0, augmentation=Augmentation(hflip_prob=1.0)).values()) == {True}
 
 
-def test_small_set_still_fills_a_batch(tmp_path):
+def test_small_dataset_fills_a_batch(tmp_path):
     dataset, _ = read(write(tmp_path))
     batches = list(loader(dataset, batch_size=16))
     assert len(batches) == 1
@@ -98,7 +98,7 @@ def test_small_set_still_fills_a_batch(tmp_path):
     assert set(batches[0].index.tolist()) == {0, 1, 2, 3}
 
 
-def test_prediction_is_prepared_like_evaluation(dataset):
+def test_prediction_is_preprocessed_like_evaluation(dataset):
     batch = next(iter(loader(dataset, training=False, batch_size=3)))
     paths = [dataset.images[i].path for i in batch.index.tolist()]
     prepared = prepare_batch(paths, SIZE, 32)
@@ -107,8 +107,8 @@ def test_prediction_is_prepared_like_evaluation(dataset):
     assert prepared.scales.equal(batch.scales)
 
 
-def test_boxes_lie_on_their_objects_after_resizing_and_flipping(dataset):
-    """The masks go through the same steps, so each box must enclose its mask."""
+def test_boxes_enclose_masks_after_resizing_and_flipping(dataset):
+    """Masks are transformed like boxes, so each box must enclose its mask."""
     for batch in loader(dataset, masks=True, size=(50, 200)):
         for row in range(len(batch.labels)):
             masks = unpack_masks(batch.masks[row], batch.images.shape[-1])
@@ -123,13 +123,13 @@ def test_boxes_lie_on_their_objects_after_resizing_and_flipping(dataset):
                 assert (extent[2:] - extent[:2]).prod() > 0.6 * (box[2:] - box[:2]).prod()
 
 
-def test_ground_truths_come_in_few_numbers_of_rows(dataset):
+def test_number_of_padded_rows_is_a_power_of_two(dataset):
     for batch in loader(dataset):
         assert batch.labels.shape[1] in (8, 16)
         assert batch.boxes.shape == (*batch.labels.shape, 4)
 
 
-def test_masks_are_refused_where_there_are_none(tmp_path):
+def test_missing_masks_are_refused(tmp_path):
     dataset, _ = read(write(tmp_path))
     with pytest.raises(UserError, match="4 of 4 objects have no segmentation"):
         loader(dataset, masks=True)
@@ -138,7 +138,7 @@ def test_masks_are_refused_where_there_are_none(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_image_that_breaks_later_is_named(tmp_path, workers):
+def test_image_missing_at_load_time_is_reported(tmp_path, workers):
     dataset, _ = read(damaged(tmp_path, lambda content: content["images"].reverse()))
     dataset.images[0].path.unlink()
     with pytest.raises(UserError, match=r"p3\.png: the image is missing"):
@@ -147,7 +147,7 @@ def test_image_that_breaks_later_is_named(tmp_path, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_image_that_disappears_is_named_without_a_traceback(tmp_path, workers):
+def test_error_of_a_worker_is_one_line(tmp_path, workers):
     from libradet.data.synthesis.synthetic import synthesize
 
     synthesize(tmp_path, train=6, val=2, size=(144, 96), classes=2)
@@ -159,9 +159,10 @@ def test_an_image_that_disappears_is_named_without_a_traceback(tmp_path, workers
         list(loader)
     assert gone.name in str(raised.value)
     assert len(str(raised.value).splitlines()) <= 2
+    assert loader._iterator is None, "workers are stopped"
 
 
-def test_an_image_that_is_exchanged_is_not_trained_on(tmp_path):
+def test_replaced_image_is_refused(tmp_path):
     dataset, _ = read(write(tmp_path))
     loader = make_loader(dataset, size=(32, 64), batch_size=4, training=True, size_divisible=32)
     next(iter(loader))
@@ -171,7 +172,7 @@ def test_an_image_that_is_exchanged_is_not_trained_on(tmp_path):
 
 
 @pytest.mark.parametrize("turned", range(1, 9))
-def test_turned_images_are_what_they_were(tmp_path, turned):
+def test_exif_rotated_images_load(tmp_path, turned):
     """In all eight orientations, with boxes of the upright image and with boxes of the stored one."""
     root = write(tmp_path)
     exif = Image.Exif()

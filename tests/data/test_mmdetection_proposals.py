@@ -43,7 +43,7 @@ def test_lists_in_the_order_of_the_annotation_file(dataset, tmp_path, protocol, 
         proposals_for_images(path, [p.path for p in dataset.images], 9)
 
 
-def test_lists_of_another_data_set(dataset, tmp_path):
+def test_lists_of_another_dataset_are_refused(dataset, tmp_path):
     found = [rows(p) for p in random_proposals(dataset, (4, 4, 4, 4))]
     assert_refused(dump(tmp_path / "x.pkl", found[:3]), dataset, "3 images in the order.* there are 4 images")
     found[0][0, :4], found[1][0, :4] = (0, 0, 64, 48), (0, 0, 48, 64)
@@ -54,7 +54,7 @@ def test_lists_of_another_data_set(dataset, tmp_path):
 
 @pytest.fixture
 def instance_data(monkeypatch):
-    """A class that is pickled as mmengine's, and is gone afterwards."""
+    """A class that is pickled like mmengine's, and removed afterwards."""
 
     class InstanceData:
         def __init__(self, **fields):
@@ -80,8 +80,8 @@ def test_dictionaries_by_image(dataset, tmp_path, instance_data, monkeypatch, ki
     for name in ("mmengine", "mmengine.structures", "mmengine.structures.instance_data"):
         monkeypatch.delitem(sys.modules, name)
     assert same_boxes(boxes_by_image(proposals_for_dataset(path, dataset, 9), dataset), found)
-    given_ = proposals_for_images(path, [p.path for p in dataset.images], 9)
-    assert same_boxes(boxes_by_image(given_, dataset), found)
+    precomputed = proposals_for_images(path, [p.path for p in dataset.images], 9)
+    assert same_boxes(boxes_by_image(precomputed, dataset), found)
     del content[f"data/set/{found[1].name}"]
     assert_refused(dump(tmp_path / "y.pkl", {k: rows(found[0]) for k in content}), dataset, r"1 of 4 .*p1\.png")
 
@@ -99,7 +99,7 @@ def test_dictionaries_by_image(dataset, tmp_path, instance_data, monkeypatch, ki
         "proposals",
     ],
 )
-def test_pickles_of_something_else(dataset, tmp_path, content):
+def test_other_pickles_are_refused(dataset, tmp_path, content):
     assert_refused(dump(tmp_path / "x.pkl", content), dataset, "proposal")
 
 
@@ -122,7 +122,7 @@ class Reduced:
         ("io.open", lambda mark: Reduced(open, str(mark), "w")),
     ],
 )
-def test_hostile_pickles_end_the_command_and_nothing_else(
+def test_hostile_pickles_are_refused_without_execution(
     dataset, tmp_path, capfd, instance_data, monkeypatch, where, named, evil
 ):
     mark, thing = tmp_path / "mark", evil(tmp_path / "mark")
@@ -136,10 +136,10 @@ def test_hostile_pickles_end_the_command_and_nothing_else(
         monkeypatch.delitem(sys.modules, name)
     options = ["--backbone", "test_resnet", "--data", str(dataset.root), "--output_dir", str(tmp_path / "run")]
     assert main(["train", "--model", "fast_rcnn", *options, "--proposals", str(path)]) == 2
-    said = capfd.readouterr().err
-    assert named in said
-    assert "x.pkl" in said
-    assert len(said.strip().splitlines()) == 1
+    output = capfd.readouterr().err
+    assert named in output
+    assert "x.pkl" in output
+    assert len(output.strip().splitlines()) == 1
     assert not mark.exists()
     assert not (tmp_path / "run").exists()
     assert len(records()["images"]) == len(dataset)

@@ -1,14 +1,14 @@
-"""Proposal files: what is written is read, other toolboxes' are read without being run, and images get their own."""
+"""Precomputed proposals: matching to images, and transforms."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from libradet.data.loader import make_loader
-from libradet.data.proposals.precomputed import find_proposal_file, proposals_for_dataset, proposals_for_images
+from libradet.data.proposals.precomputed import proposals_for_dataset, proposals_for_images, resolve_proposal_file
 from libradet.data.proposals.proposal_file import ImageProposals, write_proposals
 from libradet.data.read import read
 from libradet.data.transforms.augmentation import Augmentation
@@ -22,60 +22,62 @@ def dataset(tmp_path):
     return read(write(tmp_path / "set"))[0]
 
 
-def test_the_best_are_taken_whatever_their_order(dataset, tmp_path):
+def test_best_proposals_are_kept(dataset, tmp_path):
     found = random_proposals(dataset)
     mixed = [p._replace(boxes=p.boxes[::-1].copy(), scores=p.scores[::-1].copy()) for p in found]
     write_proposals(tmp_path / "x.safetensors", mixed, "rpn")
-    given_ = proposals_for_dataset(tmp_path / "x.safetensors", dataset, 2)
-    assert given_.num_proposals == 2
-    assert same_boxes(boxes_by_image(given_, dataset), [p._replace(boxes=p.boxes[:2]) for p in found])
+    precomputed = proposals_for_dataset(tmp_path / "x.safetensors", dataset, 2)
+    assert precomputed.num_proposals == 2
+    assert same_boxes(boxes_by_image(precomputed, dataset), [p._replace(boxes=p.boxes[:2]) for p in found])
 
 
-def test_boxes_end_at_the_border_and_have_to_be_numbers(dataset, tmp_path):
+def test_boxes_are_clipped_and_must_be_finite(dataset, tmp_path):
     found = random_proposals(dataset)
     found[0].boxes[0] = (-3, -2, 900, 7)
     found[2].boxes[1, 3] = np.nan
     write_proposals(tmp_path / "x.safetensors", found, "rpn")
-    given_ = proposals_for_dataset(tmp_path / "x.safetensors", dataset, 10)
-    assert given_.boxes_of(0, *SIZES[0])[0].tolist() == [0, 0, SIZES[0][0], 7]
+    precomputed = proposals_for_dataset(tmp_path / "x.safetensors", dataset, 10)
+    assert precomputed.boxes_of(0, *SIZES[0])[0].tolist() == [0, 0, SIZES[0][0], 7]
     with pytest.raises(UserError, match=r"images/p2\.png are NaN or infinite"):
-        given_.boxes_of(2, *SIZES[2])
+        precomputed.boxes_of(2, *SIZES[2])
 
 
 def test_images_without_any_proposal(dataset, tmp_path):
     write_proposals(tmp_path / "x.safetensors", random_proposals(dataset, (0, 0, 0, 0)), "rpn")
-    given_ = proposals_for_dataset(tmp_path / "x.safetensors", dataset, 10)
-    batch = next(iter(loader(dataset, given_)))
+    precomputed = proposals_for_dataset(tmp_path / "x.safetensors", dataset, 10)
+    batch = next(iter(loader(dataset, precomputed)))
     assert batch.proposals.shape == (batch.images.shape[0], 1, 4)
     assert not batch.proposals.any()
 
 
-def loader(dataset, given_, size="original", flip=0.5, **options):
-    options |= {"augmentation": Augmentation(hflip_prob=flip), "proposals": given_}
+def loader(dataset, precomputed, size="original", flip=0.5, **options):
+    options |= {"augmentation": Augmentation(hflip_prob=flip), "proposals": precomputed}
     return make_loader(dataset, size=size, batch_size=2, training=True, size_divisible=8, **options)
 
 
+@settings(max_examples=20)
 @given(st.integers(20, 120), st.integers(20, 200), st.integers(0, 9), st.sampled_from([0.0, 0.5, 1.0]))
-def test_proposals_go_where_the_ground_truth_goes(set_and_truth, short, long, seed, flip):
-    """Ground truths written as proposals come out of resizing and flipping as the ground truths do."""
+def test_proposals_are_resized_and_flipped_like_ground_truth(set_and_truth, short, long, seed, flip):
+    """Ground truths written as proposals equal the ground truths after resizing and flipping."""
     dataset, path = set_and_truth
-    given_ = proposals_for_dataset(path, dataset, 7)
-    for batch in loader(dataset, given_, (short, long), seed=seed, flip=flip):
-        assert batch.proposals.shape[1] == given_.num_proposals == 2
+    precomputed = proposals_for_dataset(path, dataset, 7)
+    for batch in loader(dataset, precomputed, (short, long), seed=seed, flip=flip):
+        assert batch.proposals.shape[1] == precomputed.num_proposals == 2
         for boxes, labels, proposals in zip(batch.boxes, batch.labels, batch.proposals, strict=True):
             held = int((labels >= 0).sum())
             assert torch.equal(proposals[:held], boxes[:held])
             assert not proposals[held:].any()
 
 
+@settings(max_examples=20)
 @given(st.floats(0.3, 2.5), st.integers(0, 9))
-def test_proposals_are_cut_like_the_ground_truth(set_and_truth, factor, seed):
-    """Every ground truth that is left after a random crop has its proposal, and no proposal leaves its image."""
+def test_proposals_are_cropped_like_ground_truth(set_and_truth, factor, seed):
+    """Every ground truth that remains after a random crop has its proposal, and proposals stay inside the image."""
     dataset, path = set_and_truth
-    given_ = proposals_for_dataset(path, dataset, 7)
+    precomputed = proposals_for_dataset(path, dataset, 7)
     augmentation = Augmentation(scale_jitter=(factor, factor))
     options = {"size": (60, 80), "batch_size": 2, "training": True, "size_divisible": 8, "seed": seed}
-    for batch in make_loader(dataset, augmentation=augmentation, proposals=given_, **options):
+    for batch in make_loader(dataset, augmentation=augmentation, proposals=precomputed, **options):
         for boxes, labels, proposals, size in zip(batch.boxes, batch.labels, batch.proposals, batch.sizes, strict=True):
             assert all((box == proposals).all(1).any() for box in boxes[labels >= 0])
             assert (proposals <= size.flip(0).repeat(2)).all()
@@ -93,16 +95,16 @@ def set_and_truth(tmp_path_factory):
     return dataset, root / "x.safetensors"
 
 
-def test_workers_give_the_same(set_and_truth):
+def test_proposals_are_independent_of_workers(set_and_truth):
     dataset, path = set_and_truth
-    given_ = proposals_for_dataset(path, dataset, 7)
-    alone, helped = (list(loader(dataset, given_, (60, 90), num_workers=workers)) for workers in (0, 2))
+    precomputed = proposals_for_dataset(path, dataset, 7)
+    alone, helped = (list(loader(dataset, precomputed, (60, 90), num_workers=workers)) for workers in (0, 2))
     assert all(torch.equal(a.proposals, b.proposals) for a, b in zip(alone, helped, strict=True))
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_proposals_lie_on_what_they_were_made_for(dataset, tmp_path, flip):
-    """White rectangles on black images are still inside their proposals, and fill them."""
+def test_proposals_match_pixels(dataset, tmp_path, flip):
+    """White rectangles on black images fill their proposals."""
     found = []
     for p in dataset.images:
         pixels = np.zeros((p.height, p.width, 3), np.uint8)
@@ -111,42 +113,42 @@ def test_proposals_lie_on_what_they_were_made_for(dataset, tmp_path, flip):
         box = np.array([[4, 10, 24, 30]], np.float32)
         found.append(ImageProposals(p.id, p.path.name, p.width, p.height, box, np.ones(1, np.float32)))
     write_proposals(tmp_path / "x.safetensors", found, "rpn")
-    given_ = proposals_for_dataset(tmp_path / "x.safetensors", dataset, 10)
-    for batch in loader(dataset, given_, (90, 120), flip=flip):
+    precomputed = proposals_for_dataset(tmp_path / "x.safetensors", dataset, 10)
+    for batch in loader(dataset, precomputed, (90, 120), flip=flip):
         for image, (box,) in zip(batch.images, batch.proposals, strict=True):
             ys, xs = torch.nonzero(image[0] > 127, as_tuple=True)
             extent = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
             assert (extent - box).abs().max() < 1.01
 
 
-def test_a_file_for_every_split(dataset, tmp_path):
+def test_find_proposal_file_of_a_split(dataset, tmp_path):
     folder = tmp_path / "props"
     folder.mkdir()
     for name in ("train2017.safetensors", "rpn_r50_val2017.pkl", "notes.txt"):
         (folder / name).touch()
     assert (
-        find_proposal_file(folder, "train2017").name
-        == find_proposal_file(folder, "train").name
+        resolve_proposal_file(folder, "train2017").name
+        == resolve_proposal_file(folder, "train").name
         == "train2017.safetensors"
     )
-    assert find_proposal_file(folder, "val").name == "rpn_r50_val2017.pkl"
-    assert find_proposal_file(folder / "notes.txt", "val").name == "notes.txt"
+    assert resolve_proposal_file(folder, "val").name == "rpn_r50_val2017.pkl"
+    assert resolve_proposal_file(folder / "notes.txt", "val").name == "notes.txt"
     with pytest.raises(UserError, match=r"named after test.*rpn_r50_val2017\.pkl, train2017\.safetensors"):
-        find_proposal_file(folder, "test")
+        resolve_proposal_file(folder, "test")
     (folder / "other-val2017.pkl").touch()
     with pytest.raises(UserError, match="several files"):
-        find_proposal_file(folder, "val2017")
+        resolve_proposal_file(folder, "val2017")
 
 
-def test_images_of_one_name_are_told_apart(tmp_path):
+def test_images_with_equal_names_are_matched_by_folder(tmp_path):
     paths = [tmp_path / part / "a.png" for part in ("one", "two")]
     found = [
         ImageProposals(i, f"x/{p.parent.name}/a.png", 8, 8, np.full((1, 4), i + 1.0), np.ones(1))
         for i, p in enumerate(paths)
     ]
     write_proposals(tmp_path / "x.safetensors", found, "rpn")
-    given_ = proposals_for_images(tmp_path / "x.safetensors", paths[::-1], 9)
-    assert given_.rows.tolist() == [1, 0]
+    precomputed = proposals_for_images(tmp_path / "x.safetensors", paths[::-1], 9)
+    assert precomputed.rows.tolist() == [1, 0]
     with pytest.raises(UserError, match="1 of 2 input images"):
         proposals_for_images(tmp_path / "x.safetensors", [paths[0], tmp_path / "three" / "a.png"], 9)
 

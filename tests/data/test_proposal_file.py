@@ -17,7 +17,7 @@ def dataset(tmp_path):
     return read(write(tmp_path / "set"))[0]
 
 
-def test_proposals_without_shape(tmp_path):
+def test_scalar_tensors_are_refused(tmp_path):
     import torch
     from safetensors.torch import save_file
 
@@ -31,15 +31,15 @@ def test_proposals_without_shape(tmp_path):
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_what_is_written_is_read(dataset, tmp_path, shuffled):
+def test_round_trip(dataset, tmp_path, shuffled):
     found = random_proposals(dataset)
     path = tmp_path / "new" / "x.safetensors"
     write_proposals(path, found[::-1] if shuffled else found, "rpn")
     file = read_proposals(path)
     assert (len(file), file.max_per_image) == (4, 5)
-    given_ = proposals_for_dataset(path, dataset, 1000)
-    assert given_.num_proposals == 5
-    assert same_boxes(boxes_by_image(given_, dataset), found)
+    precomputed = proposals_for_dataset(path, dataset, 1000)
+    assert precomputed.num_proposals == 5
+    assert same_boxes(boxes_by_image(precomputed, dataset), found)
     assert [p.name for p in path.parent.iterdir()] == ["x.safetensors"]
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -70,7 +70,7 @@ def test_damaged_files_are_refused(dataset, tmp_path, name, change):
     assert_refused(path, dataset, "damaged")
 
 
-def test_what_is_no_proposal_file(dataset, tmp_path):
+def test_other_files_are_refused(dataset, tmp_path):
     assert_refused(tmp_path / "absent.pkl", dataset, "cannot be read")
     for content in (b"", b"hello", b"PK\x03\x04 something", b"\x80\x04]\x94."):
         (tmp_path / "x.pkl").write_bytes(content)

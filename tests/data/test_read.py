@@ -33,7 +33,7 @@ def test_equals_what_pycocotools_reads(shared_data, name):
         np.testing.assert_allclose(image.area, [a["area"] for a in annotations], rtol=1e-6)
 
 
-def test_survives_writing_and_reading(shared_data, tmp_path):
+def test_round_trip_through_json(shared_data, tmp_path):
     import json
 
     source = shared_data / "coco_cc"
@@ -54,12 +54,12 @@ def test_survives_writing_and_reading(shared_data, tmp_path):
 @pytest.fixture(scope="module")
 def expected(shared_data):
     found = json.loads((shared_data / "dirty" / "expected.json").read_text())
-    assert sorted(found) == sorted(DIRTY_CASES), "a case was added: test it"
+    assert sorted(found) == sorted(DIRTY_CASES), "a case was added: add it to DIRTY_CASES"
     return found
 
 
 @pytest.mark.parametrize("case", DIRTY_CASES)
-def test_ends_as_expected(shared_data, expected, case):
+def test_outcome_of_dirty_datasets(shared_data, expected, case):
     wanted = expected[case]
     report = check(shared_data / "dirty" / case)
     outcome = wanted["outcome"]
@@ -87,7 +87,7 @@ def test_ends_as_expected(shared_data, expected, case):
         ("40_truncated_json", ["annotations.json", "line 1, column 4001"]),
     ],
 )
-def test_refused_in_a_line_that_names_the_trouble(shared_data, case, names):
+def test_error_is_one_line_that_names_the_cause(shared_data, case, names):
     with pytest.raises(UserError) as raised:
         read(shared_data / "dirty" / case, "train")
     message = str(raised.value)
@@ -102,14 +102,14 @@ def test_missing_images_can_be_skipped(shared_data):
     assert not report.errors
 
 
-def test_without_ground_truth_there_is_still_something_to_predict(shared_data):
+def test_dataset_without_ground_truth_can_be_read_for_evaluation(shared_data):
     dataset, report = read(shared_data / "dirty" / "12_empty_annotations", "val", training=False)
     assert len(dataset) == 4
     assert "no ground truth" in report.warnings[0]
 
 
 @pytest.mark.parametrize("case", ["01_clean_control", "22_noncontiguous_category_ids", "33_missing_optional_fields"])
-def test_ground_truth_as_detections_is_perfect(shared_data, case):
+def test_ground_truth_as_detections_has_ap_1(shared_data, case):
     truth = to_coco(read(shared_data / "dirty" / case)[0])
     coco = COCO()
     coco.dataset = truth
@@ -122,7 +122,7 @@ def test_ground_truth_as_detections_is_perfect(shared_data, case):
     assert evaluation.stats[0] == pytest.approx(1.0)
 
 
-def test_own_category_ids_come_back(shared_data):
+def test_own_category_ids_are_kept(shared_data):
     dataset, _ = read(shared_data / "dirty" / "22_noncontiguous_category_ids")
     assert dataset.category_ids == [3, 17, 90]
     assert dataset.class_names == ["RBC", "WBC", "Platelets"]
@@ -131,8 +131,8 @@ def test_own_category_ids_come_back(shared_data):
         np.testing.assert_array_equal(image.labels, same.labels)
 
 
-def test_rotated_image_agrees_with_the_upright_one(shared_data):
-    """The same image stored upright and on its side gives the same pixels and boxes."""
+def test_rotated_image_equals_the_upright_one(shared_data):
+    """An image stored upright and rotated gives the same pixels and boxes."""
     batches = []
     for case in ("01_clean_control", "19_exif_rotated"):
         dataset, _ = read(shared_data / "dirty" / case)
@@ -141,12 +141,12 @@ def test_rotated_image_agrees_with_the_upright_one(shared_data):
     straight, turned = batches
     assert straight.sizes.tolist() == turned.sizes.tolist()
     assert straight.boxes.equal(turned.boxes)
-    # Encoded anew as a JPEG on its side, so equal up to compression.
+    # Encoded again as a rotated JPEG, so equal up to compression.
     difference = (straight.images[3].float() - turned.images[3].float()).abs().mean()
     assert difference < 4
 
 
-def test_crowd_region_is_kept_as_such(shared_data):
+def test_crowd_region_is_kept(shared_data):
     dataset, _ = read(shared_data / "dirty" / "24_iscrowd_rle")
     assert sum(int(p.crowd.sum()) for p in dataset.images) == 1
     batch = next(iter(make_loader(dataset, size=(240, 400), batch_size=4, training=True, size_divisible=16)))

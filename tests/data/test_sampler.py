@@ -6,34 +6,36 @@ from hypothesis import strategies as st
 
 from libradet.data.sampler import GroupedBatchSampler
 
-canvas_lists = st.lists(st.integers(0, 2), min_size=1, max_size=40).map(lambda c: np.unique(c, return_inverse=True)[1])
+group_id_lists = st.lists(st.integers(0, 2), min_size=1, max_size=40).map(
+    lambda c: np.unique(c, return_inverse=True)[1]
+)
 
 
-@given(canvas_lists, st.integers(1, 4), st.integers(1, 3), st.integers(0, 5))
-def test_training_order(canvas_of, batch_size, world_size, epoch):
-    ranks = [GroupedBatchSampler(canvas_of, batch_size, True, 3, rank, world_size) for rank in range(world_size)]
+@given(group_id_lists, st.integers(1, 4), st.integers(1, 3), st.integers(0, 5))
+def test_training_order(group_ids, batch_size, world_size, epoch):
+    ranks = [GroupedBatchSampler(group_ids, batch_size, True, 3, rank, world_size) for rank in range(world_size)]
     for sampler in ranks:
         sampler.set_epoch(epoch)
     plans = [list(sampler) for sampler in ranks]
     assert {len(plan) for plan in plans} == {len(ranks[0])}
     seen = [key.index for plan in plans for batch in plan for key in batch]
-    assert set(seen) == set(range(len(canvas_of)))
+    assert set(seen) == set(range(len(group_ids)))
     for step in zip(*plans, strict=True):
         assert {len(batch) for batch in step} == {batch_size}
-        assert len({canvas_of[key.index] for batch in step for key in batch}) == 1
-    whole = GroupedBatchSampler(canvas_of, batch_size * world_size, True, 3, 0, 1)
+        assert len({group_ids[key.index] for batch in step for key in batch}) == 1
+    whole = GroupedBatchSampler(group_ids, batch_size * world_size, True, 3, 0, 1)
     whole.set_epoch(epoch)
     assert list(whole) == [[key for batch in step for key in batch] for step in zip(*plans, strict=True)]
 
 
-@given(canvas_lists, st.integers(1, 4), st.integers(1, 3))
-def test_evaluation_order(canvas_of, batch_size, world_size):
-    plans = [list(GroupedBatchSampler(canvas_of, batch_size, False, 3, rank, world_size)) for rank in range(world_size)]
+@given(group_id_lists, st.integers(1, 4), st.integers(1, 3))
+def test_evaluation_order(group_ids, batch_size, world_size):
+    plans = [list(GroupedBatchSampler(group_ids, batch_size, False, 3, rank, world_size)) for rank in range(world_size)]
     assert len({len(plan) for plan in plans}) == 1
     seen = [key.index for plan in plans for batch in plan for key in batch]
-    assert set(seen) == set(range(len(canvas_of)))
+    assert set(seen) == set(range(len(group_ids)))
     if world_size == 1:
-        assert len(seen) == len(canvas_of)
+        assert len(seen) == len(group_ids)
 
 
 def test_epochs_and_seeds_differ():
@@ -47,7 +49,7 @@ def test_epochs_and_seeds_differ():
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
 
 
-def test_start_skips_batches_of_this_epoch_only():
+def test_start_skips_batches_of_the_current_epoch():
     sampler = GroupedBatchSampler(np.zeros(30, np.int64), 3, True, 0, 0, 1)
     sampler.set_epoch(4)
     full = list(sampler)

@@ -14,7 +14,7 @@ from libradet.data.segmentations import decode_rle_counts, enclosing_box, parse_
 from tests.helpers.data_building import damaged
 
 
-def test_both_kinds_of_run_lengths():
+def test_compressed_and_uncompressed_rle():
     drawn = np.zeros((48, 64), np.uint8, order="F")
     drawn[5:20, 10:30] = 1
     packed = reference.encode(drawn)
@@ -48,14 +48,14 @@ def test_both_kinds_of_run_lengths():
         {"size": [64, 48], "counts": [64 * 48]},
     ],
 )
-def test_unusable_ones_are_named(found):
+def test_invalid_segmentations_are_reported(found):
     unfit: list[str] = []
     assert parse_segmentation({"id": 3, "segmentation": found}, 64, 48, False, unfit) is None
     assert unfit == ["annotation 3"]
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_run_lengths_are_read_as_coco_writes_them(height, width, seed):
+def test_decode_rle_counts_of_coco(height, width, seed):
     drawn = np.random.default_rng(seed).random((height, width)) < 0.5
     encoded = coco_mask.encode(np.asfortranarray(drawn.astype(np.uint8)))
     runs = decode_rle_counts(encoded["counts"])
@@ -64,7 +64,7 @@ def test_run_lengths_are_read_as_coco_writes_them(height, width, seed):
 
 
 @given(st.binary(max_size=30))
-def test_run_lengths_of_any_bytes_fit_their_image_or_are_refused(counts):
+def test_rle_of_random_bytes_is_valid_or_refused(counts):
     unfit: list[str] = []
     kept = parse_segmentation({"segmentation": {"size": [5, 7], "counts": counts}}, 7, 5, False, unfit)
     if kept is None:
@@ -93,7 +93,7 @@ def test_run_lengths_of_any_bytes_fit_their_image_or_are_refused(counts):
     ],
 )
 @pytest.mark.parametrize("boxed", [True, False])
-def test_segmentations_that_cannot_be_drawn(tmp_path, segmentation, boxed):
+def test_hostile_segmentations_are_dropped(tmp_path, segmentation, boxed):
     def put(content):
         content["annotations"][0]["segmentation"] = segmentation
         if not boxed:

@@ -1,4 +1,4 @@
-"""Numbers of a dataset, against counting by hand."""
+"""Statistics of a dataset, against known counts and torchvision."""
 
 import io
 import json
@@ -38,13 +38,13 @@ def test_counts(tmp_path):
     assert stats.resized_side == tuple(np.percentile(sides, [5, 50, 95]))
 
 
-def test_sides_after_resizing_are_twice_as_large_in_images_twice_as_large(tmp_path):
+def test_resized_side_scales_with_the_image(tmp_path):
     dataset, _ = read(damaged(tmp_path, lambda c: c["annotations"].pop()))
     original, double = compute_stats(dataset, "original"), compute_stats(dataset, (96, 1000))
     assert double.resized_side[2] == pytest.approx(2 * original.resized_side[2], rel=0.03)
 
 
-def test_anchor_fit_equals_that_of_torchvisions_anchors(shared_data):
+def test_anchor_coverage_equals_that_of_torchvision(shared_data):
     dataset, _ = read(shared_data / "coco_cc", "val")
     stats = compute_stats(dataset, "original", ratios=(0.5, 2.0))
     generator = AnchorGenerator(sizes=((32, 64, 128, 256, 512),), aspect_ratios=((0.5, 2.0),))
@@ -52,8 +52,8 @@ def test_anchor_fit_equals_that_of_torchvisions_anchors(shared_data):
     fits = []
     for image in dataset.images:
         boxes = torch.from_numpy(image.boxes[~image.crowd])
-        centerd = boxes - ((boxes[:, :2] + boxes[:, 2:]) / 2).repeat(1, 2)
-        fits += (box_iou(centerd, anchors).amax(1) >= 0.5).tolist()
+        centered = boxes - ((boxes[:, :2] + boxes[:, 2:]) / 2).repeat(1, 2)
+        fits += (box_iou(centered, anchors).amax(1) >= 0.5).tolist()
     # torchvision rounds its anchors to whole pixels.
     assert stats.covered == pytest.approx(np.mean(fits), abs=0.01)
     assert stats.crowd == 8
@@ -93,7 +93,7 @@ def test_summary_and_json(tmp_path):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40))
-def test_overlapping_equals_torchvisions_pairwise_iou(seed, count):
+def test_overlapping_equals_pairwise_iou_of_torchvision(seed, count):
     generator = np.random.default_rng(seed)
     corner, side = generator.integers(0, 20, (count, 2)), generator.integers(5, 15, (count, 2))
     boxes = np.concatenate([corner, corner + side], 1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""The synthetic set: the same to the byte when drawn again, sound, and as hard as it claims."""
+"""Synthetic dataset: reproducible, valid, and with the stated difficulty."""
 
 import json
 
@@ -24,12 +24,12 @@ def test_same_seed_same_bytes(tmp_path):
     assert first != draw(tmp_path / "c", seed=1)
 
 
-def test_a_larger_set_begins_with_the_smaller_one(tmp_path):
+def test_larger_dataset_starts_with_the_smaller_one(tmp_path):
     small, large = draw(tmp_path / "a"), draw(tmp_path / "b", train=7)
     assert all(large[name] == content for name, content in small.items() if name.suffix == ".jpg")
 
 
-def test_passes_its_own_check(tmp_path):
+def test_synthetic_dataset_is_valid(tmp_path):
     draw(tmp_path)
     report = check(tmp_path)
     assert report.skipped + report.warnings + report.errors == []
@@ -44,7 +44,7 @@ def test_splits_share_no_image(tmp_path):
     assert len(set(images)) == len(images)
 
 
-def test_boxes_are_tight_around_what_is_visible(tmp_path):
+def test_boxes_are_tight_around_visible_pixels(tmp_path):
     draw(tmp_path)
     for annotation in json.loads((tmp_path / "train.json").read_text())["annotations"]:
         mask = rle.decode(annotation["segmentation"])
@@ -63,7 +63,7 @@ def test_masks_of_an_image_are_disjoint(tmp_path):
         assert sum(masks).max(initial=0) <= 1
 
 
-def test_sizes_from_tiny_to_half_the_image():
+def test_object_sizes():
     noise = np.random.default_rng(0)
     boxes = np.array([a["bbox"] for _ in range(30) for a in draw_scene(noise, (320, 256), 5)[1]])
     longer = boxes[:, 2:].max(1)
@@ -72,8 +72,8 @@ def test_sizes_from_tiny_to_half_the_image():
     assert 24 < np.median(longer) < 90
 
 
-def test_objects_overlap_but_none_is_nearly_hidden():
-    """Much of an object's box must be its own: the visible part is never a sliver of what the class looks like."""
+def test_objects_overlap_but_stay_visible():
+    """The visible part of every object covers much of its box."""
     noise = np.random.default_rng(1)
     touching = 0
     for _ in range(15):
@@ -86,7 +86,7 @@ def test_objects_overlap_but_none_is_nearly_hidden():
     assert touching > 8
 
 
-def test_images_are_neither_black_nor_blown_out():
+def test_brightness_and_contrast():
     noise = np.random.default_rng(2)
     for _ in range(20):
         pixels, _ = draw_scene(noise, (160, 128), 8)

@@ -1,4 +1,4 @@
-"""Resizing, mirroring and batching, against torchvision's own transforms."""
+"""Resizing and flipping, against torchvision's transforms."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from tests.helpers.samples import random_sample
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 900), st.integers(0, 900))
-def test_target_size_touches_one_limit_and_exceeds_none(height, width, short, extra):
+def test_target_size_reaches_one_limit_and_exceeds_none(height, width, short, extra):
     long = short + extra
     new = target_size(height, width, (short, long))
     assert min(new) <= short
@@ -27,12 +27,12 @@ def test_target_size_touches_one_limit_and_exceeds_none(height, width, short, ex
 
 @given(st.integers(20, 900), st.integers(20, 900))
 def test_target_size_agrees_with_torchvision(height, width):
-    """Up to rounding: torchvision cuts off the long side, we round it."""
+    """Equal up to rounding: torchvision truncates the long side, we round it."""
     expected = F._geometry._compute_resized_output_size((height, width), size=[320], max_size=533)
     assert np.abs(np.array(target_size(height, width, (320, 533))) - expected).max() <= 1
 
 
-def test_original_size_is_left_alone():
+def test_original_size_is_unchanged():
     image = torch.randint(0, 255, (3, 33, 47), dtype=torch.uint8)
     same, *scales = resize(image, "original")
     assert same.equal(image)
@@ -50,7 +50,7 @@ def test_resize_and_boxes_agree_with_torchvision():
     torch.testing.assert_close(scaled, their_boxes.as_subclass(torch.Tensor).float())
 
 
-def test_flip_agrees_with_torchvision():
+def test_hflip_agrees_with_torchvision():
     before = random_sample(64, 48, 5, masks=True)
     after = hflip(before)
     wrapped = (

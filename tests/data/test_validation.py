@@ -1,4 +1,4 @@
-"""What else can be wrong with a dataset: each damage is named, and none trains on in silence."""
+"""Validation: every kind of damage is reported, repaired, skipped or refused."""
 
 import json
 import os
@@ -21,21 +21,21 @@ def examine(root, damage) -> Report:
 
 
 def put(kind, row, **fields):
-    """Damage: fields of one record."""
+    """Return a damage: changed fields of one record."""
     return lambda content: content[kind][row].update(fields)
 
 
 def add(kind, *more):
-    """Damage: additional records."""
+    """Return a damage: additional records."""
     return lambda content: content[kind].extend(more)
 
 
 def box(**fields):
-    """A further, sound annotation, changed by ``fields``."""
+    """Return a further, valid annotation, changed by ``fields``."""
     return {"id": 900, "image_id": 10, "category_id": 1, "bbox": [1, 2, 10, 12], "area": 120, "iscrowd": 0} | fields
 
 
-def test_a_sound_one_has_nothing_to_say(tmp_path):
+def test_valid_dataset_has_no_findings(tmp_path):
     report = check(write(tmp_path))
     assert (report.images, report.boxes) == (4, 4)
     assert report.classes == {"cat": 2, "dog": 1, "hen": 1}
@@ -64,7 +64,7 @@ def test_a_sound_one_has_nothing_to_say(tmp_path):
         (add("images", records()["images"][0]), "image listed twice"),
     ],
 )
-def test_left_out_and_counted(tmp_path, damage, what):
+def test_damage_is_skipped_and_counted(tmp_path, damage, what):
     report = examine(tmp_path, damage)
     assert [(finding["reason"], finding["count"]) for finding in report.skipped] == [(what, 1)]
     assert (report.images, report.boxes, report.errors) == (4, 4, [])
@@ -92,7 +92,7 @@ def test_left_out_and_counted(tmp_path, damage, what):
         (lambda c: [a.update(bbox=[30, 30, 44, 45]) for a in c["annotations"]], "x1, y1, x2, y2"),
     ],
 )
-def test_refused(tmp_path, damage, text):
+def test_damage_is_refused(tmp_path, damage, text):
     report = examine(tmp_path, damage)
     assert any(text in error for error in report.errors), report.errors
     with pytest.raises(UserError):
@@ -113,7 +113,7 @@ def test_refused(tmp_path, damage, text):
         (put("annotations", 0, segmentation={"size": [48, 64], "counts": [3]}), "1 segmentations cannot be used"),
     ],
 )
-def test_repaired_or_suspected_with_a_warning(tmp_path, damage, text):
+def test_damage_is_repaired_with_a_warning(tmp_path, damage, text):
     report = examine(tmp_path, damage)
     assert any(text in warning for warning in report.warnings), report.warnings
     assert report.errors == []
@@ -138,19 +138,19 @@ def test_repaired_or_suspected_with_a_warning(tmp_path, damage, text):
         lambda c: [i.update(file_name="/home/me/images/" + i["file_name"]) for i in c["images"]],
     ],
 )
-def test_read_as_meant(tmp_path, damage):
-    """Sloppy but unambiguous records give exactly the same dataset."""
-    sound, _ = read(write(tmp_path / "sound"))
+def test_unambiguous_records_are_normalized(tmp_path, damage):
+    """Unusual but unambiguous records give exactly the same dataset."""
+    valid, _ = read(write(tmp_path / "valid"))
     sloppy, report = read(damaged(tmp_path / "sloppy", damage))
     assert report.skipped + report.warnings == []
-    assert sloppy.category_ids == sound.category_ids
-    for a, b in zip(sloppy.images, sound.images, strict=True):
+    assert sloppy.category_ids == valid.category_ids
+    for a, b in zip(sloppy.images, valid.images, strict=True):
         assert (a.id, a.path.name, a.width, a.height) == (b.id, b.path.name, b.width, b.height)
         for name in ("boxes", "labels", "crowd", "area", "annotation_ids"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
-def test_ids_that_are_words_are_numbered(tmp_path):
+def test_text_ids_are_numbered(tmp_path):
     def damage(content):
         for image in content["images"]:
             image["id"] = f"img-{image['id']}"
@@ -163,7 +163,7 @@ def test_ids_that_are_words_are_numbered(tmp_path):
     assert report.boxes == 4
 
 
-def test_box_from_segmentation_where_none_is_given(tmp_path):
+def test_missing_box_is_computed_from_the_segmentation(tmp_path):
     polygon = [2.0, 3.0, 12.0, 3.0, 12.0, 20.0, 2.0, 20.0]
     lengths = {"size": [48, 64], "counts": [48 * 10 + 5, 7, 41, 7, 48 * 53 - 12]}
 
@@ -176,7 +176,7 @@ def test_box_from_segmentation_where_none_is_given(tmp_path):
     assert not report.skipped
 
 
-def test_area_of_the_mask_is_kept_and_capped_where_the_box_is_clipped(tmp_path):
+def test_area_is_limited_to_the_clipped_box(tmp_path):
     def damage(content):
         content["annotations"][0] |= {"area": 123.5}
         content["annotations"][1] |= {"bbox": [54, 38, 20, 20], "area": 400}
@@ -203,7 +203,7 @@ def test_damaged_image_files(tmp_path, spoil):
     }
 
 
-def test_all_missing_images_are_named(tmp_path):
+def test_all_missing_images_are_reported(tmp_path):
     content = records()
     content["images"] += [{"id": 1000 + i, "file_name": f"lost_{i}.png"} for i in range(15)]
     report = check(write(tmp_path, content))
@@ -211,7 +211,7 @@ def test_all_missing_images_are_named(tmp_path):
     assert len(report.skipped[0]["examples"]) == 15
 
 
-def test_boxes_on_unrotated_pixels_stay_with_them(tmp_path):
+def test_boxes_on_unrotated_pixels(tmp_path):
     """The records give the stored size, so the EXIF rotation must not be applied to this image."""
     write(tmp_path)
     exif = Image.Exif()
@@ -223,13 +223,13 @@ def test_boxes_on_unrotated_pixels_stay_with_them(tmp_path):
     assert "EXIF" in report.warnings[0]
 
 
-def test_lists_of_odd_things_are_refused_not_crashed_on(tmp_path):
+def test_records_of_other_types_are_refused(tmp_path):
     report = check(write(tmp_path, {"images": [1, None, "x"], "annotations": [None, 3], "categories": ["cat", {}]}))
     assert report.errors
     json.dumps(report.to_json())
 
 
-def test_splits_that_do_not_fit_together(tmp_path):
+def test_inconsistent_splits(tmp_path):
     write(tmp_path, name="train.json")
     other = records()
     other["categories"][0]["name"] = "wolf"
@@ -240,7 +240,7 @@ def test_splits_that_do_not_fit_together(tmp_path):
     assert (report.images, report.boxes) == (8, 8)
 
 
-def test_summary_shows_everything(tmp_path):
+def test_render_contains_all_findings(tmp_path):
     from rich.console import Console
 
     report = examine(tmp_path, add("annotations", box(image_id=77, id="[red]x"), box(category_id=5)))
@@ -256,7 +256,7 @@ def test_summary_shows_everything(tmp_path):
         assert part in text
 
 
-def test_ids_written_as_text_are_read_and_named(tmp_path):
+def test_numeric_ids_as_text_are_reported(tmp_path):
     content = {
         "images": [{"id": "7", "file_name": "a.png"}],
         "categories": [{"id": "3", "name": "ball"}],
@@ -267,16 +267,16 @@ def test_ids_written_as_text_are_read_and_named(tmp_path):
     dataset, report = read(tmp_path, "train")
     assert dataset.images[0].labels.tolist() == [0]
     assert dataset.category_ids == [3]
-    said = "\n".join(report.notes)
-    assert "category_id is text such as '3' in 1 of annotations" in said
-    assert "image_id is text such as '7'" in said
+    notes = "\n".join(report.notes)
+    assert "category_id is text such as '3' in 1 of annotations" in notes
+    assert "image_id is text such as '7'" in notes
     for part, *keys in (("images", "id"), ("categories", "id"), ("annotations", "image_id", "category_id")):
         content[part][0] |= {key: int(content[part][0][key]) for key in keys}
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     assert not any("is text" in note for note in read(tmp_path, "train")[1].notes)
 
 
-STRANGE = [
+EXTREME_VALUES = [
     10**400,
     -(10**400),
     2**64,
@@ -293,17 +293,17 @@ STRANGE = [
 ]
 
 
-PLACES = [
+FIELDS = [
     *[("images", "id"), ("images", "width"), ("images", "file_name"), ("categories", "id"), ("categories", "name")],
     *[("annotations", key) for key in ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")],
 ]
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("value", STRANGE, ids=lambda v: str(v)[:8])
-def test_a_strange_value_anywhere(tmp_path, place, value):
-    """It is refused, repaired or left out and counted: every box is somewhere."""
-    part, key = place
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("value", EXTREME_VALUES, ids=lambda v: str(v)[:8])
+def test_extreme_values_in_any_field(tmp_path, field, value):
+    """The value is refused, repaired or skipped and counted: no box is lost."""
+    part, key = field
 
     def put(content):
         content[part][1][key] = value
@@ -318,7 +318,7 @@ def test_a_strange_value_anywhere(tmp_path, place, value):
 @pytest.mark.parametrize(
     "name", ["a/" * 300 + "x.png", "x" * 300 + "/y.png", "\x00.png", "a\x00/b.png", "\ud800/x.png"]
 )
-def test_names_that_no_file_can_have(tmp_path, name):
+def test_invalid_file_names(tmp_path, name):
     def put(content):
         content["images"][0]["file_name"] = name
 
@@ -326,7 +326,7 @@ def test_names_that_no_file_can_have(tmp_path, name):
     assert "1 of 4 image files are" in report.errors[0]
 
 
-def test_names_that_are_no_text(tmp_path, capsys):
+def test_file_names_that_are_not_utf8(tmp_path, capsys):
     name = os.fsdecode(b"p\xff\xfe.png")
 
     def put(content):

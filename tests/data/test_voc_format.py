@@ -10,7 +10,7 @@ from tests.helpers.data_building import SIZES, essence, records, write, write_im
 
 
 def voc_files(folder: Path, difficult: int = 0) -> None:
-    """XML files for :func:`records`."""
+    """Write XML files for :func:`records`."""
     folder.mkdir(parents=True, exist_ok=True)
     names = {1: "cat", 7: "dog", 9: "hen"}
     for row, (w, h) in enumerate(SIZES):
@@ -46,7 +46,7 @@ def test_voc(tmp_path, reference, home):
     assert read(root, "val")[0].class_names == ["cat", "dog", "hen"]
 
 
-def test_voc_images_beside_the_xml(tmp_path, reference):
+def test_voc_images_next_to_the_xml(tmp_path, reference):
     write_images(tmp_path / "train")
     voc_files(tmp_path / "train")
     write_images(tmp_path / "flat")
@@ -65,22 +65,24 @@ def test_voc_difficult_objects_are_crowd(tmp_path):
     assert any("no boxes to train on" in error for error in report.errors)
 
 
-LAUGHS = '<!DOCTYPE l [<!ENTITY a0 "ha">' + "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 9}">' for i in range(1, 9))
+BILLION_LAUGHS = '<!DOCTYPE l [<!ENTITY a0 "ha">' + "".join(
+    f'<!ENTITY a{i} "{f"&a{i - 1};" * 9}">' for i in range(1, 9)
+)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        f"{LAUGHS}]><annotation><filename>&a8;</filename></annotation>".encode(),
+        f"{BILLION_LAUGHS}]><annotation><filename>&a8;</filename></annotation>".encode(),
         b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation><filename>&x;</filename></annotation>',
-        f"<?xml version='1.0' encoding='utf-16'?>{LAUGHS}]><annotation>&a8;</annotation>".encode("utf-16"),
+        f"<?xml version='1.0' encoding='utf-16'?>{BILLION_LAUGHS}]><annotation>&a8;</annotation>".encode("utf-16"),
         b"<?xml version='1.0' encoding='utf-7'?><annotation/>",
         b"<?xml version='1.0' encoding='nonsense'?><annotation/>",
         b"<a>" * 10_000,
         b"",
     ],
 )
-def test_xml_with_entities_and_strange_encodings(tmp_path, text):
+def test_xml_with_entities_and_unknown_encodings_is_refused(tmp_path, text):
     write(tmp_path, name="unused/x.json", images="JPEGImages")
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Annotations" / "p0.xml").write_bytes(text)

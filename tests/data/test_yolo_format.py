@@ -11,7 +11,7 @@ from tests.helpers.data_building import SIZES, essence, records, write, write_im
 
 
 def yolo_labels(folder: Path, polygons: bool = False) -> None:
-    """Label files for :func:`records`, classes cat, dog, hen."""
+    """Write label files for :func:`records`, classes cat, dog, hen."""
     folder.mkdir(parents=True)
     content, number = records(), {1: 0, 7: 1, 9: 2}
     for annotation in content["annotations"]:
@@ -60,7 +60,7 @@ def test_yolo_list_of_files(tmp_path, reference):
     assert essence(tmp_path) == reference
 
 
-def test_yolo_lines_that_are_wrong_are_named(tmp_path):
+def test_invalid_label_lines_are_reported(tmp_path):
     write_images(tmp_path / "images/train")
     yolo_labels(tmp_path / "labels/train")
     (tmp_path / "labels/train/p3.txt").write_text(
@@ -76,7 +76,7 @@ def test_yolo_lines_that_are_wrong_are_named(tmp_path):
     assert report.boxes == 4
 
 
-def test_yolo_with_pixels_instead_of_fractions(tmp_path):
+def test_labels_in_pixels_are_refused(tmp_path):
     write_images(tmp_path / "images/train")
     (tmp_path / "labels/train").mkdir(parents=True)
     (tmp_path / "labels/train/p0.txt").write_text("0 20 20 10 10\n")
@@ -92,23 +92,23 @@ def test_yolo_with_pixels_instead_of_fractions(tmp_path):
         ("train: [unclosed", "not valid YAML"),
     ],
 )
-def test_yolo_trouble_in_the_yaml(tmp_path, text, words):
+def test_invalid_yaml_is_refused(tmp_path, text, words):
     write_images(tmp_path / "images")
     (tmp_path / "data.yaml").write_text(text)
     with pytest.raises(UserError, match=words):
         read(tmp_path)
 
 
-BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
+ALIAS_BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
 
 
 @pytest.mark.parametrize(
     "config",
     [
         *[
-            f"{BOMB}train: *a39\nnames: [a]\n",
-            f"{BOMB}train: images\nnames: *a39\n",
-            f"{BOMB}train: images\nnames: {{0: *a39}}\n",
+            f"{ALIAS_BOMB}train: *a39\nnames: [a]\n",
+            f"{ALIAS_BOMB}train: images\nnames: *a39\n",
+            f"{ALIAS_BOMB}train: images\nnames: {{0: *a39}}\n",
         ],
         *[
             "train: images\nnc: 1000000000\n",
@@ -125,7 +125,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for 
         *["train: list.txt\nnames: [a]\n", "[" * 1000, "!!python/object/apply:os.system ['touch mark']"],
     ],
 )
-def test_yolo_settings(tmp_path, config):
+def test_hostile_yaml_is_refused(tmp_path, config):
     write(tmp_path, name="unused/x.json")
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "data.yaml").write_text(config)
@@ -134,7 +134,7 @@ def test_yolo_settings(tmp_path, config):
     assert len(str(error.value)) < 2000
 
 
-def test_yolo_lists_that_have_no_end(tmp_path):
+def test_endless_image_list_is_refused(tmp_path):
     (tmp_path / "data.yaml").write_text("train: /dev/zero\nval: /dev/zero\nnames: [a]\n")
     with pytest.raises(UserError, match="/dev/zero: is not a file"):
         read(tmp_path)

@@ -83,7 +83,7 @@ def test_what_the_parser_does_not_know_is_noticed(place):
 
 @pytest.mark.parametrize("words", [line for line in lines() if is_cheap(line.values[0])])
 def test_cheap_command_lines_run(words, place):
-    small = ["--size", "64", "96"] if words[0] in ("evaluate", "predict") and "--scales" not in words else []
+    small = ["--size", "64", "96"] if words[0] in ("evaluate", "predict") and "--tta_scales" not in words else []
     assert main([*words, *small]) == 0
 
 

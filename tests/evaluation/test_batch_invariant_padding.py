@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_detectors import tiny_config, tiny_detector
 
 from libradet.data.read import read
 from libradet.evaluation.evaluate import evaluate
 from libradet.inference.predict import predict
+from tests.helpers.tiny_detectors import tiny_config, tiny_detector
 
 # Images of a batch are padded to the size of the first; alone, the others are padded to smaller sizes.
 SIZES = [(250, 120), (120, 120), (250, 20), (130, 120), (20, 120), (250, 120)]
@@ -74,5 +74,5 @@ def test_training_batches_are_the_same(dataset):
         dataset, dataset, size="original", batch_size=2, size_divisible=128, num_workers=0, batch_invariant_padding=True
     )
     shared = DetectorData(dataset, dataset, size="original", batch_size=2, size_divisible=128, num_workers=0)
-    assert data.batches_of(1) == shared.batches_of(1)
+    assert data.count_batches(1) == shared.count_batches(1)
     assert torch.equal(next(iter(data._loader(0, 1, True, 0))).images, next(iter(shared._loader(0, 1, True, 0))).images)

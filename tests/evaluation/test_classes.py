@@ -1,4 +1,4 @@
-"""Classes are matched by what they are called."""
+"""Matching of class names between detector and dataset."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from libradet.errors import UserError
 from libradet.evaluation.classes import match_classes
 
 
-def test_same_classes_need_no_words():
+def test_equal_classes_have_no_notes():
     assert match_classes(["a", "b"], ["a", "b"]) == ([0, 1], [])
 
 
@@ -16,12 +16,12 @@ def test_order_does_not_matter():
     assert notes == ["Classes are matched by name: 3 in common."]
 
 
-def test_spelling_does_not_matter():
+def test_case_and_separators_are_ignored():
     labels, _ = match_classes(["Traffic_Light", "pin-hole"], ["pin hole ", "traffic light"])
     assert labels == [1, 0]
 
 
-def test_classes_that_only_one_side_knows_are_named():
+def test_notes_name_classes_of_one_side():
     labels, notes = match_classes(["cat", "dog", "horse"], ["cat", "cow", "dog"])
     assert labels == [0, 2, -1]
     assert len(notes) == 3
@@ -34,14 +34,14 @@ def test_classes_that_only_one_side_knows_are_named():
     ]
 
 
-def test_detector_without_names_is_matched_by_order():
+def test_default_names_are_matched_by_order():
     labels, notes = match_classes(["class_0", "class_1"], ["cat", "dog"])
     assert labels == [0, 1]
     assert "by order" in notes[0]
 
 
 @pytest.mark.parametrize("detector", [["horse"], ["class_0"], [f"c{i}" for i in range(9)], []])
-def test_nothing_in_common_is_an_error(detector):
+def test_no_common_class_is_an_error(detector):
     with pytest.raises(UserError, match=r"no class in common.*cat, dog") as error:
         match_classes(detector, ["cat", "dog"])
     assert (detector[0] if detector else "nothing") in str(error.value)

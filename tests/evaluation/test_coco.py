@@ -1,4 +1,4 @@
-"""COCO's numbers against pycocotools and against COCO's own fixture."""
+"""COCO metrics against pycocotools and the official fixture of cocoapi."""
 
 import json
 
@@ -19,8 +19,8 @@ def assert_same(ours, reference):
         assert ours[name] == (None if value is None else pytest.approx(value, abs=1e-9)), name
 
 
-def numbered_from_one(ground_truth):
-    """The reference takes annotation 0 for no annotation, so it gets other numbers; ours must not care."""
+def with_ids_from_one(ground_truth):
+    """Return ground truth with ids from 1: pycocotools treats annotation 0 as no match, which ours must not."""
     return ground_truth | {"annotations": [a | {"id": a["id"] + 1} for a in ground_truth["annotations"]]}
 
 
@@ -38,7 +38,7 @@ def test_equal_to_pycocotools(seed, images, classes, max_truths, max_found, roun
     ours = coco_metrics(ground_truth, results)
     if not results:
         return
-    numbers, by_class = pycocotools_metrics(numbered_from_one(ground_truth), results)
+    numbers, by_class = pycocotools_metrics(with_ids_from_one(ground_truth), results)
     assert_same(ours, numbers)
     assert_same(dict(enumerate(ours["per_class"].values())), dict(enumerate(by_class)))
 
@@ -46,7 +46,7 @@ def test_equal_to_pycocotools(seed, images, classes, max_truths, max_found, roun
 @pytest.mark.parametrize("seed", range(3))
 def test_recall_beyond_100_and_without_classes(seed):
     ground_truth, results = random_case(seed, num_images=3, max_truths=30, max_detections=900, rounding=2)
-    reference = numbered_from_one(ground_truth)
+    reference = with_ids_from_one(ground_truth)
     limits = (1, 10, 100, 300, 1000)
     assert_same(coco_metrics(ground_truth, results, max_detections=1000), pycocotools_metrics(reference, results)[0])
     for agnostic in (False, True):
@@ -57,7 +57,7 @@ def test_recall_beyond_100_and_without_classes(seed):
     assert ours["per_class"] == {}
 
 
-def test_recall_beyond_100_is_asked_for():
+def test_recall_beyond_100_depends_on_max_detections():
     ground_truth, results = random_case(0)
     assert [k for k in coco_metrics(ground_truth, results) if k.startswith("AR")] == list(STANDARD_METRICS[6:])
     assert "AR1000" not in coco_metrics(ground_truth, results, max_detections=300)
@@ -76,7 +76,7 @@ def test_masks_equal_to_pycocotools(seed):
     for r in results:
         x, y, w, h = r.pop("bbox")
         r["segmentation"] = rle.frPyObjects([[x, y, x + w, y, x + w / 2, y + h]], 240, 320)[0]
-    numbers, by_class = pycocotools_metrics(numbered_from_one(ground_truth), results, "segm")
+    numbers, by_class = pycocotools_metrics(with_ids_from_one(ground_truth), results, "segm")
     ours = coco_metrics(ground_truth, results, iou_type="segm")
     assert_same(ours, numbers)
     assert_same(dict(enumerate(ours["per_class"].values())), dict(enumerate(by_class)))
@@ -100,25 +100,25 @@ def test_official_fixture(shared_data, iou_type):
     assert sum(ours["ground_truths_per_class"].values()) == ours["ground_truths"] == 839 - 9
 
 
-def test_rows_and_results_are_the_same():
+def test_rows_equal_results():
     ground_truth, results = random_case(5)
     rows = np.array([[r["image_id"], *r["bbox"], r["score"], r["category_id"]] for r in results])
     assert rows_to_coco_results(rows) == results
     assert coco_metrics(ground_truth, rows) == coco_metrics(ground_truth, results)
 
 
-def test_only_the_asked_images_count():
+def test_image_ids_select_images():
     ground_truth, results = random_case(6)
     ids = [0, 22, 33]
     ours = coco_metrics(ground_truth, results, image_ids=ids)
-    numbers, _ = pycocotools_metrics(numbered_from_one(ground_truth), results, image_ids=ids)
+    numbers, _ = pycocotools_metrics(with_ids_from_one(ground_truth), results, image_ids=ids)
     assert_same(ours, numbers)
     assert ours["images"] == 3
     truths = [a for a in ground_truth["annotations"] if a["image_id"] in ids and not a["iscrowd"]]
     assert ours["ground_truths"] == len(truths)
 
 
-def test_no_detections_score_zero():
+def test_no_detections_have_ap_zero():
     ground_truth, _ = random_case(7)
     ours = coco_metrics(ground_truth, [])
     assert ours["AP"] == ours["AP50"] == ours["AR100"] == 0.0
@@ -127,7 +127,7 @@ def test_no_detections_score_zero():
 
 
 @pytest.mark.parametrize("found", [True, False])
-def test_no_ground_truth_is_not_a_score(found):
+def test_no_ground_truth_has_no_ap(found):
     ground_truth, results = random_case(8)
     ground_truth["annotations"] = []
     ours = coco_metrics(ground_truth, results if found else [])
@@ -137,14 +137,14 @@ def test_no_ground_truth_is_not_a_score(found):
     assert scalars(ours) == {}
 
 
-def test_no_images_at_all():
+def test_no_images():
     ground_truth, _ = random_case(8)
     ours = coco_metrics(ground_truth, [], image_ids=[])
     assert all(ours[name] is None for name in STANDARD_METRICS)
     assert ours["notes"] == ["No ground truth in these 0 images: AP and AR are undefined."]
 
 
-def test_sizes_without_ground_truth_are_not_a_score():
+def test_area_ranges_without_ground_truth_have_no_ap():
     category = [{"id": 1, "name": "thing"}, {"id": 2, "name": "thing"}]
     box = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}
     truth = {"images": [{"id": 1}], "categories": category, "annotations": [box | {"id": 0, "area": 400, "iscrowd": 0}]}
@@ -163,7 +163,7 @@ def test_sizes_without_ground_truth_are_not_a_score():
         ({"score": np.nan}, "fin"),
     ],
 )
-def test_results_of_something_else_are_refused(change, named):
+def test_invalid_results_are_refused(change, named):
     ground_truth, results = random_case(9)
     with pytest.raises(UserError, match=named):
         coco_metrics(ground_truth, [*results, results[0] | change])

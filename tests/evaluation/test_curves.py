@@ -1,4 +1,4 @@
-"""Curves of a training run."""
+"""Plots of a training run."""
 
 import csv
 
@@ -29,7 +29,7 @@ def metrics(tmp_path):
     return write(tmp_path / "run" / "metrics.csv", training + measured)
 
 
-def test_reading_skips_blanks_and_what_is_not_finite(metrics):
+def test_blank_and_infinite_values_are_skipped(metrics):
     series = read_metrics(metrics)
     assert set(series) == {"epoch", "loss", "loss_box", "lr", "AP", "AP50"}
     assert series["AP"].steps.tolist() == [9, 19, 29, 39]
@@ -38,7 +38,7 @@ def test_reading_skips_blanks_and_what_is_not_finite(metrics):
     assert series["loss_box"].values[3] == 1 / 4
 
 
-def test_smoothing_keeps_lines_and_ignores_single_outliers():
+def test_smoothing_preserves_lines_and_ignores_outliers():
     line = np.linspace(3, 1, 50)
     np.testing.assert_allclose(smooth(line, 7)[7:-7], line[7:-7])
     wild = line.copy()
@@ -48,7 +48,7 @@ def test_smoothing_keeps_lines_and_ignores_single_outliers():
     np.testing.assert_array_equal(smooth(line[:1], 9), line[:1])
 
 
-def test_image_of_the_curves(metrics, tmp_path):
+def test_plot_is_written(metrics, tmp_path):
     out = plot_curves(metrics, tmp_path / "new" / "curves.png")
     with Image.open(out) as image:
         drawn = {color for _, color in image.convert("RGB").getcolors(2**24)}
@@ -57,14 +57,14 @@ def test_image_of_the_curves(metrics, tmp_path):
     assert {(0x1A, 0x1A, 0x1A), (0x00, 0x72, 0xB2)} <= drawn
 
 
-def test_panels_without_numbers_are_left_out(tmp_path):
+def test_empty_panels_are_omitted(tmp_path):
     rows = [{"step": s, "loss": 1.0} for s in range(3)]
     losses_only = plot_curves(write(tmp_path / "a.csv", rows), tmp_path / "a.png")
     both = plot_curves(write(tmp_path / "b.csv", [r | {"AP": 0.5} for r in rows]), tmp_path / "b.png")
     assert Image.open(losses_only).height < Image.open(both).height
 
 
-def test_nothing_to_draw(tmp_path):
+def test_nothing_to_plot(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_metrics(tmp_path / "absent.csv")
     with pytest.raises(UserError, match="no rows yet"):

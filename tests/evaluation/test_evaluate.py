@@ -66,8 +66,8 @@ def test_error_names_damaged_image(dataset):
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a second core")
 def test_evaluate_equals_predict(random_detector, dataset):
-    """Two roads to the same numbers: batches through the loader, and images one by one through predict."""
-    # Of one shape, so that both roads pad them alike.
+    """Batches of the data loader and single images of predict have the same metrics."""
+    # Images of one shape, so that both pad them equally.
     dataset.images[:] = [p for p in dataset.images if p.width > p.height]
     random_detector.train()
     metrics = evaluate(random_detector, dataset, batch_size=2, num_workers=1, progress=False)

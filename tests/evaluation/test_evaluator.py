@@ -1,4 +1,4 @@
-"""From batches to COCO's numbers, in one process and in several."""
+"""CocoEvaluator in one process and in two."""
 
 import json
 import pickle
@@ -20,7 +20,7 @@ def dataset(tmp_path):
     return make_dataset(tmp_path)
 
 
-def test_perfect_detector_scores_one_whatever_the_scale(dataset):
+def test_ground_truth_detector_has_ap_one_at_any_scale(dataset):
     evaluator = CocoEvaluator(dataset)
     update_evaluator(evaluator, GroundTruthDetector(dataset), [3, 0], scale=(1.7, 0.6))
     update_evaluator(evaluator, GroundTruthDetector(dataset), [1, 2, 4], scale=(3.1, 3.2))
@@ -30,7 +30,7 @@ def test_perfect_detector_scores_one_whatever_the_scale(dataset):
     assert metrics["ground_truths"] == sum((~p.crowd).sum() for p in dataset.images)
 
 
-def test_results_carry_the_data_sets_ids_and_original_pixels(dataset):
+def test_results_have_dataset_ids_and_original_pixels(dataset):
     evaluator = CocoEvaluator(dataset)
     update_evaluator(evaluator, GroundTruthDetector(dataset), list(range(5)), scale=(2.0, 0.5))
     results = evaluator.results()
@@ -45,7 +45,7 @@ def test_results_carry_the_data_sets_ids_and_original_pixels(dataset):
     assert all(isinstance(r["image_id"], int) and isinstance(r["category_id"], int) for r in results)
 
 
-def test_boxes_end_at_the_images_edge(dataset):
+def test_boxes_are_clipped_to_the_image(dataset):
     evaluator = CocoEvaluator(dataset)
     boxes = torch.tensor([[[-9.0, -9.0, 999.0, 999.0]]])
     found = Detections(boxes, torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1).bool())
@@ -53,7 +53,7 @@ def test_boxes_end_at_the_images_edge(dataset):
     assert evaluator.results()[0]["bbox"] == [0, 0, 60, 40]
 
 
-def test_an_image_seen_twice_counts_once(dataset):
+def test_repeated_images_are_counted_once(dataset):
     once, twice = CocoEvaluator(dataset), CocoEvaluator(dataset)
     detector = GroundTruthDetector(dataset, jitter=2.0)
     update_evaluator(once, detector, [0, 1, 2, 3, 4])
@@ -63,7 +63,7 @@ def test_an_image_seen_twice_counts_once(dataset):
     assert once.results() == twice.results()
 
 
-def test_only_images_that_were_seen_count(dataset):
+def test_only_processed_images_are_evaluated(dataset):
     evaluator = CocoEvaluator(dataset)
     update_evaluator(evaluator, GroundTruthDetector(dataset), [0, 2])
     metrics = evaluator.compute()
@@ -71,7 +71,7 @@ def test_only_images_that_were_seen_count(dataset):
     assert metrics["AP"] == pytest.approx(1)
 
 
-def test_classes_are_mapped_and_unknown_ones_left_out(dataset):
+def test_class_map(dataset):
     detector = GroundTruthDetector(dataset, names=["bird", "unicorn", "dog", "cat"])
     evaluator = CocoEvaluator(dataset, class_map=[2, -1, 1, 0])
     update_evaluator(evaluator, detector, [0, 1, 2, 3, 4])
@@ -83,7 +83,7 @@ def test_classes_are_mapped_and_unknown_ones_left_out(dataset):
     assert len(without_dogs.results()) == sum((p.labels != 1).sum() for p in dataset.images)
 
 
-def test_detectors_with_many_slots_are_asked_for_more_recall(dataset):
+def test_more_detections_add_recall_metrics(dataset):
     assert GroundTruthDetector(dataset).slots > 100
     evaluator = CocoEvaluator(dataset)
     update_evaluator(evaluator, GroundTruthDetector(dataset), [0, 2])
@@ -92,7 +92,7 @@ def test_detectors_with_many_slots_are_asked_for_more_recall(dataset):
     assert "AR1000" not in metrics
 
 
-def test_before_any_image_there_is_nothing(dataset):
+def test_no_images(dataset):
     evaluator = CocoEvaluator(dataset)
     assert evaluator.results() == []
     assert evaluator.compute()["AP"] is None
@@ -127,5 +127,5 @@ def test_two_processes_compute_the_metrics_of_one(distributed, kind, metric):
         assert json.loads((folder / f"{rank}.json").read_text())[kind] == expected
 
 
-def test_gathering_alone_is_trivial():
+def test_gather_in_a_single_process():
     assert all_gather_objects("mine") == ["mine"]

@@ -1,4 +1,4 @@
-"""COCO's numbers of masks, from batches to pycocotools' own."""
+"""COCO metrics of masks, against pycocotools."""
 
 import json
 from dataclasses import replace
@@ -29,8 +29,8 @@ def without_boxes(results):
 
 
 @pytest.mark.parametrize("jitter", [0.0, 6.0])
-def test_real_images_measure_as_with_pycocotools(shared_data, jitter):
-    """Polygons, run lengths and crowd regions, against pycocotools on the file itself."""
+def test_real_images_equal_pycocotools(shared_data, jitter):
+    """Polygons, RLE and crowd regions, against pycocotools on the annotation file."""
     dataset, _ = read(shared_data / "coco_cc", "val")
     assert sum(p.crowd.sum() for p in dataset.images) > 3
     evaluator = CocoEvaluator(dataset, masks=True)
@@ -45,12 +45,12 @@ def test_real_images_measure_as_with_pycocotools(shared_data, jitter):
     assert list(ours["mask_per_class"].values()) == [None if v is None else pytest.approx(v) for v in by_class]
     boxes, _ = pycocotools_metrics(truth, results)
     assert [ours[name] for name in boxes] == pytest.approx(list(boxes.values()), abs=1e-9)
-    # A grid of 28 x 28 cells holds the shapes of real objects.
+    # A grid of 28 x 28 is fine enough for the shapes of real objects.
     assert ours["mask_AP50"] > (0.97 if jitter == 0 else 0.7)
     assert ours["mask_AP"] != ours["AP"]
 
 
-def test_results_are_the_masks_that_prediction_gives(dataset):
+def test_results_equal_the_masks_of_predictions(dataset):
     detector = GroundTruthMaskDetector(dataset, jitter=3.0).eval()
     evaluator = CocoEvaluator(dataset, masks=True)
     batch = make_batch(dataset, [0, 2], scale=(1.5, 2.0))
@@ -63,8 +63,8 @@ def test_results_are_the_masks_that_prediction_gives(dataset):
     assert shown.any((1, 2)).all()
 
 
-def test_masks_stay_with_their_detections(dataset):
-    """Classes that are left out, images seen twice and in any order do not mix them up."""
+def test_masks_follow_their_detections(dataset):
+    """Also with ignored classes, repeated images and images in any order."""
     names = ["bird", "unicorn", "dog", "cat"]
     detector = GroundTruthMaskDetector(dataset, names=names)
     evaluator = CocoEvaluator(dataset, class_map=[2, -1, -1, 0], masks=True)
@@ -82,7 +82,7 @@ def test_masks_stay_with_their_detections(dataset):
     assert metrics["mask_per_class_AP50"] == {"cat": pytest.approx(1), "dog": 0, "bird": pytest.approx(1)}
 
 
-def test_evaluation_says_both(dataset, tmp_path, capsys):
+def test_evaluate_boxes_and_masks(dataset, tmp_path, capsys):
     path = tmp_path / "results.json"
     metrics = evaluate(GroundTruthMaskDetector(dataset), dataset, num_workers=0, progress=False, coco_results=path)
     assert metrics["AP"] == pytest.approx(1)
@@ -99,7 +99,7 @@ def test_evaluation_says_both(dataset, tmp_path, capsys):
     assert f"{metrics['mask_AP']:.3f}" in text
 
 
-def test_without_segmentations_boxes_are_measured_and_that_is_said(dataset):
+def test_without_segmentations_only_boxes_are_evaluated(dataset):
     bare = replace(dataset.images[2], segmentations=None)
     dataset.images[2] = bare
     detector = GroundTruthMaskDetector(dataset)
@@ -112,7 +112,7 @@ def test_without_segmentations_boxes_are_measured_and_that_is_said(dataset):
     assert note.startswith("Masks are not evaluated")
 
 
-def test_a_crowd_region_without_segmentation_is_its_box():
+def test_crowd_region_without_segmentation_is_its_box():
     box = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0}
     thing = {**box, "id": 1, "segmentation": [[10, 10, 30, 10, 30, 30, 10, 30]]}
     crowd = {**box, "id": 2, "bbox": [40, 40, 30, 30], "iscrowd": 1}

@@ -1,4 +1,4 @@
-"""Tables for people."""
+"""Tables of COCO metrics."""
 
 from rich.console import Console
 
@@ -13,7 +13,7 @@ def printed(metrics, **kwargs):
     return console.export_text()
 
 
-def test_every_number_and_class_is_shown():
+def test_all_metrics_and_classes_are_printed():
     metrics = coco_metrics(*random_case(3, num_classes=80), max_detections=1000)
     text = printed(metrics, title="birds")
     assert "birds: 6 images" in text
@@ -22,7 +22,7 @@ def test_every_number_and_class_is_shown():
     assert text.count(f"{metrics['AP']:.3f}") >= 1
 
 
-def test_what_was_not_measured_is_a_dash_and_explained():
+def test_undefined_metrics_are_dashes():
     ground_truth, results = random_case(3)
     ground_truth["annotations"] = []
     text = printed(coco_metrics(ground_truth, results))

@@ -39,5 +39,5 @@ def test_metadata_round_trip():
 def test_files_of_another_version_are_refused_in_one_line():
     texts = encode_metadata(build_metadata(small_detector("rpn")))
     old = texts | {"format": "libradet exported detector, version 1"}
-    with pytest.raises(UserError, match="x: written by another version of libradet export; export the detector again$"):
+    with pytest.raises(UserError, match=r"x: written by another version of libradet export; export it again$"):
         decode_metadata(old, "x")

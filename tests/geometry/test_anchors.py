@@ -7,7 +7,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from libradet.geometry.anchors import base_anchors, grid_anchors, inside_image, within_border
 
-CANVAS = (256, 320)
+PADDED_SIZE = (256, 320)
 RPN = [(stride, (8.0,)) for stride in (4, 8, 16, 32, 64)]
 RETINA = [(stride, tuple(4 * 2 ** (i / 3) for i in range(3))) for stride in (8, 16, 32, 64, 128)]
 RATIOS = (0.5, 1.0, 2.0)
@@ -46,8 +46,8 @@ def test_grid_by_hand():
 def test_rounded_anchors_match_torchvision():
     sizes = ((32,), (64,), (128,), (256,), (512,))
     theirs = AnchorGenerator(sizes, (RATIOS,) * 5)
-    maps = [torch.zeros(1, 1, CANVAS[0] // s, CANVAS[1] // s) for s, _ in RPN]
-    images = ImageList(torch.zeros(1, 3, *CANVAS), [CANVAS])
+    maps = [torch.zeros(1, 1, PADDED_SIZE[0] // s, PADDED_SIZE[1] // s) for s, _ in RPN]
+    images = ImageList(torch.zeros(1, 3, *PADDED_SIZE), [PADDED_SIZE])
     ours = [
         grid_anchors(base_anchors(stride, scales, RATIOS, rounded=True), *x.shape[-2:], stride)
         for (stride, scales), x in zip(RPN, maps, strict=True)
@@ -59,7 +59,7 @@ def test_rounded_anchors_match_torchvision():
 def test_anchors_match_mmdetection(parity, kind, levels):
     z = parity("anchors")
     sizes = torch.tensor([[240, 300]])
-    shapes = [(-(-CANVAS[0] // stride), -(-CANVAS[1] // stride)) for stride, _ in levels]
+    shapes = [(-(-PADDED_SIZE[0] // stride), -(-PADDED_SIZE[1] // stride)) for stride, _ in levels]
     for i, (stride, scales) in enumerate(levels):
         base = base_anchors(stride, scales, RATIOS)
         torch.testing.assert_close(base, z[f"{kind}.base_{i}"], atol=1e-4, rtol=1e-5)
@@ -82,10 +82,10 @@ def test_inside_image_uses_the_size_of_each_image():
 def test_within_border_matches_the_rule_for_one_anchor(allowed):
     """Against the rule for a single anchor."""
     anchors, sizes = torch.randint(-20, 90, (200, 4)).float(), torch.tensor([[64, 80], [50, 40]])
-    found = within_border(anchors, sizes, allowed)
+    within = within_border(anchors, sizes, allowed)
     for b, (height, width) in enumerate(sizes.tolist()):
         for a, (x0, y0, x1, y1) in enumerate(anchors.tolist()):
             inside = x0 >= -allowed and y0 >= -allowed and x1 < width + allowed and y1 < height + allowed
-            assert found[b, a] == inside
-    assert found.any()
-    assert not found.all()
+            assert within[b, a] == inside
+    assert within.any()
+    assert not within.all()

@@ -12,12 +12,12 @@ from libradet.geometry.indexing import gather_rows, sort_key, topk_per_level, to
 def test_equal_scores_are_sorted_by_row(seed, count, spread):
     logits = torch.randn(3, 60, generator=torch.Generator().manual_seed(seed)) * spread
     expected = logits.sigmoid().sort(dim=1, descending=True, stable=True).indices[:, :count]
-    found = topk_rows(logits, count, "scores")
+    rows = topk_rows(logits, count, "scores")
     scores = logits.sigmoid()
-    assert torch.equal(scores.gather(1, found), scores.gather(1, expected))
+    assert torch.equal(scores.gather(1, rows), scores.gather(1, expected))
     # Scores that underflow to 0 are no candidates of anything, so their order is left open.
     real = scores.gather(1, expected) > 0
-    assert torch.equal(found[real], expected[real])
+    assert torch.equal(rows[real], expected[real])
 
 
 def test_adjacent_scores_of_a_large_level_keep_their_order():

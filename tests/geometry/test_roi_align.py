@@ -10,7 +10,7 @@ from torchvision.ops.poolers import LevelMapper
 from libradet.geometry.roi_align import _pyramid_roi_align, assign_levels, pyramid_roi_align
 
 STRIDES = [4, 8, 16, 32]
-CANVAS = (256, 320)
+PADDED_SIZE = (256, 320)
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
@@ -23,7 +23,7 @@ def _threads(request):
 
 def make_pyramid(images=2, channels=3, dtype=torch.float32, seed=0):
     g = torch.Generator().manual_seed(seed)
-    shapes = [(images, channels, CANVAS[0] // s, CANVAS[1] // s) for s in STRIDES]
+    shapes = [(images, channels, PADDED_SIZE[0] // s, PADDED_SIZE[1] // s) for s in STRIDES]
     return [torch.randn(shape, generator=g).to(dtype).requires_grad_() for shape in shapes]
 
 
@@ -73,7 +73,7 @@ def test_values_and_gradients_match_torchvision(memory_format):
     ours = pyramid_roi_align(shaped, boxes, torch.ones(2, 20, dtype=torch.bool), STRIDES, aligned=False)
     pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     named = OrderedDict((str(i), x) for i, x in enumerate(pyramid))
-    theirs = pool(named, list(boxes), [CANVAS, CANVAS])
+    theirs = pool(named, list(boxes), [PADDED_SIZE, PADDED_SIZE])
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     for a, b in zip(grads(ours, shaped), grads(theirs, pyramid), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)

@@ -69,8 +69,10 @@ def test_half_precision_rounds_only_the_result(ratio, layout):
     assert a.dtype == torch.bfloat16
     assert torch.equal(a, b.bfloat16())
     weight = torch.randn(a.shape, generator=torch.Generator().manual_seed(4)).bfloat16()
-    given_back = zip(torch.autograd.grad(a, halves, weight), torch.autograd.grad(b, exact, weight.float()), strict=True)
-    for half, single in given_back:
+    gradients_of_both = zip(
+        torch.autograd.grad(a, halves, weight), torch.autograd.grad(b, exact, weight.float()), strict=True
+    )
+    for half, single in gradients_of_both:
         assert torch.equal(half, single.bfloat16())
         assert half.is_contiguous(memory_format=layout)
 
@@ -108,10 +110,10 @@ def pooled_and_gradients(threads: int, pyramid, boxes, valid):
         out = pyramid_roi_align(pyramid, boxes, valid, THREAD_STRIDES)
         (out * torch.arange(out.numel()).view(out.shape).sin()).sum().backward()
         with torch.inference_mode():
-            seen = pyramid_roi_align(pyramid, boxes, valid, THREAD_STRIDES)
+            inferred = pyramid_roi_align(pyramid, boxes, valid, THREAD_STRIDES)
     finally:
         torch.set_num_threads(before)
-    return [out.detach(), seen.clone(), *(x.grad for x in pyramid)]
+    return [out.detach(), inferred.clone(), *(x.grad for x in pyramid)]
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

@@ -13,7 +13,7 @@ from libradet.evaluation.evaluator import CocoEvaluator
 def evaluate_share(rank: int, folder: Path) -> None:
     """Evaluate the pickled batches of ``rank``, of boxes and of masks, and write what this process computes."""
     # A process whose peer has died must not wait forever.
-    dist.init_process_group("gloo", f"file://{folder / 'store'}", timedelta(minutes=3), rank=rank, world_size=2)
+    dist.init_process_group("gloo", f"file://{folder / 'store'}", timedelta(minutes=10), rank=rank, world_size=2)
     outputs = {}
     for kind in ("boxes", "masks"):
         evaluator = CocoEvaluator(pickle.loads((folder / "dataset").read_bytes()), masks=kind == "masks")

@@ -9,11 +9,11 @@ import jaxtyping
 import numpy as np
 import torch
 from numpy import ndarray
-from tiny_detectors import lively, tiny_detector, tiny_zoo_config
 from torch import Tensor
 
 from libradet.data.synthesis.synthetic import draw_scene
 from libradet.models.detector import Detector
+from tests.helpers.tiny_detectors import lively, tiny_detector, tiny_zoo_config
 
 
 class ExportedPair(NamedTuple):

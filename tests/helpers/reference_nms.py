@@ -12,13 +12,13 @@ def iou(a, b):
 
 def reference_soft_nms(boxes, scores, groups, valid, decay, threshold, sigma, min_score, size):
     """Bodla et al., figure 3, group by group: (row, final score), best first."""
-    found = []
+    kept = []
     for group in set(groups):
         left = {row: scores[row] for row in range(len(boxes)) if valid[row] and groups[row] == group}
         left = {row: score for row, score in left.items() if score > min_score}
         while left:
             best = max(left, key=lambda row: (left[row], -row))
-            found.append((best, left.pop(best)))
+            kept.append((best, left.pop(best)))
             for row in list(left):
                 overlap = iou(boxes[best], boxes[row])
                 if decay == "gaussian":
@@ -27,12 +27,12 @@ def reference_soft_nms(boxes, scores, groups, valid, decay, threshold, sigma, mi
                     left[row] *= 1 - overlap
                 if left[row] <= min_score:
                     del left[row]
-    return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:size]
+    return sorted(kept, key=lambda pair: (-pair[1], pair[0]))[:size]
 
 
 def reference_guided_nms(boxes, scores, quality, groups, valid, threshold, size):
     """Jiang et al., algorithm 1, group by group: (row, inherited score), best first."""
-    found = []
+    kept = []
     for group in set(groups):
         left = [row for row in range(len(boxes)) if valid[row] and groups[row] == group]
         while left:
@@ -43,5 +43,5 @@ def reference_guided_nms(boxes, scores, quality, groups, valid, threshold, size)
                 if iou(boxes[best], boxes[row]) > threshold:
                     score = max(score, scores[row])
                     left.remove(row)
-            found.append((best, score))
-    return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:size]
+            kept.append((best, score))
+    return sorted(kept, key=lambda pair: (-pair[1], pair[0]))[:size]

@@ -1,7 +1,9 @@
 """Settings and contents of tiny training runs."""
 
 import torch
+from libradet.models.zoo import make_config
 
+from libradet.models.config import DetectorConfig
 from libradet.training.resume import read_checkpoint
 
 # Six batches per epoch; averaged weights and accumulated gradients have state of their own.
@@ -17,6 +19,13 @@ SETTINGS = (
     "--max_epochs",
     "3",
 )
+
+
+def tiny_config() -> DetectorConfig:
+    """Return a narrow Faster R-CNN for small images."""
+    config = make_config("faster_rcnn", 2, "test_resnet")
+    config.image.size, config.pyramid.channels, config.roi.fc_dim = (64, 96), 16, 32
+    return config
 
 
 def rows(folder):

@@ -152,7 +152,7 @@ def test_generators_are_lazy(detector, batch_size):
 
 @pytest.fixture
 def video(tmp_path):
-    """Twelve frames that get brighter."""
+    """A video of twelve frames of increasing brightness."""
     path = tmp_path / "clip.mp4"
     with sv.VideoSink(str(path), sv.VideoInfo(64, 48, 10)) as sink:
         for number in range(12):

@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 from torch import nn
 from torchvision.ops import batched_nms
 
@@ -29,6 +28,7 @@ from libradet.structures import Detections
 from tests.helpers.evaluation_data import make_dataset
 from tests.helpers.fake_detectors import FixedDetector, GroundTruthDetector
 from tests.helpers.reference_nms import reference_soft_nms
+from tests.helpers.tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 
 class BrightObjectPredictor(nn.Module):
@@ -186,7 +186,7 @@ def test_proposals_are_transformed_with_the_images(flip):
 
 
 def test_nms_within_classes_over_all_views():
-    """Image of 100 x 60; the mirrored view answers the same fractions, so its boxes come back mirrored."""
+    """Image of 100 x 60; the detector returns the same fractions in the flipped view, so its boxes are mirrored."""
     # The first is nearly its own mirror image, the second lies left and comes back right, the third of another class.
     model = FixedDetector(
         [(0.28, 0.2, 0.7, 0.8), (0.1, 0.1, 0.2, 0.3), (0.3, 0.2, 0.7, 0.8)], [0.9, 0.6, 0.5], [0, 0, 1], size=(60, 100)

@@ -1,4 +1,4 @@
-"""Images with boxes."""
+"""Drawing of detections and of grids."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def near(pixels, x, y, color, reach):
 
 
 @pytest.mark.parametrize("width", [640, 1000, 3000])
-def test_boxes_are_where_they_belong_in_the_color_of_their_class(width):
+def test_boxes_are_drawn_in_the_color_of_their_class(width):
     image = np.full((width * 3 // 4, width, 3), 128, np.uint8)
     before = image.copy()
     box = (width // 5, width // 4, width // 2, width * 3 // 5)
@@ -43,7 +43,7 @@ def test_boxes_are_where_they_belong_in_the_color_of_their_class(width):
     assert (drawn[-1, -1] == 128).all()
 
 
-def test_labels_grow_with_the_image():
+def test_labels_scale_with_the_image():
     def label_rows(side):
         drawn = draw_detections(
             np.zeros((side, side, 3), np.uint8), detections([(side // 4, side // 2, side // 2, side - 9)], [0])
@@ -54,13 +54,13 @@ def test_labels_grow_with_the_image():
     assert 10 <= label_rows(700) < label_rows(2000) / 2
 
 
-def test_small_images_are_enlarged_until_labels_can_be_read():
+def test_small_images_are_enlarged():
     drawn = draw_detections(np.zeros((64, 96, 3), np.uint8), detections([(10, 20, 60, 50)], [1], [0.5]))
     assert drawn.shape == (64 * 7, 96 * 7, 3)
     assert near(drawn, 35 * 7, 50 * 7, class_color(1), 3)
 
 
-def test_labels_at_the_edge_stay_inside():
+def test_labels_at_the_border_stay_inside():
     color = class_color(0)
     drawn = draw_detections(np.zeros((640, 640, 3), np.uint8), detections([(300, 0, 500, 200)], [0], [0.5]))
     covered = (np.abs(drawn[:30].astype(int) - rgb(color)).max(2) < 4).sum()
@@ -68,12 +68,12 @@ def test_labels_at_the_edge_stay_inside():
     assert covered > 600
 
 
-def test_nothing_found_changes_nothing():
+def test_no_detections_change_nothing():
     image = np.random.default_rng(0).integers(0, 256, (640, 700, 3), dtype=np.uint8)
     np.testing.assert_array_equal(draw_detections(image, detections([], [], [])), image)
 
 
-def test_better_detections_lie_on_top():
+def test_higher_scores_are_drawn_on_top():
     image = np.zeros((640, 640, 3), np.uint8)
     box = (200, 200, 400, 400)
     for scores, on_top in (((0.9, 0.3), 0), ((0.3, 0.9), 1)):
@@ -83,8 +83,8 @@ def test_better_detections_lie_on_top():
 
 
 @pytest.mark.parametrize("width", [160, 1000])
-def test_masks_are_tinted_in_the_color_of_their_class_and_let_the_image_through(width):
-    """Also where the image is enlarged; what was passed in stays as it was."""
+def test_masks_are_translucent_in_the_color_of_their_class(width):
+    """Also in an enlarged image; the argument is not modified."""
     height = width * 3 // 4
     image = np.full((height, width, 3), 128, np.uint8)
     image[:, : width // 2] = 40
@@ -109,7 +109,7 @@ def test_colors_repeat():
     assert near(draw_detections(np.zeros((640, 640, 3), np.uint8), many), 150, 300, class_color(40), 3)
 
 
-def test_sheet_shows_truth_left_and_detections_right():
+def test_grid_has_truth_left_and_predictions_right():
     image = np.full((300, 400, 3), 200, np.uint8)
     truth, found = detections([(100, 100, 300, 200)], [0]), detections([(100, 100, 300, 200)], [1], [0.7])
     empty = detections([], [], [])
@@ -127,7 +127,7 @@ def test_sheet_shows_truth_left_and_detections_right():
     assert page.shape[0] > 480 + 640
 
 
-def test_saving_makes_folders_and_keeps_pixels(tmp_path):
+def test_save_image_creates_folders(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     save_image(image, tmp_path / "deep" / "er" / "a.png")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "deep" / "er" / "a.png")), image)

@@ -1,4 +1,4 @@
-"""A run with every switch for small data on: it goes on as if it had never stopped, and not with other switches."""
+"""A run with all options for small data resumes bit-exactly, and is refused with other options."""
 
 import os
 import signal
@@ -88,7 +88,7 @@ def test_rates_in_the_log_follow_the_cosine(untouched):
     assert rates.tolist() == pytest.approx(expected)
 
 
-def test_mixing_is_refused_for_a_model_that_is_given_proposals(tiny_data, tiny, tmp_path, capfd):
+def test_mixing_is_refused_with_precomputed_proposals(tiny_data, tiny, tmp_path, capfd):
     dataset, _ = read(tiny_data, "train")
     entries = [ImageProposals(p.id, p.path.name, p.width, p.height, p.boxes, p.boxes[:, 0]) for p in dataset.images]
     write_proposals(tmp_path / "train.safetensors", entries, "rpn")

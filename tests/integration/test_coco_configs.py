@@ -1,4 +1,4 @@
-"""The files under configs/ say what the paper says, and every line of the documentation is one that works."""
+"""The files in configs/ follow the paper, and documented commands work."""
 
 import re
 import shlex
@@ -45,7 +45,7 @@ def _at_the_root(monkeypatch):
 
 
 @pytest.mark.parametrize("argv", documented(), ids=name_of)
-def test_documented_lines_are_the_papers_protocol(argv):
+def test_documented_commands_follow_the_papers_protocol(argv):
     request = parse_train(argv)
     config = resolve(request.config, IMAGES // request.config.batch_size // request.config.world_size)
     assert config.effective_batch_size == 16 or (
@@ -64,7 +64,7 @@ def test_documented_lines_are_the_papers_protocol(argv):
     assert (detector.backbone.freeze_at, detector.backbone.frozen_norm) == (2, True)
 
 
-def test_the_rate_rises_and_falls_as_in_the_paper():
+def test_the_schedule_is_that_of_the_paper():
     config = resolve(parse_train(["--config", "configs/coco/1x.yaml", "--data", "coco"]).config, 7329)
     drops = [round(epoch * 7329) for epoch in config.lr_milestones]
 
@@ -89,7 +89,7 @@ def test_every_system_of_the_paper_is_documented():
 
 
 @pytest.mark.parametrize("argv", documented(), ids=name_of)
-def test_documented_lines_describe_detectors_that_can_be_built(argv):
+def test_documented_commands_describe_detectors_that_can_be_built(argv):
     request = parse_train(argv)
     with torch.device("meta"):
         model = Detector(request.detector)
@@ -102,7 +102,7 @@ def test_documented_lines_describe_detectors_that_can_be_built(argv):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_file_is_understood_alone(path):
+def test_every_file_can_be_parsed_on_its_own(path):
     request = parse_train(["--config", str(path), "--data", "coco"])
     for key, value in yaml.safe_load(path.read_text()).items():
         if key != "detector":

@@ -1,4 +1,4 @@
-"""A compiled run learns what any other does."""
+"""A compiled run has the losses of an eager run."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from libradet.models.zoo import make_config
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="there is no compiler")
-def test_losses_are_those_of_an_eager_run(tiny_data, tiny, tmp_path, start):
+def test_losses_match_an_eager_run(tiny_data, tiny, tmp_path, start):
     losses = {}
     for name, more in (("eager", ()), ("compiled", ("--compile", "true"))):
         run = start(tiny(tiny_data, tmp_path / name, "--max_steps", "8", "--lr", "0.001", *more))

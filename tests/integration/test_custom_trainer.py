@@ -1,4 +1,4 @@
-"""Lightning's own parts work: a Trainer of one's own, callbacks, loggers, early stopping."""
+"""Custom Trainer, callbacks and loggers, and early stopping."""
 
 import lightning.pytorch as pl
 import pytest
@@ -13,16 +13,14 @@ from libradet.evaluation.curves import read_metrics
 from libradet.training import DetectorData, DetectorModule
 from libradet.training.config import TrainConfig
 from libradet.training.resume import read_checkpoint
-from tests.helpers.training_runs import rows
+from tests.helpers.training_runs import rows, tiny_config
 
 SETTINGS = {"num_workers": 0, "num_val_images_logged": 0, "batch_size": 2, "precision": "fp32"}
 
 
 def small(names=("ball", "crate")):
     torch.manual_seed(0)
-    model = libradet.create_model("faster_rcnn", class_names=list(names), backbone="test_resnet")
-    model.config.image.size = (64, 96)
-    return model
+    return libradet.create_model(config=tiny_config(), class_names=list(names))
 
 
 def data_of(folder, model):
@@ -47,7 +45,7 @@ class Counting(pl.Callback):
         self.precisions.append(float(trainer.callback_metrics["val/AP"]))
 
 
-def test_a_trainer_of_ones_own(tiny_data, tmp_path):
+def test_custom_trainer(tiny_data, tmp_path):
     model = small()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     seen = Counting()
@@ -60,7 +58,7 @@ def test_a_trainer_of_ones_own(tiny_data, tmp_path):
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_trainer_of_ones_own_goes_on_in_the_middle_of_an_epoch(tiny_data, tmp_path):
+def test_custom_trainer_resumes_within_an_epoch(tiny_data, tmp_path):
     ends, path = [], None
     for _ in range(2):
         model = small()
@@ -79,7 +77,7 @@ def test_other_data_is_refused(tiny_data, tmp_path):
         trainer_of(tmp_path, max_epochs=1, enable_checkpointing=False).fit(DetectorModule(small()), loader)
 
 
-def test_callbacks_and_loggers_of_ones_own(tiny_data, tmp_path):
+def test_custom_callbacks_and_loggers(tiny_data, tmp_path):
     seen, logger = Counting(), CSVLogger(tmp_path / "own", name="", version="")
     callbacks = [seen, LearningRateMonitor("step"), EarlyStopping("val/AP", min_delta=2.0, patience=1, mode="max")]
     out = tmp_path / "run"
@@ -95,7 +93,8 @@ def test_callbacks_and_loggers_of_ones_own(tiny_data, tmp_path):
     assert rows(out)[-1] == "12"
 
 
-def test_one_run_in_four_trackers(tiny_data, tiny, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_four_loggers(tiny_data, tiny, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     client = pytest.importorskip("mlflow").MlflowClient
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -114,7 +113,7 @@ def test_one_run_in_four_trackers(tiny_data, tiny, tmp_path, monkeypatch):
     assert "val/AP" in run.data.metrics
 
 
-def test_a_tracker_that_is_not_installed_is_named(tiny_data, tiny, tmp_path, capsys, monkeypatch):
+def test_a_logger_that_is_not_installed_is_named(tiny_data, tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("libradet.training.loggers.find_spec", lambda name: None)
     assert main(tiny(tiny_data, tmp_path / "run", "--logger", "wandb")) == 2
     assert "pip install wandb" in capsys.readouterr().err
@@ -122,7 +121,7 @@ def test_a_tracker_that_is_not_installed_is_named(tiny_data, tiny, tmp_path, cap
 
 
 def stop_of(precisions, patience):
-    """After how many measurements a run stops."""
+    """Return after how many validations a run stops."""
     best, waited = -1.0, 0
     for count, precision in enumerate(precisions, start=1):
         best, waited = (precision, 0) if precision > best else (best, waited + 1)

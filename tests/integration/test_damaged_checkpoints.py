@@ -1,4 +1,4 @@
-"""What a disk, or whoever else has access to a run folder, can do to a run that is to go on."""
+"""Damaged files, full disks and changed data in a run that is resumed."""
 
 import errno
 import json
@@ -11,7 +11,7 @@ import torch
 
 from libradet.cli import main
 from libradet.errors import UserError
-from libradet.training.resume import find_damage, read_checkpoint
+from libradet.training.resume import check_integrity, read_checkpoint
 from libradet.utils.atomic_io import atomic_write
 from tests.helpers.training_runs import SETTINGS, assert_same, weights
 
@@ -44,8 +44,8 @@ def cut_off(path):
     path.write_bytes(path.read_bytes()[:-1000])
 
 
-def test_a_damaged_checkpoint_is_found_and_the_one_before_used(run, untouched, capsys):
-    assert find_damage(run / "previous.ckpt") == ""
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(run, untouched, capsys):
+    assert check_integrity(run / "previous.ckpt") == ""
     cut_off(run / "last.ckpt")
     capsys.readouterr()
     assert main(["train", "--resume", str(run), "--max_steps", "6"]) == 0
@@ -54,14 +54,15 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_used(run, untouched, c
     assert_same(weights(run), weights(untouched))
 
 
-def test_a_kill_between_its_two_names(run, untouched, capsys):
+@pytest.mark.slow
+def test_a_kill_between_the_two_renames(run, untouched, capsys):
     (run / "last.ckpt").unlink()
     assert main(["train", "--resume", str(run), "--max_steps", "6"]) == 0
     assert "last.ckpt is missing" in " ".join(capsys.readouterr().out.split())
     assert_same(weights(run), weights(untouched))
 
 
-def test_nothing_is_trained_from_damage_alone(run, capsys):
+def test_a_run_without_an_intact_checkpoint_is_refused(run, capsys):
     for name in ("last.ckpt", "previous.ckpt"):
         cut_off(run / name)
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
@@ -73,17 +74,17 @@ def test_nothing_is_trained_from_damage_alone(run, capsys):
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 
-def test_every_bit_that_matters_is_seen(stopped, tmp_path):
-    """One bit at a time: it is found, or it is one of those that nobody reads."""
+def test_every_relevant_bit_flip_is_detected(stopped, tmp_path):
+    """Each flipped bit is detected, or is one that is not read."""
     whole, path = (stopped / "last.ckpt").read_bytes(), tmp_path / "last.ckpt"
-    assert find_damage(stopped / "last.ckpt") == ""
+    assert check_integrity(stopped / "last.ckpt") == ""
     expected = flat(read_checkpoint(stopped / "last.ckpt"))
     chance, found = np.random.default_rng(0), 0
     for place in chance.integers(0, len(whole), 150):
         changed = bytearray(whole)
         changed[place] ^= 1 << int(chance.integers(8))
         path.write_bytes(changed)
-        if find_damage(path):
+        if check_integrity(path):
             found += 1
             continue
         assert flat(read_checkpoint(path)) == expected
@@ -101,7 +102,7 @@ def flat(content):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("change", ["box", "class", "order"])
-def test_data_that_has_changed_is_refused_by_name(run, tiny_data, tmp_path, capsys, split, change):
+def test_changed_images_are_refused_by_name(run, tiny_data, tmp_path, capsys, split, change):
     data = tmp_path / "data"
     data.mkdir()
     (data / "images").symlink_to(tiny_data / "images")
@@ -125,13 +126,13 @@ def test_data_that_has_changed_is_refused_by_name(run, tiny_data, tmp_path, caps
     assert f"{split} has changed" in said
 
 
-def test_the_same_data_elsewhere_is_the_same(run, tiny_data, tmp_path):
+def test_the_dataset_may_move(run, tiny_data, tmp_path):
     data = shutil.copytree(tiny_data, tmp_path / "data")
     assert main(["train", "--resume", str(run), "--data", str(data), "--max_steps", "5"]) == 0
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_a_full_disk_ends_a_run_in_a_line(tiny_data, tiny, tmp_path, capsys, monkeypatch, half):
+@pytest.mark.parametrize("half", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_full_disk_ends_a_run_with_one_line(tiny_data, tiny, tmp_path, capsys, monkeypatch, half):
     out, save, done = tmp_path / "run", torch.save, []
 
     def fails_later(content, path):
@@ -148,13 +149,13 @@ def test_a_full_disk_ends_a_run_in_a_line(tiny_data, tiny, tmp_path, capsys, mon
     said = capsys.readouterr().err
     assert "cannot be written (No space left on device)" in said
     assert len(said.strip().splitlines()) == 1
-    assert find_damage(out / "last.ckpt") == ""
+    assert check_integrity(out / "last.ckpt") == ""
     assert read_checkpoint(out / "last.ckpt")["global_step"] == 2
     assert not list(out.glob("*.partial"))
 
 
 @pytest.mark.parametrize("limit", [0, 5_000, 300_000])
-def test_the_systems_own_word_for_a_file_that_does_not_fit(tmp_path, limit):
+def test_a_write_error_is_reported_with_the_systems_message(tmp_path, limit):
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
     try:
@@ -166,7 +167,7 @@ def test_the_systems_own_word_for_a_file_that_does_not_fit(tmp_path, limit):
     assert not list(tmp_path.iterdir())
 
 
-def test_no_room_for_rows_is_said_too(tiny_data, tiny, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_reported_for_metrics_csv(tiny_data, tiny, tmp_path, capsys, monkeypatch):
     from libradet.training.loggers import CSVMetricsLogger
 
     def full(*_):
@@ -179,7 +180,7 @@ def test_no_room_for_rows_is_said_too(tiny_data, tiny, tmp_path, capsys, monkeyp
     assert f"--resume {tmp_path / 'run'}" in said
 
 
-def test_weights_that_are_not_finite_are_not_kept(tiny_data, tiny, tmp_path, capsys):
+def test_weights_that_are_not_finite_are_not_saved(tiny_data, tiny, tmp_path, capsys):
     out = tmp_path / "run"
     assert (
         main(
@@ -203,7 +204,7 @@ def test_weights_that_are_not_finite_are_not_kept(tiny_data, tiny, tmp_path, cap
     assert not (out / "last.ckpt").exists()
 
 
-def test_metrics_that_somebody_damaged(run, capsys):
+def test_damaged_metrics_are_refused(run, capsys):
     (run / "metrics.json").write_text('{"AP": 0.')
     assert main(["train", "--resume", str(run)]) == 2
     assert "metrics.json" in capsys.readouterr().err

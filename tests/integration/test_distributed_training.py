@@ -1,4 +1,4 @@
-"""Several processes are one with the joint batch."""
+"""Training in several processes matches training in one with the joint batch."""
 
 import json
 import signal
@@ -37,7 +37,7 @@ def sparse_data(tiny_data, tmp_path_factory):
 
 
 def test_some_process_gets_a_batch_without_objects(sparse_data):
-    """What the next test is about does happen in it."""
+    """Check the precondition of the next test."""
     dataset, _ = read(sparse_data, "train")
     settings = {"size": (64, 96), "batch_size": 2, "training": True, "world_size": 2}
     loaders = [make_loader(dataset, rank=rank, **settings) for rank in range(2)]
@@ -60,7 +60,7 @@ def test_two_processes_equal_one(sparse_data, tiny, tmp_path, start):
     assert {name: measured[name] for name in alone} == alone
 
 
-def test_two_processes_stop_together_and_go_on(sparse_data, tiny, tmp_path, start):
+def test_two_processes_stop_together_and_are_resumed(sparse_data, tiny, tmp_path, start):
     out = tmp_path / "run"
     run = start(
         tiny(sparse_data, out, "--devices", "2", "--max_epochs", "200", "--check_val_every_n_epoch", "200"), processes=2
@@ -84,8 +84,8 @@ def test_two_processes_fail_together(sparse_data, tiny, tmp_path, start):
     assert run.said.count("not finite") == 1, run.said
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_one_that_is_killed_takes_the_other_along_in_a_line(sparse_data, tiny, tmp_path, start, rank):
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_killed_process_ends_the_other_with_one_line(sparse_data, tiny, tmp_path, start, rank):
     out = tmp_path / "run"
     settings = (
         "--devices",
@@ -107,11 +107,11 @@ def test_one_that_is_killed_takes_the_other_along_in_a_line(sparse_data, tiny, t
     assert "Traceback" not in run.said
 
 
-def test_another_number_of_processes_cannot_go_on(sparse_data, tiny, tmp_path, capsys):
+def test_another_number_of_processes_cannot_resume(sparse_data, tiny, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(tiny(sparse_data, out, "--max_steps", "1")) == 0
     assert main(["train", "--resume", str(out), "--devices", "2", "--max_steps", "2"]) == 2
-    assert "processes" in capsys.readouterr().err
+    assert "world_size" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from libradet.cli import main
 from libradet.models.serialization import save_model
 
 
-def test_class_layers_that_start_at_random_are_named(tiny_data, tiny, tmp_path, capsys):
+def test_randomly_initialized_class_layers_are_named(tiny_data, tiny, tmp_path, capsys):
     first = tmp_path / "first"
     assert main(tiny(tiny_data, first, "--max_steps", "1", "--num_val_images_logged", "0")) == 0
     config = load_model(first / "best.safetensors").config
@@ -25,7 +25,7 @@ def test_class_layers_that_start_at_random_are_named(tiny_data, tiny, tmp_path, 
     assert main(["train", "--resume", str(tmp_path / "second"), "--max_steps", "2"]) == 0
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_its_weights_again(tiny_data, tiny, tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_restarts_from_its_weights(tiny_data, tiny, tmp_path):
     assert (
         main(tiny(tiny_data, tmp_path / "first", "--max_steps", "1", "--num_val_images_logged", "0", "--seed", "5"))
         == 0

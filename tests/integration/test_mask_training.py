@@ -18,7 +18,7 @@ def folder(tiny_data, tiny, tmp_path_factory):
     return out
 
 
-def test_masks_are_learned_and_measured(folder):
+def test_masks_are_trained_and_validated(folder):
     rows = list(csv.DictReader((folder / "metrics.csv").open(newline="")))
     assert all(float(row["loss_mask"]) > 0 for row in rows if row["loss"])
     measured = [row for row in rows if row["mask_AP"]]
@@ -30,14 +30,14 @@ def test_masks_are_learned_and_measured(folder):
     assert (folder / "val_predictions.png").exists()
 
 
-def test_evaluate_and_predict_tell_masks(folder, tiny_data, tmp_path, capsys):
+def test_evaluate_and_predict_return_masks(folder, tiny_data, tmp_path, capsys):
     weights, numbers = str(folder / "best.safetensors"), tmp_path / "numbers.json"
     assert main(["evaluate", weights, "--data", str(tiny_data), "--json", str(numbers), "--batch_size", "2"]) == 0
     measured = json.loads((folder / "metrics.json").read_text())
     assert json.loads(numbers.read_text())["mask_AP"] == pytest.approx(measured["mask_AP"], abs=1e-6)
     assert "mask precision" in capsys.readouterr().out
     image = sorted((tiny_data / "images").iterdir())[0]
-    assert main(["predict", weights, str(image), "--threshold", "0", "--out", str(tmp_path / "found")]) == 0
+    assert main(["predict", weights, str(image), "--score_thresh", "0", "--output_dir", str(tmp_path / "found")]) == 0
     results = json.loads((tmp_path / "found" / "predictions.json").read_text())
     assert results
     assert all(r["segmentation"]["size"] == [96, 144] for r in results)

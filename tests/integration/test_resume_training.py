@@ -1,4 +1,4 @@
-"""A run that is killed, interrupted and resumed ends as one that was left alone."""
+"""A run that is killed or interrupted, and resumed, ends like one that was not."""
 
 import gc
 import os
@@ -17,13 +17,13 @@ from tests.helpers.training_runs import SETTINGS, assert_same, rows, weights
 
 @pytest.fixture(scope="module")
 def untouched(tiny_data, tiny, tmp_path_factory):
-    """A run that nothing happened to."""
+    """A run that was not interrupted."""
     out = tmp_path_factory.mktemp("untouched") / "run"
     assert main(tiny(tiny_data, out, *SETTINGS)) == 0
     return out
 
 
-def test_killed_in_the_middle_of_an_epoch(untouched, tiny_data, tiny, tmp_path, start):
+def test_killed_within_an_epoch(untouched, tiny_data, tiny, tmp_path, start):
     out = tmp_path / "run"
     run = start(tiny(tiny_data, out, *SETTINGS))
     wait_for(lambda: len(rows(out)) >= 5, run)
@@ -39,7 +39,8 @@ def test_killed_in_the_middle_of_an_epoch(untouched, tiny_data, tiny, tmp_path, 
     assert all(torch.equal(best[name], value) for name, value in expected.items())
 
 
-def test_kept_images_change_nothing_and_leave_nothing(untouched, tiny_data, tiny, tmp_path, capfd):
+@pytest.mark.slow
+def test_a_cache_changes_nothing_and_is_deleted(untouched, tiny_data, tiny, tmp_path, capfd):
     out = tmp_path / "run"
     assert main(tiny(tiny_data, out, *SETTINGS, "--cache", "disk", "--num_workers", "1")) == 0
     assert_same(weights(out), weights(untouched))
@@ -48,7 +49,9 @@ def test_kept_images_change_nothing_and_leave_nothing(untouched, tiny_data, tiny
     assert "0.3 MB of images for each process, in the run folder" in " ".join(capfd.readouterr().out.split())
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_stopped_by_a_signal(untouched, tiny_data, tiny, tmp_path, capfd, signum, code):
     out = tmp_path / "run"
     before = signal.getsignal(signum)
@@ -72,9 +75,9 @@ def test_stopped_by_a_signal(untouched, tiny_data, tiny, tmp_path, capfd, signum
     assert rows(out) == rows(untouched)
 
 
-@pytest.mark.parametrize("limit", ["--max_epochs", "--max_steps"])
+@pytest.mark.parametrize("limit", [pytest.param("--max_epochs", marks=pytest.mark.slow), "--max_steps"])
 def test_stopped_between_two_epochs(tiny_data, tiny, tmp_path, limit):
-    """The end of a shortened run is the end of an epoch in a longer one."""
+    """The end of a shortened run is the end of an epoch of a longer one."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     first, second = ("1", "2") if limit == "--max_epochs" else ("6", "8")
     fixed = ("--lr_milestones", "[]", "--warmup_steps", "0", "--ema", "0.9")

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, and how it ends."""
+"""Files and end of a run."""
 
 import json
 
@@ -13,7 +13,7 @@ from libradet.cli import main
 from libradet.errors import UserError
 from libradet.evaluation.curves import read_metrics
 from libradet.training.resume import read_checkpoint
-from tests.helpers.training_runs import rows
+from tests.helpers.training_runs import rows, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def folder(tiny_data, tiny, tmp_path_factory):
     return out
 
 
-def test_everything_is_there(folder):
+def test_files_of_a_run(folder):
     assert {p.name.split(".out")[0] for p in folder.iterdir()} == {
         *("config.yaml", "last.ckpt", "previous.ckpt", "best.safetensors", "metrics.csv", "metrics.json"),
         *("curves.png", "val_predictions.png", "val_predictions", "events"),
@@ -56,7 +56,7 @@ def test_everything_is_there(folder):
     assert metrics["AP"] == pytest.approx(curves["AP"].values.max(), abs=1e-7)
 
 
-def test_what_was_left_open_is_written_down(folder):
+def test_config_is_written_resolved(folder):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["lr"] == 0.0025
     assert config["warmup_steps"] == 1
@@ -66,7 +66,7 @@ def test_what_was_left_open_is_written_down(folder):
     assert config["output_dir"] is None
 
 
-def test_averaged_weights_are_kept(folder):
+def test_averaged_weights_are_saved(folder):
     best, last = load_file(folder / "best.safetensors"), read_checkpoint(folder / "last.ckpt")
     name = "roi.class_logits.weight" if "roi.class_logits.weight" in best else next(n for n in best if "roi" in n)
     if json.loads((folder / "metrics.json").read_text())["epoch"] == 3:
@@ -83,7 +83,7 @@ def test_a_finished_run_has_nothing_left_to_do(folder, capsys):
     assert "curves.png" in capsys.readouterr().out
 
 
-def test_a_measurement_that_a_kill_left_out_is_made_up_for(folder, tmp_path):
+def test_a_missed_validation_is_run_when_resumed(folder, tmp_path):
     whole = (folder / "metrics.csv").read_text()
     metrics = json.loads((folder / "metrics.json").read_text())
     copy = tmp_path / "copy"
@@ -98,7 +98,8 @@ def test_a_measurement_that_a_kill_left_out_is_made_up_for(folder, tmp_path):
         assert all(torch.equal(made_up[name], value) for name, value in best.items())
 
 
-def test_a_finished_run_can_be_lengthened(folder, tmp_path):
+@pytest.mark.slow
+def test_a_finished_run_can_be_extended(folder, tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in ("config.yaml", "last.ckpt", "metrics.csv", "best.safetensors", "metrics.json"):
@@ -107,7 +108,7 @@ def test_a_finished_run_can_be_lengthened(folder, tmp_path):
     assert rows(copy) == [*rows(folder), *(str(step) for step in range(19, 25)), "24"]
 
 
-def test_without_a_split_to_measure_on_the_latest_weights_are_kept(tiny_data, tiny, tmp_path, capsys):
+def test_without_a_validation_split_the_latest_weights_are_kept(tiny_data, tiny, tmp_path, capsys):
     data, out = tmp_path / "data", tmp_path / "run"
     data.mkdir()
     (data / "images").symlink_to(tiny_data / "images")
@@ -119,7 +120,7 @@ def test_without_a_split_to_measure_on_the_latest_weights_are_kept(tiny_data, ti
     assert not (out / "metrics.json").exists()
 
 
-def test_a_loss_that_is_no_number_names_images_and_terms(tiny_data, tiny, tmp_path, capsys):
+def test_a_loss_that_is_not_finite_is_reported_with_images_and_terms(tiny_data, tiny, tmp_path, capsys):
     out = tmp_path / "run"
     assert (
         main(
@@ -145,15 +146,14 @@ def test_a_loss_that_is_no_number_names_images_and_terms(tiny_data, tiny, tmp_pa
     assert "nan" in said or "inf" in said
 
 
-def test_images_that_do_not_fill_a_step_are_repeated(tiny_data, tiny, tmp_path):
+def test_images_that_do_not_fill_a_batch_are_repeated(tiny_data, tiny, tmp_path):
     out = tmp_path / "run"
     assert main(tiny(tiny_data, out, "--batch_size", "32", "--max_epochs", "1")) == 0
     assert rows(out) == ["1", "1"]
 
 
-def test_training_from_python(tiny_data, tmp_path):
-    model = libradet.create_model("faster_rcnn", class_names=["ball", "crate"], backbone="test_resnet")
-    model.config.image.size = (64, 96)
+def test_train_from_python(tiny_data, tmp_path):
+    model = libradet.create_model(config=tiny_config(), class_names=["ball", "crate"])
     settings = {
         "max_epochs": 1,
         "max_steps": 2,

@@ -2,26 +2,13 @@
 
 import pickle
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import libradet
+from tests.helpers.detectron2_state import detectron2_state, fingerprint, random_rows
 
-
-def fill_one(name: str, shape) -> Tensor:
-    if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
-        return torch.rand(shape) + 0.5
-    # Rows of one value keep files small.
-    rows = torch.randn(shape[0], *[1] * (len(shape) - 1))
-    return (rows / max(1, int(np.prod(shape[1:]))) ** 0.5).expand(*shape)
-
-
-def fingerprint(t: Tensor) -> float:
-    """A number that knows every row."""
-    rows = t.double().reshape(len(t), -1)[:, 0]
-    return float(rows @ torch.arange(1, len(rows) + 1, dtype=torch.float64))
+CHANNELS, FC_DIM = 32, 64
 
 
 def all_used(model, state) -> bool:
@@ -29,42 +16,12 @@ def all_used(model, state) -> bool:
     return ours == sorted(fingerprint(t) for t in state.values())
 
 
-def detectron2_state() -> dict[str, Tensor]:
-    """A ResNet-50 Faster R-CNN of three classes under detectron2's names."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def conv(name, o, i, k):
-        shapes[f"{name}.weight"] = (o, i, k, k)
-        shapes.update({f"{name}.norm.{part}": (o,) for part in ("weight", "bias", "running_mean", "running_var")})
-
-    def layer(name, *shape):
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
-
-    conv("backbone.bottom_up.stem.conv1", 64, 3, 7)
-    width = 64
-    for stage, blocks in enumerate((3, 4, 6, 3)):
-        inner = 64 * 2**stage
-        for b in range(blocks):
-            block = f"backbone.bottom_up.res{stage + 2}.{b}."
-            if b == 0:
-                conv(f"{block}shortcut", 4 * inner, width, 1)
-            conv(f"{block}conv1", inner, width, 1)
-            conv(f"{block}conv2", inner, inner, 3)
-            conv(f"{block}conv3", 4 * inner, inner, 1)
-            width = 4 * inner
-        layer(f"backbone.fpn_lateral{stage + 2}", 256, width, 1, 1)
-        layer(f"backbone.fpn_output{stage + 2}", 256, 256, 3, 3)
-    layer("proposal_generator.rpn_head.conv", 256, 256, 3, 3)
-    layer("proposal_generator.rpn_head.objectness_logits", 3, 256, 1, 1)
-    layer("proposal_generator.rpn_head.anchor_deltas", 12, 256, 1, 1)
-    layer("roi_heads.box_head.fc1", 1024, 12544)
-    layer("roi_heads.box_head.fc2", 1024, 1024)
-    layer("roi_heads.box_predictor.cls_score", 4, 1024)
-    layer("roi_heads.box_predictor.bbox_pred", 12, 1024)
-    return {name: fill_one(name, shape) for name, shape in shapes.items()}
+def small_state():
+    """Return a detector with narrow heads, which is quicker to build."""
+    return detectron2_state(CHANNELS, FC_DIM)
 
 
-def test_detectron2(tmp_path):
+def test_faster_rcnn(tmp_path):
     state = detectron2_state()
     buffers = {"proposal_generator.anchor_generator.cell_anchors.0": torch.zeros(3, 4)}
     torch.save({"model": state | buffers, "iteration": 5}, tmp_path / "x.pth")
@@ -83,7 +40,7 @@ def test_detectron2(tmp_path):
 
 @pytest.mark.parametrize("kind", ["pth", "pkl"])
 def test_cascade_with_masks(tmp_path, kind):
-    state = detectron2_state()
+    state = small_state()
     for name in [n for n in state if n.startswith("roi_heads.")]:
         t = state.pop(name)
         t = t[:4] if "bbox_pred" in name else t
@@ -93,9 +50,10 @@ def test_cascade_with_masks(tmp_path, kind):
             )
     for i in range(4):
         name = f"roi_heads.mask_head.mask_fcn{i + 1}"
-        state[f"{name}.weight"], state[f"{name}.bias"] = fill_one("", (256, 256, 3, 3)), torch.randn(256)
+        shape = (256, CHANNELS if i == 0 else 256, 3, 3)
+        state[f"{name}.weight"], state[f"{name}.bias"] = random_rows("", shape), torch.randn(256)
     for name, shape in (("deconv", (256, 256, 2, 2)), ("predictor", (3, 256, 1, 1))):
-        state[f"roi_heads.mask_head.{name}.weight"] = fill_one("", shape)
+        state[f"roi_heads.mask_head.{name}.weight"] = random_rows("", shape)
         state[f"roi_heads.mask_head.{name}.bias"] = torch.randn(shape[0])
     if kind == "pth":
         torch.save({"model": state, "scheduler": {}}, tmp_path / "x")
@@ -111,18 +69,18 @@ def test_cascade_with_masks(tmp_path, kind):
     assert torch.equal(model.roi[2].logits.weight, state["roi_heads.box_predictor.2.cls_score.weight"])
 
 
-def test_a_head_of_convolutions_and_norms(tmp_path):
-    state = detectron2_state()
+def test_box_head_of_convolutions_and_norms(tmp_path):
+    state = small_state()
     for name in list(state):
         if name.startswith("backbone.fpn_") and name.endswith(".bias"):
             del state[name]
             for part in ("weight", "bias"):
-                state[name.replace(".bias", f".norm.{part}")] = torch.randn(256)
+                state[name.replace(".bias", f".norm.{part}")] = torch.randn(CHANNELS)
     del state["roi_heads.box_head.fc2.weight"], state["roi_heads.box_head.fc2.bias"]
     for i in range(1, 5):
-        state[f"roi_heads.box_head.conv{i}.weight"] = fill_one("", (256, 256, 3, 3))
+        state[f"roi_heads.box_head.conv{i}.weight"] = random_rows("", (CHANNELS, CHANNELS, 3, 3))
         for part in ("weight", "bias"):
-            state[f"roi_heads.box_head.conv{i}.norm.{part}"] = torch.randn(256)
+            state[f"roi_heads.box_head.conv{i}.norm.{part}"] = torch.randn(CHANNELS)
     torch.save({"model": state}, tmp_path / "x.pth")
     model = libradet.load_model(tmp_path / "x.pth")
     assert all_used(model, state)
@@ -130,16 +88,16 @@ def test_a_head_of_convolutions_and_norms(tmp_path):
     assert (model.config.pyramid.norm, roi.num_convs, roi.norm, roi.num_fcs) == ("group", 4, "group", 1)
 
 
-def test_detectron2_sorts_anchors_by_size(tmp_path):
-    state = {n: t for n, t in detectron2_state().items() if not n.startswith(("roi_heads.", "proposal_generator."))}
+def test_retinanet_anchors_are_sorted_by_size(tmp_path):
+    state = {n: t for n, t in small_state().items() if not n.startswith(("roi_heads.", "proposal_generator."))}
     state = {n: t for n, t in state.items() if not n.startswith(("backbone.fpn_lateral2", "backbone.fpn_output2"))}
     for part, last, rows in (("cls_subnet", "cls_score", 9 * 5), ("bbox_subnet", "bbox_pred", 9 * 4)):
         names = [f"head.{part}.{i}" for i in (0, 2, 4, 6)] + [f"head.{last}"]
-        for name, out in zip(names, [256] * 4 + [rows], strict=True):
-            state[f"{name}.weight"], state[f"{name}.bias"] = torch.randn(out, 256, 3, 3) * 0.02, torch.randn(out)
-    for i, width in ((6, 2048), (7, 256)):
-        state[f"backbone.top_block.p{i}.weight"] = torch.randn(256, width, 3, 3) * 0.01
-        state[f"backbone.top_block.p{i}.bias"] = torch.randn(256)
+        for name, out in zip(names, [CHANNELS] * 4 + [rows], strict=True):
+            state[f"{name}.weight"], state[f"{name}.bias"] = torch.randn(out, CHANNELS, 3, 3) * 0.02, torch.randn(out)
+    for i, width in ((6, 2048), (7, CHANNELS)):
+        state[f"backbone.top_block.p{i}.weight"] = torch.randn(CHANNELS, width, 3, 3) * 0.01
+        state[f"backbone.top_block.p{i}.bias"] = torch.randn(CHANNELS)
     torch.save({"model": state}, tmp_path / "x.pth")
     model = libradet.load_model(tmp_path / "x.pth")
     assert model.config.num_classes == 5

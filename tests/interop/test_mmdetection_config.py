@@ -1,4 +1,4 @@
-"""What mmdetection's trainers write beside the weights, in the words of versions 1, 2 and 3."""
+"""Settings in mmdetection's checkpoints, as versions 1, 2 and 3 write them."""
 
 import json
 
@@ -7,15 +7,14 @@ import torch
 
 from libradet.errors import UserError
 from libradet.interop import mmdetection
-from libradet.interop.literal_config import find_dict, find_dicts, parse_literals
 from libradet.models.config import DetectorConfig
 
 
 @pytest.fixture
-def describe(shared_data):
-    """The detector that tensors of these names and shapes and these settings belong to."""
+def infer(shared_data):
+    """Return a function that infers the configuration from names and shapes of tensors, and settings."""
 
-    def describe(name: str, settings: str, drop: str = "there is none", **meta) -> DetectorConfig:
+    def infer(name: str, settings: str, drop: str = "there is none", **meta) -> DetectorConfig:
         path = shared_data.parent / "parity" / "mmdet_keys" / f"{name}.json"
         if not path.is_file():
             pytest.skip(f"{path} is absent")
@@ -23,7 +22,7 @@ def describe(shared_data):
         tensors = {n: t for n, t in tensors.items() if not n.startswith(drop)}
         return mmdetection.infer_config(mmdetection.normalize_keys(tensors), {"cfg": settings, **meta})
 
-    return describe
+    return infer
 
 
 CASCADE = """
@@ -55,8 +54,8 @@ test_pipeline = [
 """
 
 
-def test_a_cascade_of_version_3(describe):
-    config = describe("cascade_rcnn_r50_fpn", CASCADE)
+def test_cascade_of_version_3(infer):
+    config = infer("cascade_rcnn_r50_fpn", CASCADE)
     assert config.image.size_divisible == 64
     assert config.image.size == (600, 1000)
     assert (config.image.mean, config.image.std) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
@@ -67,14 +66,14 @@ def test_a_cascade_of_version_3(describe):
     assert config.cascade.box_stds == ((0.1, 0.1, 0.2, 0.2), (0.06, 0.06, 0.1, 0.1), (0.03, 0.03, 0.05, 0.05))
 
 
-def test_a_cascade_leaves_out_anchors_that_cross_the_border_and_keeps_more_proposals(describe):
-    config = describe("cascade_rcnn_r50_fpn", CASCADE)
+def test_cascade_ignores_anchors_across_the_border_and_keeps_more_proposals(infer):
+    config = infer("cascade_rcnn_r50_fpn", CASCADE)
     assert (config.rpn.allowed_border, config.rpn.train_proposals.post_nms_top_n) == (0.0, 2000)
     train = "train_cfg = dict(rpn=dict(allowed_border=-1), rpn_proposal=dict(nms_pre=1500, max_per_img=700))"
-    config = describe("cascade_rcnn_r50_fpn", f"{CASCADE}{train}")
+    config = infer("cascade_rcnn_r50_fpn", f"{CASCADE}{train}")
     assert config.rpn.allowed_border is None
     assert (config.rpn.train_proposals.pre_nms_top_n, config.rpn.train_proposals.post_nms_top_n) == (1500, 700)
-    assert describe("faster_rcnn_r50_fpn", "").rpn.allowed_border is None
+    assert infer("faster_rcnn_r50_fpn", "").rpn.allowed_border is None
 
 
 VERSION_1 = """
@@ -103,8 +102,8 @@ test_pipeline = [
 """
 
 
-def test_version_1(describe):
-    config = describe("libra_faster_rcnn_r50_fpn", VERSION_1, mmdet_version="1.1.0")
+def test_version_1(infer):
+    config = infer("libra_faster_rcnn_r50_fpn", VERSION_1, mmdet_version="1.1.0")
     assert config.pyramid.balanced.level == 1
     anchors = config.rpn.anchors
     assert (anchors.scales, anchors.ratios, anchors.offset, anchors.rounded) == ((4.0,), (0.5, 1.0), 0.5, True)
@@ -120,16 +119,16 @@ def test_version_1(describe):
     assert (config.image.size_divisible, config.image.size) == (16, (600, 1000))
 
 
-def test_how_many_proposals_an_rpn_gives(describe):
+def test_number_of_proposals_of_an_rpn(infer):
     rpn = "dict(nms_pre=3000, max_per_img=2500, nms=dict(type='nms', iou_threshold=0.8), min_bbox_size=0)"
-    config = describe("rpn_r50_fpn", f"model = dict(type='RPN', test_cfg=dict(rpn={rpn}))")
+    config = infer("rpn_r50_fpn", f"model = dict(type='RPN', test_cfg=dict(rpn={rpn}))")
     assert (config.rpn.test_proposals.post_nms_top_n, config.detections.detections_per_img) == (2500, 2500)
 
 
-def test_one_stage(describe):
+def test_retinanet(infer):
     test = "dict(nms_pre=500, min_bbox_size=3, score_thr=0.2, nms=dict(type='nms', iou_threshold=0.6), max_per_img=70)"
     head = "dict(anchor_generator=dict(octave_base_scale=2, scales_per_octave=2, ratios=[1.0], strides=[8]))"
-    config = describe("retinanet_r50_fpn", f"model = dict(bbox_head={head}, test_cfg={test})")
+    config = infer("retinanet_r50_fpn", f"model = dict(bbox_head={head}, test_cfg={test})")
     assert config.retinanet.anchors.scales == (2.0, 2 * 2**0.5)
     assert (config.retinanet.topk_candidates, config.detections.min_size) == (500, 3.0)
     assert (config.detections.score_thresh, config.detections.nms_thresh, config.detections.detections_per_img) == (
@@ -147,15 +146,15 @@ def test_one_stage(describe):
         ("type='nms', iou_threshold=0.6", ("nms", 0.6, 0.5, 0.001)),
     ],
 )
-def test_soft_suppression(describe, nms, expected):
+def test_soft_nms(infer, nms, expected):
     test = f"test_cfg=dict(rcnn=dict(score_thr=0.1, nms=dict({nms}), max_per_img=70))"
-    found = describe("faster_rcnn_r50_fpn", f"model = dict({test})").detections
+    found = infer("faster_rcnn_r50_fpn", f"model = dict({test})").detections
     assert (found.nms_type, found.nms_thresh, found.sigma, found.min_score) == expected
 
 
-def test_a_second_stage_alone(describe):
-    assert describe("faster_rcnn_r50_fpn", "", drop="rpn_head.").model == "fast_rcnn"
-    assert describe("libra_faster_rcnn_r50_fpn", "", drop="rpn_head.").model == "libra_fast_rcnn"
+def test_box_head_without_rpn(infer):
+    assert infer("faster_rcnn_r50_fpn", "", drop="rpn_head.").model == "fast_rcnn"
+    assert infer("libra_faster_rcnn_r50_fpn", "", drop="rpn_head.").model == "libra_fast_rcnn"
 
 
 @pytest.mark.parametrize(
@@ -176,22 +175,12 @@ def test_a_second_stage_alone(describe):
         ("test_cfg=dict(rcnn=dict(score_thr=0.1, mask_thr_binary=0.4))", "mask_thr_binary=0.4"),
     ],
 )
-def test_what_would_change_detections_and_is_not_offered_is_refused(describe, setting, named):
+def test_unsupported_settings_that_change_detections_are_refused(infer, setting, named):
     with pytest.raises(UserError, match=named):
-        describe("mask_rcnn_r50_fpn", f"model = dict({setting})")
+        infer("mask_rcnn_r50_fpn", f"model = dict({setting})")
 
 
-def test_a_mask_head_for_each_stage_is_refused():
+def test_mask_heads_per_stage_are_refused():
     tensors = {f"roi_head.{n}.weight": torch.empty(1) for n in ("bbox_head.0.fc_cls", "mask_head.0.conv_logits")}
     with pytest.raises(UserError, match="a mask head for each stage"):
         mmdetection.infer_config({"neck.lateral_convs.0.conv.weight": torch.empty(1), **tensors}, {})
-
-
-def test_text_is_data():
-    text = "a = dict(x=[1, (2, 3)], **b)\nc = {'d': a, 'e': -0.5}\nf = open('x')\nimport os\ng = 1 +"
-    assert parse_literals(text) == {}
-    values = parse_literals(text.rpartition("\n")[0])
-    assert values == {"a": {"x": [1, [2, 3]]}, "c": {"d": {"x": [1, [2, 3]]}, "e": -0.5}, "f": None}
-    assert list(find_dicts(values, "x")) == [{"x": [1, [2, 3]]}] * 2
-    assert find_dict(values, "d") == {"x": [1, [2, 3]]}
-    assert find_dict(values, "nowhere") == {}

@@ -1,4 +1,4 @@
-"""torchvision's own detectors in their Libra form: what changes is what the paper says, and nothing else."""
+"""torchvision's detectors in their Libra form: the paper's changes, and no others."""
 
 import copy
 import io
@@ -26,7 +26,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from libradet.errors import UserError
-from libradet.interop.torchvision import balance
+from libradet.interop.torchvision import BalancedRoIHeads, balance
 
 CHANNELS, CLASSES = 16, 4
 MANY_POSITIVES = {"box_fg_iou_thresh": 0.2, "box_bg_iou_thresh": 0.2}
@@ -124,11 +124,11 @@ def balanced_l1(error: np.ndarray, beta: float) -> np.ndarray:
     return np.where(x < beta, inside, gamma * x + gamma * beta / b - alpha * beta)
 
 
-# What it leaves alone
+# What stays unchanged
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_with_everything_off_nothing_changes(kind):
+def test_without_components_nothing_changes(kind):
     plain, model = make(kind), make(kind)
     assert balance(model, sampling=False, pyramid=False, loss=False) is model
     assert model.state_dict().keys() == plain.state_dict().keys()
@@ -139,7 +139,7 @@ def test_with_everything_off_nothing_changes(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sampling_and_loss_only_matter_in_training(kind):
+def test_sampling_and_loss_change_training_only(kind):
     plain, model = make(kind), quietly_balanced(make(kind), pyramid=False)
     assert model.state_dict().keys() == plain.state_dict().keys()
     found = detections(model)
@@ -148,7 +148,7 @@ def test_sampling_and_loss_only_matter_in_training(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_state_gains_the_pyramid_and_comes_back(kind, tmp_path):
+def test_state_dict_gains_the_pyramid_and_can_be_loaded(kind, tmp_path):
     plain, model = make(kind), quietly_balanced(make(kind))
     gained = model.state_dict().keys() - plain.state_dict().keys()
     assert gained == {
@@ -164,7 +164,7 @@ def test_the_state_gains_the_pyramid_and_comes_back(kind, tmp_path):
     assert not same(detections(quietly_balanced(make(kind))), detections(model))
 
 
-def test_everything_about_the_model_is_kept():
+def test_mode_and_dtype_are_kept():
     model = balance(make().double().eval())
     block = model.backbone.balance
     assert not block.training
@@ -176,7 +176,7 @@ def test_everything_about_the_model_is_kept():
 
 
 @pytest.mark.parametrize(("kind", "level"), [("faster_rcnn", 2), ("mask_rcnn", 2), ("retinanet", 1)])
-def test_each_level_gains_the_average_of_all(kind, level):
+def test_average_is_added_to_each_level(kind, level):
     """A fresh non-local block is the identity, so what is added is the plain average, resized."""
     plain, model = make(kind).eval(), quietly_balanced(make(kind)).eval()
     canvas, _ = model.transform(scene()[0])
@@ -208,13 +208,13 @@ def test_pyramids_of_other_depths():
 # Sample level
 
 
-def room_for_all() -> dict[str, float]:
+def sample_all() -> dict[str, float]:
     return {"box_batch_size_per_image": 1000, "box_positive_fraction": 0.5} | MANY_POSITIVES
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn"])
-def test_where_all_are_taken_losses_are_torchvisions(kind):
-    plain, model = make(kind, **room_for_all()), make(kind, **room_for_all())
+def test_losses_equal_torchvisions_if_all_candidates_are_sampled(kind):
+    plain, model = make(kind, **sample_all()), make(kind, **sample_all())
     balance(model, pyramid=False, loss=False)
     expected, found = losses(plain), losses(model)
     assert expected.keys() == found.keys()
@@ -237,7 +237,7 @@ def shifted(shifts: np.ndarray, row: int = 0) -> torch.Tensor:
 DRAWS = 2000
 
 
-def test_negatives_are_as_frequent_as_the_paper_says():
+def test_frequencies_of_negatives_follow_equation_1():
     """p_k = N/K * 1/M_k (equation 1): the same number from each third of [0, 0.5), all alike inside."""
     # IoU < 1/6, < 1/3 and < 1/2; and some positives.
     shifts = [np.linspace(72, 99, 60), np.linspace(51, 71, 25), np.linspace(34, 49, 15), np.linspace(1, 30, 4)]
@@ -263,7 +263,7 @@ def test_negatives_are_as_frequent_as_the_paper_says():
         assert 1e-5 < chi2.sf(statistic, m - 1) < 1 - 1e-5
 
 
-def test_positives_are_as_many_for_each_object():
+def test_equally_many_positives_per_object():
     many, few = shifted(np.linspace(1, 30, 40)), shifted(np.linspace(1, 30, 6), row=1)
     objects = torch.cat([shifted(np.zeros(1)), shifted(np.zeros(1), row=1)])
     target = {"boxes": objects, "labels": torch.tensor([3, 1])}
@@ -277,7 +277,7 @@ def test_positives_are_as_many_for_each_object():
         torch.testing.assert_close(delta, torch.stack([-box[:, 0] / 10, *[0 * box[:, 0]] * 3], 1), atol=1e-4, rtol=0)
 
 
-def test_settings_of_the_sampler_hold():
+def test_settings_of_the_models_sampler_are_used():
     heads = roi_heads(size=20, fraction=0.5)
     heads.proposal_matcher.high_threshold, heads.proposal_matcher.low_threshold = 0.8, 0.2
     candidates = shifted(np.linspace(0, 99, 100))
@@ -294,7 +294,7 @@ def test_settings_of_the_sampler_hold():
 # Objective level
 
 
-def test_second_stage_learns_by_balanced_l1():
+def test_roi_box_loss_is_balanced_l1():
     plain, model = make(**MANY_POSITIVES), balance(make(**MANY_POSITIVES), sampling=False, pyramid=False)
     seen = {}
     model.roi_heads.box_predictor.register_forward_hook(lambda m, i, o: seen.update(deltas=o[1].detach().double()))
@@ -313,7 +313,7 @@ def test_second_stage_learns_by_balanced_l1():
 
 
 @pytest.mark.parametrize("kind", ["l1", "giou"])
-def test_one_stage_learns_by_balanced_l1(kind):
+def test_retinanet_box_loss_is_balanced_l1(kind):
     plain, model = make("retinanet"), quietly_balanced(make("retinanet"), pyramid=False)
     seen = {}
     for one in (plain, model):
@@ -340,7 +340,7 @@ def test_one_stage_learns_by_balanced_l1(kind):
 
 @pytest.mark.parametrize("empty", [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_of_training(kind, empty):
+def test_training_step(kind, empty):
     model = quietly_balanced(make(kind))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -374,7 +374,7 @@ def test_training_lowers_the_loss(kind):
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
-def test_copies_and_pickles_train_by_themselves(kind):
+def test_copies_and_pickles_are_independent(kind):
     model = quietly_balanced(make(kind))
     expected = losses(model)
     file = io.BytesIO()
@@ -412,10 +412,10 @@ def test_under_ddp(kind):
     assert all(p.grad is not None for p in model.backbone.balance.parameters())
 
 
-# What it refuses
+# Refusals
 
 
-def test_once_is_enough():
+def test_balancing_twice_is_refused():
     model = balance(make())
     with pytest.raises(UserError, match="balanced already"):
         balance(model)
@@ -432,7 +432,7 @@ def test_other_models_are_refused_by_name(name):
 
 
 def test_wrapped_models_are_refused():
-    with pytest.raises(UserError, match=r"DataParallel.*wrap it then"):
+    with pytest.raises(UserError, match=r"DataParallel.*wrap it afterwards"):
         balance(nn.DataParallel(make()))
 
 
@@ -441,16 +441,26 @@ class OwnHeads(RoIHeads):
         return super().select_training_samples(proposals, targets)
 
 
-def test_heads_with_a_training_of_their_own_are_refused():
+def test_heads_with_their_own_sampling_are_refused():
     model = make()
     model.roi_heads.__class__ = OwnHeads
     with pytest.raises(UserError, match=r"OwnHeads.*select_training_samples.*sampling=False"):
         balance(model)
     assert not hasattr(model.backbone, "balance")
     balance(model, sampling=False)
+    assert isinstance(model.roi_heads, OwnHeads)
+    assert isinstance(model.roi_heads, BalancedRoIHeads)
+    assert losses(model)["loss_box_reg"].isfinite()
 
 
-def test_a_backbone_without_a_pyramid_is_refused():
+def test_methods_replaced_on_the_instance_are_refused():
+    model = make()
+    model.roi_heads.select_training_samples = model.roi_heads.select_training_samples
+    with pytest.raises(UserError, match=r"select_training_samples.*sampling=False"):
+        balance(model)
+
+
+def test_backbones_without_pyramid_are_refused():
     body = nn.Sequential(nn.Conv2d(3, 8, 3, 16, 1))
     body.out_channels = 8
     anchors, pool = AnchorGenerator(((32,),), ((1.0,),)), MultiScaleRoIAlign(["0"], 7, 2)
@@ -460,7 +470,7 @@ def test_a_backbone_without_a_pyramid_is_refused():
     assert all(v.isfinite() for v in losses(balance(model, pyramid=False)).values())
 
 
-def test_sampling_of_a_one_stage_model_is_named():
-    with pytest.warns(UserWarning, match="focal loss sees all anchors"):
+def test_sampling_of_retinanet_is_ignored_with_a_warning():
+    with pytest.warns(UserWarning, match="focal loss uses all anchors"):
         model = balance(make("retinanet"))
     assert model.balanced == (False, True, True)

@@ -1,4 +1,4 @@
-"""torchvision's checkpoints: the same detections there and here, and back again."""
+"""torchvision's checkpoints give the detections of torchvision, and can be written again."""
 
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from libradet.models.detector import Detector
 from libradet.models.serialization import load_model, save_model
 
 CLASSES = 6
+PREFIX = "not stored in torchvision checkpoints;"
 # Sides are not multiples of the canvas's, one image lies and one stands.
 IMAGES = {
     size: np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((90, 150), (161, 97))
@@ -51,7 +52,7 @@ def make(name: str, **options) -> nn.Module:
     return model.eval()
 
 
-def enliven(model: nn.Module) -> None:
+def spread_outputs(model: nn.Module) -> None:
     """Scores and boxes of a fresh detector hardly differ; this one's spread on the first image."""
     for name, t in model.state_dict().items():
         if name.endswith("running_mean"):
@@ -94,7 +95,7 @@ def pair(request, tmp_path_factory) -> Pair:
     two = "rcnn" in request.param
     few = {"rpn_post_nms_top_n_test": 60, "box_detections_per_img": 30} if two else {"detections_per_img": 30}
     there = make(request.param, num_classes=CLASSES, min_size=1, max_size=10_000, **few)
-    enliven(there)
+    spread_outputs(there)
     path = tmp_path_factory.mktemp("torchvision") / "x.pth"
     torch.save(there.state_dict(), path)
     here = load_checkpoint(path).model
@@ -151,11 +152,11 @@ def test_masks(pair):
     torch.testing.assert_close(pasted, expected["masks"], atol=1e-3, rtol=0)
 
 
-def test_the_way_back(pair, tmp_path, capsys):
+def test_round_trip(pair, tmp_path, capsys):
     save_model(pair.here, tmp_path / "x.safetensors")
     out = tmp_path / "deep" / "y.pth"
     assert main(["convert", str(tmp_path / "x.safetensors"), str(out), "--to", "torchvision"]) == 0
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not in a file of torchvision")]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith(PREFIX)]
     # What was changed for a quick test, and nothing else.
     totals = [
         "rpn.test_proposals.post_nms_top_n: 60 here, 1000 there",
@@ -163,12 +164,12 @@ def test_the_way_back(pair, tmp_path, capsys):
     ]
     totals = totals if pair.here.rpn is not None else ["detections.detections_per_img: 30 here, 300 there"]
     totals += ["the balanced pyramid, by libradet.interop.torchvision.balance"] if pair.here.balance else []
-    assert said == [f"not in a file of torchvision, set it there: {total}" for total in totals]
+    assert said == [f"{PREFIX} set it in the torchvision config: {total}" for total in totals]
     back, state = torch.load(out, weights_only=True), pair.there.state_dict()
     assert back.keys() == state.keys()
     unused = ("bbox_pred.", "mask_fcn_logits.")
     for name, t in state.items():
-        # Rows of the background, whose boxes and masks nobody looks at, come back empty.
+        # Deltas and masks of background, which are unused, are zero.
         rows = len(t) // CLASSES if name.startswith("roi_heads.") and any(u in name for u in unused) else 0
         assert torch.equal(back[name][rows:], t[rows:]) if t.dim() else torch.equal(back[name], t), name
     before = run(pair.there, IMAGES[90, 150])
@@ -177,7 +178,7 @@ def test_the_way_back(pair, tmp_path, capsys):
     assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
-def test_older_names(tmp_path):
+def test_names_before_version_0_14(tmp_path):
     state = make("fasterrcnn_resnet50_fpn").state_dict()
     old = {n.replace("blocks.0.0.", "blocks.0.").replace("head.conv.0.0.", "head.conv."): t for n, t in state.items()}
     assert old.keys() != state.keys()
@@ -210,11 +211,11 @@ def test_epsilon_of_published_weights(tmp_path, name, classes, frozen, eps):
     assert model.config.backbone.frozen_norm == frozen
 
 
-def test_epsilon_on_request(tmp_path, capsys):
+def test_epsilon_by_option(tmp_path, capsys):
     torch.save(published("fasterrcnn_resnet50_fpn", 3), tmp_path / "x.pth")
-    argv = ["convert", str(tmp_path / "x.pth"), str(tmp_path / "y.safetensors"), "--norm-eps", "0"]
+    argv = ["convert", str(tmp_path / "x.pth"), str(tmp_path / "y.safetensors"), "--norm_eps", "0"]
     assert main(argv) == 0
     model = load_model(tmp_path / "y.safetensors")
     assert {m.eps for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)} == {0.0}
     assert main([*argv[:-1], "-1"]) == 2
-    assert "--norm-eps" in capsys.readouterr().err
+    assert "--norm_eps" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Checkpointing changes memory, and nothing else."""
+"""Activation checkpointing changes memory, and no results."""
 
 import copy
 import os
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_detectors import tiny_batch, tiny_config, tiny_detector
 
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.models.backbone import Backbone
@@ -17,6 +16,7 @@ from libradet.models.ops.activation_checkpointing import blocks, set_activation_
 from libradet.models.serialization import load_model, save_model
 from libradet.training.config import TrainConfig
 from libradet.training.setup import setup_training
+from tests.helpers.tiny_detectors import tiny_batch, tiny_config, tiny_detector
 
 NUMBER = {
     "resnet18": 8,
@@ -37,12 +37,12 @@ def shake(backbone: Backbone) -> Backbone:
 
 
 def step(module, images):
-    """Features' sum, gradients, buffers, and bytes kept for the backward pass."""
+    """Return the sum of features, gradients, buffers, and bytes saved for the backward pass."""
     module.zero_grad()
     kept, held = {}, []
 
     def keep(t):
-        # Else another tensor could come to lie where this one was.
+        # Otherwise another tensor could be allocated at the same address.
         held.append(t)
         kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return t
@@ -82,9 +82,9 @@ def test_losses_gradients_and_statistics_are_the_same(name, frozen):
     assert its_size < size
 
 
-# A bottleneck with folded norms keeps little beside its input: two maps of a quarter of its width.
+# A bottleneck with fused norms saves little besides its input: two maps of a quarter of its width.
 @pytest.mark.parametrize(("frozen", "share"), [(False, 0.5), (True, 0.9)])
-def test_a_deep_network_keeps_less(frozen, share):
+def test_a_deep_network_saves_less(frozen, share):
     backbone = Backbone(BackboneConfig("resnet50", freeze_at=2 * frozen, frozen_norm=frozen))
     images = torch.randn(1, 3, 64, 64)
     before = step(backbone, images)[-1]
@@ -92,7 +92,7 @@ def test_a_deep_network_keeps_less(frozen, share):
     assert step(backbone, images)[-1] < share * before
 
 
-def test_it_can_be_switched_off_and_leaves_nothing_behind():
+def test_it_can_be_switched_off_without_traces():
     backbone = Backbone(BackboneConfig("resnet18"))
     images = torch.randn(1, 3, 64, 64)
     before, names = step(backbone, images)[-1], list(backbone.state_dict())
@@ -103,7 +103,7 @@ def test_it_can_be_switched_off_and_leaves_nothing_behind():
 
 
 def test_a_copy_computes_with_its_own_weights():
-    """As an averaged model does, which is a copy of the one that learns."""
+    """As an averaged model does, which is a copy of the trained one."""
     backbone = Backbone(BackboneConfig("resnet18")).eval()
     set_activation_checkpointing(backbone.body)
     twin = copy.deepcopy(backbone)
@@ -113,7 +113,7 @@ def test_a_copy_computes_with_its_own_weights():
     assert not torch.equal(twin(images)[0], backbone(images)[0])
 
 
-def test_a_saved_model_knows_nothing_of_it(tmp_path):
+def test_saved_models_do_not_contain_it(tmp_path):
     model = tiny_detector()
     save_model(model, tmp_path / "before.safetensors")
     set_activation_checkpointing(model.backbone.body)
@@ -131,7 +131,7 @@ def test_a_saved_model_knows_nothing_of_it(tmp_path):
 
 
 @pytest.mark.parametrize("wanted", [False, True])
-def test_a_run_asks_for_it(wanted, tmp_path):
+def test_the_setting_of_a_run(wanted, tmp_path):
     synthesize(tmp_path, train=2, val=1, size=(96, 80), classes=2)
     config = TrainConfig(
         str(tmp_path), backbone="test_resnet", batch_size=1, precision="fp32", activation_checkpointing=wanted
@@ -164,7 +164,7 @@ for (name, a), b in zip(plain.named_buffers(), spared.buffers()):
 
 
 @pytest.mark.slow
-def test_it_is_still_one_graph():
+def test_the_compiled_step_is_one_graph():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", COMPILED],

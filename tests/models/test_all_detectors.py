@@ -1,4 +1,4 @@
-"""Every entry of the zoo trains, detects, takes images without objects, survives saving and is one graph."""
+"""Every model of the zoo: training, detection, images without objects, saving, and compilation to one graph."""
 
 import subprocess
 import sys
@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 from libradet.errors import UserError
 from libradet.models.config import CascadeConfig, MaskConfig, RoIConfig
 from libradet.models.detector import Detector
 from libradet.models.serialization import load_model, save_model
 from libradet.models.zoo import MODELS
+from tests.helpers.tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
 LOSSES = {
     "rpn": {"rpn_class", "rpn_box"},
     "fast_rcnn": {"class", "box"},
@@ -51,41 +51,41 @@ def test_detections_are_well_formed(name):
     batch = batch_for(model)
     batch = batch._replace(sizes=torch.tensor([[64, 128], [50, 90]]))
     with torch.no_grad():
-        found = model(batch)
-    assert found.valid.any(1).all()
+        detections = model(batch)
+    assert detections.valid.any(1).all()
     for b, (height, width) in enumerate(batch.sizes.tolist()):
-        boxes, scores = found.boxes[b][found.valid[b]], found.scores[b][found.valid[b]]
+        boxes, scores = detections.boxes[b][detections.valid[b]], detections.scores[b][detections.valid[b]]
         assert (boxes >= 0).all()
         assert (boxes <= torch.tensor([width, height, width, height])).all()
         assert (boxes[:, 2:] > boxes[:, :2]).all()
         assert (scores.diff() <= 0).all()
         assert ((scores > 0) & (scores <= 1)).all()
-        assert not found.boxes[b][~found.valid[b]].any()
-    assert (found.labels < model.config.num_classes).all()
-    assert not (model.config.is_proposal_model and found.labels.any())
-    assert (found.masks is not None) == (model.config.mask is not None)
-    if found.masks is not None:
-        assert found.masks.shape == (*found.valid.shape, 28, 28)
-        assert ((found.masks >= 0) & (found.masks <= 1)).all()
+        assert not detections.boxes[b][~detections.valid[b]].any()
+    assert (detections.labels < model.config.num_classes).all()
+    assert not (model.config.is_proposal_model and detections.labels.any())
+    assert (detections.masks is not None) == (model.config.mask is not None)
+    if detections.masks is not None:
+        assert detections.masks.shape == (*detections.valid.shape, 28, 28)
+        assert ((detections.masks >= 0) & (detections.masks <= 1)).all()
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_detections_of_black_images_are_well_formed(name):
-    """Black images without objects, one of them smaller than its canvas, and no proposals."""
+    """Black images without objects, one of them smaller than its padded size, and no proposals."""
     model = tiny_detector(tiny_zoo_config(name)).eval()
     batch = batch_for(model, (), ())
     sizes = torch.tensor([[64, 128], [1, 1]])
     batch = batch._replace(images=torch.zeros_like(batch.images), sizes=sizes, proposals=torch.zeros(2, 20, 4))
     with torch.no_grad():
-        found = model(batch)
+        detections = model(batch)
     total = model.config.detections.detections_per_img if model.config.rpn is None or model.roi is not None else 60
-    assert found.boxes.shape == (2, total, 4)
-    assert found.scores.shape == found.labels.shape == found.valid.shape == (2, total)
-    assert found.boxes.isfinite().all()
-    assert ((found.scores > 0) == found.valid).all()
-    assert (found.boxes[1] <= 1).all()
+    assert detections.boxes.shape == (2, total, 4)
+    assert detections.scores.shape == detections.labels.shape == detections.valid.shape == (2, total)
+    assert detections.boxes.isfinite().all()
+    assert ((detections.scores > 0) == detections.valid).all()
+    assert (detections.boxes[1] <= 1).all()
     if model.config.rpn is None and model.roi is not None:
-        assert not found.valid.any(), "without proposals there is nothing to be found"
+        assert not detections.valid.any(), "no detections without proposals"
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -103,7 +103,7 @@ def test_saved_model_has_the_same_detections(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*MODELS, "mask_rcnn+", "cascade_rcnn+", "retinanet+"])
 def test_training_and_detection_compile_to_one_graph(name):
-    subprocess.run([sys.executable, "compile_detectors.py", name], cwd=HERE, check=True)
+    subprocess.run([sys.executable, "-m", "tests.helpers.compile_detectors", name], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ BACKBONES = ["resnet18", "resnet50", "resnet18d", "convnext_atto", "mobilenetv3_
 
 
 def shake_norms(module: nn.Module) -> nn.Module:
-    """Statistics and parameters as after a training, not ones and zeros."""
+    """Set statistics and parameters to values other than ones and zeros, as after training."""
     for m in module.modules():
         if isinstance(m, nn.BatchNorm2d):
             nn.init.uniform_(m.weight, 0.5, 1.5)
@@ -33,7 +33,7 @@ def statistics(module: nn.Module) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"groups": 4, "padding": 2, "dilation": 2}])
-def test_folding_changes_neither_values_nor_gradients(options, bias):
+def test_fusing_changes_neither_values_nor_gradients(options, bias):
     conv = nn.Conv2d(8, 12, 3, bias=bias, **options).double()
     norm = shake_norms(nn.BatchNorm2d(12).double()).eval()
     x = torch.randn(2, 8, 9, 11, dtype=torch.float64, requires_grad=True)
@@ -44,7 +44,7 @@ def test_folding_changes_neither_values_nor_gradients(options, bias):
         torch.testing.assert_close(a, b)
 
 
-def test_training_norms_are_not_folded():
+def test_norms_in_training_mode_are_not_fused():
     conv, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
     plain, x = copy.deepcopy(norm), torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(ConvNorm(conv, norm).train()(x), plain(conv(x)))
@@ -83,7 +83,7 @@ def test_pairing_keeps_every_gradient():
         torch.testing.assert_close(paired.get_parameter(twin).grad, p.grad)
 
 
-def test_convolutions_that_are_not_plain_are_left_alone():
+def test_other_convolutions_are_not_changed():
     class Odd(nn.Sequential):
         pass
 
@@ -102,7 +102,7 @@ def test_convolutions_that_are_not_plain_are_left_alone():
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_features_have_the_promised_strides_and_channels(name):
+def test_features_have_the_declared_strides_and_channels(name):
     backbone = Backbone(BackboneConfig(name)).eval()
     with torch.no_grad():
         features = backbone(torch.randn(1, 3, 64, 96))
@@ -111,8 +111,8 @@ def test_features_have_the_promised_strides_and_channels(name):
     ]
 
 
-def test_channels_last_features_are_turned_even_where_height_equals_channels():
-    """Swin gives [B, H, W, C]; at 384 px, H is 96 at stride 4, and so is C."""
+def test_channels_last_features_are_permuted_even_where_height_equals_channels():
+    """Swin returns [B, H, W, C]; at 384 px, H is 96 at stride 4, and so is C."""
     backbone = Backbone(BackboneConfig("swin_tiny_patch4_window7_224")).eval()
     x = torch.randn(1, 3, 384, 32)
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_stem_and_first_stage_are_frozen(name, freeze_at, frozen):
         assert p.requires_grad != parameter.startswith(frozen or ("nothing",)), parameter
 
 
-def test_frozen_parts_neither_learn_nor_count():
+def test_frozen_parts_are_not_trained_or_updated():
     backbone = Backbone(BackboneConfig("resnet18", freeze_at=2))
     shake_norms(backbone.body)
     layers = dict(backbone.body.named_children())
@@ -185,18 +185,18 @@ def test_norms_train_when_nothing_is_frozen():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("resnet1888", r"similar names: .*resnet\d+\bb"),
+        ("resnet1888", r"similar names: .*resnet\d+\b"),
         ("nonsense_net", "resnet50"),
         ("vit_tiny_patch16_224", "strides"),
     ],
 )
-def test_backbones_that_cannot_be_had(name, words):
+def test_unusable_backbones_are_refused(name, words):
     with pytest.raises(UserError, match=words) as e:
         Backbone(BackboneConfig(name))
     assert name in str(e.value)
 
 
-def test_a_backbone_without_stages_of_its_own_says_so():
+def test_freezing_a_backbone_without_stages_is_refused():
     with pytest.raises(UserError, match="freeze_at"):
         Backbone(BackboneConfig("hrnet_w18_small", freeze_at=2))
 
@@ -210,12 +210,12 @@ def test_the_weights_that_papers_start_from_are_known(name):
 
 @pytest.mark.parametrize("name", ["resnet18.nope_in1k", "lcnet_035", "darknet17"])
 def test_weights_that_do_not_exist(name):
-    """timm would go on with random ones."""
+    """timm would continue with random weights."""
     with pytest.raises(UserError, match=re.escape(name)):
         Backbone(BackboneConfig(name), pretrained=True)
 
 
-def test_weights_that_cannot_be_fetched(monkeypatch, tmp_path):
+def test_weights_that_cannot_be_downloaded(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

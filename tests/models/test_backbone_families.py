@@ -1,12 +1,12 @@
-"""Backbones of the paper and of today carry a detector: features, a training step, saving and loading."""
+"""Detectors on backbones of many families: features, a training step, saving and loading."""
 
 import pytest
 import torch
-from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 from libradet.models.backbone import STRIDES, Backbone
 from libradet.models.config import BackboneConfig
 from libradet.models.serialization import load_model, save_model
+from tests.helpers.tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 NAMES = ["resnet50", "resnet101", "resnext101_64x4d", "convnext_pico", "swin_tiny_patch4_window7_224"]
 CHANNELS = {"convnext_pico": [64, 128, 256, 512], "swin_tiny_patch4_window7_224": [96, 192, 384, 768]}
@@ -20,7 +20,7 @@ def marked(names):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("canvas", [(96, 160), (224, 224), (800, 1344), (1344, 800)])
-def test_features_of_any_canvas_are_channels_first(name, canvas):
+def test_features_are_channels_first_at_any_input_size(name, canvas):
     height, width = canvas
     with torch.device("meta"):
         backbone = Backbone(BackboneConfig(name))
@@ -35,7 +35,7 @@ def test_features_of_any_canvas_are_channels_first(name, canvas):
 
 
 @pytest.mark.parametrize("name", marked(NAMES))
-def test_a_detector_trains_detects_and_survives_saving(name, tmp_path):
+def test_a_detector_trains_detects_and_is_saved(name, tmp_path):
     config = tiny_zoo_config("libra_faster_rcnn")
     config.backbone, config.image.size_divisible = BackboneConfig(name), 32
     model, batch = tiny_detector(config), tiny_batch(size=(96, 160))
@@ -58,8 +58,8 @@ def test_a_detector_trains_detects_and_survives_saving(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["convnext_pico", "swin_tiny_patch4_window7_224"])
-def test_an_image_is_seen_alike_on_a_larger_canvas(name):
-    """What lies far below and right of it, in the padding, does not change the first cells' features much."""
+def test_padding_hardly_changes_the_first_features(name):
+    """A larger padding below and to the right does not change the features of the first cells much."""
     backbone = Backbone(BackboneConfig(name)).eval()
     image = torch.randn(1, 3, 224, 224)
     canvas = torch.zeros(1, 3, 224, 448)

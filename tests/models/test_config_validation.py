@@ -1,4 +1,4 @@
-"""Configurations that make no sense are refused with the field's name."""
+"""Invalid configurations are refused with the name of the field."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from libradet.models.zoo import MODELS, faster_rcnn, libra_faster_rcnn
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_entry_of_the_zoo_makes_sense(name):
+def test_every_entry_of_the_zoo_is_valid(name):
     validate_config(MODELS[name]())
 
 
@@ -51,7 +51,7 @@ def test_every_entry_of_the_zoo_makes_sense(name):
         ("roi.iou", IoUConfig(beta=-1.0)),
     ],
 )
-def test_what_is_out_of_range_is_refused_by_name(path, value):
+def test_values_out_of_range_are_refused_by_name(path, value):
     config = libra_faster_rcnn()
     *parents, field = path.split(".")
     part = config
@@ -62,7 +62,7 @@ def test_what_is_out_of_range_is_refused_by_name(path, value):
         validate_config(config)
 
 
-def test_limits_themselves_are_allowed():
+def test_limits_are_allowed():
     config = faster_rcnn()
     config.detections = replace(
         config.detections, score_thresh=0.0, nms_thresh=1.0, detections_per_img=1, min_size=-1.0

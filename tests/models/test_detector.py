@@ -1,11 +1,11 @@
 import pytest
 import torch
-from tiny_detectors import take_all_samples, tiny_batch, tiny_config, tiny_detector
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_iou
 
 from libradet.models.config import BalancedPyramidConfig, BoxLossConfig, DetectionConfig, IoUConfig
 from libradet.structures import Detections
+from tests.helpers.tiny_detectors import take_all_samples, tiny_batch, tiny_config, tiny_detector
 
 BATCHES = {
     "objects": {},
@@ -138,12 +138,12 @@ def test_detections_are_sorted_clipped_and_after_nms():
     model = tiny_detector().eval()
     batch = tiny_batch(num_images=3)._replace(sizes=torch.tensor([[64, 96], [50, 96], [40, 33]]))
     with torch.no_grad():
-        found = model(batch)
-    assert isinstance(found, Detections)
-    assert found.boxes.shape == (3, 100, 4)
-    assert found.valid.any(1).all()
-    assert not found.valid.all(1).all()
-    for boxes, scores, labels, valid, (height, width) in zip(*found[:4], batch.sizes.tolist(), strict=True):
+        detections = model(batch)
+    assert isinstance(detections, Detections)
+    assert detections.boxes.shape == (3, 100, 4)
+    assert detections.valid.any(1).all()
+    assert not detections.valid.all(1).all()
+    for boxes, scores, labels, valid, (height, width) in zip(*detections[:4], batch.sizes.tolist(), strict=True):
         assert valid.long().diff().le(0).all()
         assert scores[valid].diff().le(0).all()
         assert ((scores[valid] > 0.05) & (scores[valid] <= 1)).all()
@@ -226,7 +226,7 @@ def with_related_work(config):
     config.roi.iou, config.uncertainty_weighting = IoUConfig(), True
 
 
-class NoWaiting(TorchDispatchMode):
+class NoSynchronization(TorchDispatchMode):
     """Refuses every operation for which a host would have to wait for its GPU.
 
     Custom operators count as one operation each: what happens inside of them is theirs.
@@ -239,19 +239,19 @@ class NoWaiting(TorchDispatchMode):
         assert not name.startswith(self.REFUSED), f"{func} waits for the device"
         masks = args[1] if name.startswith("index") and len(args) > 1 and isinstance(args[1], list | tuple) else ()
         assert not any(m is not None and m.dtype == torch.bool for m in masks), f"{func} by a mask waits for the device"
-        self.seen.add(name)
+        self.operators.add(name)
         return func(*args, **(kwargs or {}))
 
     def __init__(self):
         super().__init__()
-        self.seen = set()
+        self.operators = set()
 
 
 @pytest.mark.parametrize(
     "wait", [lambda x: x.sum().item(), lambda x: bool(x[0] > 0), lambda x: x[x > 0], lambda x: x.new_tensor([1.0])]
 )
 def test_synchronization_is_detected(wait):
-    with pytest.raises(AssertionError, match="waits"), NoWaiting():
+    with pytest.raises(AssertionError, match="waits"), NoSynchronization():
         wait(torch.ones(3))
 
 
@@ -270,9 +270,9 @@ def test_training_step_does_not_synchronize(name, switch):
     if switch:
         switch(config)
     model, batch = tiny_detector(config), tiny_batch()
-    with NoWaiting() as mode:
+    with NoSynchronization() as mode:
         sum(model(batch).values()).backward()
-    assert {"batched_nms", "pyramid_roi_align", "pyramid_roi_align_backward", "convolution_backward"} <= mode.seen
+    assert {"batched_nms", "pyramid_roi_align", "pyramid_roi_align_backward", "convolution_backward"} <= mode.operators
 
 
 @pytest.mark.parametrize(
@@ -289,6 +289,6 @@ def test_detection_does_not_synchronize(detections, operator):
     with_related_work(config)
     config.detections = DetectionConfig(**detections)
     model, batch = tiny_detector(config).eval(), tiny_batch()
-    with torch.no_grad(), NoWaiting() as mode:
+    with torch.no_grad(), NoSynchronization() as mode:
         model(batch)
-    assert operator in mode.seen
+    assert operator in mode.operators

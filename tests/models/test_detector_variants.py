@@ -1,15 +1,15 @@
-"""What the paper compares with, on every detector: other pyramids, samplers and losses take a training step."""
+"""Alternatives that the paper compares with: other pyramids, samplers and losses in every detector."""
 
 from dataclasses import replace
 from typing import get_args, get_type_hints
 
 import pytest
 import torch
-from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 from libradet.balance import BalancedFeaturePyramid
 from libradet.models.config import BalancedPyramidConfig, BoxLossConfig, DetectorConfig, FocalConfig
 from libradet.models.zoo import MODELS
+from tests.helpers.tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 HEADS = {"rpn": "rpn", "roi": "faster_rcnn", "retinanet": "retinanet"}
 LOSSES = get_args(get_type_hints(BoxLossConfig)["type"])

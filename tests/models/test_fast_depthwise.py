@@ -1,4 +1,4 @@
-"""Gradients of depthwise convolutions, beside torch's in float64."""
+"""Gradients of depthwise convolutions, compared with torch's in float64."""
 
 import pytest
 import timm
@@ -18,7 +18,7 @@ kernels = st.integers(1, 7)
 
 
 def gradients(function, x, weight, bias, dtype):
-    """Of a sum that weighs every output differently."""
+    """Return the gradients of a sum that weights every output differently."""
     inputs = [t.to(dtype).requires_grad_() for t in (x, weight, bias)]
     out = function(*inputs)
     weights = torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out).to(dtype)
@@ -26,7 +26,7 @@ def gradients(function, x, weight, bias, dtype):
 
 
 @given(sizes, sizes, kernels, kernels, st.integers(1, 3), st.integers(0, 3), st.integers(2, 5))
-def test_gradients_are_torchs(height, width, high, wide, stride, padding, channels):
+def test_gradients_match_torch(height, width, high, wide, stride, padding, channels):
     if height + 2 * padding < high or width + 2 * padding < wide:
         return
     generator = torch.Generator().manual_seed(0)
@@ -45,7 +45,7 @@ def test_gradients_are_torchs(height, width, high, wide, stride, padding, channe
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_gradients_of_other_convolutions_are_torchs_too(groups):
+def test_gradients_of_other_convolutions_match_torch(groups):
     x, weight = torch.randn(2, 4, 7, 6), torch.randn(8, 4 // groups, 3, 3)
     grad = torch.randn(2, 8, 4, 3)
     found = conv_gradients(grad, x, weight, ((2, 2), (1, 1), (1, 1), groups), (True, True, True))
@@ -56,13 +56,13 @@ def test_gradients_of_other_convolutions_are_torchs_too(groups):
 
 
 @pytest.mark.parametrize(("kernel", "stride", "side"), [(3, 2, 8), (5, 2, 9), (5, 1, 6), (3, 2, 7)])
-def test_padding_as_tensorflow_does_it_is_timms(kernel, stride, side):
+def test_same_padding_matches_timm(kernel, stride, side):
     conv = Conv2dSame(6, 6, kernel, stride=stride, groups=6, bias=False)
     x = torch.randn(1, 6, side, side + 1)
     torch.testing.assert_close(DepthwiseConv2d(conv, same=True)(x), conv(x))
 
 
-def test_only_depthwise_convolutions_are_replaced_and_names_stay():
+def test_only_depthwise_convolutions_are_replaced_and_names_are_kept():
     body = timm.create_model("tf_efficientnet_lite0", features_only=True)
     before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
     x = torch.randn(1, 3, 64, 64)
@@ -78,7 +78,7 @@ def test_only_depthwise_convolutions_are_replaced_and_names_stay():
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-def test_a_backbones_gradients_under_autocast_are_those_of_float32():
+def test_gradients_of_a_backbone_under_autocast_match_float32():
     backbone = Backbone(BackboneConfig("tf_efficientnet_lite0")).eval()
     x = torch.randn(1, 3, 64, 96)
     norms = []

@@ -68,10 +68,10 @@ def test_gradients_of_a_level_of_one_cell():
     for _ in range(5):
         pyramid.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            found = pyramid(features)[-3:]
+            levels = pyramid(features)[-3:]
         junk = [torch.full((p.numel() // k,), float("nan")) for p in pyramid.extra_convs.parameters() for k in (1, 2)]
         del junk
-        sum(x.float().sum() for x in found).backward()
+        sum(x.float().sum() for x in levels).backward()
         for layer in pyramid.extra_convs:
             gradient = layer.weight.grad
             assert gradient.isfinite().all()

@@ -132,11 +132,11 @@ def test_iou_losses_match_torchvision(kind, oracle):
 
 @pytest.mark.parametrize("kind", ["iou", "giou", "diou", "ciou"])
 @pytest.mark.parametrize("size", [0.0, 0.01, 20_000.0])
-@pytest.mark.parametrize("loud", [0.0, 30.0, 1e5, 1e18])
-def test_iou_losses_are_finite_for_any_prediction(kind, size, loud):
+@pytest.mark.parametrize("magnitude", [0.0, 30.0, 1e5, 1e18])
+def test_iou_losses_are_finite_for_any_prediction(kind, size, magnitude):
     """Boxes without area, beyond every image, and infinitely flat ones among them."""
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 4)[None]
-    deltas = (signs * loud).requires_grad_()
+    deltas = (signs * magnitude).requires_grad_()
     corner = torch.linspace(0, 19_000, signs.shape[1])[None, :, None].expand(1, -1, 2)
     boxes, gt_boxes = torch.cat([corner, corner + size], 2), torch.cat([corner + 1, corner + 30], 2)
     positive = torch.ones(signs.shape[:2], dtype=torch.bool)

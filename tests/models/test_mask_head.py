@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny_detectors import ellipses, tiny_batch, tiny_detector, tiny_zoo_config
 from torchvision.models.detection import roi_heads
 
 from libradet.errors import UserError
@@ -10,21 +9,22 @@ from libradet.geometry.masks import pack_masks
 from libradet.models.box_head import SampledProposals, roi_pool
 from libradet.models.config import MaskConfig
 from libradet.models.mask_head import MaskHead
+from tests.helpers.tiny_detectors import ellipses, tiny_batch, tiny_detector, tiny_zoo_config
 
 STRIDES = (4, 8)
 
 
 @pytest.fixture
 def case():
-    """Two images of three ellipses, seen through six boxes that are a little off; some slots hold no positive."""
+    """Two images of three ellipses, and six boxes near them; some slots hold no positive."""
     boxes = ((5.0, 6, 50, 40), (30, 20, 90, 60), (2, 2, 20, 60))
     batch = tiny_batch(boxes, (0, 2, 1), masks=True)
     gt = torch.tensor([[0, 1, 2, 1, -1, 0], [2, -1, 0, 0, 1, -2]])
     positive = gt >= 0
     positive[0, 5] = False
-    seen = batch.boxes.gather(1, gt.clamp(min=0)[..., None].expand(-1, -1, 4)) + torch.randn(2, 6, 4) * 2
+    boxes_near = batch.boxes.gather(1, gt.clamp(min=0)[..., None].expand(-1, -1, 4)) + torch.randn(2, 6, 4) * 2
     labels = batch.labels.gather(1, gt.clamp(min=0)).where(positive, 3)
-    samples = SampledProposals(seen, gt, labels, torch.ones_like(positive), positive, torch.zeros_like(positive))
+    samples = SampledProposals(boxes_near, gt, labels, torch.ones_like(positive), positive, torch.zeros_like(positive))
     config = MaskConfig(num_convs=1, channels=8, weight=2.0)
     config.align.num_levels = 2
     pyramid = [torch.randn(2, 8, 64 // s, 96 // s) for s in STRIDES]
@@ -32,7 +32,7 @@ def case():
 
 
 def test_loss_matches_torchvision(case, monkeypatch):
-    """Mean over cells and positives of their own class; targets of 0 and 1, cut out as RoIAlign cuts features out."""
+    """Mean over cells and positives of their own class; binary targets, cropped as RoIAlign crops features."""
     batch, samples, head, pyramid, config = case
     project = roi_heads.project_masks_on_boxes
 

@@ -1,4 +1,4 @@
-"""Costs agree with counts and measurements that are made in another way."""
+"""Statistics agree with independent counts and measurements."""
 
 import re
 import weakref
@@ -6,7 +6,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from tiny_detectors import tiny_batch, tiny_zoo_config
 from torch import nn
 
 from libradet.cli import main
@@ -18,10 +17,11 @@ from libradet.models.profiling.memory import MemoryTracker, fit_linear_memory
 from libradet.models.profiling.model_stats import OBJECTS_PER_IMAGE, compute_stats, compute_zoo_stats
 from libradet.models.profiling.stats_table import parse_bytes, usable_memory
 from libradet.models.zoo import MODELS, make_config
+from tests.helpers.tiny_detectors import tiny_batch, tiny_zoo_config
 
 
 def count_by_layers(model: Detector, batch: Batch) -> int:
-    """Multiply-adds of convolutions and linear layers, from the shapes that go through them."""
+    """Return the multiply-adds of convolutions and linear layers, from the shapes of their inputs and outputs."""
     total = 0
 
     def count(layer, args, out):
@@ -82,7 +82,7 @@ def test_every_entry_agrees_with_a_count_by_layers(name):
     assert cost.multiply_adds == pytest.approx(counted, rel=1e-3)
 
 
-def test_cost_grows_with_the_image():
+def test_stats_grow_with_the_image():
     def cost(size):
         config = tiny_zoo_config("faster_rcnn")
         config.image.size = size
@@ -91,13 +91,13 @@ def test_cost_grows_with_the_image():
 
     once, twice, thrice = cost((128, 128)), cost((128, 256)), cost((128, 384))
     assert (twice.input_size, twice.weight_bytes) == ((128, 256), once.weight_bytes)
-    # The second stage costs the same, everything before it grows in proportion.
+    # The box head costs the same, everything before it grows in proportion.
     assert thrice.multiply_adds - twice.multiply_adds == twice.multiply_adds - once.multiply_adds
     assert once.training.peak(1) < twice.training.peak(1) < 2.05 * once.training.peak(1)
 
 
 def crowded_batch(images: int, side: int, masks: bool) -> Batch:
-    """As many objects in each image as the costs are of."""
+    """Return a batch with the number of objects that the statistics assume."""
     batch = filling_batch(side, side, masks)
     return Batch(
         images=batch.images.repeat(images, 1, 1, 1),
@@ -127,7 +127,7 @@ def two_steps(config, images: int, side: int, bf16: bool, device: str = "cpu") -
 
 
 def allocated(work) -> int:
-    """Most bytes that PyTorch's allocator has given out at once, workspaces of kernels included."""
+    """Return the peak of bytes of PyTorch's allocator, including workspaces of kernels."""
     cpu = torch.profiler.ProfilerActivity.CPU
     with torch.profiler.profile(activities=[cpu], profile_memory=True) as profile:
         work()
@@ -142,7 +142,7 @@ def allocated(work) -> int:
     ("name", "images", "bf16"),
     [("faster_rcnn", 1, False), ("libra_faster_rcnn", 3, True), ("retinanet", 4, False), ("cascade_rcnn", 2, False)],
 )
-def test_memory_of_training_is_what_the_allocator_gives_out(name, images, bf16):
+def test_training_memory_matches_the_allocator(name, images, bf16):
     config = tiny_zoo_config(name)
     config.image.size = (128, 128)
     claimed = compute_stats(config, bf16=bf16).training.peak(images)
@@ -151,7 +151,7 @@ def test_memory_of_training_is_what_the_allocator_gives_out(name, images, bf16):
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn", "retinanet"])
-def test_memory_of_detection_is_what_the_allocator_gives_out(name):
+def test_inference_memory_matches_the_allocator(name):
     config = tiny_zoo_config(name)
     config.image.size = (128, 128)
 
@@ -167,7 +167,7 @@ def test_memory_of_detection_is_what_the_allocator_gives_out(name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("images", [1, 4])
-def test_memory_of_training_is_what_a_gpu_gives_out(images, bf16):
+def test_training_memory_matches_a_gpu(images, bf16):
     config = make_config("faster_rcnn", backbone="resnet50")
     config.image.size = (512, 512)
     torch.cuda.reset_peak_memory_stats()
@@ -176,7 +176,7 @@ def test_memory_of_training_is_what_a_gpu_gives_out(images, bf16):
     assert claimed == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)
 
 
-def test_the_largest_batch_is_the_last_that_fits():
+def test_max_images_is_the_last_that_fits():
     config = tiny_zoo_config("faster_rcnn")
     config.image.size = (128, 128)
     memory = compute_stats(config).training
@@ -187,13 +187,13 @@ def test_the_largest_batch_is_the_last_that_fits():
     assert memory.max_images(memory.peak(1) - 1) == 0
 
 
-def test_the_worst_moment_may_be_another_with_more_images():
+def test_the_peak_may_move_with_more_images():
     memory = fit_linear_memory(lambda images: [100, 10 + 40 * images, 30 * images])
     assert [memory.peak(n) for n in (1, 2, 3, 4)] == [100, 100, 130, 170]
     assert [memory.max_images(n) for n in (99, 100, 129, 130)] == [0, 2, 2, 3]
 
 
-def test_the_most_that_is_alive_at_once_is_found():
+def test_the_tracker_counts_allocated_bytes():
     known = torch.empty(1000)
     with MemoryTracker([known, known[3:]]) as alive:
         a = torch.empty(100)
@@ -207,7 +207,7 @@ def test_the_most_that_is_alive_at_once_is_found():
     assert weakref.ref(known)() is known
 
 
-def test_checkpointing_spares_memory_of_training_only():
+def test_activation_checkpointing_saves_training_memory_only():
     config = make_config("faster_rcnn", backbone="resnet50")
     config.image.size = (256, 256)
     plain, spared = compute_stats(config), compute_stats(config, activation_checkpointing=True)
@@ -216,7 +216,7 @@ def test_checkpointing_spares_memory_of_training_only():
     assert spared[:4] == plain[:4]
 
 
-def test_frozen_norms_and_layers_need_less_memory_to_train_and_a_mean_of_weights_more():
+def test_freezing_saves_training_memory_and_ema_adds_it():
     names = ["faster_rcnn"]
     plain = compute_zoo_stats(names)["faster_rcnn"]
     frozen = compute_zoo_stats(names, freeze=True, ema=True)["faster_rcnn"]
@@ -229,12 +229,12 @@ def test_frozen_norms_and_layers_need_less_memory_to_train_and_a_mean_of_weights
 @pytest.mark.parametrize(
     ("text", "size"), [("24G", 24 * 2**30), ("1.5 GiB", 3 * 2**29), ("512m", 2**29), ("4096", 4096), ("2TB", 2**41)]
 )
-def test_sizes_of_memory_are_read(text, size):
+def test_sizes_of_memory_are_parsed(text, size):
     assert parse_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "G", "-3G", "24X", "0G", "1e3G"])
-def test_what_is_no_size_is_refused(text):
+def test_invalid_sizes_are_refused(text):
     with pytest.raises(UserError, match=re.escape("--memory")):
         parse_bytes(text)
 
@@ -267,6 +267,6 @@ def test_the_command_prints_a_table_that_fits(capsys, monkeypatch):
         (["--memory", "24X"], "24G"),
     ],
 )
-def test_mistakes_are_named(argv, named, capsys):
+def test_invalid_options_are_named(argv, named, capsys):
     assert main(["models", "--stats", *argv]) == 2
     assert named in capsys.readouterr().err

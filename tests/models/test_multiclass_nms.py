@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 from libradet.errors import UserError
 from libradet.models.config_validation import validate_config
 from libradet.models.zoo import MODELS
 from tests.helpers.reference_nms import reference_soft_nms
+from tests.helpers.tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 NAMES = ("faster_rcnn", "libra_cascade_rcnn", "mask_rcnn", "retinanet", "fast_rcnn")
 
@@ -32,26 +32,26 @@ def test_soft_nms_of_detectors_matches_the_papers_loop(name):
     for decay in ("linear", "gaussian"):
         settings.nms_type = f"soft_{decay}"
         with torch.no_grad():
-            found = model(batch)
-        assert (found.masks is not None) == (name == "mask_rcnn")
+            detections = model(batch)
+        assert (detections.masks is not None) == (name == "mask_rcnn")
         for b in range(2):
-            check_image(raw, found, b, decay)
+            check_image(raw, detections, b, decay)
 
 
-def check_image(raw, found, b, decay):
+def check_image(raw, detections, b, decay):
     image = [t[b].double().tolist() for t in (raw.boxes, raw.scores)]
     image += [t[b].tolist() for t in (raw.labels, raw.valid)]
     expected = reference_soft_nms(*image, decay, 0.1, 0.5, 0.05, 400)
-    rows, kept = torch.tensor([row for row, _ in expected]), found.valid[b]
+    rows, kept = torch.tensor([row for row, _ in expected]), detections.valid[b]
     assert 1 < len(rows) < raw.valid[b].sum()
     assert kept.sum() == len(rows)
     scores = torch.tensor([score for _, score in expected])
     assert (scores < raw.scores[b, rows] - 1e-3).any(), "some scores were lowered"
-    torch.testing.assert_close(found.scores[b, kept], scores, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found.boxes[b, kept], raw.boxes[b, rows], atol=1e-3, rtol=0)
-    assert torch.equal(found.labels[b, kept], raw.labels[b, rows])
-    if found.masks is not None:
-        torch.testing.assert_close(found.masks[b, kept], raw.masks[b, rows], atol=1e-4, rtol=0)
+    torch.testing.assert_close(detections.scores[b, kept], scores, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(detections.boxes[b, kept], raw.boxes[b, rows], atol=1e-3, rtol=0)
+    assert torch.equal(detections.labels[b, kept], raw.labels[b, rows])
+    if detections.masks is not None:
+        torch.testing.assert_close(detections.masks[b, kept], raw.masks[b, rows], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["rpn", "libra_rpn"])

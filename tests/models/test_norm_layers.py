@@ -1,13 +1,13 @@
-"""Norms and convolutions in pyramids and heads."""
+"""Normalization layers and convolutions of pyramids and heads."""
 
 import pytest
 import torch
-from tiny_detectors import tiny_batch, tiny_zoo_config
 from torch import nn
 
 from libradet.errors import UserError
 from libradet.models.detector import Detector
 from libradet.models.serialization import load_model, save_model
+from tests.helpers.tiny_detectors import tiny_batch, tiny_zoo_config
 
 
 def normed(name: str, norm: str):
@@ -53,7 +53,7 @@ def test_groups_must_divide_channels():
         Detector(config)
 
 
-def test_a_region_needs_a_linear_layer():
+def test_a_box_head_needs_a_linear_layer():
     config = tiny_zoo_config("faster_rcnn")
     config.roi.num_fcs = 0
     with pytest.raises(UserError, match=r"roi\.num_fcs"):

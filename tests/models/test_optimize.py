@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny_detectors import lively, tiny_batch, tiny_config, tiny_detector, tiny_zoo_config
 from torch import nn
 
 import libradet
@@ -11,6 +10,7 @@ from libradet.models.config import BackboneConfig
 from libradet.models.detector import Detector
 from libradet.models.serialization import save_model
 from libradet.models.zoo import MODELS
+from tests.helpers.tiny_detectors import lively, tiny_batch, tiny_config, tiny_detector, tiny_zoo_config
 
 
 def assert_same(a, b, boxes=1e-3, scores=1e-4):

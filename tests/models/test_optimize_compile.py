@@ -1,4 +1,4 @@
-"""A training step is one graph. In a process of its own: the suite's run-time checks would break the graph."""
+"""A training step compiles to one graph; in a separate process, as run-time type checks of the tests break graphs."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 STEP = """
 import torch
-from tiny_detectors import take_all_samples, tiny_batch, tiny_config, tiny_detector
+from tests.helpers.tiny_detectors import take_all_samples, tiny_batch, tiny_config, tiny_detector
 
 torch.set_num_threads(1)
 config = take_all_samples(tiny_config())
@@ -40,8 +40,8 @@ print("graphs", graphs, "breaks", breaks)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="torch.compile needs more than is installed there")
 def test_a_training_step_is_one_graph():
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", STEP], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "graphs 1 breaks {}" in done.stdout

@@ -1,12 +1,21 @@
-"""Every entry of the zoo learns a few images by heart: what it is told is what it then says."""
+"""Every model of the zoo overfits a few images."""
 
 import pytest
-from overfitting import box_ap50, detections_of, few_images, learn, mask_ap50, recall, small_config, with_proposals
 
 from libradet.models.zoo import MODELS
+from tests.helpers.overfitting import (
+    box_ap50,
+    detections_of,
+    few_images,
+    learn,
+    mask_ap50,
+    recall,
+    small_config,
+    with_proposals,
+)
 
 QUICK = {"libra_faster_rcnn", "libra_retinanet", "libra_rpn"}
-# Focal loss starts from scores of 0.01, and takes longer to get away from them.
+# Focal loss starts from scores of 0.01 and needs more steps.
 STEPS_AND_RATE = {"retinanet": (160, 0.02), "libra_retinanet": (160, 0.02), "libra_faster_rcnn": (80, 0.015)}
 
 
@@ -18,10 +27,10 @@ def test_overfits_a_few_images(name, tmp_path):
     batch = with_proposals(batch)
     steps, rate = STEPS_AND_RATE.get(name, (120, 0.015))
     model = learn(small_config(name), batch, steps, rate)
-    found = detections_of(model, batch)
+    detections = detections_of(model, batch)
     if model.config.is_proposal_model:
-        assert recall(found, batch) >= 0.9
+        assert recall(detections, batch) >= 0.9
         return
-    assert box_ap50(found, batch, dataset) >= 0.9
+    assert box_ap50(detections, batch, dataset) >= 0.9
     if model.config.mask is not None:
-        assert mask_ap50(found, batch, tmp_path) >= 0.9
+        assert mask_ap50(detections, batch, tmp_path) >= 0.9

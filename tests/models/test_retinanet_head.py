@@ -1,7 +1,7 @@
 import torch
-from tiny_detectors import tiny_zoo_config
 
 from libradet.models.retinanet_head import RetinaNetHead, RetinaNetOutput
+from tests.helpers.tiny_detectors import tiny_zoo_config
 
 
 def test_clip_last_clips_boxes_after_nms():
@@ -15,9 +15,9 @@ def test_clip_last_clips_boxes_after_nms():
     output = RetinaNetOutput(
         torch.cat([logits, rest], 1), torch.zeros(1, 9, 4), torch.cat([boxes, torch.zeros(6, 4)]), [(1, 1)]
     )
-    found = head.detect(output, sizes)
-    assert found.boxes[found.valid].tolist() == [[10.0, 10, 30, 30]]
+    detections = head.detect(output, sizes)
+    assert detections.boxes[detections.valid].tolist() == [[10.0, 10, 30, 30]]
     config.retinanet.clip_last, config.detections.min_size = True, -1.0
-    found = head.detect(output, sizes)
-    assert found.boxes[found.valid].tolist() == [[10.0, 10, 30, 30], [11.0, 10, 31, 32]]
-    assert found.scores[~found.valid].max() == 0
+    detections = head.detect(output, sizes)
+    assert detections.boxes[detections.valid].tolist() == [[10.0, 10, 30, 30], [11.0, 10, 31, 32]]
+    assert detections.scores[~detections.valid].max() == 0

@@ -1,8 +1,7 @@
-"""The second stage says how well its boxes lie (IoU-Net): what it learns, and what becomes of what it says."""
+"""RoI heads: IoU prediction (IoU-Net), its use in postprocessing, and cascades."""
 
 import pytest
 import torch
-from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 from libradet.errors import UserError
@@ -16,8 +15,9 @@ from libradet.models.roi_heads import postprocess_detections, refine, stage_conf
 from libradet.models.rpn import Proposals
 from libradet.models.serialization import load_model, save_model
 from tests.helpers.reference_nms import reference_guided_nms
+from tests.helpers.tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
-SECOND_STAGES = ("fast_rcnn", "faster_rcnn", "cascade_rcnn", "mask_rcnn")
+ROI_MODELS = ("fast_rcnn", "faster_rcnn", "cascade_rcnn", "mask_rcnn")
 STD = (0.1, 0.1, 0.2, 0.2)
 
 
@@ -57,7 +57,7 @@ def test_iou_loss_is_smooth_l1_on_the_scaled_iou(beta):
 
 @pytest.mark.parametrize("agnostic", [False, True])
 def test_target_is_the_iou_of_the_heads_own_refined_boxes(agnostic):
-    """With a layer of biases only, its loss follows from the boxes that the deltas of the true class make."""
+    """With zero weights, the loss follows from the biases and the boxes that the deltas of the true class decode to."""
     config = config_of(agnostic=agnostic, weight=2.0)
     model, batch = tiny_detector(config), tiny_batch()
     bias = torch.tensor([0.3] if agnostic else [0.1, 0.5, -0.4])
@@ -79,16 +79,16 @@ def test_target_is_the_iou_of_the_heads_own_refined_boxes(agnostic):
     torch.testing.assert_close(losses["iou"].double(), 2 * torch.stack(terms).mean(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SECOND_STAGES)
+@pytest.mark.parametrize("name", ROI_MODELS)
 def test_iou_branch_is_trained_in_every_roi_head_and_absent_if_off(name):
     assert not [n for n in tiny_detector(tiny_zoo_config(name)).state_dict() if "iou" in n]
     model = tiny_detector(config_of(name))
     last = "roi.2.iou" if "cascade" in name else "roi.iou"
     assert [n for n in model.state_dict() if "iou" in n] == [f"{last}.weight", f"{last}.bias"]
     proposals = tiny_batch(proposals=20).proposals
-    for objects, seen in ((True, {}), (False, {"boxes": (), "labels": ()})):
+    for objects, ground_truth in ((True, {}), (False, {"boxes": (), "labels": ()})):
         model.zero_grad()
-        losses = model(tiny_batch(**seen, size=(64, 128), masks="mask" in name)._replace(proposals=proposals))
+        losses = model(tiny_batch(**ground_truth, size=(64, 128), masks="mask" in name)._replace(proposals=proposals))
         assert (losses["iou_3" if "cascade" in name else "iou"] > 0) == objects
         torch.stack(list(losses.values())).sum().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -96,7 +96,7 @@ def test_iou_branch_is_trained_in_every_roi_head_and_absent_if_off(name):
 
 
 def test_iou_prediction_improves_on_a_constant():
-    """A trained layer comes nearer to the IoUs than a trained constant."""
+    """A trained layer has a lower loss than a trained constant."""
     config = config_of(agnostic=True, beta=0.1)
     model, batch = tiny_detector(config), tiny_batch()
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_iou_prediction_improves_on_a_constant():
 
 
 def stage_output(agnostic, seed=0, proposals=30, classes=3):
-    """Proposals that overlap a lot, and what a second stage could say of them."""
+    """Proposals that overlap strongly, and random predictions of a box head for them."""
     g = torch.Generator().manual_seed(seed)
     corner = torch.rand(2, proposals, 2, generator=g) * 40
     boxes = torch.cat([corner, corner + 15 + torch.rand(2, proposals, 2, generator=g) * 20], -1)
@@ -151,16 +151,16 @@ def candidates_of(proposals, output, scores):
 def test_score_fusion_multiply(agnostic, seed):
     proposals, output, scores = stage_output(agnostic, seed)
     config = DetectionConfig(score_thresh=0.1, score_fusion="multiply", detections_per_img=90)
-    found = postprocess_detections(scores, output, proposals, torch.tensor([[64, 96]] * 2), STD, config)
+    detections = postprocess_detections(scores, output, proposals, torch.tensor([[64, 96]] * 2), STD, config)
     for b, (boxes, plain, quality, labels, valid) in enumerate(candidates_of(proposals, output, scores)):
         product, labels = plain * quality, torch.tensor(labels)
         rows = torch.nonzero(valid & (product > 0.1)).squeeze(1)
         assert 3 < len(rows) < (valid & (plain > 0.1)).sum()
         rows = rows[batched_nms(boxes[rows], product[rows], labels[rows], 0.5)]
-        kept = found.valid[b]
-        torch.testing.assert_close(found.scores[b, kept].double(), product[rows], atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(found.boxes[b, kept].double(), boxes[rows], atol=1e-3, rtol=0)
-        assert torch.equal(found.labels[b, kept], labels[rows])
+        kept = detections.valid[b]
+        torch.testing.assert_close(detections.scores[b, kept].double(), product[rows], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(detections.boxes[b, kept].double(), boxes[rows], atol=1e-3, rtol=0)
+        assert torch.equal(detections.labels[b, kept], labels[rows])
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
@@ -168,36 +168,36 @@ def test_score_fusion_multiply(agnostic, seed):
 def test_score_fusion_iou_guided_matches_the_papers_algorithm(agnostic, seed):
     proposals, output, scores = stage_output(agnostic, seed)
     config = DetectionConfig(score_thresh=0.05, score_fusion="iou_guided", nms_thresh=0.4, detections_per_img=90)
-    found = postprocess_detections(scores, output, proposals, torch.tensor([[64, 96]] * 2), STD, config)
+    detections = postprocess_detections(scores, output, proposals, torch.tensor([[64, 96]] * 2), STD, config)
     for b, (boxes, plain, quality, labels, valid) in enumerate(candidates_of(proposals, output, scores)):
         # Where the expected IoU was cut off, equals are ordered as in the operator: the earlier row first.
         listed = (t.tolist() for t in (boxes, plain, quality))
         expected = reference_guided_nms(*listed, labels, (valid & (plain > 0.05)).tolist(), 0.4, 90)
-        rows, kept = [row for row, _ in expected], found.valid[b]
+        rows, kept = [row for row, _ in expected], detections.valid[b]
         inherited = torch.tensor([score for _, score in expected]).double()
         assert (inherited > plain[rows] + 1e-3).any()
-        torch.testing.assert_close(found.scores[b, kept].double(), inherited, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(found.boxes[b, kept].double(), boxes[rows], atol=1e-3, rtol=0)
-        assert found.labels[b, kept].tolist() == [labels[row] for row in rows]
+        torch.testing.assert_close(detections.scores[b, kept].double(), inherited, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(detections.boxes[b, kept].double(), boxes[rows], atol=1e-3, rtol=0)
+        assert detections.labels[b, kept].tolist() == [labels[row] for row in rows]
 
 
-@pytest.mark.parametrize("name", SECOND_STAGES)
+@pytest.mark.parametrize("name", ROI_MODELS)
 def test_every_roi_head_uses_the_expected_iou(name):
     model = tiny_detector(config_of(name)).eval()
     layer = (model.roi[2] if "cascade" in name else model.roi).iou
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.constant_(layer.bias, -0.5)
-    batch, found = tiny_batch(size=(64, 128), proposals=20), {}
+    batch, detections = tiny_batch(size=(64, 128), proposals=20), {}
     model.config.detections.score_thresh = 0.0
     for quality in ("none", "multiply", "iou_guided"):
         model.config.detections.score_fusion = quality
         with torch.no_grad():
-            found[quality] = model(batch)
-        assert (found[quality].masks is not None) == ("mask" in name)
+            detections[quality] = model(batch)
+        assert (detections[quality].masks is not None) == ("mask" in name)
     # Expected alike everywhere, it changes nothing but scores; only where it guides, the order of proposals decides.
-    torch.testing.assert_close(found["multiply"].boxes, found["none"].boxes)
-    torch.testing.assert_close(found["multiply"].scores, found["none"].scores * 0.25)
-    assert not torch.equal(found["iou_guided"].boxes, found["none"].boxes)
+    torch.testing.assert_close(detections["multiply"].boxes, detections["none"].boxes)
+    torch.testing.assert_close(detections["multiply"].scores, detections["none"].scores * 0.25)
+    assert not torch.equal(detections["iou_guided"].boxes, detections["none"].boxes)
 
 
 def test_iou_branch_is_saved_and_loaded(tmp_path):
@@ -208,7 +208,7 @@ def test_iou_branch_is_saved_and_loaded(tmp_path):
     again = load_model(tmp_path / "model.safetensors")
     with torch.no_grad():
         assert all(torch.equal(a, b) for a, b in zip(model(batch)[:4], again(batch)[:4], strict=True))
-    # A detector that did not say so gives everything else.
+    # A detector without the branch provides all other weights.
     fresh = tiny_detector(config, seed=1)
     old = tiny_detector(tiny_zoo_config("faster_rcnn"))
     assert load_matching_weights(fresh, old) == ["roi.iou"]
@@ -241,7 +241,7 @@ def test_iou_guided_nms_excludes_soft_nms():
 
 
 def test_refine_clips_a_box_that_leaves_the_image():
-    """As mmdetection and detectron2 have it: features of a box without area are zeros, which a stage scores too."""
+    """As in mmdetection and detectron2: a box without area has features of zero, and is scored as well."""
     config = stage_configs(tiny_zoo_config("cascade_rcnn").roi, tiny_zoo_config("cascade_rcnn").cascade)[0]
     boxes = torch.tensor([[[10.0, 10, 30, 20], [10, 10, 30, 20], [0, 0, 0, 0]]])
     deltas = torch.tensor([[[[100.0, 0, 0, 0]], [[0, 0, 0, 0]], [[5.0, 0, 0, 0]]]])
@@ -261,7 +261,7 @@ def test_cascade_does_not_train_on_boxes_without_area():
     pyramid = model.extract_features(batch)
     proposals = model.rpn.propose(model.rpn(pyramid), batch.sizes, training=True)
     losses, samples = model.roi.losses(pyramid, proposals, batch)
-    # Everything has left the image after the first stage: what is left is the ground truths.
+    # All boxes have left the image after the first stage: only the added ground truths remain.
     assert samples.valid.sum() == (batch.labels >= 0).sum()
     assert (box_area(samples.boxes)[samples.valid] > 0).all()
     assert all(loss.isfinite() for loss in losses.values())

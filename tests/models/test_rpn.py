@@ -2,18 +2,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_detectors import take_all_samples, tiny_batch, tiny_config
 from torchvision.ops import batched_nms, box_iou
 
 from libradet.geometry.boxes import decode
 from libradet.models.config import AnchorConfig, ProposalConfig, RPNConfig, SamplingConfig
 from libradet.models.rpn import RPNHead, RPNOutput, filter_proposals
+from tests.helpers.tiny_detectors import take_all_samples, tiny_batch, tiny_config
 
 STRIDES = [4, 8, 16, 32, 64]
 
 
 def outputs(height, width, images=2, scale=8.0, seed=0):
-    """What an RPN says on a canvas: values of a cell depend on its place only, not on the canvas."""
+    """Outputs of an RPN for a padded size: values of a cell depend on its position only."""
     rpn, maps, logits, deltas, shapes = RPNHead(4, STRIDES, RPNConfig(AnchorConfig((scale,)))), {}, [], [], []
     for stride in STRIDES:
         g = torch.Generator().manual_seed(seed + stride)
@@ -36,13 +36,13 @@ def level_sizes(size):
 
 def test_proposals_are_the_best_of_each_level_after_nms():
     output, sizes = outputs(128, 192), torch.tensor([[128, 192], [100, 150]])
-    found = filter_proposals(
+    proposals = filter_proposals(
         output,
         sizes,
         ProposalConfig(pre_nms_top_n=50, post_nms_top_n=80, nms_thresh=0.6, min_size=2.0),
         level_sizes((128, 192)),
     )
-    assert found.boxes.shape == (2, 80, 4)
+    assert proposals.boxes.shape == (2, 80, 4)
     for b in range(2):
         boxes, scores, levels, start = [], [], [], 0
         for level, (h, w) in enumerate(output.shapes):
@@ -66,30 +66,30 @@ def test_proposals_are_the_best_of_each_level_after_nms():
         large = (boxes[:, 2] - boxes[:, 0] > 2) & (boxes[:, 3] - boxes[:, 1] > 2)
         boxes, scores, levels = boxes[large], scores[large], levels[large]
         kept = batched_nms(boxes, scores, levels, 0.6)[:80]
-        n = int(found.valid[b].sum())
+        n = int(proposals.valid[b].sum())
         assert n == len(kept)
-        torch.testing.assert_close(found.boxes[b, :n], boxes[kept])
-        torch.testing.assert_close(found.scores[b, :n], scores[kept])
-        assert (found.boxes[b, n:] == 0).all()
-        assert (found.scores[b, n:] == 0).all()
+        torch.testing.assert_close(proposals.boxes[b, :n], boxes[kept])
+        torch.testing.assert_close(proposals.scores[b, :n], scores[kept])
+        assert (proposals.boxes[b, n:] == 0).all()
+        assert (proposals.scores[b, n:] == 0).all()
 
 
 def test_fewer_anchors_than_pre_nms_top_n():
-    found = filter_proposals(
+    proposals = filter_proposals(
         outputs(64, 64), torch.tensor([[64, 64]] * 2), ProposalConfig(5000, 5000), level_sizes((64, 64))
     )
-    assert found.boxes.shape == (2, 5000, 4)
-    assert not found.valid[:, -1].any()
+    assert proposals.boxes.shape == (2, 5000, 4)
+    assert not proposals.valid[:, -1].any()
 
 
 @pytest.mark.parametrize("scale", [1.0, 8.0])
-@pytest.mark.parametrize("canvas", [(128, 128), (128, 192), (256, 256)])
-def test_losses_do_not_depend_on_the_padding(canvas, scale):
+@pytest.mark.parametrize("padded_size", [(128, 128), (128, 192), (256, 256)])
+def test_losses_do_not_depend_on_the_padding(padded_size, scale):
     """Objects at the right and lower edge too, where the best of all anchors lies in the padding."""
     batch = tiny_batch([(90, 10, 96, 60), (10, 50, 70, 64), (93, 40, 96, 43)], [0, 1, 2], size=(64, 96))
     config = take_all_samples(tiny_config()).rpn
     config.match.min_pos_iou = 0.05
-    tight, padded = (head(config, scale).losses(outputs(*s, scale=scale), batch) for s in ((64, 96), canvas))
+    tight, padded = (head(config, scale).losses(outputs(*s, scale=scale), batch) for s in ((64, 96), padded_size))
     for key, value in tight.items():
         torch.testing.assert_close(padded[key], value)
 
@@ -123,9 +123,9 @@ def test_anchors_in_crowds_and_padding_are_not_negatives():
 
 
 def test_anchors_across_the_border_are_used_only_if_allowed():
-    """Outputs that are wrong for just these anchors change the loss only if it sees them."""
+    """Wrong predictions for these anchors alone change the loss only if they are used."""
     batch = tiny_batch()
-    found = {}
+    class_losses = {}
     for allowed in (None, 0.0, 1e6):
         everything = SamplingConfig(batch_size_per_image=8192, positive_fraction=0.5)
         config = RPNConfig(allowed_border=allowed, sampling=everything)
@@ -137,7 +137,7 @@ def test_anchors_across_the_border_are_used_only_if_allowed():
         right = torch.zeros_like(output.logits)
         for name, logits in (("right", right), ("wrong", right + 50.0 * crossing)):
             losses = rpn.losses(output._replace(logits=logits), batch)
-            found[allowed, name] = float(losses["rpn_class"])
-    assert found[None, "right"] != found[None, "wrong"]
-    assert found[0.0, "right"] == pytest.approx(found[0.0, "wrong"])
-    assert found[1e6, "wrong"] == pytest.approx(found[None, "wrong"])
+            class_losses[allowed, name] = float(losses["rpn_class"])
+    assert class_losses[None, "right"] != class_losses[None, "wrong"]
+    assert class_losses[0.0, "right"] == pytest.approx(class_losses[0.0, "wrong"])
+    assert class_losses[1e6, "wrong"] == pytest.approx(class_losses[None, "wrong"])

@@ -6,8 +6,8 @@ from libradet.geometry.matching import IGNORED, NEGATIVE, Matches
 from libradet.models.config import SamplingConfig
 from libradet.models.sampling import max_positives, sample
 
-KINDS_OF_POSITIVES = ["random", "instance_balanced", "ohem"]
-KINDS_OF_NEGATIVES = ["random", "iou_balanced", "ohem"]
+POSITIVE_SAMPLERS = ["random", "instance_balanced", "ohem"]
+NEGATIVE_SAMPLERS = ["random", "iou_balanced", "ohem"]
 
 
 def make_matches(rows):
@@ -19,8 +19,8 @@ def make_matches(rows):
 @settings(deadline=None, max_examples=120)
 @given(
     st.lists(st.lists(st.integers(IGNORED, 3), min_size=16, max_size=16), min_size=1, max_size=3),
-    st.sampled_from(KINDS_OF_POSITIVES),
-    st.sampled_from(KINDS_OF_NEGATIVES),
+    st.sampled_from(POSITIVE_SAMPLERS),
+    st.sampled_from(NEGATIVE_SAMPLERS),
     st.sampled_from(["paper", "mmdet"]),
     st.integers(1, 40),
     st.sampled_from([0.0, 0.25, 0.5, 1.0]),
@@ -33,16 +33,16 @@ def test_number_of_samples(rows, positives, negatives, bins, size, fraction, rat
     assert samples.index.shape == samples.valid.shape == samples.positive.shape == (len(rows), size)
     for b in range(len(rows)):
         gt = matches.gt[b]
-        taken = samples.index[b][samples.valid[b]]
-        assert len(set(taken.tolist())) == len(taken)
-        assert (gt[taken] != IGNORED).all()
-        assert torch.equal(gt[taken] >= 0, samples.positive[b][samples.valid[b]])
+        selected = samples.index[b][samples.valid[b]]
+        assert len(set(selected.tolist())) == len(selected)
+        assert (gt[selected] != IGNORED).all()
+        assert torch.equal(gt[selected] >= 0, samples.positive[b][samples.valid[b]])
         assert not (samples.positive[b] & ~samples.valid[b]).any()
         num_positive = min(int((gt >= 0).sum()), max_positives(config))
         limit = size - num_positive if ratio is None else min(size - num_positive, int(ratio * max(num_positive, 1)))
         num_negative = min(int((gt == NEGATIVE).sum()), limit)
         assert int(samples.positive[b].sum()) == num_positive
-        assert len(taken) == num_positive + num_negative
+        assert len(selected) == num_positive + num_negative
         # Positives come in the first slots, to which localization is restricted.
         assert samples.positive[b][:num_positive].all()
 
@@ -59,8 +59,8 @@ def test_iou_balanced_negatives_are_spread_over_bins():
 
 def test_ohem_samples_the_largest_losses():
     matches = make_matches([[NEGATIVE] * 8 + [0] * 8])
-    hardness = torch.arange(16.0)[None]
-    samples = sample(matches, 1, SamplingConfig(6, 0.5, "ohem", "ohem"), 0.5, hardness)
+    candidate_loss = torch.arange(16.0)[None]
+    samples = sample(matches, 1, SamplingConfig(6, 0.5, "ohem", "ohem"), 0.5, candidate_loss)
     assert sorted(samples.index[0].tolist()) == [5, 6, 7, 13, 14, 15]
 
 

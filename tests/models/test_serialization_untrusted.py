@@ -1,4 +1,4 @@
-"""Models from strangers: small files that describe what no memory holds, or want to be fetched from elsewhere."""
+"""Untrusted model files: configurations that exceed the memory, or that refer to files and downloads."""
 
 import json
 import resource
@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_detectors import tiny_config, tiny_detector
 
 from libradet.errors import UserError
 from libradet.models.serialization import load_model, save_model
+from tests.helpers.tiny_detectors import tiny_config, tiny_detector
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def saved(tmp_path_factory):
 
 
 def changed(saved, path, *places, value):
-    """A copy whose configuration has another value somewhere."""
+    """Write a copy whose configuration has another value at one place."""
     with safe_open(saved, "pt") as file:
         about = dict(file.metadata())
     config = json.loads(about["config"])
@@ -49,7 +49,7 @@ def peak():
         (("backbone", "name"), "resnet152"),
     ],
 )
-def test_what_a_file_cannot_hold_is_not_built(saved, tmp_path, places, value):
+def test_models_larger_than_their_file_are_not_built(saved, tmp_path, places, value):
     before = peak()
     path = changed(saved, tmp_path / "x.safetensors", *places, value=value)
     with pytest.raises(UserError):
@@ -58,7 +58,7 @@ def test_what_a_file_cannot_hold_is_not_built(saved, tmp_path, places, value):
 
 
 @pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "local-dir:/tmp", "hf_hub:a/b", "no such thing", ""])
-def test_backbones_are_not_fetched_by_name(saved, tmp_path, monkeypatch, name):
+def test_backbone_names_cause_no_download(saved, tmp_path, monkeypatch, name):
     import timm.models._hub
 
     def fetched(*_, **__):
@@ -69,7 +69,7 @@ def test_backbones_are_not_fetched_by_name(saved, tmp_path, monkeypatch, name):
         load_model(changed(saved, tmp_path / "x.safetensors", "backbone", "name", value=name))
 
 
-def test_a_sound_file_is_loaded_as_ever(saved):
+def test_a_valid_file_is_loaded(saved):
     model, other = load_model(saved), tiny_detector(tiny_config())
     assert all(torch.equal(t, other.state_dict()[name]) for name, t in model.state_dict().items())
 
@@ -83,7 +83,7 @@ def test_a_sound_file_is_loaded_as_ever(saved):
         (("roi", "box_loss", "type"), "x" * 30_000, "type"),
     ],
 )
-def test_what_is_out_of_range_is_said_in_short(saved, tmp_path, places, value, said):
+def test_values_out_of_range_are_refused_in_a_short_message(saved, tmp_path, places, value, said):
     path = changed(saved, tmp_path / "odd.safetensors", *places, value=value)
     with pytest.raises(UserError) as refused:
         load_model(path)

@@ -1,4 +1,4 @@
-"""The same weights and the same image give the detections, losses and gradients of torchvision's Faster R-CNN."""
+"""Detections, losses and gradients match torchvision's Faster R-CNN with the same weights and image."""
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def theirs(backbone: str) -> FasterRCNN:
 
 
 def spread(model: FasterRCNN, layers: dict[nn.Module, float]) -> None:
-    """Let each channel of the layers have about the given deviation, around 0, on the test's image."""
+    """Scale each channel of the layers to about this standard deviation, and mean 0, on the test image."""
 
     def scale(layer: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
         others = [d for d in range(output.dim()) if d != 1]
@@ -149,16 +149,16 @@ def test_detections(backbone):
     detector = ours(model, backbone)
     with torch.no_grad():
         expected = model([image()])[0]
-        found = detector(as_batch(torch.zeros(1, 4), torch.tensor([-1])))
+        detections = detector(as_batch(torch.zeros(1, 4), torch.tensor([-1])))
     number = len(expected["scores"])
     assert number > 20
     assert len(expected["labels"].unique()) > 1
     assert expected["scores"].std() > 0.05
-    assert int(found.valid.sum()) == number
-    assert found.valid[0, :number].all()
-    torch.testing.assert_close(found.scores[0, :number], expected["scores"], atol=1e-4, rtol=0)
-    torch.testing.assert_close(found.boxes[0, :number], expected["boxes"], atol=1e-3, rtol=0)
-    assert torch.equal(found.labels[0, :number], expected["labels"] - 1)
+    assert int(detections.valid.sum()) == number
+    assert detections.valid[0, :number].all()
+    torch.testing.assert_close(detections.scores[0, :number], expected["scores"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(detections.boxes[0, :number], expected["boxes"], atol=1e-3, rtol=0)
+    assert torch.equal(detections.labels[0, :number], expected["labels"] - 1)
 
 
 def test_losses_and_gradients():

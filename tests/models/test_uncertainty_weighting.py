@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 from libradet.interop.saving import to_foreign_state_dict
 from libradet.models.config import IoUConfig
@@ -14,6 +13,7 @@ from libradet.models.uncertainty_weighting import UncertaintyWeighting, loss_nam
 from libradet.models.zoo import MODELS
 from libradet.training.config import TrainConfig
 from libradet.training.optim import parameter_groups
+from tests.helpers.tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 
 def learning(name="faster_rcnn"):

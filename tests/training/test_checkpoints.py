@@ -14,8 +14,8 @@ from libradet.training.checkpoints import BestCheckpoint
     ("before", "now", "better"),
     [(None, 0.0, True), (0.3, 0.31, True), (0.3, 0.3, False), (0.3, 0.2, False), (0.3, math.nan, True)],
 )
-def test_the_best_is_what_was_measured_best(tmp_path, before, now, better):
-    """Also when an earlier process measured it; where there is nothing to find, the latest is kept."""
+def test_best_checkpoint_is_that_of_the_highest_score(tmp_path, before, now, better):
+    """Also if an earlier process measured it; without objects, the latest is kept."""
     if before is not None:
         (tmp_path / "metrics.json").write_text(json.dumps({"AP": before}))
     best = BestCheckpoint(tmp_path, "val/AP", print)

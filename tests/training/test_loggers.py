@@ -23,7 +23,7 @@ def filled(folder):
             logger.log_metrics({"val/AP": [0.0, 0.3, 0.2][step // 2 - 1], "val/AR1": 0.9} | epoch, step)
 
 
-def test_rows_of_training_and_of_measurements(tmp_path):
+def test_rows_of_training_and_validation(tmp_path):
     filled(tmp_path)
     found = rows(tmp_path)
     assert [r["step"] for r in found] == ["1", "2", "2", "3", "4", "4", "5", "6", "6"], "nothing without a column"
@@ -36,7 +36,7 @@ def test_rows_of_training_and_of_measurements(tmp_path):
     assert curves["AP"].values.tolist() == [0.0, 0.3, 0.2]
 
 
-def test_a_run_that_continues_takes_back_what_it_will_do_again(tmp_path):
+def test_rows_of_steps_that_are_repeated_are_removed(tmp_path):
     filled(tmp_path)
     with (tmp_path / "metrics.csv").open("a") as file:
         file.write("7,3,0.1")  # cut off by a kill
@@ -49,7 +49,7 @@ def test_a_run_that_continues_takes_back_what_it_will_do_again(tmp_path):
     assert rows(tmp_path)[-1]["loss_box"] == "0.5"
 
 
-def test_a_measurement_of_nothing_is_a_row_too(tmp_path):
+def test_a_validation_without_objects_has_a_row(tmp_path):
     logger = CSVMetricsLogger(tmp_path, ("AP",))
     logger.log_metrics({"epoch": 0}, 3)
     assert logger.has_validation_row(3)

@@ -1,11 +1,10 @@
-"""Schedule, optimizer and seeds."""
+"""Tests of schedule, optimizer, seeds and the ranges of settings."""
 
 import re
 from dataclasses import fields, replace
 
 import pytest
 import torch
-from tiny_detectors import tiny_config
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
@@ -24,6 +23,7 @@ from libradet.training.optim import (
     resolve,
     total_steps,
 )
+from tests.helpers.tiny_detectors import tiny_config
 
 CONFIG = TrainConfig(data="somewhere")
 
@@ -31,11 +31,11 @@ CONFIG = TrainConfig(data="somewhere")
 @pytest.mark.parametrize(
     ("step", "expected"), [(0, 0.25), (5, 0.625), (10, 1), (99, 1), (100, 0.1), (149, 0.1), (150, 0.01), (10**6, 0.01)]
 )
-def test_lr_rises_and_falls_in_steps(step, expected):
+def test_multistep_factor(step, expected):
     assert multistep_factor(step, 10, 0.25, (100, 150), 0.1) == pytest.approx(expected)
 
 
-def test_lr_scales_with_the_images_of_a_step():
+def test_default_lr_scales_with_the_effective_batch_size():
     assert resolve(CONFIG, 100).lr == pytest.approx(0.005)
     assert resolve(
         replace(CONFIG, batch_size=2, devices=4, num_nodes=2, accumulate_grad_batches=3), 100
@@ -43,7 +43,7 @@ def test_lr_scales_with_the_images_of_a_step():
     assert resolve(replace(CONFIG, lr=0.3, devices=8), 100).lr == 0.3
 
 
-def test_what_is_left_open_follows_from_the_length_of_the_run():
+def test_warmup_and_milestones_are_resolved_from_the_length_of_the_run():
     short, long = resolve(CONFIG, 100), resolve(CONFIG, 10_000)
     assert (short.warmup_steps, long.warmup_steps) == (120, 500)
     assert short.lr_milestones == [8.0, 11.0]
@@ -52,7 +52,7 @@ def test_what_is_left_open_follows_from_the_length_of_the_run():
     assert total_steps(replace(CONFIG, max_steps=7), 100) == 7
 
 
-def test_resolving_twice_changes_nothing():
+def test_resolve_is_idempotent():
     once = resolve(CONFIG, 77)
     assert resolve(once, 77) == once
 
@@ -81,7 +81,7 @@ def rates_of(optimizer, schedule, steps):
 
 
 @pytest.mark.parametrize(("warmup", "final"), [(0, 0.01), (7, 0.05), (40, 0.0), (3, 1.0)])
-def test_cosine_is_that_of_torch(warmup, final):
+def test_cosine_matches_torch(warmup, final):
     config = replace(
         CONFIG,
         lr=0.5,
@@ -102,7 +102,7 @@ def test_cosine_is_that_of_torch(warmup, final):
     assert torch.tensor(rates_of(*ours, total)).allclose(torch.tensor(expected), atol=1e-9)
 
 
-def test_cosine_ends_at_its_floor_wherever_the_run_ends():
+def test_cosine_ends_at_min_lr_ratio_with_max_steps():
     config = resolve(replace(CONFIG, lr=2.0, lr_schedule="cosine", max_steps=50), 10)
     optimizer, schedule = build_optimizer(nn.Linear(2, 2), config, 10)
     rates = [rate for (rate,) in rates_of(optimizer, schedule, 60)]
@@ -112,7 +112,7 @@ def test_cosine_ends_at_its_floor_wherever_the_run_ends():
     assert cosine_factor(30, 10, 0.3, 50, 0.1) == pytest.approx(0.55), "half way down, half way between"
 
 
-def test_a_schedule_that_goes_on_gives_the_same_rates():
+def test_a_resumed_schedule_gives_the_same_rates():
     config = resolve(replace(CONFIG, max_epochs=3, lr_schedule="cosine"), 10)
     whole = rates_of(*build_optimizer(nn.Linear(2, 2), config, 10), 30)
     optimizer, schedule = build_optimizer(nn.Linear(2, 2), config, 10)
@@ -123,7 +123,7 @@ def test_a_schedule_that_goes_on_gives_the_same_rates():
     assert first + rates_of(again, rest, 17) == whole
 
 
-def test_adamw_has_its_own_rate_and_decay():
+def test_default_lr_and_weight_decay_of_adamw():
     config = resolve(replace(CONFIG, optimizer="adamw"), 100)
     assert (config.lr, config.weight_decay) == pytest.approx((0.5e-4, 0.05)), "4 images, a quarter of 16"
     assert resolve(replace(CONFIG, optimizer="adamw", batch_size=16), 100).lr == pytest.approx(1e-4)
@@ -181,7 +181,7 @@ STAGES = {
 
 
 @pytest.mark.parametrize("backbone", STAGES)
-def test_stages_are_told_apart(backbone):
+def test_parameter_depths_follow_the_stages(backbone):
     depths = parameter_depths(detector_on(backbone))
     for name, depth in depths.items():
         if name.startswith("backbone.body."):
@@ -196,7 +196,7 @@ def test_a_backbone_without_stages_is_refused_for_layer_decay():
         parameter_depths(detector_on("hrnet_w18_small"))
 
 
-def test_plain_epochs_are_the_last_ones_of_the_run():
+def test_no_aug_epochs_are_the_last_of_the_run():
     config = replace(CONFIG, mosaic_prob=0.5, max_epochs=10, no_aug_epochs=3, accumulate_grad_batches=2)
     assert make_augmentation(config, 9).mixing_epochs == 7
     assert make_augmentation(replace(config, max_steps=11), 9).mixing_epochs == 0, "the third epoch is the last"
@@ -205,7 +205,7 @@ def test_plain_epochs_are_the_last_ones_of_the_run():
     assert make_augmentation(CONFIG, 9) == make_augmentation(CONFIG)
 
 
-def test_norms_and_biases_can_be_spared_from_decay():
+def test_norms_and_biases_can_be_exempt_from_decay():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
     model[2].weight.requires_grad_(False)
     decayed, spared = parameter_groups(model, replace(CONFIG, decay_norm_bias=False))
@@ -237,11 +237,11 @@ def test_seeds_differ_wherever_any_number_does():
         *({"scale_jitter": [0.5]}, {"scale_jitter": [2.0, 0.5]}, {"scale_jitter": [0.0, 1.0]}, {"min_lr_ratio": 1.5}),
     ],
 )
-def test_values_that_no_run_can_use_are_refused(wrong):
+def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         replace(CONFIG, **wrong)
 
 
-def test_every_field_is_explained():
+def test_every_field_is_documented():
     described = TrainConfig.__doc__ or ""
     assert all(f"        {f.name}: " in described for f in fields(TrainConfig))

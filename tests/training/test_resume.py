@@ -5,12 +5,27 @@ import torch
 
 from libradet.cli.train import parse_train
 from libradet.errors import UserError
-from libradet.training.resume import ResumeState, find_checkpoint, read_checkpoint
+from libradet.training.resume import ResumeState, newest_intact_checkpoint, read_checkpoint
 
 
 def test_a_folder_without_checkpoints_starts_at_the_beginning(tmp_path):
-    assert find_checkpoint(tmp_path) == (None, "")
+    assert newest_intact_checkpoint(tmp_path) == (None, "")
     assert ResumeState().batches == 0
+
+
+def test_the_previous_checkpoint_is_used_if_the_last_is_missing_or_damaged(tmp_path):
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    torch.save({"step": 1}, previous)
+    assert newest_intact_checkpoint(tmp_path) == (previous, "last.ckpt is missing")
+    torch.save({"step": 2}, last)
+    assert newest_intact_checkpoint(tmp_path) == (last, "")
+    last.write_bytes(last.read_bytes()[:-20])
+    path, note = newest_intact_checkpoint(tmp_path)
+    assert path == previous
+    assert note.startswith("last.ckpt is damaged")
+    previous.write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be resumed"):
+        newest_intact_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(

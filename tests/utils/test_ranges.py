@@ -73,6 +73,11 @@ def test_limits_and_none_are_allowed(path, value):
     check_ranges(changed(path, value))
 
 
+def test_ranges_are_short_in_the_help_of_the_command_line():
+    assert repr(Settings.__dataclass_fields__["share"].type) == "typing.Annotated[float, >= 0, <= 1]"
+    assert repr(Range(gt=0, lt=1)) == "> 0, < 1"
+
+
 def test_messages_begin_with_the_given_path():
     with pytest.raises(UserError, match=r"^detector\.inner\.count is -1"):
         check_ranges(changed("inner.count", -1), "detector")

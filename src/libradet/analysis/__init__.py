@@ -1,1 +1,1 @@
-"""The imbalance report: what a detector's training on a dataset is unbalanced in, at the paper's three levels."""
+"""Imbalance report: how unbalanced the training of a detector on a dataset is, at the three levels of the paper."""

@@ -12,7 +12,6 @@ from libradet.analysis.collect import (
     Measurements,
     SampleVisualization,
     collect,
-    evenly_spaced,
     subset,
     subset_proposals,
 )
@@ -30,6 +29,7 @@ from libradet.inference.proposals import check_config_proposals, load_config_pro
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.utils.atomic_io import atomic_folder
+from libradet.utils.spacing import evenly_spaced
 
 HTML_FILE, JSON_FILE = "report.html", "report.json"
 REPORT_FILES = (HTML_FILE, JSON_FILE, "tables", "figures")
@@ -104,7 +104,7 @@ def build_report(
     analyzed, rows = _select_images(dataset, options.max_images, data)
     precomputed = load_config_proposals(model.config, proposals, dataset, training=False)
     measurements = collect(model, analyzed, options, subset_proposals(precomputed, rows))
-    skipped = [f"{entry['count']} × {entry['reason']} skipped" for entry in checked.skipped]
+    skipped = [f"skipped: {entry['reason']} ({entry['count']})" for entry in checked.skipped]
     metadata = _metadata(model, dataset, analyzed, options, name, data)
     report = _assemble(model, analyzed, measurements, metadata)
     report["notes"] = [*skipped, *checked.warnings, *measurements.metrics["notes"]]

@@ -1,6 +1,5 @@
 """Collect the measurements of a report: one pass over all images for statistics, one over few of them for gradients."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,6 +38,8 @@ from libradet.geometry.roi_align import assign_levels
 from libradet.inference.predict import eval_mode
 from libradet.models.detector import Detector
 from libradet.utils.progress import progress_bar
+from libradet.utils.spacing import evenly_spaced
+from libradet.utils.workers import default_num_workers
 
 
 @dataclass(frozen=True)
@@ -234,8 +235,11 @@ class _Collector:
             for name, negatives in (("random", "random"), ("iou_balanced_paper_3", "iou_balanced")):
                 changes = {"negatives": negatives, "bins": "paper", "num_bins": 3}
                 samples = sample_candidates(stage, candidates, objects.shape[1], seed, **changes)
-                taken = samples.index[row][samples.valid[row] & ~samples.positive[row]]
-                sampled[name] = candidates.boxes[row, taken] / scale, candidates.matches.iou[row, taken]
+                negatives_drawn = samples.index[row][samples.valid[row] & ~samples.positive[row]]
+                sampled[name] = (
+                    candidates.boxes[row, negatives_drawn] / scale,
+                    candidates.matches.iou[row, negatives_drawn],
+                )
             gt_boxes = batch.boxes[row].cpu()[objects[row]] / scale
             self.visualizations.append(SampleVisualization(stage.key, index, gt_boxes, sampled))
 
@@ -278,14 +282,13 @@ def _collect_gradients(
 def _make_loader(
     model: Detector, dataset: Dataset, options: AnalysisOptions, batch_size: int, proposals: PrecomputedProposals | None
 ) -> DataLoader:
-    default_workers = min(4, (os.cpu_count() or 1) // 2)
     return make_loader(
         dataset,
         size=options.size or model.config.image.size,
         batch_size=batch_size,
         training=False,
         size_divisible=model.size_divisible,
-        num_workers=default_workers if options.num_workers is None else options.num_workers,
+        num_workers=default_num_workers() if options.num_workers is None else options.num_workers,
         proposals=proposals,
     )
 
@@ -299,11 +302,6 @@ def _to_cpu(candidates: Candidates) -> Candidates:
     boxes, matches, loss, errors, levels = candidates
     gt, iou = matches
     return Candidates(boxes.cpu(), Matches(gt.cpu(), iou.cpu()), loss.cpu(), errors.cpu(), levels.cpu())
-
-
-def evenly_spaced(total: int, limit: int) -> list[int]:
-    """Return at most ``limit`` of ``total`` rows at equal distances, including the first and the last."""
-    return sorted(set(np.linspace(0, total - 1, min(limit, total)).round().astype(int).tolist()))
 
 
 def subset(dataset: Dataset, rows: Sequence[int]) -> Dataset:

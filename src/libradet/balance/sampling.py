@@ -100,7 +100,7 @@ def iou_balanced_priority(
     else:
         upper, fill = iou.amax(dim=1, keepdim=True), candidates & (iou > 0)
         binned = fill & (iou < upper)
-    # Arithmetic with 0 and 1 instead of masks, which take several times as long on the CPU.
+    # Arithmetic with 0 and 1 instead of masks, which are several times slower on the CPU.
     key = _random_like(candidates, generator)
     bin_index = (iou * (num_bins / upper.clamp(min=1e-6))).floor_().clamp_(0, num_bins - 1)
     bin_index = torch.where(binned, bin_index, num_bins + 1.0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from libradet.data.formats import coco, voc, yolo
-from libradet.data.formats.detect import choose_split, find_splits
+from libradet.data.formats.detect import choose_split, list_splits
 from libradet.data.formats.filenames import UniqueNames, own_name
 from libradet.data.formats.reading import standard_split
 from libradet.data.formats.unsupported import list_unsupported
@@ -94,7 +94,7 @@ def _read(
     source: Path, requested: Sequence[str] | None, skip_broken: bool
 ) -> tuple[list[tuple[RawAnnotations, Dataset]], Report]:
     """Read the requested splits, validated as before training."""
-    splits = find_splits(source)
+    splits = list_splits(source)
     names = list(splits)
     if requested:
         names = list(dict.fromkeys(choose_split(splits, name, source) for name in requested))

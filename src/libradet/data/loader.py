@@ -61,10 +61,16 @@ class DetectionDataLoader(DataLoader):
     """Data loader that raises the UserError of a worker unchanged, in this process."""
 
     def __iter__(self) -> Any:
+        error = None
         for batch in super().__iter__():
             if isinstance(batch, LoadError):
-                raise batch.error
+                error = batch.error
+                break
             yield batch
+        if error is not None:
+            # Stop persistent workers now: with the traceback in a reference cycle, torch waits 5 s for each of them.
+            self._iterator = None
+            raise error
 
 
 def make_loader(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from libradet.data.formats.detect import choose_split, find_splits
+from libradet.data.formats.detect import choose_split, list_splits
 from libradet.data.records import Dataset
 from libradet.data.validation.report import Report, merge
 from libradet.data.validation.split import validate_split
@@ -16,7 +16,7 @@ def splits(data: Path | str) -> list[str]:
     Raises:
         UserError: ``data`` does not exist, or is in no supported format.
     """
-    return list(find_splits(Path(data)))
+    return list(list_splits(Path(data)))
 
 
 def read(
@@ -46,8 +46,8 @@ def read(
             evaluation) is not possible with it.
     """
     data = Path(data)
-    found = find_splits(data)
-    raw = found[choose_split(found, split, data)]()
+    available = list_splits(data)
+    raw = available[choose_split(available, split, data)]()
     dataset, report = validate_split(raw, training=training, skip_broken=skip_broken, masks=masks, decode=decode)
     if strict and report.errors:
         raise UserError("\n".join(report.errors))
@@ -57,7 +57,7 @@ def read(
 def check(data: Path | str, split: str | None = None, *, skip_broken: bool = False, decode: bool = False) -> Report:
     """Validate one split of a dataset, or all of them and whether they are consistent.
 
-    Never raises UserError; ``report.errors`` tells whether training could start.
+    Never raises UserError; training could start if ``report.errors`` is empty.
     """
     data = Path(data)
     datasets: list[Dataset] = []

@@ -74,7 +74,7 @@ class Stats:
         facts.add_row("same class overlaps", f"{self.overlapping:.1%} of boxes (IoU > 0.5)")
         sides = _chart("sqrt(area), px", _ranges(SIDES, "{:g}"), self.sides)
         aspects = _chart("width / height", _ranges(ASPECTS, "{:.2f}"), self.aspects)
-        advice = [escape(f"· {text}") for text in self.advice]
+        advice = [escape(f"- {text}") for text in self.advice]
         return Group(facts, _class_table(self.classes), sides, aspects, *advice)
 
 

@@ -1,4 +1,4 @@
-"""Ground truth as columns of arrays: one dictionary per object takes minutes for a hundred thousand images."""
+"""Ground truth as columns of arrays: dictionaries of single objects are slow, minutes for a hundred thousand images."""
 
 from itertools import chain
 from typing import Any, NamedTuple

@@ -118,8 +118,8 @@ def _dataset_table(
 def _notes(runner: ExperimentRunner, experiment: Experiment) -> list[str]:
     source = f" ({experiment.source})" if experiment.source else ""
     notes = [
-        f"Percent: mean ± standard deviation over seeds, in parentheses the paper's values{source}.",
-        "Deltas are paired by seed and relative to the row that the paper compares with.",
+        f"In percent: mean ± standard deviation over seeds, the paper's in brackets{source}.",
+        "Deltas are paired by seed, relative to the baseline that the paper uses.",
     ]
     omitted = [row.name for row in experiment.rows if not runner.preset.supports(row)]
     if omitted:

@@ -74,7 +74,7 @@ class Preset:
         sections: settings of ``libradet train`` by dotted key. ``settings`` applies to every run; ``rpn``, ``roi`` and
             ``retinanet`` to detectors with such a part; ``proposals`` to the RPN whose proposals are shared.
         backbones: timm names by the names that tables use; rows with other backbones are omitted.
-        schedules: settings by the names that tables use; ``images`` (number of training images seen) in place of
+        schedules: settings by the names that tables use; ``images`` (number of training images in total) in place of
             ``max_epochs`` is converted to epochs.
     """
 
@@ -188,8 +188,8 @@ def nest(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _schedule_settings(schedule: dict[str, Any], num_images: int) -> dict[str, Any]:
     settings = dict(schedule)
-    if seen := settings.pop("images", None):
-        settings["max_epochs"] = max(1, round(seen / max(1, num_images)))
+    if total_images := settings.pop("images", None):
+        settings["max_epochs"] = max(1, round(total_images / max(1, num_images)))
     # Only the last epoch is evaluated: the best of several evaluations would favor noisy rows.
     return settings | {"check_val_every_n_epoch": settings["max_epochs"]}
 

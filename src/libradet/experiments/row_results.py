@@ -89,7 +89,7 @@ def delta_to_baseline(results: RowResults, by_name: Mapping[str, RowResults], me
 
 
 def tabulate(experiment: Experiment, results: list[RowResults], title: str, notes: list[str]) -> TextTable:
-    """Return one line per row: mean and deviation, the paper's value in parentheses, and deltas to the baseline."""
+    """Return one line per row: mean and deviation, the paper's value in brackets, and deltas to the baseline."""
     first_metric = experiment.metrics[0]
     columns = ["", "runs", *experiment.metrics, f"delta {first_metric} (95 % CI)", "delta, paper"]
     by_name = {r.row.name: r for r in results}

@@ -19,7 +19,7 @@ COMPONENTS = {
 }
 """Rows of ``components``, and the report's findings that recommend them."""
 
-_COLUMNS = ["component", "findings (number of seeds)", "measured (mean)", "delta AP (95 % CI)", "delta AR100 (95 % CI)"]
+_COLUMNS = ["component", "diagnosis (seeds)", "measured (mean)", "delta AP (95 % CI)", "delta AR100 (95 % CI)"]
 
 
 def reproduce_verdict(runner: ExperimentRunner) -> list[TextTable]:
@@ -31,7 +31,7 @@ def reproduce_verdict(runner: ExperimentRunner) -> list[TextTable]:
         runs = [run for (entry, _), run in baselines.items() if entry is dataset]
         reports = [load_or_build_report(runner, dataset, run)[0] for run in runs]
         tables.append(_dataset_table(runner, dataset, reports))
-    title = "Diagnosis and measured deltas"
+    title = "Diagnosis, and measured deltas"
     write_markdown(runner, VERDICT, title, [table.to_markdown() for table in tables])
     return tables
 
@@ -43,7 +43,7 @@ def _dataset_table(runner: ExperimentRunner, dataset: DatasetEntry, reports: lis
         if reports:
             rows.append([component, *_summarize_findings(reports, keys), *deltas.get(component, ["-", "-"])])
     note = f"Reports on baselines of {len(reports)} seeds; each component alone, same budget, paired by seed."
-    return TextTable(f"Diagnosis on {dataset.name}, and measured deltas", _COLUMNS, rows, [note])
+    return TextTable(f"Diagnosis of {dataset.name}, and measured deltas", _COLUMNS, rows, [note])
 
 
 def _summarize_findings(reports: list[dict[str, Any]], keys: tuple[str, ...]) -> list[str]:

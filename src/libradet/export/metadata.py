@@ -102,7 +102,7 @@ def decode_metadata(texts: Mapping[str, str], path: str | Path) -> ExportMetadat
     if not file_format.startswith(FORMAT_PREFIX):
         raise UserError(f"{path}: not a detector that libradet export wrote (its metadata has no such format)")
     if file_format != FORMAT:
-        raise UserError(f"{path}: written by another version of libradet export; export the detector again")
+        raise UserError(f"{path}: written by another version of libradet export; export it again")
     try:
         return ExportMetadata(**{f.name: _from_text(f, texts[f.name]) for f in fields(ExportMetadata)})
     except (KeyError, ValueError) as error:

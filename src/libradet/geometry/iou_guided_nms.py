@@ -70,7 +70,7 @@ def iou_guided_nms(
     Args:
         scores: at least 0.
         quality: expected IoU of each box with its object.
-        valid: which candidates take part.
+        valid: which candidates are used.
         threshold: IoU above which a box belongs to the cluster of a kept one.
         size: K, the number of output slots.
 

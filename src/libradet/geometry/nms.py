@@ -76,7 +76,7 @@ def batched_nms(
     """Apply greedy NMS inside each group (level or class) of each image.
 
     Args:
-        valid: which candidates take part.
+        valid: which candidates are used.
         threshold: IoU above which the box of lower score is removed.
         size: K, the number of output slots.
 

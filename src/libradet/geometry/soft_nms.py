@@ -80,7 +80,7 @@ def soft_nms(
 
     Args:
         scores: at least 0.
-        valid: which candidates take part.
+        valid: which candidates are used.
         decay: how the scores of overlapping boxes are lowered.
         threshold: IoU above which linear decay applies; Gaussian decay has no threshold.
         sigma: of Gaussian decay.

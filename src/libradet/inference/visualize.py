@@ -20,7 +20,7 @@ _MIN_LONG_SIDE = 640
 _CELL = 640
 _GAP = 16
 _CELL_BORDER = "#C8C8C8"
-# Placing labels without overlap takes time quadratic in their number.
+# The cost of placing labels without overlap is quadratic in their number.
 _MAX_PLACED_LABELS = 100
 
 

@@ -67,7 +67,7 @@ class ResultWriter:
         self._model, self._output_dir, self._score_thresh = model, output_dir, score_thresh
         self._file_names = _output_file_names(paths)
         self._image_ids = dict(zip(paths, assign_image_ids(paths), strict=True))
-        # Frames of videos have no file name to take an id from, so that all images are counted.
+        # Video frames have no file names to derive ids from, so all images are numbered in order.
         self._counter = count(1) if any(is_video(path) for path in paths) else None
         self._stack = ExitStack()
         self._videos = VideoWriter()

@@ -37,17 +37,17 @@ def _value(node: ast.expr, known: Mapping[str, Any]) -> Any:
         return None
 
 
-def find_dicts(tree: Any, key: str) -> Iterator[dict[str, Any]]:
+def iter_dicts(tree: Any, key: str) -> Iterator[dict[str, Any]]:
     """Yield the dictionaries in ``tree`` that have ``key``."""
     if isinstance(tree, dict):
         if tree.get(key) is not None:
             yield tree
         tree = list(tree.values())
     for item in tree if isinstance(tree, list) else []:
-        yield from find_dicts(item, key)
+        yield from iter_dicts(item, key)
 
 
-def find_dict(tree: Any, key: str) -> dict[str, Any]:
+def first_dict(tree: Any, key: str) -> dict[str, Any]:
     """Return the first dictionary under ``key`` in ``tree``; {} if there is none."""
-    value = next(find_dicts(tree, key), {}).get(key)
+    value = next(iter_dicts(tree, key), {}).get(key)
     return value if isinstance(value, dict) else {}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from libradet.errors import UserError
-from libradet.interop.literal_config import find_dict, find_dicts, parse_literals
+from libradet.interop.literal_config import first_dict, iter_dicts, parse_literals
 from libradet.models.config import AnchorConfig, DetectionConfig, DetectorConfig, ProposalConfig, RoIAlignConfig
 
 Settings = Mapping[str, Any]
@@ -23,7 +23,7 @@ def apply_config(config: DetectorConfig, meta: Settings) -> None:
     if not isinstance(model, dict):
         return
     _apply_image(config, settings, model)
-    _apply_backbone(config, find_dict(model, "backbone"))
+    _apply_backbone(config, first_dict(model, "backbone"))
     for neck in model["neck"] if isinstance(model.get("neck"), list) else [model.get("neck")]:
         _apply_neck(config, neck or {})
     _apply_anchor_heads(config, model)
@@ -41,16 +41,16 @@ def _require(settings: Settings, allowed: Settings) -> None:
 
 def _apply_image(config: DetectorConfig, root: Settings, model: Settings) -> None:
     image = config.image
-    settings = {**find_dict(root, "img_norm_cfg"), **find_dict(model, "data_preprocessor")}
+    settings = {**first_dict(root, "img_norm_cfg"), **first_dict(model, "data_preprocessor")}
     if "mean" in settings and "std" in settings:
         image.mean, image.std = tuple(settings["mean"]), tuple(settings["std"])
         to_rgb = settings.get("to_rgb", settings.get("bgr_to_rgb", False))
         image.channels = "rgb" if to_rgb else "bgr"
     _require(settings, {"pad_value": (0,)})
     pipeline = root.get("test_pipeline") or []
-    pads = [step["size_divisor"] for step in find_dicts(pipeline, "size_divisor")]
+    pads = [step["size_divisor"] for step in iter_dicts(pipeline, "size_divisor")]
     image.size_divisible = int(settings.get("pad_size_divisor", pads[0] if pads else image.size_divisible))
-    for step in (*find_dicts(pipeline, "img_scale"), *find_dicts(pipeline, "scale")):
+    for step in (*iter_dicts(pipeline, "img_scale"), *iter_dicts(pipeline, "scale")):
         scale = step.get("img_scale") or step["scale"]
         if isinstance(scale, list) and len(scale) == 2 and step.get("keep_ratio", True):
             image.size = (min(scale), max(scale))
@@ -83,10 +83,10 @@ def _apply_neck(config: DetectorConfig, settings: Settings) -> None:
 
 def _apply_anchor_heads(config: DetectorConfig, model: Settings) -> None:
     for head, key in ((config.rpn, "rpn_head"), (config.retinanet, "bbox_head")):
-        settings = find_dict(model, key)
+        settings = first_dict(model, key)
         if head is None or not settings:
             continue
-        _apply_anchors(head.anchors, find_dict(settings, "anchor_generator") or settings)
+        _apply_anchors(head.anchors, first_dict(settings, "anchor_generator") or settings)
         coder = _box_coder(settings)
         _require(coder, {"target_stds": ([1.0, 1.0, 1.0, 1.0],)})
 
@@ -107,7 +107,7 @@ def _apply_anchors(anchors: AnchorConfig, settings: Settings) -> None:
 
 def _box_coder(head: Settings) -> Settings:
     """Return the settings of a head's box coder, which before version 2 are those of the head itself."""
-    coder = find_dict(head, "bbox_coder") or head
+    coder = first_dict(head, "bbox_coder") or head
     kind = coder.get("type", "") if coder is not head else ""
     if kind not in ("", "DeltaXYWHBBoxCoder"):
         raise UserError(f"its box coder {kind} is not supported")
@@ -119,7 +119,7 @@ def _apply_roi_heads(config: DetectorConfig, model: Settings) -> None:
     if config.roi is None:
         return
     # Before version 2 there was no "roi_head" around these.
-    settings = find_dict(model, "roi_head") or model
+    settings = first_dict(model, "roi_head") or model
     heads = settings.get("bbox_head")
     heads = heads if isinstance(heads, list) else [heads or {}]
     if config.cascade is None:
@@ -127,9 +127,9 @@ def _apply_roi_heads(config: DetectorConfig, model: Settings) -> None:
     elif len(heads) == len(config.cascade.box_stds):
         pairs = zip(heads, config.cascade.box_stds, strict=True)
         config.cascade.box_stds = tuple(_box_std(head, default) for head, default in pairs)
-    _apply_align(config.roi.align, find_dict(settings, "bbox_roi_extractor"))
+    _apply_align(config.roi.align, first_dict(settings, "bbox_roi_extractor"))
     if config.mask is not None:
-        _apply_align(config.mask.align, find_dict(settings, "mask_roi_extractor"))
+        _apply_align(config.mask.align, first_dict(settings, "mask_roi_extractor"))
 
 
 def _box_std(head: Settings, default: BoxStd) -> BoxStd:
@@ -140,7 +140,7 @@ def _box_std(head: Settings, default: BoxStd) -> BoxStd:
 def _apply_align(align: RoIAlignConfig, settings: Settings) -> None:
     _require(settings, {"type": ("SingleRoIExtractor",), "featmap_strides": ([4, 8, 16, 32],)})
     align.canonical_size = 4.0 * settings.get("finest_scale", align.canonical_size / 4)
-    layer = find_dict(settings, "roi_layer")
+    layer = first_dict(settings, "roi_layer")
     _require(layer, {"type": ("RoIAlign",), "pool_mode": ("avg",)})
     align.sampling_ratio = int(layer.get("sampling_ratio", layer.get("sample_num", align.sampling_ratio)))
     align.output_size = int(layer.get("output_size", layer.get("out_size", align.output_size)))
@@ -150,7 +150,7 @@ def _apply_align(align: RoIAlignConfig, settings: Settings) -> None:
 def _apply_train(config: DetectorConfig, train: Settings) -> None:
     if config.rpn is None:
         return
-    border = find_dict(train, "rpn").get("allowed_border")
+    border = first_dict(train, "rpn").get("allowed_border")
     if isinstance(border, int | float):
         # A negative value switches the check off.
         config.rpn.allowed_border = float(border) if border >= 0 else None

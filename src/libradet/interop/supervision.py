@@ -67,11 +67,12 @@ def to_supervision(dataset: Dataset, *, masks: bool = False) -> tuple[sv.Detecti
         UserError: an image is listed twice; supervision identifies images by their paths.
     """
     counts = Counter(str(image.path) for image in dataset.images)
-    if doubled := [path for path, count in counts.items() if count > 1]:
-        names = summarize_list(doubled, 3)
-        raise UserError(f"{len(doubled)} images are listed twice, but supervision identifies images by path: {names}.")
-    found = {str(image.path): _detections(image, masks) for image in dataset.images}
-    return sv.DetectionDataset(list(dataset.class_names), list(found), found), list(_lost_information(dataset, masks))
+    if duplicates := [path for path, count in counts.items() if count > 1]:
+        names = summarize_list(duplicates, 3)
+        raise UserError(f"{len(duplicates)} images are listed twice; supervision identifies images by path: {names}.")
+    detections_by_path = {str(image.path): _detections(image, masks) for image in dataset.images}
+    converted = sv.DetectionDataset(list(dataset.class_names), list(detections_by_path), detections_by_path)
+    return converted, list(_lost_information(dataset, masks))
 
 
 def write_folder(folder: str | Path, **splits: sv.DetectionDataset) -> Report:
@@ -111,13 +112,13 @@ def _check(dataset: sv.DetectionDataset, split: str, **options: bool) -> tuple[D
         annotations += _annotations(dataset.annotations[key], number, len(annotations) + 1, path)
     categories = [{"id": i, "name": name} for i, name in enumerate(dataset.classes, start=1)]
     raw = RawAnnotations(folders[0], split, folders[0], folders, images, annotations, categories)
-    found, report = validate_split(raw, **options)
+    validated, report = validate_split(raw, **options)
     if report.errors:
         raise UserError("\n".join(report.errors))
-    crowd = sum(int(image.crowd.sum()) for image in found.images)
+    crowd = sum(int(image.crowd.sum()) for image in validated.images)
     if crowd:
-        report.notes.append(f"{crowd} crowd regions ({_crowd_examples(found)}): ignored in training and evaluation")
-    return found, report
+        report.notes.append(f"{crowd} crowd regions ({_crowd_examples(validated)}): ignored in training and evaluation")
+    return validated, report
 
 
 def _annotations(detections: sv.Detections, image_id: int, first: int, path: Path) -> Iterator[dict[str, Any]]:
@@ -186,10 +187,10 @@ def _lost_information(dataset: Dataset, masks: bool) -> Iterator[str]:
     ):
         if ids != list(range(1, len(ids) + 1)):
             yield f"ids of {kind} are lost: supervision has none"
-    not_rotated = [image.path.name for image in dataset.images if not image.apply_exif]
-    if not_rotated:
-        names = summarize_list(not_rotated)
-        yield f"{len(not_rotated)} images ({names}) have boxes on pixels before EXIF rotation, which supervision applies"
+    rotated = [image.path.name for image in dataset.images if not image.apply_exif]
+    if rotated:
+        names = summarize_list(rotated)
+        yield f"{len(rotated)} images ({names}) have boxes on pixels before EXIF rotation; supervision rotates them"
     polygons = sum(isinstance(s, list) for p in dataset.images for s in p.segmentations or ())
     if masks and polygons:
         yield f"{polygons} polygons are rasterized"

@@ -155,11 +155,9 @@ class BalancedRoIHeads(RoIHeads):
 
     balance_sampling: bool
     balance_loss: bool
-    _training_samples: tuple[list[Tensor], ...] | None = None
+    _training_samples: tuple[Any, Any, Any, Any] | None = None
 
-    def select_training_samples(
-        self, proposals: Any, targets: Any
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    def select_training_samples(self, proposals: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
         """Return boxes, rows of their objects, labels and deltas of the sampled proposals of each image."""
         if self.balance_sampling:
             samples = select_balanced_samples(self, proposals, targets)

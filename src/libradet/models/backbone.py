@@ -84,17 +84,17 @@ def param_stage_ids(backbone: Backbone) -> dict[str, int]:
     info: Any = backbone.body.feature_info
     features = [f"{name.replace('.', '_')}_" for name in info.module_name()]  # as timm flattens them
     stage_of_feature = {name: sum(row <= i for row in backbone.rows) for i, name in enumerate(features)}
-    stage, stage_ids, found_stages = NUM_STAGES, {}, set()
+    stage, stage_ids, stages = NUM_STAGES, {}, set()
     for name, module in reversed(list(backbone.named_modules())):
         flat = f"{name.replace('.', '_').removeprefix('body_').removeprefix('model_')}_"
         feature = next((feature for feature in features if flat.startswith(feature)), None)
         if feature is not None:
             stage = stage_of_feature[feature]
-            found_stages.add(stage)
+            stages.add(stage)
         elif stage == 1 and backbone.rows[0] == 0:  # no feature precedes the first stage: what remains is the stem
             stage = 0
         stage_ids |= dict.fromkeys((f"{name}.{own}" for own, _ in module.named_parameters(recurse=False)), stage)
-    if not found_stages.issuperset(range(1, NUM_STAGES + 1)):
+    if not stages.issuperset(range(1, NUM_STAGES + 1)):
         raise UserError(f"the backbone ({type(backbone.body).__name__}) has no separate stages: leave layer_decay out")
     return stage_ids
 

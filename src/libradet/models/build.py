@@ -19,18 +19,13 @@ def create_model(
     config: DetectorConfig | None = None,
     allow_partial: bool = False,
 ) -> Detector:
-    """Build a detector; ``reinitialized_layers`` of it names the layers that trained weights did not fill.
+    """Build a detector; see :func:`libradet.api.create_model`, which adds checkpoints of other toolboxes.
 
     Args:
-        name: a model of the zoo; ignored with ``config``.
-        num_classes: C, without background; the number of ``class_names`` if these are set.
-        backbone: a timm model with features, such as ``resnet18``, ``resnet50``, ``resnext101_64x4d``.
-        weights: None for random values, ``"imagenet"`` for the backbone, the path of a saved model, or a trained
-            detector, whose normalization of images is then used. If its classes differ in number or names, the class
-            layers start from random values.
-        class_names: names of labels 0..C-1.
-        config: a full configuration instead of name and backbone; it is not modified.
-        allow_partial: load the weights that match, and start other layers from random values.
+        weights: None, ``"imagenet"``, the path of a saved model, a trained detector, or weights of a backbone.
+
+    Returns:
+        the detector; ``reinitialized_layers`` names the layers that the weights did not fill.
 
     Raises:
         UserError: unknown names, or weights that cannot be downloaded or do not match.

@@ -32,7 +32,7 @@ MAX_LAYERS = 100
 NumLayers = Annotated[int, Range(ge=0, le=MAX_LAYERS)]
 AtLeastOneLayer = Annotated[int, Range(ge=1, le=MAX_LAYERS)]
 OpenUnitInterval = Annotated[float, Range(gt=0, lt=1)]
-BoxStd = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
+BoxStd = Annotated[tuple[float, float, float, float], Range(gt=0)]
 """Standard deviations of the deltas (dx, dy, dw, dh); the inverse of torchvision's ``bbox_reg_weights``."""
 
 LOSS_WEIGHTS = "loss_weights."
@@ -51,9 +51,9 @@ class ImageConfig:
     gives fuller batches.
     """
 
-    size: tuple[PositiveInt, PositiveInt] = (800, 1333)
+    size: Annotated[tuple[int, int], Range(ge=1)] = (800, 1333)
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
+    std: Annotated[tuple[float, float, float], Range(gt=0)] = (58.395, 57.12, 57.375)
     channels: Literal["rgb", "bgr"] = "rgb"
     size_divisible: NonNegativeInt = 0
     batch_invariant_padding: bool = False

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from libradet.errors import UserError
-from libradet.models.config import MAX_LAYERS, BoxLossConfig, DetectorConfig, FocalConfig, MatchConfig
+from libradet.models.config import MAX_LAYERS, BoxLossConfig, CascadeConfig, DetectorConfig, FocalConfig, MatchConfig
 from libradet.utils.ranges import check_ranges
 
 
@@ -44,17 +44,15 @@ def _check_heads(config: DetectorConfig) -> None:
     if config.roi is None and (config.cascade or config.mask):
         raise UserError(f"{config.model}: cascade and mask need roi, which is null")
     if config.cascade is not None:
-        _check_cascade(config)
+        _check_cascade(config.model, config.cascade)
 
 
-def _check_cascade(config: DetectorConfig) -> None:
-    cascade = config.cascade
-    assert cascade is not None
+def _check_cascade(model: str, cascade: CascadeConfig) -> None:
     stages = len(cascade.iou_thresholds)
     if stages > MAX_LAYERS:
-        raise UserError(f"{config.model}: cascade has {stages} stages; at most {MAX_LAYERS} are supported")
+        raise UserError(f"{model}: cascade has {stages} stages; at most {MAX_LAYERS} are supported")
     if not (0 < stages == len(cascade.box_stds) == len(cascade.weights)):
-        raise UserError(f"{config.model}: cascade.iou_thresholds, box_stds and weights must have one entry per stage")
+        raise UserError(f"{model}: cascade.iou_thresholds, box_stds and weights must have one entry per stage")
 
 
 def _check_nms(config: DetectorConfig) -> None:

@@ -13,6 +13,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from libradet.balance import balanced_l1_loss
 from libradet.geometry.boxes import box_area, decode, encode
 from libradet.models.config import BoxLossConfig, FocalConfig, IoUConfig
+from libradet.utils.distributed import world_size
 
 
 def num_samples_across_ranks(valid: Bool[Tensor, "*N"]) -> Float[Tensor, ""]:
@@ -21,9 +22,10 @@ def num_samples_across_ranks(valid: Bool[Tensor, "*N"]) -> Float[Tensor, ""]:
     Gradients are averaged over processes, so a sum of losses divided by this number is the loss of the joint batch.
     """
     count = valid.sum().float()
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    num_processes = world_size()
+    if num_processes > 1:
         dist.all_reduce(count)
-        return count.clamp(min=1) / dist.get_world_size()
+        return count.clamp(min=1) / num_processes
     return count.clamp(min=1)
 
 
@@ -111,7 +113,7 @@ def iou_prediction_loss(
     positive: Bool[Tensor, "B S"],
     config: IoUConfig,
 ) -> Float[Tensor, ""]:
-    """Return the smooth L1 loss of the positives' ``predicted`` IoU, -1..1 for 0..1, mean over positives (IoU-Net, 3.1).
+    """Return the mean smooth L1 loss of the positives' ``predicted`` IoU, -1..1 for 0..1 (IoU-Net, 3.1).
 
     Args:
         boxes: whose IoU with ``gt_boxes`` is the target; they receive no gradient.

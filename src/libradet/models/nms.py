@@ -37,7 +37,7 @@ def multiclass_nms(
     """Return the ``config.detections_per_img`` best candidates after NMS within each class.
 
     Args:
-        valid: which candidates take part.
+        valid: which candidates are used.
         quality: expected IoU of each box with its object, for IoU-guided NMS.
     """
     if quality is not None:

@@ -1,4 +1,4 @@
-"""Training with Lightning: modules, data and callbacks that also fit into anybody's own Trainer."""
+"""Training with Lightning: module, data module and callbacks, which also work with a custom Trainer."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ __all__ = ["DetectorData", "DetectorModule"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loaded when first used: settings and their help need no Lightning."""
+    """Import on first use: the configuration does not need Lightning."""
     if name == "DetectorData":
         from libradet.training.datamodule import DetectorData
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from libradet.data.batch import Batch
 from libradet.data.cache import CacheKind, ImageCache, cache_bytes
-from libradet.data.formats.detect import choose_split, find_splits
+from libradet.data.formats.detect import choose_split, list_splits
 from libradet.data.loader import make_loader
 from libradet.data.proposals.precomputed import PrecomputedProposals
 from libradet.data.read import read
@@ -192,7 +192,7 @@ def read_splits(
     Raises:
         UserError: the data cannot be used for training, or a requested split is missing.
     """
-    splits = find_splits(data)
+    splits = list_splits(data)
     train_name = choose_split(splits, train_split, data)
     try:
         val_name = choose_split(splits, val_split, data)

@@ -77,7 +77,7 @@ def run_identity(config: TrainConfig, train_set: Dataset, val_set: Dataset | Non
     return RunIdentity(**derived, **settings)
 
 
-def find_checkpoint(folder: Path) -> tuple[Path | None, str]:
+def newest_intact_checkpoint(folder: Path) -> tuple[Path | None, str]:
     """Return the newest intact checkpoint of a run, None before its first one; and why that is not last.ckpt.
 
     Raises:
@@ -88,7 +88,7 @@ def find_checkpoint(folder: Path) -> tuple[Path | None, str]:
         path = folder / name
         if not path.exists():
             problems.append(f"{name} is missing")
-        elif damage := find_damage(path):
+        elif damage := check_integrity(path):
             problems.append(f"{name} is damaged ({damage})")
         else:
             return path, "; ".join(problems)
@@ -102,7 +102,7 @@ def has_checkpoint(folder: Path) -> bool:
     return any((folder / name).exists() for name in (LAST_CHECKPOINT, PREVIOUS_CHECKPOINT))
 
 
-def find_damage(path: Path) -> str:
+def check_integrity(path: Path) -> str:
     """Return what is wrong with a checkpoint according to the checksums that torch.save writes; empty if intact.
 
     It is not unpickled. 1 GB takes about a second.
@@ -121,7 +121,7 @@ def load_resume_state(folder: Path, identity: RunIdentity, train_set: Dataset, v
     Raises:
         UserError: no checkpoint can be read, or data, batches, augmentation or optimizer have changed since.
     """
-    path, note = find_checkpoint(folder)
+    path, note = newest_intact_checkpoint(folder)
     if path is None:
         return ResumeState()
     checkpoint = read_checkpoint(path)

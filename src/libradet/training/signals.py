@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from libradet.errors import UserError
+from libradet.utils.distributed import world_size
 
 
 class StopAction(IntEnum):
@@ -97,8 +98,7 @@ class SignalSync:
     """
 
     def __init__(self) -> None:
-        single = not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
-        self._group: Any = None if single else dist.new_group(backend="gloo")
+        self._group: Any = None if world_size() == 1 else dist.new_group(backend="gloo")
         self._pending: tuple[torch.Tensor, Any] | None = None
 
     def after_step(self, action: StopAction) -> StopAction:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from libradet.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Range:
     """Bounds of a number; None is no bound.
 
@@ -35,6 +35,11 @@ class Range:
     def __contains__(self, number: int | float) -> bool:
         above = (self.ge is None or number >= self.ge) and (self.gt is None or number > self.gt)
         return above and (self.le is None or number <= self.le) and (self.lt is None or number < self.lt)
+
+    def __repr__(self) -> str:
+        """The range in symbols, which the help of the command line shows: ">= 0, <= 1"."""
+        bounds = ((">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt))
+        return ", ".join(f"{symbol} {bound:g}" for symbol, bound in bounds if bound is not None)
 
     def __str__(self) -> str:
         """The range in words, such as "between 0 and 1" or "at least 1"."""

@@ -58,5 +58,5 @@ def diagnose_pyramid(features: dict[str, Any], gradients: list[float]) -> Findin
         options = ["--detector.pyramid.balanced.refine non_local"]
         if features["target"] != 2:
             options.append(f"--detector.pyramid.balanced.level {features['target']}")
-        finding.recommend("Balanced feature pyramid", options, _CHECK)
+        finding.recommend("balanced feature pyramid", options, _CHECK)
     return finding

@@ -56,7 +56,7 @@ def diagnose_regression(errors: dict[str, Any]) -> Finding:
             f"smooth L1 they would contribute {percent(smooth_l1['share']['value'])}."
         )
     elif is_imbalance(finding.severity):
-        finding.recommend("Balanced L1", [f"--detector.{stage}.box_loss.type balanced_l1"], _CHECK)
+        finding.recommend("balanced L1", [f"--detector.{stage}.box_loss.type balanced_l1"], _CHECK)
     return finding
 
 
@@ -107,12 +107,12 @@ def _diagnose_pair(pair: dict[str, Any], losses: dict[str, float], stage: str, w
         finding.text += (
             " A larger box loss weight amplifies outliers most of all: use balanced L1 first, if it is not in use."
         )
-        finding.recommend("Larger box loss weight", [_option(stage, "box_loss.weight", 1.5 * weights["box"])], check)
+        finding.recommend("larger box loss weight", [_option(stage, "box_loss.weight", 1.5 * weights["box"])], check)
     elif "class" in weights:
         option = _option(stage, "cls_loss_weight", 1.5 * weights["class"])
-        finding.recommend("Larger classification loss weight", [option], check)
+        finding.recommend("larger classification loss weight", [option], check)
     else:
-        finding.recommend("Smaller box loss weight", [_option(stage, "box_loss.weight", 0.5 * weights["box"])], check)
+        finding.recommend("smaller box loss weight", [_option(stage, "box_loss.weight", 0.5 * weights["box"])], check)
     return finding
 
 

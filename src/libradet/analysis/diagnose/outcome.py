@@ -88,7 +88,9 @@ def diagnose_sizes(sizes: list[dict[str, Any]], metric: str) -> Finding | None:
         f"{low['size'].capitalize()} objects ({low['objects']:,}) reach {percent(ratio)} of the {metric} of "
         f"{high['size']} ones ({high['objects']:,})."
     )
-    paper = f"COCO (paper): small objects reach {percent(thresholds.PAPER_SMALL)} of the baseline's AP of large ones."
+    paper = (
+        f"COCO (paper): the baseline's AP of small objects is {percent(thresholds.PAPER_SMALL)} of that of large ones."
+    )
     finding = Finding("sizes", "Object size", severity, numbers, text, paper)
     if min(low["objects"], high["objects"]) < thresholds.MIN_OBJECTS:
         finding.severity = "inconclusive"

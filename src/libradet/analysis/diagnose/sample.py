@@ -102,7 +102,7 @@ def diagnose_coverage(samples: dict[str, Any]) -> Finding | None:
         text += (
             " No sampler helps an object without a positive anchor: it is trained as background. Use larger images "
             f"(--detector.image.size) or other anchors (--detector.{stage}.anchors.scales, "
-            f"--detector.{stage}.anchors.ratios); libradet data stats lists the box shapes without a matching anchor."
+            f"--detector.{stage}.anchors.ratios); libradet data stats shows which box shapes no anchor matches."
         )
     key, title = f"coverage_{stage}", f"Anchor coverage ({STAGE_NAMES[stage]})"
     return Finding(key, title, severity, numbers, text, "Not in the paper: the thresholds are libradet's own.")
@@ -140,5 +140,5 @@ def diagnose_positives(samples: dict[str, Any]) -> Finding | None:
     elif is_imbalance(severity):
         check = "Compare AP of the objects with few positives (mostly small ones) with the same seed."
         options = [f"--detector.{stage}.sampling.positives instance_balanced"]
-        finding.recommend("Instance-balanced sampling", options, check)
+        finding.recommend("instance-balanced sampling", options, check)
     return finding

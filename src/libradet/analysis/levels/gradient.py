@@ -98,7 +98,7 @@ def shared_places(model: Detector, balanced: list[Tensor]) -> dict[str, list[Ten
     head = None if model.roi is None else model.roi.box_heads[0]
     layers: dict[str, nn.Module | None] = {
         "RoI heads": _last(head, nn.Linear, ("logits", "deltas")),
-        "rpn": _last(model.rpn, nn.Conv2d, ("logits", "deltas")),
+        "RPN": _last(model.rpn, nn.Conv2d, ("logits", "deltas")),
     }
     for name, layer in layers.items():
         if layer is not None:

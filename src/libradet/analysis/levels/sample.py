@@ -106,10 +106,10 @@ class SampleStatistics:
         num_sampled = torch.zeros(len(objects), dtype=torch.int64)
         for name, changes in NEGATIVE_SAMPLERS.items():
             chosen = sample_candidates(self.stage, candidates, num_gt, seed, positives="random", **changes)
-            taken = chosen.valid & ~chosen.positive
+            sampled = chosen.valid & ~chosen.positive
             if name == "random":
-                num_sampled = taken.sum(1)
-            self._append(name, iou_histogram(gather_rows(matches.iou, chosen.index), taken, self.bins))
+                num_sampled = sampled.sum(1)
+            self._append(name, iou_histogram(gather_rows(matches.iou, chosen.index), sampled, self.bins))
         self._append("hard", self._hard_negatives(candidates, negatives, num_sampled))
         own = sample_candidates(self.stage, candidates, num_gt, seed)
         self._append("own", iou_histogram(gather_rows(matches.iou, own.index), own.valid & ~own.positive, self.bins))

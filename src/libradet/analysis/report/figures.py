@@ -80,9 +80,7 @@ def plot_iou_histogram(samples: dict[str, Any]) -> Figure:
     at = np.arange(len(edges) - 1)
     for i, (key, color) in enumerate(series):
         heights = samples["negatives"][key]["shares"]
-        axis.bar(
-            at + (i - 1) * width, heights, width, color=color, label=SAMPLER_LABELS[key].replace("negatives", "ones")
-        )
+        axis.bar(at + (i - 1) * width, heights, width, color=color, label=SAMPLER_LABELS[key])
     step = 1 if len(edges) < 8 else 2
     axis.set_xticks(np.arange(len(edges))[::step] - 0.5, [f"{edge:g}" for edge in edges[::step]])
     axis.grid(axis="x", visible=False)

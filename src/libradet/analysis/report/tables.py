@@ -43,7 +43,7 @@ def make_tables(report: dict[str, Any]) -> dict[str, Table]:
     rows = [[row[key] for key in ("size", "objects", "AP", "AR")] for row in report["sizes"]]
     tables["sizes"] = _table(["size", "objects", "AP", "AR100"], "text count decimal decimal", rows)
     if report["error_types"]:
-        rows = [[name, found["count"], found["cost"]] for name, found in report["error_types"]["types"].items()]
+        rows = [[name, entry["count"], entry["cost"]] for name, entry in report["error_types"]["types"].items()]
         tables["error_types"] = _table(["error type", "count", "cost in AP50"], "text count decimal", rows)
     return tables
 

@@ -24,7 +24,7 @@ _SECTIONS = ("images", "annotations", "categories")
 _NOT_INSTANCES = re.compile(r"^(captions|person_keypoints|image_info|stuff|panoptic|deprecated)_")
 
 
-def find_splits_of_file(path: Path) -> Splits:
+def list_splits_of_file(path: Path) -> Splits:
     """Return the only split of a single COCO file.
 
     Raises:
@@ -40,13 +40,13 @@ def find_splits_of_file(path: Path) -> Splits:
     return {"all": partial(read, path, path.parent, name, folders)}
 
 
-def find_split_files(root: Path) -> Splits:
+def list_split_files(root: Path) -> Splits:
     """Return the splits in ``train.json``, ``val.json`` and others in the folder itself."""
     names = [name for name in ("train", "val", "valid", "validation", "test") if (root / f"{name}.json").is_file()]
     return {name: partial(read, root / f"{name}.json", root, name, _shared_folder_first(root, name)) for name in names}
 
 
-def find_single_file(root: Path) -> Splits:
+def locate_single_file(root: Path) -> Splits:
     """Return the only split, in ``annotations.json`` or a file that tools export under another name."""
     for name in ("annotations.json", "_annotations.coco.json", "instances.json"):
         if (root / name).is_file():
@@ -54,7 +54,7 @@ def find_single_file(root: Path) -> Splits:
     return {}
 
 
-def find_instances_files(root: Path) -> Splits:
+def list_instances_files(root: Path) -> Splits:
     """Return the splits of COCO's own layout, ``annotations/instances_train2017.json``."""
     files = sorted((root / "annotations").glob("*.json"))
     instances = [file for file in files if file.stem.startswith("instances_")]
@@ -69,7 +69,7 @@ def find_instances_files(root: Path) -> Splits:
     return dict(sorted(splits.items(), key=lambda item: (order.get(standard_split(item[0]), 3), item[0])))
 
 
-def find_roboflow_export(root: Path) -> Splits:
+def detect_roboflow_export(root: Path) -> Splits:
     """Return the splits of Roboflow's layout, ``train/_annotations.coco.json`` next to the images."""
     splits = {}
     for name in ("train", "valid", "val", "test"):

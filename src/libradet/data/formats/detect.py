@@ -10,12 +10,12 @@ from libradet.data.records import RawAnnotations
 from libradet.errors import UserError
 
 FORMATS = (
-    DatasetFormat(coco.find_split_files, "train.json, val.json"),
-    DatasetFormat(coco.find_single_file, "annotations.json"),
-    DatasetFormat(coco.find_instances_files, "annotations/*.json"),
-    DatasetFormat(coco.find_roboflow_export, "*/_annotations.coco.json"),
-    DatasetFormat(yolo.find_splits, "data.yaml"),
-    DatasetFormat(voc.find_splits, "Annotations/*.xml"),
+    DatasetFormat(coco.list_split_files, "train.json, val.json"),
+    DatasetFormat(coco.locate_single_file, "annotations.json"),
+    DatasetFormat(coco.list_instances_files, "annotations/*.json"),
+    DatasetFormat(coco.detect_roboflow_export, "*/_annotations.coco.json"),
+    DatasetFormat(yolo.list_splits, "data.yaml"),
+    DatasetFormat(voc.list_splits, "Annotations/*.xml"),
 )
 """Formats in the order of detection: the first that recognizes a folder reads it."""
 
@@ -28,7 +28,7 @@ SUPPORTED = """\
   Annotations/*.xml + JPEGImages/                                Pascal VOC"""
 
 
-def find_splits(data: Path) -> Splits:
+def list_splits(data: Path) -> Splits:
     """Return the splits of a dataset, by names as its files have them.
 
     Raises:
@@ -37,9 +37,9 @@ def find_splits(data: Path) -> Splits:
     if not data.exists():
         raise UserError(f"{data}: no such folder; check the path.")
     if data.is_file():
-        return coco.find_splits_of_file(data)
+        return coco.list_splits_of_file(data)
     for position, dataset_format in enumerate(FORMATS):
-        if splits := dataset_format.find_splits(data):
+        if splits := dataset_format.list_splits(data):
             unused = [other.files for other in FORMATS[position + 1 :] if _matches(other, data)]
             if not unused:
                 return splits
@@ -71,7 +71,7 @@ def choose_split(splits: Splits, split: str | None, data: Path) -> str:
 
 def _matches(dataset_format: DatasetFormat, data: Path) -> bool:
     try:
-        return bool(dataset_format.find_splits(data))
+        return bool(dataset_format.list_splits(data))
     except UserError:  # damaged, but there
         return True
 

@@ -38,7 +38,7 @@ class DatasetFormat(NamedTuple):
         files: the annotation files that it reads, for messages.
     """
 
-    find_splits: Callable[[Path], Splits]
+    list_splits: Callable[[Path], Splits]
     files: str
 
 

@@ -30,9 +30,9 @@ ATTRIBUTES = ("pose", "truncated", "occluded")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def find_splits(root: Path) -> Splits:
+def list_splits(root: Path) -> Splits:
     """Return the splits of ``ImageSets/Main``, else of folders with images and XML together, else a single one."""
-    if location := _find_annotations(root):
+    if location := _annotation_folder(root):
         annotations, folders = location
         files = sorted(annotations.glob("*.xml"))
         lists = sorted((annotations.parent / "ImageSets" / "Main").glob("*.txt"))
@@ -49,7 +49,7 @@ def find_splits(root: Path) -> Splits:
     }
 
 
-def _find_annotations(root: Path) -> tuple[Path, list[Path]] | None:
+def _annotation_folder(root: Path) -> tuple[Path, list[Path]] | None:
     """Return the folder of XML files, at most two levels down (``VOCdevkit/VOC2007``), and the image folders."""
     for parent in [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]:
         for name in ("Annotations", "annotations"):
@@ -89,16 +89,16 @@ def _read_split(
         record = parsed[file]
         file_name = _image_name(file, record, folders, names_by_stem)
         raw.images.append({"id": image_id, "file_name": file_name, **record["size"]})
-        for order, found in enumerate(record["objects"], start=1):
+        for order, box in enumerate(record["objects"], start=1):
             raw.annotations.append(
                 {
                     "id": len(raw.annotations) + 1,
                     "where": f"{file.name}, object {order}",
                     "image_id": image_id,
-                    "category_id": numbers[found["name"]],
-                    "bbox": found["bbox"],
-                    "iscrowd": found["difficult"],
-                    **({"attributes": found["attributes"]} if found["attributes"] else {}),
+                    "category_id": numbers[box["name"]],
+                    "bbox": box["bbox"],
+                    "iscrowd": box["difficult"],
+                    **({"attributes": box["attributes"]} if box["attributes"] else {}),
                 }
             )
     num_difficult = sum(a["iscrowd"] for a in raw.annotations)
@@ -143,18 +143,18 @@ def _parse_object(file: Path, node: ET.Element) -> dict[str, Any]:
     except ValueError:
         box = None
     difficult = int((node.findtext("difficult") or "0").strip() == "1")
-    found = {key: text.strip() for key in ATTRIBUTES if (text := node.findtext(key))}
-    return {"name": name, "bbox": box, "difficult": difficult, "attributes": found}
+    attributes = {key: text.strip() for key in ATTRIBUTES if (text := node.findtext(key))}
+    return {"name": name, "bbox": box, "difficult": difficult, "attributes": attributes}
 
 
 def supported_attributes(record: dict[str, Any]) -> dict[str, str]:
     """Return the ``attributes`` of a record that this format supports, as text."""
-    found = record.get("attributes")
-    found = found if isinstance(found, dict) else {}
+    recorded = record.get("attributes")
+    attributes = recorded if isinstance(recorded, dict) else {}
     return {
-        key: str(int(found[key]) if isinstance(found[key], bool) else found[key])
+        key: str(int(attributes[key]) if isinstance(attributes[key], bool) else attributes[key])
         for key in ATTRIBUTES
-        if isinstance(found.get(key), str | int)
+        if isinstance(attributes.get(key), str | int)
     }
 
 

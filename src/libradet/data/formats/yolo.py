@@ -32,7 +32,7 @@ MAX_UNNAMED_CLASSES = 100_000
 _MAX_REASON_CHARS = 300
 
 
-def find_splits(root: Path) -> Splits:
+def list_splits(root: Path) -> Splits:
     """Return the splits named in ``data.yaml``, or in the first YAML file that names some."""
     files = [root / "data.yaml", root / "dataset.yaml", *sorted(root.glob("*.yaml")), *sorted(root.glob("*.yml"))]
     for file in dict.fromkeys(files):

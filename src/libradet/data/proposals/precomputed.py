@@ -61,7 +61,7 @@ class PrecomputedProposals:
         return boxes.clamp(boxes.new_zeros(4), torch.tensor([width, height] * 2, dtype=boxes.dtype))
 
 
-def find_proposal_file(path: str | Path, split: str) -> Path:
+def resolve_proposal_file(path: str | Path, split: str) -> Path:
     """Return the proposal file of a split: the path itself or, in a folder, the file whose name ends with the split's.
 
     Raises:
@@ -97,7 +97,7 @@ def proposals_for_dataset(path: str | Path, dataset: Dataset, limit: int) -> Pre
     Raises:
         UserError: the file cannot be read, or belongs to another dataset, or images lack proposals.
     """
-    file = read_proposals(find_proposal_file(path, dataset.split))
+    file = read_proposals(resolve_proposal_file(path, dataset.split))
     images = f"images of {dataset.split} of {dataset.root}"
     if file.names is None and len(file) != len(dataset):
         raise UserError(

@@ -67,8 +67,8 @@ def synthesize(
         raise UserError(f"classes is {classes}: choose 1 to {len(KINDS)}.")
     if min(size) < 6 * MIN_SIDE or min(train, val) < 1:
         raise UserError(
-            f"size {size[0]}x{size[1]}, {train} + {val} images: images need at least {6 * MIN_SIDE} pixels on each side, "
-            "and each split at least one image."
+            f"size {size[0]}x{size[1]}, {train} + {val} images: images need at least {6 * MIN_SIDE} pixels on each "
+            "side, and each split at least one image."
         )
     output_dir = Path(output_dir)
     (output_dir / "images").mkdir(parents=True, exist_ok=True)
@@ -136,15 +136,15 @@ def _place(scene: Scene, shape: Shape, rng: np.random.Generator, light: float) -
     u, v = _own_coordinates(x, y, turn, stretch, shape.radius)
     cover = np.clip(0.5 - shape.outline(u, v) * shape.radius, 0, 1).astype(np.float32)
     whole = int((cover > 0.5).sum())
-    window, part = _overlap(center, reach, scene.owner.shape)
+    region, part = _overlap(center, reach, scene.owner.shape)
     u, v, cover = u[part], v[part], cover[part]
     solid = cover > 0.5
-    if not _can_place(scene, window, solid, whole):
+    if not _can_place(scene, region, solid, whole):
         return False
-    _draw_shadow(scene.pixels[window], shape, u, v, light - turn)
+    _draw_shadow(scene.pixels[region], shape, u, v, light - turn)
     color = _color(shape, u, v, rng, light - turn)
-    scene.pixels[window] += cover[..., None] * (color - scene.pixels[window])
-    scene.owner[window][solid] = len(scene.labels) if shape.label >= 0 else -1
+    scene.pixels[region] += cover[..., None] * (color - scene.pixels[region])
+    scene.owner[region][solid] = len(scene.labels) if shape.label >= 0 else -1
     if shape.label >= 0:
         scene.full.append(whole)
         scene.labels.append(shape.label)
@@ -160,22 +160,22 @@ def _overlap(
     center: tuple[int, int], reach: int, shape: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Return rows and columns of the image that a square around ``center`` covers, and those of the square."""
-    window, part = [], []
+    region, part = [], []
     for middle, limit in zip(center[::-1], shape, strict=True):
         first, last = max(0, middle - reach), min(limit, middle + reach)
-        window.append(slice(first, last))
+        region.append(slice(first, last))
         part.append(slice(first - middle + reach, last - middle + reach))
-    return (window[0], window[1]), (part[0], part[1])
+    return (region[0], region[1]), (part[0], part[1])
 
 
-def _can_place(scene: Scene, window: tuple[slice, slice], solid: Bool[ndarray, "a b"], whole: int) -> bool:
+def _can_place(scene: Scene, region: tuple[slice, slice], solid: Bool[ndarray, "a b"], whole: int) -> bool:
     """Return whether enough of a shape is inside the image, it is large enough, and objects below stay visible."""
     rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
     if solid.sum() < MIN_VISIBLE * whole or min(np.ptp(rows), np.ptp(columns)) + 1 < MIN_SIDE * 0.75:
         return False
-    hidden = np.bincount(scene.owner[window][solid] + 1, minlength=len(scene.labels) + 1)[1:]
-    seen = np.bincount(scene.owner.ravel() + 1, minlength=len(scene.labels) + 1)[1:]
-    return bool((seen - hidden >= MIN_VISIBLE * np.array(scene.full)).all())
+    hidden = np.bincount(scene.owner[region][solid] + 1, minlength=len(scene.labels) + 1)[1:]
+    visible = np.bincount(scene.owner.ravel() + 1, minlength=len(scene.labels) + 1)[1:]
+    return bool((visible - hidden >= MIN_VISIBLE * np.array(scene.full)).all())
 
 
 def _draw_shadow(pixels: Float32[ndarray, "a b 3"], shape: Shape, u: ndarray, v: ndarray, light: float) -> None:

@@ -65,8 +65,8 @@ def build_annotation_table(
         labels: label of each category by its id in canonical form.
     """
     records = [record if isinstance(record, dict) else {} for record in records]
-    image_row = _look_up(records, "image_id", image_rows | dict.fromkeys(skipped_images, SKIPPED_IMAGE))
-    label = _look_up(records, "category_id", labels)
+    image_row = _resolve_ids(records, "image_id", image_rows | dict.fromkeys(skipped_images, SKIPPED_IMAGE))
+    label = _resolve_ids(records, "category_id", labels)
     boxes, has_box = _read_boxes(records)
     crowd = np.array([_to_flag(r.get("iscrowd")) or _to_flag(r.get("ignore")) for r in records], bool)
     area = np.array([_to_number(r.get("area")) for r in records], np.float64)
@@ -113,7 +113,7 @@ def validate_boxes(
     table = replace(table, boxes=clipped, area=area)
     outside = np.any(sides < MIN_SIDE, axis=1)
     skip("box outside its image", outside)
-    skip("box listed twice", _find_repeated(table))
+    skip("box listed twice", _repeated_ids(table))
     return replace(table, id=_make_ids_unique(table, report))
 
 
@@ -122,12 +122,12 @@ def xywh_to_xyxy(boxes: Float64[ndarray, "N 4"]) -> Float64[ndarray, "N 4"]:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
 
 
-def _look_up(records: list[dict], key: str, table: dict[Any, int]) -> Int64[ndarray, " N"]:
-    def find(value: Any) -> int:
+def _resolve_ids(records: list[dict], key: str, table: dict[Any, int]) -> Int64[ndarray, " N"]:
+    def id_of(value: Any) -> int:
         canonical = value if type(value) is int else normalize_id(value)
         return UNKNOWN_IMAGE if canonical is None else table.get(canonical, UNKNOWN_IMAGE)
 
-    return np.fromiter((find(r.get(key)) for r in records), np.int64, len(records))
+    return np.fromiter((id_of(r.get(key)) for r in records), np.int64, len(records))
 
 
 def _read_boxes(records: list[dict]) -> tuple[Float64[ndarray, "N 4"], Bool[ndarray, " N"]]:
@@ -223,7 +223,7 @@ def _areas(table: AnnotationTable, sides: Float64[ndarray, "N 2"], normalized: b
     return np.where(annotated, np.where(clipped, np.minimum(table.area, inside), table.area), inside)
 
 
-def _find_repeated(table: AnnotationTable) -> Bool[ndarray, " N"]:
+def _repeated_ids(table: AnnotationTable) -> Bool[ndarray, " N"]:
     """Return second and later copies of a record: same id, image, class and box."""
     _, first, group = np.unique(table.id, return_index=True, return_inverse=True)
     original = first[group]

@@ -58,7 +58,7 @@ class Report:
         table = Table(title=escape(title), title_justify="left", show_header=False, box=None, padding=(0, 1))
         table.add_row("images", f"{self.images:,}")
         table.add_row("boxes", f"{self.boxes:,}")
-        table.add_row("sizes", " · ".join(f"{name} {count:,}" for name, count in self.sizes.items()))
+        table.add_row("sizes", ", ".join(f"{name} {count:,}" for name, count in self.sizes.items()))
         table.add_row("classes", escape(_class_counts(self.classes)))
         for finding in self.skipped:
             table.add_row("[yellow]skipped[/]", escape(_describe_skipped(finding)))
@@ -102,6 +102,6 @@ def _describe_skipped(finding: dict[str, Any]) -> str:
 
 def _class_counts(classes: dict[str, int]) -> str:
     ranked = sorted(classes.items(), key=lambda item: -item[1])
-    text = " · ".join(f"{name} {count:,}" for name, count in ranked[:_SHOWN_CLASSES])
+    text = ", ".join(f"{name} {count:,}" for name, count in ranked[:_SHOWN_CLASSES])
     num_hidden = len(ranked) - _SHOWN_CLASSES
-    return text if num_hidden <= 0 else f"{text} · and {num_hidden} more classes"
+    return text if num_hidden <= 0 else f"{text}, and {num_hidden} more classes"

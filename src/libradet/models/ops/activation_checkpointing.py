@@ -23,14 +23,14 @@ def set_activation_checkpointing(body: nn.Module, enabled: bool = True) -> int:
     Returns:
         Number of blocks.
     """
-    found = list(blocks(body))
-    for block in found:
+    recomputed = list(blocks(body))
+    for block in recomputed:
         if enabled:
             # A bound method is rebound when the module is copied; a closure would call the original.
             object.__setattr__(block, "forward", MethodType(_checkpointed_forward, block))
         else:
             block.__dict__.pop("forward", None)
-    return len(found)
+    return len(recomputed)
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:

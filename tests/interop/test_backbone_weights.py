@@ -1,4 +1,4 @@
-"""Weights of a backbone alone, from a file."""
+"""New detectors that start from the weights of a backbone."""
 
 import pickle
 
@@ -16,7 +16,7 @@ from libradet.models.serialization import load_model, save_model
 
 
 class Hostile:
-    """Would run when it is unpickled by anything careless."""
+    """Is executed by an unrestricted unpickler."""
 
     def __reduce__(self):
         return (print, ("executed",))
@@ -25,7 +25,7 @@ class Hostile:
 def state_of(name):
     torch.manual_seed(1)
     state = timm.create_model(name).state_dict()
-    # Statistics that another model does not have.
+    # Running statistics that no other model has.
     return {key: torch.rand_like(t) + 0.5 if key.endswith("running_var") else t for key, t in state.items()}
 
 
@@ -51,7 +51,7 @@ def test_features_are_those_of_timm_with_these_weights(tmp_path, name, wrapped):
     assert "ignored" in ours.origin
 
 
-def test_what_was_used_and_what_was_left_over_is_said(tmp_path):
+def test_used_and_unused_tensors_are_reported(tmp_path):
     save_file({**state_of("resnet18"), "extra.weight": torch.ones(2)}, tmp_path / "w.safetensors")
     model = created(tmp_path / "w.safetensors")
     assert model.backbone.origin.startswith("120 tensors of resnet18")
@@ -62,7 +62,7 @@ def test_what_was_used_and_what_was_left_over_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["architecture", "detector", "damaged", "hostile", "absent"])
-def test_a_wrong_file_is_refused_by_name(tmp_path, capsys, kind):
+def test_other_files_are_refused_by_name(tmp_path, capsys, kind):
     path = tmp_path / "weights.pth"
     state = {
         "architecture": state_of("resnet34") if kind == "architecture" else {},
@@ -91,8 +91,8 @@ def test_a_wrong_file_is_refused_by_name(tmp_path, capsys, kind):
         ("mobilenet_edgetpu_v2_m", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
     ],
 )
-def test_normalization_follows_the_weights(tmp_path, backbone, mean, std):
-    """And stays in the model's own file; those who say otherwise are heard."""
+def test_pixel_statistics_follow_the_weights(tmp_path, backbone, mean, std):
+    """They are saved with the model; given statistics take precedence."""
     path = tmp_path / "w.safetensors"
     save_file(state_of(backbone), path)
     model = created(path, backbone)
@@ -106,13 +106,14 @@ def test_normalization_follows_the_weights(tmp_path, backbone, mean, std):
     assert parse_train([*options, "--detector.image.mean", "[1, 2, 3]"]).detector.image.mean == (1, 2, 3)
 
 
-def test_without_weights_nothing_is_presupposed():
+def test_default_pixel_statistics_without_weights():
     model = libradet.create_model("faster_rcnn", backbone="tf_efficientnet_lite0")
     assert model.config.image == type(model.config.image)()
     assert pixel_statistics("no_such_model") is None
 
 
-def test_a_run_from_a_backbone(tmp_path, capsys):
+@pytest.mark.slow
+def test_training_run_from_a_backbone(tmp_path, capsys):
     assert (
         main(["data", "synthesize", str(tmp_path / "data"), "--size", "144", "96", "--train", "4", "--val", "2"]) == 0
     )

@@ -57,7 +57,7 @@ def few_images(folder: Path) -> tuple[Dataset, Batch]:
         batch_size=IMAGES,
         training=True,
         size_divisible=SIDE,
-        workers=0,
+        num_workers=0,
         seed=0,
         augmentation=NO_AUGMENTATION,
         masks=True,
@@ -98,19 +98,21 @@ def detections_of(model: Detector, batch: Batch) -> Detections:
         return model(batch)
 
 
-def box_ap50(found: Detections, batch: Batch, dataset: Dataset) -> float:
+def box_ap50(detections: Detections, batch: Batch, dataset: Dataset) -> float:
     """COCO's AP50 of boxes."""
     evaluator = CocoEvaluator(dataset)
-    evaluator.update(found, batch)
+    evaluator.update(detections, batch)
     return evaluator.compute()["AP50"]
 
 
-def mask_ap50(found: Detections, batch: Batch, folder: Path) -> float:
+def mask_ap50(detections: Detections, batch: Batch, folder: Path) -> float:
     """COCO's AP50 of masks, by pycocotools on the annotations as they were written."""
     truth, results = COCO(str(folder / "train.json")), []
     names = [category["name"] for category in truth.cats.values()]
-    for index, seen in zip(batch.index.tolist(), postprocess(found, batch, names), strict=True):
-        for mask, label, score in zip(seen.mask, seen.class_id, seen.confidence, strict=True):
+    for index, image_detections in zip(batch.index.tolist(), postprocess(detections, batch, names), strict=True):
+        for mask, label, score in zip(
+            image_detections.mask, image_detections.class_id, image_detections.confidence, strict=True
+        ):
             results.append(
                 {
                     "image_id": sorted(truth.imgs)[index],
@@ -119,18 +121,18 @@ def mask_ap50(found: Detections, batch: Batch, folder: Path) -> float:
                     "segmentation": rle.encode(np.asfortranarray(mask.astype(np.uint8))),
                 }
             )
-    judge = COCOeval(truth, truth.loadRes(results), "segm")
-    judge.evaluate()
-    judge.accumulate()
-    judge.summarize()
-    return float(judge.stats[1])
+    evaluator_of_masks = COCOeval(truth, truth.loadRes(results), "segm")
+    evaluator_of_masks.evaluate()
+    evaluator_of_masks.accumulate()
+    evaluator_of_masks.summarize()
+    return float(evaluator_of_masks.stats[1])
 
 
-def recall(found: Detections, batch: Batch, iou: float = 0.5, limit: int = 100) -> float:
+def recall(detections: Detections, batch: Batch, iou: float = 0.5, limit: int = 100) -> float:
     """The share of ground truths that one of the ``limit`` best proposals covers."""
     hits: Sequence[bool] = []
     for b in range(len(batch.boxes)):
-        boxes = found.boxes[b, :limit][found.valid[b, :limit]]
+        boxes = detections.boxes[b, :limit][detections.valid[b, :limit]]
         truths = batch.boxes[b][batch.labels[b] >= 0]
         hits = [*hits, *(box_iou(truths, boxes).amax(1) >= iou).tolist()]
     return sum(hits) / len(hits)

@@ -36,7 +36,7 @@ def place(tmp_path_factory):
     torch.nn.init.normal_(model.rpn.logits.weight, std=0.3)
     save_model(model, root / "rpn.safetensors")
     assert (
-        main(["predict", str(root / "rpn.safetensors"), "--data", str(root / "data"), "--out", str(root / "props")])
+        main(["predict", str(root / "rpn.safetensors"), "--data", str(root / "data"), "--output_dir", str(root / "props")])
         == 0
     )
     return root
@@ -90,11 +90,11 @@ def test_measuring_a_run_again_gives_its_numbers(place, run, tmp_path):
 def test_looking_at_images(place, run, tmp_path):
     """Proposals of image files, and those of the dataset that they are from, lead to the same detections."""
     images, found = str(place / "data" / "images" / "val_*.jpg"), {}
-    assert main(["predict", str(place / "rpn.safetensors"), images, "--out", str(tmp_path / "props")]) == 0
+    assert main(["predict", str(place / "rpn.safetensors"), images, "--output_dir", str(tmp_path / "props")]) == 0
     assert len(list((tmp_path / "props").glob("val_*.jpg"))) == 3
     for name, file in (("own", tmp_path / "props" / "proposals.safetensors"), ("set", place / "props/val.safetensors")):
-        argv = ["predict", str(run / "best.safetensors"), images, "--threshold", "0.05", "--proposals", str(file)]
-        assert main([*argv, "--out", str(tmp_path / name)]) == 0
+        argv = ["predict", str(run / "best.safetensors"), images, "--score_thresh", "0.05", "--proposals", str(file)]
+        assert main([*argv, "--output_dir", str(tmp_path / name)]) == 0
         found[name] = json.loads((tmp_path / name / "predictions.json").read_text())
     assert len(found["own"]) == len(found["set"]) > 0
     for a, b in zip(found["own"], found["set"], strict=True):
@@ -111,9 +111,9 @@ def test_from_python(place, run):
         model.predict(path)
     with pytest.raises(libradet.errors.UserError, match=r"\[P, 4\]"):
         model.predict(path, proposals=boxes[0])
-    with pytest.raises(libradet.errors.UserError, match="for 1 images, of which there are 2"):
+    with pytest.raises(libradet.errors.UserError, match="proposals has 1 entries for 2 images"):
         model.predict([path, path], proposals=[boxes])
-    with pytest.raises(libradet.errors.UserError, match="rpn needs no proposals"):
+    with pytest.raises(libradet.errors.UserError, match="rpn uses no precomputed proposals"):
         load_model(place / "rpn.safetensors").predict(path, proposals=boxes)
 
 
@@ -133,25 +133,25 @@ def half(place, tmp_path):
     ("argv", "said"),
     [
         ("train --model fast_rcnn --data DATA", "name their file with --proposals"),
-        ("train --model fast_rcnn --data DATA --proposals absent.pkl", "absent.pkl: no such file of proposals"),
-        ("train --model faster_rcnn --data DATA --proposals PROPS", "faster_rcnn needs no proposals"),
-        ("train --model faster_rcnn --data DATA --val_proposals PROPS", "faster_rcnn needs no proposals"),
+        ("train --model fast_rcnn --data DATA --proposals absent.pkl", "absent.pkl: no such proposal file"),
+        ("train --model faster_rcnn --data DATA --proposals PROPS", "faster_rcnn uses no precomputed proposals"),
+        ("train --model faster_rcnn --data DATA --val_proposals PROPS", "faster_rcnn uses no precomputed proposals"),
         ("train --model fast_rcnn --data DATA --proposals PROPS/val.safetensors", "another dataset or split"),
         ("train --model fast_rcnn --data DATA --proposals PROPS --val_proposals HALF", "2 of 3 images"),
         ("evaluate RUN --data DATA", "name their file with --proposals"),
         ("evaluate RUN --data DATA --proposals HALF", "2 of 3 images"),
         ("evaluate RUN --data DATA --proposals RPN", "is not a proposal file"),
-        ("evaluate RPN --data DATA --proposals PROPS", "rpn needs no proposals"),
-        ("predict RUN DATA/images --out new", "name their file with --proposals"),
-        ("predict RUN DATA/images --out new --proposals HALF", "6 of 7 named images"),
-        ("predict RUN DATA/images --out new --proposals PROPS", "is a folder"),
-        ("predict RUN --data DATA --out new", "does not propose"),
-        ("predict RPN DATA/images --threshold 2 --out new", "threshold is 2"),
-        ("predict RPN --out new", "either images or a dataset"),
-        ("predict RPN DATA/images --data DATA --out new", "either images or a dataset"),
-        ("predict RPN DATA/images --split val --out new", "--split"),
-        ("predict RPN --data DATA --split val --out HALF", "cannot be a folder"),
-        ("predict RPN --data DATA --split val --proposals PROPS --out new", "rpn needs no proposals"),
+        ("evaluate RPN --data DATA --proposals PROPS", "rpn uses no precomputed proposals"),
+        ("predict RUN DATA/images --output_dir new", "name their file with --proposals"),
+        ("predict RUN DATA/images --output_dir new --proposals HALF", "6 of 7 input images"),
+        ("predict RUN DATA/images --output_dir new --proposals PROPS", "is a folder"),
+        ("predict RUN --data DATA --output_dir new", "is not a proposal model"),
+        ("predict RPN DATA/images --score_thresh 2 --output_dir new", "score_thresh is 2"),
+        ("predict RPN --output_dir new", "either images or a dataset"),
+        ("predict RPN DATA/images --data DATA --output_dir new", "either images or a dataset"),
+        ("predict RPN DATA/images --split val --output_dir new", "--split"),
+        ("predict RPN --data DATA --split val --output_dir HALF", "the folder cannot be created"),
+        ("predict RPN --data DATA --split val --proposals PROPS --output_dir new", "rpn uses no precomputed proposals"),
     ],
 )
 def test_mistakes_end_in_one_line_before_anything_is_written(

@@ -1,4 +1,4 @@
-"""Batch norm over several processes."""
+"""Synchronized batch norm, and agreement on signals, in a group of two processes."""
 
 import multiprocessing
 
@@ -22,7 +22,7 @@ def build():
 
 
 def images():
-    """Far from zero, so that a careless variance would show."""
+    """Return images far from zero, for which an imprecise variance would be wrong."""
     return torch.randn(6, 3, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + 100
 
 
@@ -32,8 +32,8 @@ def step(model, x):
     return [*(p.grad for p in model.parameters() if p.grad is not None), *model.state_dict().values()]
 
 
-def share(rank, folder, results):
-    """One process: its rows (not as many as the other's) through the synchronized model."""
+def run_process(rank, folder, results):
+    """Run one process: its rows (two or four) through the synchronized model."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES)
@@ -49,25 +49,25 @@ def share(rank, folder, results):
 
 
 def agree(rank):
-    """What processes with different wishes end up doing, step by step."""
+    """Return the agreed actions of processes that request different ones, step by step."""
     agreement = SignalSync()
-    wishes = [
+    requests = [
         StopAction.NOTHING,
         StopAction.SAVE if rank == 1 else StopAction.NOTHING,
         StopAction.STOP if rank == 0 else StopAction.SAVE,
     ]
-    granted = [agreement.after_step(wish) for wish in wishes]
-    granted.append(agreement.settle())
-    asked = agreement.any(rank == 1), agreement.any(False)
-    return granted, agreement.settle(), asked, agreement.first(f"rank {rank}" if rank else None)
+    agreed = [agreement.after_step(request) for request in requests]
+    agreed.append(agreement.wait())
+    votes = agreement.any(rank == 1), agreement.any(False)
+    return agreed, agreement.wait(), votes, agreement.first_message(f"rank {rank}" if rank else None)
 
 
 @pytest.fixture(scope="module")
-def shares(tmp_path_factory):
+def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    workers = [context.Process(target=share, args=(rank, folder, results)) for rank in range(PROCESSES)]
+    workers = [context.Process(target=run_process, args=(rank, folder, results)) for rank in range(PROCESSES)]
     for worker in workers:
         worker.start()
     try:
@@ -78,36 +78,36 @@ def shares(tmp_path_factory):
             worker.kill()
 
 
-def test_gradients_and_statistics_are_those_of_the_joint_batch(shares):
+def test_gradients_and_statistics_are_those_of_the_joint_batch(outcomes):
     expected = step(build(), images())
-    for _, _, state, _ in shares:
+    for _, _, state, _ in outcomes:
         assert len(state) == len(expected)
-        for found, wanted in zip(state, expected, strict=True):
-            torch.testing.assert_close(torch.from_numpy(found), wanted.detach())
+        for actual, wanted in zip(state, expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(actual), wanted.detach())
 
 
-def test_only_norms_that_train_are_synchronized(shares):
-    kinds = shares[0][1]
+def test_only_norms_that_train_are_synchronized(outcomes):
+    kinds = outcomes[0][1]
     assert kinds == ["Conv2d", "SyncBatchNorm2d", "Conv2d", "SyncBatchNormAct2d", "BatchNorm2d"]
 
 
-def test_processes_agree_one_step_later_on_the_highest_wish(shares):
-    for *_, (granted, settled, asked, message) in shares:
-        assert granted == [StopAction.NOTHING, StopAction.NOTHING, StopAction.SAVE, StopAction.STOP]
+def test_processes_agree_one_step_later_on_the_highest_request(outcomes):
+    for *_, (agreed, settled, votes, message) in outcomes:
+        assert agreed == [StopAction.NOTHING, StopAction.NOTHING, StopAction.SAVE, StopAction.STOP]
         assert settled == StopAction.NOTHING
-        assert asked == (True, False)
+        assert votes == (True, False)
         assert message == "rank 1"
 
 
-def test_a_process_alone_does_what_it_wishes():
+def test_a_single_process_needs_no_agreement():
     agreement = SignalSync()
     assert agreement.after_step(StopAction.SAVE) == StopAction.SAVE
-    assert agreement.settle() == StopAction.NOTHING
+    assert agreement.wait() == StopAction.NOTHING
     assert agreement.any(True)
-    assert agreement.first("mine") == "mine"
+    assert agreement.first_message("mine") == "mine"
 
 
-def test_running_alone_the_same_numbers_come_out_in_evaluation():
+def test_evaluation_mode_is_not_changed():
     model = build()
     synced = convert_sync_batchnorm(build(), on_gpu=False)
     assert torch.equal(model.eval()(images()), synced.eval()(images()))

@@ -47,7 +47,7 @@ def test_evaluate_needs_only_the_file(weights, data, tmp_path, monkeypatch, capf
 def test_predict_needs_only_the_file(weights, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images = str(data / "images" / "val_*.jpg")
-    assert main(["predict", str(weights), images, "--out", "found", "--threshold", "0", "--device", "cpu"]) == 0
+    assert main(["predict", str(weights), images, "--output_dir", "found", "--score_thresh", "0", "--device", "cpu"]) == 0
     results = json.loads((tmp_path / "found" / "predictions.json").read_text())
     assert results
     assert {r["category_id"] for r in results} <= {7, 3}
@@ -58,12 +58,12 @@ def test_predict_needs_only_the_file(weights, data, tmp_path, monkeypatch):
     ("argv", "named"),
     [
         (["evaluate", "absent.safetensors", "--data", "."], "absent.safetensors"),
-        (["predict", "absent.safetensors", "x.jpg", "--out", "o"], "absent.safetensors"),
+        (["predict", "absent.safetensors", "x.jpg", "--output_dir", "o"], "absent.safetensors"),
         (["data", "check", "nowhere"], "nowhere"),
         (["train", "--data", "nowhere", "--backbone", "test_resnet"], "nowhere"),
         (["train", "--model", "libra_faster_rcn", "--data", "."], "libra_faster_rcnn"),
         (["train", "--data", ".", "--lrr", "1"], "--lr"),
-        (["train", "--data", ".", "--detector.roi.sampling.sise", "1"], "--detector.roi.sampling.batch_size_per_image"),
+        (["train", "--data", ".", "--detector.roi.sampling.batch_size_per_imag", "1"], "--detector.roi.sampling.batch_size_per_image"),
         (["unheard"], "unheard"),
     ],
 )

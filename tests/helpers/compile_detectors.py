@@ -1,19 +1,19 @@
-"""Compiles detectors as one graph each and compares with plain execution.
+"""Compile detectors as one graph each and compare the results with eager execution.
 
-A script of its own: the run-time checks that the test suite installs are not meant to be compiled.
+A separate script, without the run-time type checks of the test suite, which cannot be compiled.
 
-    python compile_detectors.py NAME ...
+    python -m tests.helpers.compile_detectors NAME ...
 
-A plus behind a name turns on what the detector has of related work.
+A plus after a name enables uncertainty weighting, IoU prediction and Soft-NMS or IoU-guided NMS.
 """
 
 import sys
 
 import torch
-from tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 from libradet.geometry.masks import pack_masks
 from libradet.models.config import IoUConfig
+from tests.helpers.tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 
 def check(name: str) -> None:
@@ -47,8 +47,8 @@ def check(name: str) -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     model.eval()
     with torch.no_grad():
-        plain, found = model(batch), compiled(batch)
-    torch.testing.assert_close(found, plain, atol=1e-3, rtol=1e-3)
+        plain, compiled_result = model(batch), compiled(batch)
+    torch.testing.assert_close(compiled_result, plain, atol=1e-3, rtol=1e-3)
 
 
 if __name__ == "__main__":

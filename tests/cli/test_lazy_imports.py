@@ -1,4 +1,4 @@
-"""A command loads what it needs when it needs it: what answers at once must not wait for torch."""
+"""Commands import libraries lazily: those that need no tensors start without torch."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def run_commands(commands: Sequence[str], cwd: Path) -> tuple[list[tuple[str, in
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A dataset, and a file that is no model."""
-    folder = tmp_path_factory.mktemp("first_word")
+    folder = tmp_path_factory.mktemp("lazy_imports")
     synthesize(folder / "data", train=1, val=1, size=(96, 80), classes=2)
     (folder / "no_model.pth").write_text("nothing")
     return folder
@@ -68,8 +68,8 @@ def test_what_needs_no_tensors_waits_for_no_torch(folder):
 REFUSED = {
     "evaluate absent1 --data data": "absent1",
     "evaluate no_model.pth --data absent2": "absent2",
-    "predict absent3 x.jpg --out o": "absent3",
-    "predict no_model.pth --data absent4 --out o": "absent4",
+    "predict absent3 x.jpg --output_dir o": "absent3",
+    "predict no_model.pth --data absent4 --output_dir o": "absent4",
     "convert absent5 o.safetensors": "absent5",
     "train --data absent6": "absent6",
     "train --data data --weights absent7": "absent7",
@@ -89,7 +89,7 @@ def test_what_is_not_there_is_refused_before_torch(folder):
 
 
 def test_what_is_no_model_is_refused_with_torch_alone(folder):
-    commands = ["evaluate no_model.pth --data data", "predict no_model.pth x.jpg --out o", "convert no_model.pth o.pth"]
+    commands = ["evaluate no_model.pth --data data", "predict no_model.pth x.jpg --output_dir o", "convert no_model.pth o.pth"]
     codes, loaded, said = run_commands(commands, folder)
     assert codes == [(command, 2) for command in commands]
     assert said.count("no_model.pth: not a checkpoint") == 3

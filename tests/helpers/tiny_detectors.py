@@ -34,7 +34,7 @@ def tiny_zoo_config(name: str, num_classes: int = 3) -> DetectorConfig:
 
 
 def take_all_samples(config: DetectorConfig) -> DetectorConfig:
-    """Sampling without chance: there is room for every candidate."""
+    """Make sampling deterministic: there is a slot for every candidate."""
     for sampling in (config.rpn.sampling, config.roi.sampling):
         sampling.batch_size_per_image, sampling.positive_fraction, sampling.neg_pos_ub = 8192, 0.5, None
     config.roi.sampling.batch_size_per_image = 256
