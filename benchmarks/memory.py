@@ -89,18 +89,8 @@ QUANTITIES = {"allocated": peak_allocated, "resident": resident_growth}
 
 def measure(args: argparse.Namespace, name: str, images: int, task: str, precision: str, quantity: str) -> int:
     """Run one measurement in its own process."""
-    command = [
-        sys.executable,
-        __file__,
-        "--quantity",
-        quantity,
-        "--model",
-        name,
-        "--images",
-        str(images),
-        "--task",
-        task,
-    ]
+    command = [sys.executable, __file__, "--quantity", quantity, "--model", name, "--task", task]
+    command += ["--images", str(images)]
     command += ["--precision", precision, "--backbone", args.backbone, "--size", *map(str, args.size)]
     command += ["--threads", str(args.threads)] + (["--freeze"] if args.freeze else [])
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -37,7 +37,7 @@ def to_markdown(results: Results) -> Iterator[str]:
     yield (
         "All contenders have the same random weights, scaled so that the RPN and the RoI heads output their maximum "
         "number of boxes, and the same images; stem, first stage and norms are frozen; a training step includes SGD's. "
-        "Contenders take turns, each in its own process. Numbers are medians over rounds, with the range in brackets.\n"
+        "Contenders alternate, each in its own process. Numbers are medians over rounds, with the range in brackets.\n"
     )
     yield "## Targets\n"
     yield _table(("target", "measured", "wanted", "result"), map(target_row, evaluate_targets(results)))

@@ -12,9 +12,8 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from libradet.cli.train import parse_train
 from libradet.data.formats.coco import to_coco
-from libradet.data.formats.detect import find_splits
+from libradet.data.formats.detect import list_splits
 from libradet.data.loader import make_loader
 from libradet.data.masks import decode_masks
 from libradet.data.proposals.mmdetection import read_pickle  # noqa: F401 (imported before the worker is forked)
@@ -22,6 +21,7 @@ from libradet.data.read import check, read
 from libradet.data.records import Dataset
 from libradet.data.validation.report import Report
 from libradet.errors import UserError
+from libradet.training.options import parse_train
 from stress.common import TINY_CONFIG
 from stress.mutation import Rng, damage_bytes, mutate_tree, pick
 
@@ -225,10 +225,10 @@ def _xml(rng: Rng, name: str, size: tuple[int, int], count: int) -> str:
 
 def _check_and_use(folder: Path, count: Any) -> str | None:
     """Check, read and use a dataset; no record may be dropped without being counted."""
-    layout = find_splits(folder)
-    report = check(folder, skip_broken=bool(len(layout) % 2), decode=True)
+    splits = list_splits(folder)
+    report = check(folder, skip_broken=len(splits) % 2 == 1, decode=True)
     _show(report)
-    for split in layout:
+    for split in splits:
         dataset, report = read(folder, split, strict=False, training=False, skip_broken=True)
         if report.errors:
             raise UserError("\n".join(report.errors))

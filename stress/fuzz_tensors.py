@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from safetensors.torch import save, save_file
 
-from libradet.cli.train import parse_train
 from libradet.data.proposals.proposal_file import FORMAT as PROPOSALS
 from libradet.data.proposals.proposal_file import read_proposals
 from libradet.interop.loading import CHECKPOINT_FORMATS, load_checkpoint, load_checkpoint_any, read_config_any
 from libradet.models.build import create_model
 from libradet.models.serialization import FORMAT, save_model
 from libradet.models.zoo import make_config
+from libradet.training.options import parse_train
 from stress import malicious_pickles
 from stress.common import TINY_CONFIG
 from stress.mutation import Rng, damage_bytes, mutate_tree, pick

@@ -76,7 +76,7 @@ def launch(
         timeout: seconds after which the processes are killed.
     """
     context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stress.launcher", "libradet.training.run", "libradet.cli.train", "timm"])
+    context.set_forkserver_preload(["stress.launcher", "libradet.training.run", "libradet.training.options", "timm"])
     folder.mkdir(parents=True, exist_ok=True)
     logs = [str(folder / f"log-{time.monotonic_ns()}-{rank}") for rank in range(processes)]
     port = _free_port()

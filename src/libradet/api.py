@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from libradet.evaluation.coco import Metrics
     from libradet.export.exported_model import ExportedModel
     from libradet.export.exporter import ExportResult
-    from libradet.inference.protocol import Predictor
+    from libradet.predictor import Predictor
     from libradet.training.run import TrainResult
 
 __all__ = ["create_model", "evaluate", "export_model", "load_model", "optimize", "train"]
@@ -214,7 +214,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
 def _resume(
     folder: Path, settings: dict[str, Any], callbacks: "Sequence[Callback]", loggers: "Sequence[Logger]"
 ) -> "TrainResult":
-    from libradet.cli.train import parse_train
+    from libradet.training.options import parse_train
     from libradet.training.run import train as run_training
 
     request = parse_train(["--resume", str(folder)])

@@ -12,8 +12,8 @@ from libradet.analysis.diagnose.finding import grade
 from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
 from libradet.analysis.diagnose.outcome import diagnose_classes, diagnose_errors, diagnose_sizes
 from libradet.analysis.diagnose.sample import diagnose_coverage, diagnose_negatives, diagnose_positives
-from libradet.cli.train import parse_train
 from libradet.models.zoo import MODELS, make_config
+from libradet.training.options import parse_train
 
 
 def share(value, low=None, high=None):

@@ -47,7 +47,8 @@ def test_evaluate_needs_only_the_file(weights, data, tmp_path, monkeypatch, capf
 def test_predict_needs_only_the_file(weights, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images = str(data / "images" / "val_*.jpg")
-    assert main(["predict", str(weights), images, "--output_dir", "found", "--score_thresh", "0", "--device", "cpu"]) == 0
+    options = ["--output_dir", "found", "--score_thresh", "0", "--device", "cpu"]
+    assert main(["predict", str(weights), images, *options]) == 0
     results = json.loads((tmp_path / "found" / "predictions.json").read_text())
     assert results
     assert {r["category_id"] for r in results} <= {7, 3}
@@ -63,8 +64,8 @@ def test_predict_needs_only_the_file(weights, data, tmp_path, monkeypatch):
         (["train", "--data", "nowhere", "--backbone", "test_resnet"], "nowhere"),
         (["train", "--model", "libra_faster_rcn", "--data", "."], "libra_faster_rcnn"),
         (["train", "--data", ".", "--lrr", "1"], "--lr"),
-        (["train", "--data", ".", "--detector.roi.sampling.batch_size_per_imag", "1"], "--detector.roi.sampling.batch_size_per_image"),
-        (["unheard"], "unheard"),
+        (["train", "--data", ".", "--detector.roi.sampling.num_bin", "1"], "--detector.roi.sampling.num_bins"),
+        (["unknown_command"], "unknown_command"),
     ],
 )
 def test_mistakes_end_in_one_line(argv, named, tmp_path, monkeypatch, capfd):

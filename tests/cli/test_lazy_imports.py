@@ -89,10 +89,11 @@ def test_what_is_not_there_is_refused_before_torch(folder):
 
 
 def test_what_is_no_model_is_refused_with_torch_alone(folder):
-    commands = ["evaluate no_model.pth --data data", "predict no_model.pth x.jpg --output_dir o", "convert no_model.pth o.pth"]
+    commands = ["evaluate no_model.pth --data data", "predict no_model.pth x.jpg --output_dir o"]
+    commands += ["convert no_model.pth o.pth"]
     codes, loaded, said = run_commands(commands, folder)
     assert codes == [(command, 2) for command in commands]
-    assert said.count("no_model.pth: not a checkpoint") == 3
+    assert said.count("no_model.pth: not a readable checkpoint") == 3
     for command in commands:
         assert "torch" in loaded[command], "or this test sees nothing"
         assert not loaded[command] & TOOLS, command

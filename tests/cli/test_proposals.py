@@ -35,10 +35,8 @@ def place(tmp_path_factory):
     model = create_model(config=config, class_names=("ball", "crate"))
     torch.nn.init.normal_(model.rpn.logits.weight, std=0.3)
     save_model(model, root / "rpn.safetensors")
-    assert (
-        main(["predict", str(root / "rpn.safetensors"), "--data", str(root / "data"), "--output_dir", str(root / "props")])
-        == 0
-    )
+    options = ["--data", str(root / "data"), "--output_dir", str(root / "props")]
+    assert main(["predict", str(root / "rpn.safetensors"), *options]) == 0
     return root
 
 

@@ -14,10 +14,10 @@ from pages import PAGES, ROOT, Block, blocks, command_lines
 
 import libradet.api
 from libradet.cli.app import build_parser, main
-from libradet.cli.train import parse_train
 from libradet.experiments.definitions import read_experiment
 from libradet.models.detector import Detector
 from libradet.models.zoo import make_config
+from libradet.training.options import parse_train
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 RUN = [block for block in BLOCKS if block.reason is None]

@@ -5,10 +5,10 @@ import re
 import pytest
 import yaml
 
-from libradet.cli.train import parse_train
 from libradet.errors import UserError
 from libradet.experiments.definitions import list_names, nest, read_experiment, read_preset, row_settings
 from libradet.models.zoo import make_config
+from libradet.training.options import parse_train
 
 OFFLINE = {"backbone": "resnet18", "weights": None}
 

@@ -29,7 +29,7 @@ class Launched:
 
     def __init__(self, args, folder: Path, processes: int = 1) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["libradet.training.run", "libradet.cli.train"])
+        context.set_forkserver_preload(["libradet.training.run", "libradet.training.options"])
         self._logs = [str(folder / f"{time.monotonic_ns()}-{rank}") for rank in range(processes)]
         port = _free_port()
         environments = [_environment(rank, processes, port) if processes > 1 else {} for rank in range(processes)]

@@ -1,9 +1,9 @@
 """Settings and contents of tiny training runs."""
 
 import torch
-from libradet.models.zoo import make_config
 
 from libradet.models.config import DetectorConfig
+from libradet.models.zoo import make_config
 from libradet.training.resume import read_checkpoint
 
 # Six batches per epoch; averaged weights and accumulated gradients have state of their own.

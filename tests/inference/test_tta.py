@@ -17,13 +17,13 @@ from libradet.errors import UserError
 from libradet.evaluation.evaluator import CocoEvaluator
 from libradet.inference.dataset_runner import run_on_dataset
 from libradet.inference.predict import predict
-from libradet.inference.protocol import Predictor
 from libradet.inference.tta import TestTimeAugmentation, with_tta
 from libradet.models.build import create_model
 from libradet.models.config import DetectionConfig
 from libradet.models.nms import multiclass_nms
 from libradet.models.serialization import save_model
 from libradet.models.zoo import make_config
+from libradet.predictor import Predictor
 from libradet.structures import Detections
 from tests.helpers.evaluation_data import make_dataset
 from tests.helpers.fake_detectors import FixedDetector, GroundTruthDetector

@@ -8,10 +8,10 @@ import pytest
 import torch
 import yaml
 
-from libradet.cli.train import parse_train
 from libradet.models.detector import Detector
 from libradet.models.zoo import MODELS, make_config
 from libradet.training.optim import multistep_factor, resolve
+from libradet.training.options import parse_train
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(ROOT.glob("configs/**/*.yaml"))

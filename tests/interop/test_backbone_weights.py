@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 
 import libradet
 from libradet.cli import main
-from libradet.cli.train import parse_train
 from libradet.errors import UserError
 from libradet.models.load_pretrained import pixel_statistics
 from libradet.models.serialization import load_model, save_model
+from libradet.training.options import parse_train
 
 
 class Hostile:

@@ -8,11 +8,11 @@ import torchvision
 
 import libradet
 from libradet.cli import main
-from libradet.cli.train import parse_train
 from libradet.errors import UserError
 from libradet.interop.loading import load_checkpoint
 from libradet.models.serialization import save_model
 from libradet.models.zoo import make_config
+from libradet.training.options import parse_train
 from tests.helpers.detectron2_state import detectron2_state
 
 CAFFE_MEAN = (103.53, 116.28, 123.675)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from libradet.cli.train import parse_train
 from libradet.errors import UserError
+from libradet.training.options import parse_train
 from libradet.training.resume import ResumeState, newest_intact_checkpoint, read_checkpoint
 
 

@@ -1,6 +1,5 @@
 """Entry point of the command line: parser, error handling and exit codes."""
 
-import argparse
 import io
 import os
 import sys
@@ -45,9 +44,9 @@ def build_parser() -> Parser:
 
 def _run(argv: list[str]) -> int:
     if argv[:1] == ["train"]:
-        from libradet.cli import train
+        from libradet.training import options
 
-        return train.run(argv[1:])
+        return options.run(argv[1:])
     args = build_parser().parse_args(argv)
     return args.run(args)
 

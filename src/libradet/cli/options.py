@@ -55,9 +55,9 @@ def add_json(parser: argparse.ArgumentParser, text: str) -> None:
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """Add ``--precision`` and ``--compile``."""
-    text = "auto takes bf16 where the processor supports it (default: fp32)"
+    text = "auto selects bf16 where the processor supports it (default: fp32)"
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help=text)
-    text = "compile the model: takes minutes at the start, then runs faster"
+    text = "compile the model: needs minutes at the start, then runs faster"
     parser.add_argument("--compile", action="store_true", help=text)
 
 

@@ -8,7 +8,7 @@ from libradet.cli import options
 from libradet.errors import UserError
 
 if TYPE_CHECKING:
-    from libradet.inference.protocol import Predictor
+    from libradet.predictor import Predictor
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

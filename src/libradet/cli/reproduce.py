@@ -22,7 +22,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), metavar="N", help=text)
     text = "folder for runs and tables (default: runs/reproduce)"
     parser.add_argument("--output_dir", type=Path, default=Path("runs/reproduce"), metavar="DIR", help=text)
-    text = "parallel runs (default: number of cores if the preset's runs take one core each, else 1)"
+    text = "parallel runs (default: number of cores if the preset's runs use one core each, else 1)"
     parser.add_argument("--jobs", type=int, metavar="N", help=text)
     text = "training settings for all rows, such as max_epochs=3 or detector.roi.fc_dim=512"
     parser.add_argument("--set", nargs="+", default=(), metavar="KEY=VALUE", help=text)

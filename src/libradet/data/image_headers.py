@@ -64,7 +64,7 @@ def read_headers(paths: Sequence[Path | str], decode: bool = False) -> list[Imag
     show_progress = decode and len(paths) >= PROGRESS_MIN_IMAGES and sys.stderr.isatty()
     num_threads = min(16, 4 * (os.cpu_count() or 1))
     with progress_bar(show_progress, transient=True) as bar, ThreadPoolExecutor(num_threads) as pool:
-        # Reading a header takes less time than handing it to a thread, so each job reads many.
+        # Reading a header is faster than handing it to a thread, so each job reads many.
         chunk = 1 if decode else _HEADERS_PER_JOB
         chunks = pool.map(
             lambda start: [read_header(path, decode) for path in paths[start : start + chunk]],

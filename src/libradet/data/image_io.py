@@ -80,7 +80,7 @@ def _check_size(path: Path | str, image: Image.Image, apply_exif: bool, expected
 
 
 def _reduce_jpeg(image: Image.Image, target_size: tuple[int, int], apply_exif: bool) -> bool:
-    """Decode a large JPEG with fewer DCT coefficients, which takes a fraction of the time. Return whether it will."""
+    """Decode a large JPEG with fewer DCT coefficients, which is several times faster. Return whether it will."""
     full_size = image.size
     height, width = reversed(target_size) if apply_exif and exif_orientation(image) >= 5 else target_size
     image.draft(None, (math.ceil(MIN_REDUCTION_MARGIN * width), math.ceil(MIN_REDUCTION_MARGIN * height)))

@@ -13,10 +13,10 @@ from libradet.evaluation.coco import Metrics
 from libradet.evaluation.evaluator import build_evaluator
 from libradet.inference.dataset_runner import run_on_dataset
 from libradet.inference.proposals import load_predictor_proposals
-from libradet.inference.protocol import Predictor
 from libradet.inference.tta import with_tta
 from libradet.models.detector import Detector
 from libradet.models.optimize import optimize_predictor
+from libradet.predictor import Predictor
 from libradet.utils.atomic_io import write_json
 from libradet.utils.distributed import rank
 

@@ -17,7 +17,7 @@ from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco import Metrics, ResultRows, coco_metrics, prefix_mask_metrics, rows_to_coco_results
 from libradet.evaluation.ground_truth import ground_truth_from_dataset
 from libradet.geometry.masks import paste_masks
-from libradet.inference.protocol import Predictor
+from libradet.predictor import Predictor
 from libradet.structures import Detections
 from libradet.utils.distributed import is_distributed, world_size
 

@@ -26,7 +26,7 @@ class AblationRow:
 
     Attributes:
         model: name in the zoo.
-        settings: of ``libradet train`` by dotted key; they take precedence over those of the preset.
+        settings: of ``libradet train`` by dotted key; they override those of the preset.
         baseline: name of the row that deltas are computed against; None for a row that is a baseline itself.
         paper: the paper's values in percent, by metric; empty if the paper has no such row.
         backbone, schedule: keys of the preset's ``backbones`` and ``schedules``.

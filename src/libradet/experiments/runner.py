@@ -44,7 +44,7 @@ class ExperimentRunner:
     """Trains the rows of experiments.
 
     Attributes:
-        overrides: settings by dotted key for all rows; they take precedence over those of preset and row.
+        overrides: settings by dotted key for all rows; they override those of preset and row.
         jobs: number of concurrent runs.
         log: called with a line of text on progress.
     """
@@ -116,7 +116,7 @@ def make_dataset_entries(folders: Sequence[Path], preset: Preset, weights: str |
 
 def check_runs(runs: Sequence[TrainingRun]) -> None:
     """Raise UserError before any training if ``libradet train`` would reject the settings of a run."""
-    from libradet.cli.train import parse_train
+    from libradet.training.options import parse_train
 
     checked: set[tuple[str, ...]] = set()
     with TemporaryDirectory() as folder:

@@ -10,12 +10,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from libradet.cli.train import parse_train
 from libradet.data.batch import Batch
 from libradet.data.loader import make_loader
 from libradet.experiments.definitions import nest
 from libradet.experiments.launcher import TrainingRun
 from libradet.models.detector import Detector
+from libradet.training.options import parse_train
 from libradet.training.setup import TrainSetup, setup_training
 
 ROUNDS = 7

@@ -1,4 +1,4 @@
-"""Test of the imbalance report's diagnosis: what it finds in a baseline, next to the delta of each component."""
+"""Test of the imbalance report's diagnosis: its findings on baselines, next to the measured delta of each component."""
 
 from collections import Counter
 from typing import Any

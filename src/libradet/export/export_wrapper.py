@@ -126,7 +126,7 @@ def trace_detector(model: Detector, metadata: ExportMetadata) -> ExportedProgram
     """
     wrapper = ExportWrapper(model, metadata.image_size if metadata.embed_preprocess else "original")
     batch, height, width = Dim("batch", min=1), *(Dim(n, min=1, max=MAX_IMAGE_SIDE) for n in ("height", "width"))
-    # Sizes that occur nowhere else and are not multiples of each other, so that the tracer takes none for a constant.
+    # Sizes that occur nowhere else and are not multiples of each other, so that the tracer treats none as a constant.
     examples: list[Tensor] = [torch.zeros(2, 89, 131, 3, dtype=torch.uint8)]
     dynamic_shapes: list[dict] = [{0: batch, 1: height, 2: width}]
     if metadata.num_proposals:

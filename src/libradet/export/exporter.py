@@ -33,7 +33,7 @@ class ExportResult(NamedTuple):
     Attributes:
         path: the file.
         difference: largest differences between the outputs of detector and file.
-        seconds: time that tracing and writing took, without verification.
+        seconds: duration of tracing and writing, without verification.
         agreement: of a quantized file with the detector; None if the file is not quantized.
     """
 

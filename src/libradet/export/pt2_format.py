@@ -108,7 +108,7 @@ DECOMPOSITIONS: dict[torch._ops.OperatorBase, Callable] = {
 }
 
 
-# torch computes IoUs in float32 and compares them with the threshold in float64. The following thresholds give the
+# torch computes IoUs in float32 and compares them with the threshold in float64. The following thresholds have the
 # same result, also for an IoU next to the threshold, where all is float32 (ONNX) or float64 (above).
 
 

@@ -17,7 +17,7 @@ from libradet.data.synthesis.synthetic import draw_scene
 from libradet.data.transforms.resize import Size
 from libradet.export.exported_model import ExportedModel
 from libradet.inference.predict import predict_batch
-from libradet.inference.protocol import Predictor
+from libradet.predictor import Predictor
 
 RGBImage = UInt8[ndarray, "_ _ 3"]
 
@@ -63,7 +63,7 @@ class OutputDifference:
 
 
 class QuantizationAgreement(NamedTuple):
-    """How many detections a quantized file reproduces.
+    """Number of detections that a quantized file reproduces.
 
     Attributes:
         matched: detections of the float model that the file outputs with the same class and an IoU of at least 0.5.

@@ -12,7 +12,7 @@ from libradet.data.proposals.precomputed import PrecomputedProposals
 from libradet.data.records import Dataset
 from libradet.data.transforms.resize import Size
 from libradet.inference.predict import eval_mode, run_model
-from libradet.inference.protocol import Predictor, resolve_size
+from libradet.predictor import Predictor, resolve_size
 from libradet.structures import Detections
 from libradet.utils.distributed import rank, world_size
 from libradet.utils.progress import progress_bar

@@ -17,7 +17,7 @@ from libradet.errors import UserError
 from libradet.inference.inputs import InputImage, is_video, iter_inputs, list_image_files, video_frames
 from libradet.inference.postprocess import postprocess
 from libradet.inference.preprocess import preprocess
-from libradet.inference.protocol import Predictor, resolve_size
+from libradet.predictor import Predictor, resolve_size
 from libradet.structures import Detections
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from libradet.data.transforms.resize import Size
 from libradet.data.transforms.sample import Sample
 from libradet.errors import UserError
 from libradet.inference.inputs import InputImage
-from libradet.inference.protocol import Predictor
+from libradet.predictor import Predictor
 
 
 def preprocess(model: Predictor, inputs: Sequence[InputImage], size: Size, batch_size: int) -> Iterator[Batch]:

@@ -12,8 +12,8 @@ from libradet.data.proposals.proposal_file import ImageProposals, write_proposal
 from libradet.data.records import Dataset, ImageRecord
 from libradet.errors import UserError
 from libradet.inference.dataset_runner import run_on_dataset
-from libradet.inference.protocol import Predictor
 from libradet.models.config import DetectorConfig
+from libradet.predictor import Predictor
 from libradet.structures import Detections
 
 

@@ -18,9 +18,9 @@ from libradet.geometry.boxes import clip_boxes
 from libradet.geometry.nms import batched_nms
 from libradet.inference.predict import eval_mode, run_model
 from libradet.inference.preprocess import iter_batches
-from libradet.inference.protocol import Predictor
 from libradet.models.config import DetectorConfig
 from libradet.models.nms import multiclass_nms
+from libradet.predictor import Predictor
 from libradet.structures import Detections
 
 Merge = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]

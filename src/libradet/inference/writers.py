@@ -19,9 +19,9 @@ from libradet.data.segmentations import rle_to_json
 from libradet.errors import UserError
 from libradet.inference.inputs import InputImage, is_video, list_image_files, video_frames, video_info
 from libradet.inference.predict import check_score_thresh, predict_stream
-from libradet.inference.protocol import Predictor
 from libradet.inference.video import VideoWriter
 from libradet.inference.visualize import draw_detections, save_image
+from libradet.predictor import Predictor
 from libradet.utils.atomic_io import atomic_json_list, write_json
 from libradet.utils.progress import progress_bar
 from libradet.utils.warnings_filter import supervision as sv

@@ -37,7 +37,7 @@ class CheckpointFormat(NamedTuple):
         matches: returns whether tensors have the toolbox's names.
         normalize_keys: renames tensors of older versions as the newest version does.
         infer_config: returns the configuration that the (renamed) tensors and the metadata of a checkpoint describe.
-        layout: returns the layout of a checkpoint of such a detector: of given tensors, or (None) as the newest
+        layout: returns the layout of a checkpoint of such a detector: of these tensors, or (None) as the newest
             version writes it.
     """
 

@@ -1,10 +1,10 @@
 """torchvision's Faster R-CNN, Mask R-CNN and RetinaNet with ResNet-50 FPN, versions 1 and 2.
 
 The published weights of version 1 were trained with frozen batch norms without epsilon, and torchvision sets their
-epsilon to 0 when it loads them. A file does not contain this. A file with frozen norms and COCO's 91 classes is taken
-for published weights; every other file is read with 1e-5, as torchvision reads a user's own. ``norm_eps`` of
-:func:`libradet.interop.loading.load_checkpoint` overrides the rule, for instance for a model that was fine-tuned from
-the published weights on other classes.
+epsilon to 0 when it loads them. A file does not contain this. A file with frozen norms and COCO's 91 classes is
+assumed to hold published weights; every other file is read with 1e-5, as torchvision reads a user's own.
+``norm_eps`` of :func:`libradet.interop.loading.load_checkpoint` overrides the rule, for instance for a model that was
+fine-tuned from the published weights on other classes.
 
 Models that :func:`libradet.interop.torchvision.balance` has balanced correspond to the zoo's Libra models.
 """

@@ -27,7 +27,7 @@ Norm = Literal["none", "batch", "group"]
 """Normalization after each convolution of a pyramid or head: none, batch norm, or group norm of 32 groups."""
 
 MAX_LAYERS = 100
-"""Upper limit of layer counts: a configuration may come from an untrusted file, and building layers takes time."""
+"""Upper limit of layer counts: a configuration may come from an untrusted file, and building layers is slow."""
 
 NumLayers = Annotated[int, Range(ge=0, le=MAX_LAYERS)]
 AtLeastOneLayer = Annotated[int, Range(ge=1, le=MAX_LAYERS)]
@@ -48,7 +48,7 @@ class ImageConfig:
 
     ``batch_invariant_padding``: evaluation, too, pads each image to the smallest size that holds it, as prediction
     does. Its detections then depend on the image alone. Otherwise a few padded sizes are chosen for a dataset, which
-    gives fuller batches.
+    fills batches better.
     """
 
     size: Annotated[tuple[int, int], Range(ge=1)] = (800, 1333)

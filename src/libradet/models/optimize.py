@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from libradet.errors import UserError
-from libradet.inference.protocol import Predictor
 from libradet.models.detector import Detector
 from libradet.models.ops.fuse_conv_bn import fuse_conv_bn
+from libradet.predictor import Predictor
 
 Precision = Literal["fp32", "bf16"]
 
@@ -63,13 +63,15 @@ def optimize_predictor(
 def compile_in_place(model: Detector) -> None:
     """Compile a detector with ``torch.compile``, one graph for each shape of a batch, when it first occurs.
 
-    Weights keep their storage and names. Data loaders yield few shapes, so only the first batches take long.
+    Weights keep their storage and names. Data loaders yield few shapes, so only the first batches are slow.
 
     Raises:
         UserError: there is no compiler for the model's device.
     """
     if model.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
-        raise UserError("--compile needs a C++ compiler on a CPU, and neither g++ nor clang++ was found: install one")
+        raise UserError(
+            "--compile needs a C++ compiler on a CPU, and neither g++ nor clang++ is installed: install one"
+        )
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MIN_RECOMPILE_LIMIT)
     model.compile(dynamic=False)
 

@@ -56,7 +56,7 @@ class TrainConfig:
         ema: decay of an exponential moving average of the weights, which is then validated and saved.
         activation_checkpointing: recompute activations of the backbone in the backward pass; saves memory, costs time.
         precision: auto is bf16 where the processor supports it, else fp32.
-        compile: compile the training step with torch.compile; the first step of each shape takes minutes on a CPU.
+        compile: compile the training step with torch.compile; the first step of each shape needs minutes on a CPU.
         devices: processes per machine, one per GPU if there are any.
         num_nodes: machines.
         strategy: auto is ddp for more than one process.

@@ -1,4 +1,4 @@
-"""Resume a run: find its newest intact checkpoint, and check that dataset and settings have not changed."""
+"""Resume a run: select its newest intact checkpoint, and check that dataset and settings have not changed."""
 
 import zipfile
 from collections.abc import Sequence
@@ -105,7 +105,7 @@ def has_checkpoint(folder: Path) -> bool:
 def check_integrity(path: Path) -> str:
     """Return what is wrong with a checkpoint according to the checksums that torch.save writes; empty if intact.
 
-    It is not unpickled. 1 GB takes about a second.
+    It is not unpickled. About one second per GB.
     """
     try:
         with zipfile.ZipFile(path) as archive:

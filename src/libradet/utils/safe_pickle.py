@@ -94,7 +94,7 @@ def check_memo_indices(file: Any) -> None:
     """Refuse memo indices far above the number of operations: Python allocates the memo up to the highest index.
 
     Raises:
-        pickle.UnpicklingError: a few bytes of the file would take all memory.
+        pickle.UnpicklingError: a few bytes of the file would allocate all memory.
     """
     start = file.tell()
     try:

@@ -1,6 +1,6 @@
 """Interface of dataset readers, and safe parsing of JSON and XML files.
 
-A reader is a function that takes a folder and returns the splits that it recognizes there; it is listed in
+A reader is a function that reads a folder and returns the splits that it recognizes there; it is listed in
 ``detect.FORMATS``. Validation, the same for all formats, follows when a split has been read.
 """
 

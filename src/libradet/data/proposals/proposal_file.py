@@ -11,7 +11,7 @@ boxes     float32 [M, 4]   xyxy in pixels of the upright file and inside it; bes
 scores    float32 [M]      0..1
 ========  ===============  ==============================================================================
 
-A proposal takes 20 bytes: 2.4 GB for 118,000 images with 1000 each, of which training maps only the boxes that
+A proposal needs 20 bytes: 2.4 GB for 118,000 images with 1000 each, of which training maps only the boxes that
 it uses. Half precision would save half of it and move corners beyond x = 512 by up to a quarter of a
 pixel, which is 3 % of IoU for an object of 16 pixels.
 """

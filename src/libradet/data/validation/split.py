@@ -134,7 +134,7 @@ def _validate_images(
     headers = read_headers(paths, decode)
     if approximate:
         examples = summarize_list(approximate, 3)
-        report.notes.append(f"{len(approximate)} images found under a slightly different name ({examples})")
+        report.notes.append(f"{len(approximate)} images matched under a slightly different name ({examples})")
     _report_broken_files(raw, names, headers, report, skip_broken)
     ids = _numeric_ids(list(records), report)
     rows = zip(ids, records.items(), paths, headers, strict=True)

@@ -1,7 +1,7 @@
 """Depthwise convolutions with fast gradients on a CPU.
 
 oneDNN has fast kernels for the forward pass of depthwise convolutions, and for their gradients if the kernel is 3x3
-and, in bf16, the stride is 1. Others use a reference implementation that takes ten to fifty times as long, which is
+and, in bf16, the stride is 1. Others use a reference implementation that is ten to fifty times slower, which is
 most of a training step of a light backbone. Here they are composed of the fast kernels; results are the same.
 """
 

@@ -60,7 +60,7 @@ def compute_stats(
     Raises:
         UserError: the detector cannot be built.
     """
-    # Autocast does not support the meta device; fake tensors stand for those of a CPU, and take twice as long.
+    # Autocast does not support the meta device; fake tensors stand for those of a CPU, and are half as fast.
     device = "cpu" if bf16 else "meta"
     with FakeTensorMode() if bf16 else torch.device("meta"):
         model = Detector(config)

@@ -1,4 +1,4 @@
-"""The interface that inference and evaluation expect of a model."""
+"""The interface that prediction, evaluation and export expect of a model."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable

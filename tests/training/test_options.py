@@ -3,11 +3,11 @@
 import pytest
 import yaml
 
-from libradet.cli.train import parse_train
 from libradet.errors import UserError
 from libradet.models.config import BalancedPyramidConfig
 from libradet.models.zoo import make_config
 from libradet.training.config import TrainConfig
+from libradet.training.options import parse_train
 from libradet.training.setup import choose_run_dir, write_config
 
 DATA = ("--data", "somewhere")

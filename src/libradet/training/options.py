@@ -1,0 +1,288 @@
+"""Command lines and YAML files of ``libradet train`` as the configuration of a run.
+
+The dataclasses :class:`libradet.training.config.TrainConfig` and :class:`libradet.models.config.DetectorConfig` are the
+only schema: every field is an option of the command and a key of its YAML files.
+"""
+
+import argparse
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from libradet.errors import UserError
+from libradet.models.config import DetectorConfig
+from libradet.models.load_pretrained import BackboneWeights
+from libradet.models.zoo import make_config
+from libradet.training.config import TrainConfig
+from libradet.training.run_files import CONFIG
+from libradet.utils.atomic_io import require_exists
+from libradet.utils.text import suggest
+
+EPILOG = """\
+Every field of the detector is an option, and every option a key of the --config file. The three components of
+Libra R-CNN can be switched off one by one:
+  --detector.roi.sampling.negatives random --detector.roi.sampling.positives random    no IoU-balanced sampling
+  --detector.pyramid.balanced null                                                     no balanced feature pyramid
+  --detector.roi.box_loss.type smooth_l1                                               no balanced L1 loss
+--detector.rpn.help, --detector.roi.help and --detector.pyramid.balanced.help list their fields.
+--resume FOLDER resumes a run; other options change its configuration.
+Class names and their number come from the data."""
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Help formatter that keeps the lines of the epilog."""
+
+
+_FLAGS = [f"--{f.name}" for f in fields(TrainConfig) if f.type is bool]
+_LISTS = ("--logger",)
+_OTHER_OPTIONS = ("config", "resume", "help", "print_config")
+_NAMES = ("model", "backbone", "weights")
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """Parsed command line of a run.
+
+    Attributes:
+        resume: folder of the run to resume.
+    """
+
+    config: TrainConfig
+    detector: DetectorConfig
+    resume: Path | None = None
+
+
+def parse_train(argv: Sequence[str]) -> TrainRequest:
+    """Parse the command line of a run. Help is printed and ends the program.
+
+    Raises:
+        UserError: unknown keys, with the most similar known one; invalid values; files that cannot be read.
+    """
+    known, rest = _parse_known(_join_lists_and_flags(argv))
+    tree = _read_files([Path(known.resume) / CONFIG] if known.resume else known.config)
+    _refuse_unknown_options(arg[2:].split("=")[0] for arg in rest if arg.startswith("--"))
+    _refuse_unknown_keys(_flatten(tree), f"{Path(known.resume) / CONFIG}: " if known.resume else "")
+    _check_types(tree)
+    names = {name: getattr(known, name) for name in _NAMES if getattr(known, name)}
+    if names.keys() & {"backbone", "weights"} and tree.get("detector"):
+        # These options also determine the detector.backbone section of the file.
+        tree["detector"].pop("backbone", None)
+    tree |= names
+    if tree.get("weights") == "none":
+        tree["weights"] = None
+    default = _default_detector(tree, is_resumed=bool(known.resume) and not known.weights)
+    parsed = _parse(default, ["--config", yaml.safe_dump(tree), *rest])
+    detector = parsed.pop("detector")
+    config = TrainConfig(**{f.name: parsed[f.name] for f in fields(TrainConfig)})
+    if detector.model != config.model:
+        raise UserError(f"detector.model is {detector.model}, but model is {config.model}; remove detector.model")
+    config = replace(config, backbone=detector.backbone.name)
+    return TrainRequest(config, detector, Path(known.resume) if known.resume else None)
+
+
+def _join_lists_and_flags(argv: Sequence[str]) -> list[str]:
+    """Set flags without a value to true, and join the words after a list option.
+
+    Flags may also be written with dashes in place of underscores.
+    """
+    argv = _join_lists(argv)
+    flags = {spelling: name for name in _FLAGS for spelling in (name, "--" + name[2:].replace("_", "-"))}
+    words = []
+    for word, next_word in pairwise([*argv, "--"]):
+        has_no_value = word in flags and next_word.startswith("-")
+        words.append(f"{flags[word]}=true" if has_no_value else flags.get(word, word))
+    return words
+
+
+def _join_lists(argv: Sequence[str]) -> list[str]:
+    words: list[str] = []
+    items: list[str] | None = None
+    for word in [*argv, "--"]:
+        if items is not None and word.startswith("-"):
+            is_list = len(items) == 1 and items[0].startswith("[")
+            words.append(items[0] if is_list else f"[{', '.join(items)}]")
+            items = None
+        if items is not None:
+            items.append(word)
+        else:
+            words.append(word)
+            items = [] if word in _LISTS else None
+    return words[:-1]
+
+
+def _parse_known(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the options that determine the defaults of all others; return them and the rest of the command line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="append", default=[])
+    for name in ("resume", *_NAMES):
+        parser.add_argument(f"--{name}")
+    try:
+        known, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as e:
+        raise UserError(str(e)) from e
+    if known.config and known.resume:
+        raise UserError("--config and --resume exclude each other: a run is resumed with its own configuration")
+    return known, rest
+
+
+def _check_types(tree: dict[str, Any]) -> None:
+    """Check the keys that are used before the schema is applied."""
+    for name in _NAMES:
+        if not isinstance(tree.get(name), str | None):
+            raise UserError(f"{name} is {str(tree[name])[:40]}: it must be a name")
+    detector = tree.get("detector")
+    if not isinstance(detector, dict | None):
+        raise UserError(f"detector is {str(detector)[:40]}: it must be a mapping of fields")
+
+
+def _read_files(paths: Iterable[str | Path]) -> dict[str, Any]:
+    """Return the merged contents of YAML files; later files override earlier ones key by key."""
+    tree: dict[str, Any] = {}
+    for path in paths:
+        tree = _merge(tree, _read_file(path))
+    return tree
+
+
+def _merge(tree: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    nested = {
+        key: _merge(tree[key], value)
+        for key, value in other.items()
+        if isinstance(value, dict) and isinstance(tree.get(key), dict)
+    }
+    return tree | other | nested
+
+
+def _read_file(path: str | Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror}); check the path") from e
+    except Exception as e:  # PyYAML raises nearly any exception, such as IndexError for an empty !!int
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(e).split())[:300]})") from e
+    if content is not None and not isinstance(content, dict):
+        raise UserError(f"{path}: contains no keys; expected lines such as 'max_epochs: 12'")
+    return content or {}
+
+
+def _default_detector(tree: dict[str, Any], is_resumed: bool) -> DetectorConfig:
+    """Return the configuration of the zoo, which file and command line override."""
+    weights = tree.get("weights")
+    # A resumed run has a complete description of its detector, and the file it was started from may be deleted.
+    if weights not in (None, "imagenet"):
+        weights = None if is_resumed else _read_weights_config(weights)
+    config = make_config(tree.get("model") or TrainConfig.model, backbone=tree.get("backbone"), weights=weights)
+    model = (tree.get("detector") or {}).get("model", config.model)
+    if model != config.model:
+        raise UserError(
+            f"the file contains a complete {model}, which --model {config.model} cannot change; "
+            "remove --model, or the detector section of the file"
+        )
+    return config
+
+
+def _read_weights_config(path: str) -> DetectorConfig | BackboneWeights:
+    require_exists(path)
+    from libradet.interop.loading import read_config_any
+
+    return read_config_any(path)
+
+
+def _parse(default: DetectorConfig, args: list[str]) -> dict[str, Any]:
+    parser = ArgumentParser(
+        prog="libradet train",
+        description="Train a detector.",
+        epilog=EPILOG,
+        formatter_class=_HelpFormatter,
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file with any of the options below as keys; may be repeated, later files override earlier ones.",
+    )
+    parser.add_argument("--resume", help="Run folder to resume.")
+    parser.add_class_arguments(TrainConfig)
+    parser.add_argument("--detector", type=DetectorConfig, default=default)
+    try:
+        return dict(parser.instantiate(parser.parse_args(args)).items())
+    except argparse.ArgumentError as e:
+        raise UserError(_simplify(str(e))) from e
+    except (ValueError, TypeError) as e:  # raised when the dataclasses are instantiated
+        raise UserError(f"invalid settings: {' '.join(str(e).split())[:300]}") from e
+
+
+def _simplify(message: str) -> str:
+    """Return one line for jsonargparse's report of all types it tried."""
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    if missing := re.search(r"arguments are required: (.+)", message):
+        return f"--{missing[1]} is missing"
+    values = re.findall(r"Got value: (.+)", message) or re.findall(r"Given value: (.+)", message)
+    key = ".".join(keys)
+    if key not in _schema() or not values:
+        return " ".join(message.split())
+    return f"--{key}: {values[0]} is not {_describe_type(_schema()[key])}"
+
+
+def _describe_type(annotation: Any) -> str:
+    text = getattr(annotation, "__name__", "") if isinstance(annotation, type) else str(annotation)
+    if choices := re.findall(r"'([^']+)'", text):
+        return f"one of {', '.join(choices)}"
+    return f"of type {text.replace('typing.', '')}"
+
+
+def _refuse_unknown_options(names: Iterable[str]) -> None:
+    for name in names:
+        key = name.removesuffix(".help")
+        if not _is_known(key):
+            similar = _suggest_key(key)
+            hint = f"did you mean --{similar}?" if similar else "see libradet train --help"
+            raise UserError(f"there is no option --{name}; {hint}")
+
+
+def _refuse_unknown_keys(keys: Iterable[str], source: str) -> None:
+    for key in keys:
+        if not _is_known(key):
+            similar = _suggest_key(key)
+            hint = f"did you mean {similar}?" if similar else "see libradet train --help"
+            raise UserError(f"{source}there is no key {key}; {hint}")
+
+
+def _is_known(key: str) -> bool:
+    return key in _schema() or key in _OTHER_OPTIONS
+
+
+def _suggest_key(key: str) -> str | None:
+    """Return the most similar key, or the key whose last part is the most similar."""
+    leaves = {known.rpartition(".")[2]: known for known in _schema()}
+    leaf = suggest(key.rpartition(".")[2], leaves)
+    return suggest(key, _schema()) or (leaves[leaf] if leaf else None)
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    """Return the type of every key, by dotted name."""
+    return {**_keys(TrainConfig, ""), "detector": DetectorConfig, **_keys(DetectorConfig, "detector.")}
+
+
+def _keys(schema: type, prefix: str) -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    for name, annotation in get_type_hints(schema).items():
+        keys[prefix + name] = annotation
+        for part in (annotation, *get_args(annotation)):
+            if is_dataclass(part) and isinstance(part, type):
+                keys |= _keys(part, f"{prefix}{name}.")
+    return keys
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterable[str]:
+    for name, value in tree.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
