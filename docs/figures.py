@@ -17,7 +17,7 @@ from libradet.analysis.report.figure_style import (
     report_style,
     save_png,
 )
-from libradet.analysis.report.figures import loss_curves as draw_curves
+from libradet.analysis.report.figures import plot_loss_curves
 from libradet.balance import BalancedFeaturePyramid, iou_balanced_priority, random_priority, select
 
 FOLDER = Path(__file__).with_name("figures")
@@ -77,7 +77,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     torch.manual_seed(0)
     with report_style():
-        figures = {"sampling": sampling(), "pyramid": pyramid(), "balanced_l1": draw_curves(loss_curves())}
+        figures = {"sampling": sampling(), "pyramid": pyramid(), "balanced_l1": plot_loss_curves(loss_curves())}
         for name, figure in figures.items():
             save_png(figure, FOLDER / f"{name}.png")
 

@@ -44,9 +44,9 @@ def build_parser() -> Parser:
 
 def _run(argv: list[str]) -> int:
     if argv[:1] == ["train"]:
-        from libradet.training import options
+        from libradet.cli import train
 
-        return options.run(argv[1:])
+        return train.run(argv[1:])
     args = build_parser().parse_args(argv)
     return args.run(args)
 
