@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: setup demo test test-slow check format bench docs figures dist check-dist stress stress-long audit pins clean
+.PHONY: setup demo test test-slow coverage lowest check format bench docs figures dist check-dist stress stress-long audit pins clean
 
 setup: $(READY)
 
@@ -14,7 +14,7 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	touch $(READY)
 
-# Draws a dataset, trains a small Libra R-CNN on it, measures it and draws what it sees.
+# Generates a dataset, trains a small Libra R-CNN on it, evaluates it and draws its detections.
 demo: $(READY)
 	$(BIN)/python -c "import shutil; shutil.rmtree('runs/demo', ignore_errors=True)"
 	$(BIN)/libradet data synthesize runs/demo/data --size 256 192 --train 320 --val 60
@@ -26,6 +26,21 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
+# Line coverage of the default test suite.
+coverage: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov=libradet --cov-report=term
+
+# Smoke test with the oldest dependencies that pyproject.toml allows, in an environment of its own.
+LOWEST := .venv-lowest/bin
+
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct -e . \
+		"pytest>=8.3" "hypothesis>=6.100" "beartype>=0.20"
+	$(LOWEST)/python -m pytest tests/balance tests/geometry tests/models/test_zoo.py tests/models/test_detector.py \
+		tests/cli/test_app.py
+
 check: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks examples stress docs/figures.py
 	$(BIN)/ruff check src tests benchmarks examples stress docs/figures.py
@@ -35,15 +50,15 @@ format: $(READY)
 	$(BIN)/ruff format src tests benchmarks examples stress docs/figures.py
 	$(BIN)/ruff check --fix src tests benchmarks examples stress docs/figures.py
 
-# Side by side with torchvision, half an hour or more on two cores; BENCH="--all --out docs/results/all" for more.
+# Compares speed and memory with torchvision, half an hour or more on two cores; BENCH="--all --output docs/results/all" for more.
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH)
 
-# The site, in build/site; it needs nothing from elsewhere, and opens from the folder as from a server.
+# Documentation site in build/site, without external resources; it can be opened from the folder.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
-# Draws the figures of the documentation anew.
+# Figures of the documentation.
 figures: $(READY)
 	$(BIN)/python docs/figures.py
 
@@ -51,7 +66,7 @@ dist: $(READY)
 	rm -rf dist
 	$(BIN)/uv build --quiet --out-dir dist
 
-# Installs the wheel in an empty environment and works with it there.
+# Tests the wheel in an empty environment.
 check-dist: dist
 	packaging/check_dist.sh dist requirements.txt $(BIN)/uv $(BIN)/python
 
@@ -61,18 +76,18 @@ STRESS_TESTS := kills files bad_data numbers long
 stress: $(READY)
 	@failed=0; for name in $(STRESS_TESTS); do $(BIN)/python -m stress.$$name $(STRESS) || failed=1; done; exit $$failed
 
-# The long forms, for a night.
+# The long forms, several hours.
 stress-long: $(READY)
 	@failed=0; for name in $(STRESS_TESTS); do $(BIN)/python -m stress.$$name --long $(STRESS) || failed=1; done; exit $$failed
 
-# Asks a public database about the pinned packages, so it needs the network.
+# Known vulnerabilities of the pinned packages; needs the network.
 audit: $(READY)
 	$(BIN)/python -m stress.audit
 
-# Renews the pins from the ranges in pyproject.toml.
+# Updates the pins from the ranges in pyproject.toml.
 pins: $(READY)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate \
 		--no-emit-index-url --upgrade pyproject.toml -o requirements.txt
 
 clean:
-	rm -rf .venv runs build dist src/*.egg-info
+	rm -rf .venv .venv-lowest runs build dist src/*.egg-info
