@@ -61,7 +61,7 @@ def test_blocks_that_are_not_run_say_why():
 
 
 def test_only_known_languages():
-    assert {block.kind for block in BLOCKS} <= {"sh", "python", "yaml"}
+    assert {block.kind for block in BLOCKS} <= {"sh", "python", "yaml", "bibtex"}
 
 
 @pytest.mark.parametrize("words", lines())

@@ -69,7 +69,9 @@ def test_the_arithmetic_of_resnet50_is_the_known_one():
     assert small == pytest.approx(4.087e9, rel=5e-3)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [name if name.startswith("libra") else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_every_entry_agrees_with_a_count_by_layers(name):
     config = tiny_zoo_config(name)
     config.image.size = (128, 128)
@@ -140,7 +142,12 @@ def allocated(work) -> int:
 
 @pytest.mark.parametrize(
     ("name", "images", "bf16"),
-    [("faster_rcnn", 1, False), ("libra_faster_rcnn", 3, True), ("retinanet", 4, False), ("cascade_rcnn", 2, False)],
+    [
+        ("faster_rcnn", 1, False),
+        ("libra_faster_rcnn", 3, True),
+        pytest.param("retinanet", 4, False, marks=pytest.mark.slow),
+        pytest.param("cascade_rcnn", 2, False, marks=pytest.mark.slow),
+    ],
 )
 def test_training_memory_matches_the_allocator(name, images, bf16):
     config = tiny_zoo_config(name)
@@ -208,14 +215,15 @@ def test_the_tracker_counts_allocated_bytes():
 
 
 def test_activation_checkpointing_saves_training_memory_only():
-    config = make_config("faster_rcnn", backbone="resnet50")
-    config.image.size = (256, 256)
+    config = make_config("faster_rcnn", backbone="resnet18")
+    config.image.size = (640, 640)
     plain, spared = compute_stats(config), compute_stats(config, activation_checkpointing=True)
-    assert spared.training.peak(8) < 0.7 * plain.training.peak(8)
+    assert spared.training.peak(8) < 0.85 * plain.training.peak(8)
     assert spared.inference.peak(8) == plain.inference.peak(8)
     assert spared[:4] == plain[:4]
 
 
+@pytest.mark.slow
 def test_freezing_saves_training_memory_and_ema_adds_it():
     names = ["faster_rcnn"]
     plain = compute_zoo_stats(names)["faster_rcnn"]
