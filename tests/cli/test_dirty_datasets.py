@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from libradet.cli import main
+from tests.helpers.dirty_datasets import DIRTY_CASES
 
 TINY = Path(__file__).parents[1] / "training" / "tiny.yaml"
 
