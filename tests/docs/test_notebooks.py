@@ -13,6 +13,7 @@ DATA = "synthetic"
 TRAIN_IMAGES, VAL_IMAGES = 4, 2
 EPOCHS = 1
 IMAGE_SIZE = (64, 96)
+NUM_WORKERS = 0
 """,
     "balance_torchvision": """
 DATA = "synthetic"

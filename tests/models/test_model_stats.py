@@ -144,7 +144,7 @@ def allocated(work) -> int:
     ("name", "images", "bf16"),
     [
         ("faster_rcnn", 1, False),
-        ("libra_faster_rcnn", 3, True),
+        pytest.param("libra_faster_rcnn", 3, True, marks=pytest.mark.slow),
         pytest.param("retinanet", 4, False, marks=pytest.mark.slow),
         pytest.param("cascade_rcnn", 2, False, marks=pytest.mark.slow),
     ],

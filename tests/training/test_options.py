@@ -143,6 +143,9 @@ def test_pretrained_weights_freeze_the_default_stages_also_over_a_file(tmp_path)
     ("argv", "message"),
     [
         (["--max_epcohs", "3"], "did you mean --max_epochs?"),
+        (["--out", "x"], "did you mean --output_dir?"),
+        (["--detector.roi.box_loss.wieght", "2"], "did you mean --detector.roi.box_loss.weight?"),
+        (["--detector.roi.box_loss.kind", "l1"], "did you mean --detector.roi.box_loss?"),
         (
             ["--detector.roi.samplng.batch_size_per_image", "3"],
             "did you mean --detector.roi.sampling.batch_size_per_image?",

@@ -23,7 +23,7 @@ from libradet.models.zoo import make_config
 from libradet.training.config import TrainConfig
 from libradet.training.run_files import CONFIG
 from libradet.utils.atomic_io import require_exists
-from libradet.utils.text import suggest
+from libradet.utils.text import suggest, summarize_list
 
 EPILOG = """\
 Every field of the detector is an option, and every option a key of the --config file. The three components of
@@ -68,7 +68,9 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
     known, rest = _parse_known(_join_lists_and_flags(argv))
     tree = _read_files([Path(known.resume) / CONFIG] if known.resume else known.config)
     _refuse_unknown_options(arg[2:].split("=")[0] for arg in rest if arg.startswith("--"))
-    _refuse_unknown_keys(_flatten(tree), f"{Path(known.resume) / CONFIG}: " if known.resume else "")
+    if known.resume:
+        _refuse_other_versions(_flatten(tree), Path(known.resume) / CONFIG)
+    _refuse_unknown_keys(_flatten(tree))
     _check_types(tree)
     names = {name: getattr(known, name) for name in _NAMES if getattr(known, name)}
     if names.keys() & {"backbone", "weights"} and tree.get("detector"):
@@ -246,12 +248,20 @@ def _refuse_unknown_options(names: Iterable[str]) -> None:
             raise UserError(f"there is no option --{name}; {hint}")
 
 
-def _refuse_unknown_keys(keys: Iterable[str], source: str) -> None:
+def _refuse_unknown_keys(keys: Iterable[str]) -> None:
     for key in keys:
         if not _is_known(key):
             similar = _suggest_key(key)
             hint = f"did you mean {similar}?" if similar else "see libradet train --help"
-            raise UserError(f"{source}there is no key {key}; {hint}")
+            raise UserError(f"there is no key {key}; {hint}")
+
+
+def _refuse_other_versions(keys: Iterable[str], path: Path) -> None:
+    unknown = [key for key in keys if not _is_known(key)]
+    if unknown:
+        raise UserError(
+            f"{path}: written by another version of libradet (unknown: {summarize_list(unknown, 3)}); start a new run"
+        )
 
 
 def _is_known(key: str) -> bool:
@@ -259,9 +269,17 @@ def _is_known(key: str) -> bool:
 
 
 def _suggest_key(key: str) -> str | None:
-    """Return the most similar key, or the key whose last part is the most similar."""
+    """Return the key that ``key`` abbreviates, the most similar field of its section, or the most similar key."""
+    completed = [known for known in _schema() if len(key) > 1 and known.startswith(key)]
+    if completed:
+        return min(completed, key=len)
+    section, _, field = key.rpartition(".")
+    siblings = [known for known in _schema() if section and known.rpartition(".")[0] == section]
+    if siblings:
+        similar = suggest(field, [known.rpartition(".")[2] for known in siblings])
+        return f"{section}.{similar}" if similar else section
     leaves = {known.rpartition(".")[2]: known for known in _schema()}
-    leaf = suggest(key.rpartition(".")[2], leaves)
+    leaf = suggest(field, leaves)
     return suggest(key, _schema()) or (leaves[leaf] if leaf else None)
 
 
