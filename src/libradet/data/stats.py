@@ -15,6 +15,7 @@ from rich.table import Table
 
 from libradet.data.records import Dataset
 from libradet.data.transforms.resize import Size, target_size
+from libradet.utils.tables import facts_table
 from libradet.utils.text import summarize_list
 
 SIDES = (8, 16, 32, 64, 96, 128, 256, 512)
@@ -60,22 +61,21 @@ class Stats:
     def render(self, title: str = "Dataset") -> Group:
         """Return the statistics for printing with rich."""
         mean, median, most = self.boxes_per_image
-        facts = Table(title=escape(title), title_justify="left", show_header=False, box=None, padding=(0, 1))
         crowd = f", {self.crowd:,} crowd regions" if self.crowd else ""
-        facts.add_row("images", f"{self.images:,}")
-        facts.add_row("sizes", summarize_list([f"{w}x{h} ({n:,})" for (w, h), n in self.image_sizes.items()]))
-        facts.add_row("boxes", f"{self.boxes:,}{crowd}")
-        facts.add_row("boxes per image", f"mean {mean:.1f}, median {median:g}, at most {most}")
-        facts.add_row(
-            "side after resizing",
-            "5 % below {:.0f}, half below {:.0f}, 95 % below {:.0f} px".format(*self.resized_side),
-        )
-        facts.add_row("anchor coverage", f"{self.covered:.1%} of boxes (IoU >= 0.5 with the best shape)")
-        facts.add_row("same class overlaps", f"{self.overlapping:.1%} of boxes (IoU > 0.5)")
+        small, half, large = self.resized_side
+        facts = {
+            "images": f"{self.images:,}",
+            "sizes": summarize_list([f"{w}x{h} ({n:,})" for (w, h), n in self.image_sizes.items()]),
+            "boxes": f"{self.boxes:,}{crowd}",
+            "boxes per image": f"mean {mean:.1f}, median {median:g}, at most {most}",
+            "side after resizing": f"5 % below {small:.0f}, half below {half:.0f}, 95 % below {large:.0f} px",
+            "anchor coverage": f"{self.covered:.1%} of boxes (IoU >= 0.5 with the best shape)",
+            "same class overlaps": f"{self.overlapping:.1%} of boxes (IoU > 0.5)",
+        }
         sides = _chart("sqrt(area), px", _ranges(SIDES, "{:g}"), self.sides)
         aspects = _chart("width / height", _ranges(ASPECTS, "{:.2f}"), self.aspects)
         advice = [escape(f"- {text}") for text in self.advice]
-        return Group(facts, _class_table(self.classes), sides, aspects, *advice)
+        return Group(facts_table(facts, escape(title)), _class_table(self.classes), sides, aspects, *advice)
 
 
 def compute_stats(

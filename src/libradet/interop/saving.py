@@ -1,7 +1,6 @@
 """Saving of detectors as checkpoints that other toolboxes load."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from libradet.interop.class_order import background_to_first
 from libradet.models.config import LOSS_WEIGHTS
 from libradet.models.detector import Detector
 from libradet.utils.atomic_io import atomic_write
+from libradet.utils.nested import flatten
 
 WRITABLE_FORMATS: dict[str, CheckpointFormat] = {"mmdet": mmdetection.FORMAT, "torchvision": torchvision_models.FORMAT}
 
@@ -82,12 +82,4 @@ def config_differences(model: Detector, toolbox: str) -> list[str]:
 
 
 def _flat_config(config: Any) -> dict[str, Any]:
-    return dict(_flatten(json.loads(json.dumps(asdict(config)))))
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    return dict(flatten(json.loads(json.dumps(asdict(config)))))

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from libradet.analysis.diagnose.sample import diagnose_coverage, diagnose_negati
 from libradet.models.config import DetectorConfig
 from libradet.models.zoo import MODELS, make_config
 from libradet.training.run_files import CONFIG
+from libradet.utils.nested import flatten
 
 _FROM_DATA_OR_WEIGHTS = ("model", "num_classes", "class_names", "category_ids", "backbone", "image.mean", "image.std")
 
@@ -145,17 +146,9 @@ def train_command(
 
 
 def _differences(config: DetectorConfig, name: str) -> list[str]:
-    defaults = dict(_flatten(asdict(make_config(name, config.num_classes))))
+    defaults = dict(flatten(asdict(make_config(name, config.num_classes))))
     words: list[str] = []
-    for key, value in _flatten(asdict(config)):
+    for key, value in flatten(asdict(config)):
         if not key.startswith(_FROM_DATA_OR_WEIGHTS) and defaults.get(key, ...) != value:
             words += [f"--detector.{key}", value if isinstance(value, str) else json.dumps(value)]
     return words
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
