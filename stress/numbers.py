@@ -192,7 +192,7 @@ def loaders(rng: Rng, data: Path) -> str | None:
     dataset, _ = read(data, "train")
     seed, epoch = int(rng.integers(1000)), int(rng.integers(5))
     options = {"size": (64, 96), "batch_size": 2, "training": True, "seed": seed, "epoch": epoch, "masks": True}
-    first, *others = [list(make_loader(dataset, workers=workers, **options)) for workers in (0, 1, 2)]
+    first, *others = [list(make_loader(dataset, num_workers=workers, **options)) for workers in (0, 1, 2)]
     for workers, batches in enumerate(others, start=1):
         for one, other in zip(first, batches, strict=True):
             pairs = zip(one, other, strict=True)
@@ -263,7 +263,7 @@ def processes(rng: Rng, data: Path) -> str | None:
         "0.01",
     ]
     for part, size in (("rpn", 4000), ("roi", 400)):
-        more = (("size", size), ("positive_fraction", 0.5))
+        more = (("batch_size_per_image", size), ("positive_fraction", 0.5))
         args += [word for key, value in more for word in (f"--detector.{part}.sampling.{key}", str(value))]
     args += ["--detector.roi.sampling.positives", "random", "--detector.roi.sampling.negatives", "random"]
     args += ["--seed", str(seed), "--check_val_every_n_epoch", "9", "--gradient_clip_val", "1"]

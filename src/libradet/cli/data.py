@@ -56,12 +56,11 @@ def _add_synthesize(parser: argparse.ArgumentParser) -> None:
 
 def run_check(args: argparse.Namespace) -> int:
     """Validate a dataset; returns 2 if training could not start."""
-    from rich.console import Console
-
     from libradet.data.read import check
+    from libradet.utils.console import stdout_console
 
     report = check(args.data, args.split, skip_broken=args.skip_broken, decode=True)
-    Console().print(report.render(str(args.data)))
+    stdout_console().print(report.render(str(args.data)))
     if args.json:
         write_json(args.json, report.to_json(), indent=1)
     return 2 if report.errors else 0
@@ -69,16 +68,15 @@ def run_check(args: argparse.Namespace) -> int:
 
 def run_stats(args: argparse.Namespace) -> int:
     """Print statistics of a dataset."""
-    from rich.console import Console
-
     from libradet.data.read import read, splits
     from libradet.data.stats import compute_stats
+    from libradet.utils.console import stdout_console
 
     by_split = {}
     for split in [args.split] if args.split else splits(args.data):
         dataset, _ = read(args.data, split, training=False, skip_broken=args.skip_broken, masks=False)
         stats = compute_stats(dataset, tuple(args.size))
-        Console().print(stats.render(f"{args.data}, {split}"))
+        stdout_console().print(stats.render(f"{args.data}, {split}"))
         by_split[split] = stats.to_json()
     if args.json:
         write_json(args.json, by_split, indent=1)
@@ -87,9 +85,8 @@ def run_stats(args: argparse.Namespace) -> int:
 
 def run_convert(args: argparse.Namespace) -> int:
     """Convert a dataset to another format."""
-    from rich.console import Console
-
     from libradet.data.convert import convert
+    from libradet.utils.console import stdout_console
 
     result = convert(
         args.data,
@@ -100,7 +97,7 @@ def run_convert(args: argparse.Namespace) -> int:
         masks=args.masks,
         skip_broken=args.skip_broken,
     )
-    Console().print(result.report.render(str(args.data)))
+    stdout_console().print(result.report.render(str(args.data)))
     for text in result.unsupported:
         print(f"note: {text}")
     counts = ", ".join(f"{split} {count:,}" for split, count in result.splits.items())

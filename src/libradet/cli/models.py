@@ -53,10 +53,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_stats(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from libradet.models.profiling.model_stats import compute_zoo_stats
     from libradet.models.profiling.stats_table import parse_bytes, render_stats_table
+    from libradet.utils.console import stdout_console
 
     limit = None if args.memory is None else parse_bytes(args.memory)
     if args.batch_size < 1:
@@ -71,7 +70,7 @@ def _print_stats(args: argparse.Namespace) -> int:
         freeze=args.freeze,
         ema=args.ema,
     )
-    Console().print(render_stats_table(stats, _title(args), args.batch_size, limit))
+    stdout_console().print(render_stats_table(stats, _title(args), args.batch_size, limit))
     return 0
 
 

@@ -31,9 +31,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run an experiment and print its tables."""
-    from rich.console import Console
-
     from libradet.experiments.reproduce import ReproduceOptions, reproduce
+    from libradet.utils.console import stdout_console
 
     options = ReproduceOptions(
         data=tuple(args.data),
@@ -44,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         jobs=args.jobs,
         overrides=tuple(args.set),
     )
-    console = Console()
+    console = stdout_console()
     for table in reproduce(args.experiment, options, console):
         console.print(table)
     return 0

@@ -12,6 +12,7 @@ from numpy import ndarray
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from libradet.data.records import Dataset
 from libradet.data.transforms.resize import Size, target_size
@@ -75,7 +76,9 @@ class Stats:
         sides = _chart("sqrt(area), px", _ranges(SIDES, "{:g}"), self.sides)
         aspects = _chart("width / height", _ranges(ASPECTS, "{:.2f}"), self.aspects)
         advice = [escape(f"- {text}") for text in self.advice]
-        return Group(facts_table(facts, escape(title)), _class_table(self.classes), sides, aspects, *advice)
+        return Group(
+            Text(title, style="italic"), facts_table(facts), _class_table(self.classes), sides, aspects, *advice
+        )
 
 
 def compute_stats(

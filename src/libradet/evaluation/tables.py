@@ -3,10 +3,12 @@
 from rich.box import SIMPLE_HEAD
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
+from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
 from libradet.evaluation.coco import Metrics
+from libradet.utils.console import stdout_console
 
 _ROWS = (
     ("precision", ("AP", "AP50", "AP75", "APs", "APm", "APl")),
@@ -15,11 +17,12 @@ _ROWS = (
 )
 _MASK_ROWS = tuple((f"mask {label}".rstrip(), tuple(f"mask_{name}" for name in names)) for label, names in _ROWS)
 _CLASSES_PER_COLUMN = 20
+_MAX_WIDTH = 160
 
 
 def print_metrics(metrics: Metrics, title: str = "Evaluation", console: Console | None = None) -> None:
     """Print the tables of :func:`metrics_table`, on stdout if no console is passed."""
-    (console or Console()).print(metrics_table(metrics, title))
+    (console or stdout_console()).print(metrics_table(metrics, title))
 
 
 def metrics_table(metrics: Metrics, title: str = "Evaluation") -> RenderableType:
@@ -34,7 +37,7 @@ def metrics_table(metrics: Metrics, title: str = "Evaluation") -> RenderableType
     starts = range(0, len(classes["class"]), _CLASSES_PER_COLUMN)
     class_tables = [_class_table(classes, slice(start, start + _CLASSES_PER_COLUMN)) for start in starts]
     heading = Text(f"{title}: {counts}", style="bold")
-    return Group(heading, _overall(metrics), Columns(class_tables), *notes)
+    return Group(heading, _overall(metrics), Constrain(Columns(class_tables), _MAX_WIDTH), *notes)
 
 
 def _overall(metrics: Metrics) -> Table:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import lightning.pytorch as pl
-import rich
 from lightning.pytorch.callbacks import DeviceStatsMonitor, EarlyStopping, EMAWeightAveraging, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
@@ -29,6 +28,7 @@ from libradet.training.run_files import BEST_METRICS, BEST_MODEL, BEST_PREDICTIO
 from libradet.training.setup import TrainSetup, is_first_process, setup_training, write_config
 from libradet.training.signals import Interrupted, SignalHandler
 from libradet.training.summary import summarize_setup
+from libradet.utils.console import stdout_console
 from libradet.utils.warnings_filter import silence_loggers
 
 
@@ -69,7 +69,7 @@ def train(
     """
     check_loggers(config.logger)
     is_first = is_first_process()
-    console = (console or rich.get_console()) if is_first else Console(quiet=True)
+    console = (console or stdout_console()) if is_first else Console(quiet=True)
     setup = setup_training(
         config, detector, resume, lambda report: console.print(report.render(f"Dataset {config.data}"))
     )

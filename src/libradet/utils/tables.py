@@ -50,9 +50,9 @@ def rich_table(
     return table
 
 
-def facts_table(facts: Mapping[str, str], title: str | None = None) -> Table:
+def facts_table(facts: Mapping[str, str]) -> Table:
     """Return a rich table without header or lines: one name and one value per row. Values are text, not markup."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 1))
+    table = Table(show_header=False, box=None, padding=(0, 1))
     for name, value in facts.items():
         table.add_row(Text(name), Text(value))
     return table

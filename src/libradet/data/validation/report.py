@@ -55,7 +55,7 @@ class Report:
 
     def render(self, title: str = "Dataset") -> Group:
         """Return the report for printing with rich."""
-        table = Table(title=escape(title), title_justify="left", show_header=False, box=None, padding=(0, 1))
+        table = Table(show_header=False, box=None, padding=(0, 1))
         table.add_row("images", f"{self.images:,}")
         table.add_row("boxes", f"{self.boxes:,}")
         table.add_row("sizes", ", ".join(f"{name} {count:,}" for name, count in self.sizes.items()))
@@ -70,7 +70,7 @@ class Report:
             for text in texts:
                 table.add_row(f"[{style}]{name}[/]", escape(text))
         outcome = Text("Training cannot start.", "bold red") if self.errors else Text("Ready to train.", "bold green")
-        return Group(table, outcome)
+        return Group(Text(title, style="italic"), table, outcome)
 
 
 def merge(reports: dict[str, Report]) -> Report:
