@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import libradet
+from libradet.models.zoo import make_config
 
 NAMES = [name for name in libradet.__all__ if name != "__version__"]
 DOCS = Path(__file__).parents[1] / "docs"
@@ -23,3 +24,11 @@ def test_public_names_are_documented(name):
 def test_unknown_names_are_refused():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = libradet.nothing
+
+
+def test_a_run_is_named_after_the_configuration_that_it_trains(monkeypatch):
+    requested = []
+    monkeypatch.setattr("libradet.training.run.train", lambda config, *args, **kwargs: requested.append(config))
+    detector = make_config("libra_retinanet", backbone="resnet18")
+    libradet.train("faster_rcnn", data="DIR", detector=detector)
+    assert (requested[0].model, requested[0].backbone) == ("libra_retinanet", "resnet18")

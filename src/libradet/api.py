@@ -79,7 +79,7 @@ def train(
     Args:
         model: name in the model zoo, or a detector to train, whose classes must be those of the data.
         data: folder with images and annotations, in any supported format.
-        detector: complete configuration of a new detector; its class names come from the data.
+        detector: complete configuration of a new detector, in place of ``model``; its class names come from the data.
         resume: run folder to resume from.
         callbacks: Lightning callbacks, in addition to those of libradet.
         logger: Lightning loggers, or names such as "wandb", in addition to metrics.csv.
@@ -105,8 +105,12 @@ def train(
         settings["logger"] = [entry for entry in requested if isinstance(entry, str)]
     if resume is not None:
         return _resume(Path(resume), settings, callbacks, loggers)
-    name = model if isinstance(model, str) else model.config.model
-    config = TrainConfig(data=str(data), model=name, **settings)
+    described = model.config if isinstance(model, Detector) else detector
+    if described is None:
+        config = TrainConfig(data=str(data), model=str(model), **settings)
+    else:
+        settings = {"backbone": described.backbone.name, **settings}
+        config = TrainConfig(data=str(data), model=described.model, **settings)
     new_or_trained = model if isinstance(model, Detector) else detector
     return run_training(config, new_or_trained, callbacks=callbacks, loggers=loggers)
 

@@ -65,6 +65,7 @@ def test_predict_needs_only_the_file(weights, data, tmp_path, monkeypatch):
         (["train", "--model", "libra_faster_rcn", "--data", "."], "libra_faster_rcnn"),
         (["train", "--data", ".", "--lrr", "1"], "--lr"),
         (["train", "--data", ".", "--detector.roi.sampling.num_bin", "1"], "--detector.roi.sampling.num_bins"),
+        (["models", "--model", "rpn"], "--stats"),
         (["unknown_command"], "unknown_command"),
     ],
 )

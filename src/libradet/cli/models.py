@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.stats:
         return _print_stats(args)
+    if args.model:
+        raise UserError("--model selects rows of the statistics: add --stats")
     for name, make in MODELS.items():
         print(f"{name:22} {make.__doc__}")
     print(BACKBONE_HINT)
