@@ -71,7 +71,7 @@ _REPORT_CLAIMS = (
 def _report_row(claim: _Claim, reports: list[dict[str, Any]]) -> list[str]:
     values = [value for report in reports if (value := claim.measure(report)) is not None]
     mean = compute_mean(values)
-    cell = mean_cell(mean, digits=1, factor=100) if claim.is_percent else mean_cell(mean, digits=2)
+    cell = mean_cell(mean, digits=1, factor=100.0) if claim.is_percent else mean_cell(mean, digits=2)
     unit = " %" if claim.is_percent and mean is not None else ""
     return [claim.text, claim.paper, cell + unit]
 
