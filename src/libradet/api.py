@@ -115,7 +115,9 @@ def train(
     return run_training(config, new_or_trained, callbacks=callbacks, loggers=loggers)
 
 
-def load_model(path: str | Path, device: "str | torch.device" = "cpu") -> "Detector | ExportedModel":
+def load_model(
+    path: str | Path, device: "str | torch.device" = "cpu", use_ema: bool | None = None
+) -> "Detector | ExportedModel":
     """Load a model for inference.
 
     Args:
@@ -123,12 +125,16 @@ def load_model(path: str | Path, device: "str | torch.device" = "cpu") -> "Detec
             :func:`export_model` (.onnx, .pt2). A .pt2 file can execute code, so only load those you trust; nothing in
             the others is executed.
         device: device of a detector; exported models run on the CPU.
+        use_ema: of two sets of weights in a checkpoint, take the moving average (True) or what was trained (False); by
+            default those that the toolbox's own test command uses, and a warning says which.
 
     Raises:
         UserError: the file does not exist, has an unknown format or is damaged; or a library is missing.
     """
     if Path(path).suffix not in (".onnx", ".pt2"):
-        return load_checkpoint_any(path, device)
+        return load_checkpoint_any(path, device, use_ema)
+    if use_ema is not None:
+        raise UserError(f"{path}: an exported file has one set of weights; leave out use_ema")
     from libradet.export.formats import open_exported
 
     return open_exported(path)

@@ -164,7 +164,7 @@ def test_round_trip(pair, tmp_path, capsys):
     ]
     totals = totals if pair.here.rpn is not None else ["detections.detections_per_img: 30 here, 300 there"]
     totals += ["the balanced pyramid, by libradet.interop.torchvision.balance"] if pair.here.balance else []
-    assert said == [f"{PREFIX} set it in the torchvision config: {total}" for total in totals]
+    assert said == [f"{PREFIX} set it in the arguments of the torchvision model: {total}" for total in totals]
     back, state = torch.load(out, weights_only=True), pair.there.state_dict()
     assert back.keys() == state.keys()
     unused = ("bbox_pred.", "mask_fcn_logits.")

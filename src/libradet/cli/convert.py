@@ -6,6 +6,8 @@ from pathlib import Path
 from libradet.cli import options
 from libradet.errors import UserError
 
+SETTINGS_PLACES = {"mmdet": "the mmdet config", "torchvision": "the arguments of the torchvision model"}
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's parser."""
@@ -18,6 +20,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--allow_partial", action="store_true", help=text)
     text = "epsilon of the batch norms, if the file does not have it (torchvision's published weights: 0)"
     parser.add_argument("--norm_eps", type=float, metavar="EPS", help=text)
+    text = "of two sets of weights, take the moving average (default: what the toolbox's own test command uses)"
+    ema = parser.add_mutually_exclusive_group()
+    ema.add_argument("--use_ema", action="store_true", default=None, help=text)
+    text = "of two sets of weights, take what was trained, not its moving average"
+    ema.add_argument("--no_ema", action="store_false", dest="use_ema", default=None, help=text)
     parser.set_defaults(run=run)
 
 
@@ -30,16 +37,18 @@ def run(args: argparse.Namespace) -> int:
     from libradet.interop.saving import config_differences, save_checkpoint_as
     from libradet.models.serialization import save_model
 
-    loaded = load_checkpoint(args.source, args.allow_partial, args.norm_eps)
+    loaded = load_checkpoint(args.source, args.allow_partial, args.norm_eps, args.use_ema)
     if args.to:
         save_checkpoint_as(loaded.model, args.to, args.output)
         for difference in config_differences(loaded.model, args.to):
-            print(f"not stored in {args.to} checkpoints; set it in the {args.to} config: {difference}")
+            print(f"not stored in {args.to} checkpoints; set it in {SETTINGS_PLACES[args.to]}: {difference}")
     else:
         save_model(loaded.model, args.output)
     config = loaded.model.config
     classes = f"{config.num_classes} classes"
     print(f"{args.output}: {config.model}, {config.backbone.name}, {classes}, from {loaded.source}")
+    for note in loaded.notes:
+        print(f"{args.source}: {note}")
     if reinitialized := summarize_mismatches(loaded):
         print(f"randomly initialized: {reinitialized}")
     return 0

@@ -1,5 +1,6 @@
 """Loading of other toolboxes' checkpoints, whose format is detected by the names of their tensors."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from libradet.errors import UserError
 from libradet.interop import detectron2, mmdetection, torchvision_models
+from libradet.interop.averaged_weights import split_ema_buffers
 from libradet.interop.checkpoint_format import CheckpointFormat, StateDictLayout, Tensors
 from libradet.interop.class_order import background_to_last, sizes_to_last
-from libradet.interop.reading import read_tensors
+from libradet.interop.reading import Checkpoint, read_checkpoint
+from libradet.interop.wrappers import strip_wrappers
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.load_pretrained import BackboneWeights
@@ -36,6 +39,7 @@ class LoadedCheckpoint(NamedTuple):
         missing: our tensors that the file does not have.
         unexpected: the file's tensors that our detector does not have.
         mismatched: the file's tensors whose shape differs from ours, with both shapes.
+        notes: which weights were taken, if the file has two sets.
     """
 
     model: Detector
@@ -43,29 +47,43 @@ class LoadedCheckpoint(NamedTuple):
     missing: list[str]
     unexpected: list[str]
     mismatched: list[str]
+    notes: tuple[str, ...] = ()
 
 
-def load_checkpoint_any(path: str | Path, device: str | torch.device = "cpu") -> Detector:
+def load_checkpoint_any(path: str | Path, device: str | torch.device = "cpu", use_ema: bool | None = None) -> Detector:
     """Return the detector of a file of ours or another toolbox's checkpoint, in evaluation mode.
+
+    A warning says which weights were taken if the file has two sets, see :func:`load_checkpoint`.
 
     Raises:
         UserError: not a checkpoint, not one of a supported toolbox, or its tensors do not fit.
     """
-    return load_checkpoint(path).model.to(device)
+    loaded = load_checkpoint(path, use_ema=use_ema)
+    _warn_of_notes(loaded, path)
+    return loaded.model.to(device)
 
 
-def load_checkpoint(path: str | Path, allow_partial: bool = False, norm_eps: float | None = None) -> LoadedCheckpoint:
+def _warn_of_notes(loaded: LoadedCheckpoint, path: str | Path) -> None:
+    for note in loaded.notes:
+        warnings.warn(f"{path}: {note}", stacklevel=3)
+
+
+def load_checkpoint(
+    path: str | Path, allow_partial: bool = False, norm_eps: float | None = None, use_ema: bool | None = None
+) -> LoadedCheckpoint:
     """Load a detector on the CPU from a file of ours or another toolbox's checkpoint.
 
     Args:
         allow_partial: leave tensors that do not fit at their random initialization, and list them.
         norm_eps: epsilon of the backbone's batch norms, if the file does not contain it and the toolbox's rule (see
             :mod:`libradet.interop.torchvision_models`) does not hold for the model.
+        use_ema: of two sets of weights, take the moving average (True) or what was trained (False); None takes those
+            that the toolbox's own test command uses.
 
     Raises:
-        UserError: as :func:`load_checkpoint_any`.
+        UserError: as :func:`load_checkpoint_any`; or ``use_ema`` is set and the file has one set of weights.
     """
-    tensors, meta = read_tensors(path)
+    tensors, meta, note = _read(path, use_ema)
     if is_model_format(meta.get("format")):
         return LoadedCheckpoint(load_model(path), "libradet", [], [], [])
     checkpoint_format, tensors, config = _infer_config(tensors, meta, path)
@@ -74,13 +92,13 @@ def load_checkpoint(path: str | Path, allow_partial: bool = False, norm_eps: flo
     if not allow_partial and (loaded.missing or loaded.unexpected or loaded.mismatched):
         mismatches = summarize_mismatches(loaded)
         raise UserError(f"{path}: tensors of this {checkpoint_format.name} checkpoint do not fit; {mismatches}")
-    return loaded
+    return loaded._replace(notes=(note,) if note else ())
 
 
 def summarize_mismatches(loaded: LoadedCheckpoint) -> str:
-    """Return one line with the names of all tensors that did not fit; empty if there are none."""
+    """Return one line with names of tensors that did not fit, five of each kind; empty if there are none."""
     parts = (("missing", loaded.missing), ("unexpected", loaded.unexpected), ("mismatched", loaded.mismatched))
-    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in parts if names)
+    return "; ".join(f"{kind}: {summarize_list(names)}" for kind, names in parts if names)
 
 
 def resolve_init_weights(
@@ -100,6 +118,7 @@ def resolve_init_weights(
     if (backbone := _read_backbone_weights(weights)) is not None:
         return backbone, []
     loaded = load_checkpoint(weights, allow_partial)
+    _warn_of_notes(loaded, weights)
     return loaded.model, [*loaded.missing, *loaded.mismatched]
 
 
@@ -111,18 +130,33 @@ def read_config_any(path: str | Path) -> DetectorConfig | BackboneWeights:
     """
     if (backbone := _read_backbone_weights(path)) is not None:
         return backbone
-    tensors, meta = read_tensors(path)
+    tensors, meta, _ = _read(path)
     return read_config(path) if is_model_format(meta.get("format")) else _infer_config(tensors, meta, path)[2]
+
+
+def _read(path: str | Path, use_ema: bool | None = None) -> Checkpoint:
+    """Read a checkpoint and undo what wrappers and moving averages have changed in its names."""
+    tensors, meta, note = read_checkpoint(path, use_ema)
+    if not is_model_format(meta.get("format")):
+        tensors, buffer_note = split_ema_buffers(strip_wrappers(tensors, _is_detector), use_ema)
+        note = note or buffer_note
+    if use_ema is not None and not note:
+        raise UserError(f"{path}: has one set of weights, no moving average beside it; leave out use_ema")
+    return Checkpoint(tensors, meta, note)
+
+
+def _is_detector(tensors: Tensors) -> bool:
+    return any(known.matches(tensors) for known in CHECKPOINT_FORMATS)
 
 
 def is_backbone_only(tensors: Tensors, meta: Mapping[str, Any]) -> bool:
     """Return whether tensors are those of a backbone alone, without the prefixes of a detector's parts."""
-    is_detector = is_model_format(meta.get("format")) or any(known.matches(tensors) for known in CHECKPOINT_FORMATS)
+    is_detector = is_model_format(meta.get("format")) or _is_detector(tensors)
     return not is_detector and not any(name.startswith(DETECTOR_PREFIXES) for name in tensors)
 
 
 def _read_backbone_weights(path: str | Path) -> BackboneWeights | None:
-    tensors, meta = read_tensors(path)
+    tensors, meta, _ = _read(path)
     return BackboneWeights(Path(path), tensors) if is_backbone_only(tensors, meta) else None
 
 

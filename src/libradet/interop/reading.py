@@ -3,7 +3,7 @@
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,17 +11,42 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from libradet.errors import UserError
+from libradet.interop.averaged_weights import AVERAGED_KEYS, TRAINED_KEYS, choose_state
 from libradet.utils import safe_pickle
 
-STATE_KEYS = ("state_dict", "model", "model_state_dict", "model_ema", "state_dict_ema")
+STATE_KEYS = (*TRAINED_KEYS, *AVERAGED_KEYS)
 """Keys under which trainers store the weights."""
 
 
+class Checkpoint(NamedTuple):
+    """Content of a checkpoint.
+
+    Attributes:
+        tensors: by name.
+        meta: metadata of the file.
+        note: which weights were read, if the file has two sets; else empty.
+    """
+
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+    note: str = ""
+
+
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a checkpoint by name, and its metadata.
+    """Return the tensors of a checkpoint by name, and its metadata; see :func:`read_checkpoint`."""
+    checkpoint = read_checkpoint(path)
+    return checkpoint.tensors, checkpoint.meta
+
+
+def read_checkpoint(path: str | Path, use_ema: bool | None = None) -> Checkpoint:
+    """Read tensors and metadata of a checkpoint.
 
     Reads .safetensors, PyTorch files of both formats, and detectron2's .pkl; the format is detected by the content,
     not the file's name. The prefix ``module.`` of data-parallel wrappers is removed.
+
+    Args:
+        use_ema: of two sets of weights, take the moving average (True) or what was trained (False); see
+            :func:`libradet.interop.averaged_weights.choose_state` for the default.
 
     Raises:
         UserError: the file is missing, not a checkpoint, or refers to more than plain data.
@@ -43,14 +68,14 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except safe_pickle.READ_ERRORS as error:
         reason = f"{type(error).__name__}: {_first_line(error)}"
         raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
-    return _split(content, path)
+    return _split(content, path, use_ema)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_safetensors(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return _strip_module_prefix(tensors), dict(file.metadata() or {})
+            return Checkpoint(_strip_module_prefix(tensors), dict(file.metadata() or {}))
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable .safetensors file ({error})") from error
 
@@ -84,15 +109,11 @@ def _torch_load(path: Path) -> Any:
     return torch.load(path, map_location="cpu", pickle_module=safe_pickle, weights_only=False)
 
 
-def _split(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _split(content: Any, path: Path, use_ema: bool | None) -> Checkpoint:
     """Return the state dict and the metadata of a checkpoint's content."""
     if not isinstance(content, dict):
         raise UserError(f"{path}: contains a {type(content).__name__} instead of tensors by name")
-    state, meta = content, {}
-    for key in STATE_KEYS:
-        if isinstance(content.get(key), dict):
-            state, meta = content[key], content.get("meta", {})
-            break
+    state, meta, note = choose_state(content, use_ema)
     if not_text := [key for key in state if not isinstance(key, str)]:
         key_type = type(not_text[0]).__name__
         raise UserError(f"{path}: not a checkpoint of a detector: a name is a {key_type} instead of text")
@@ -105,7 +126,7 @@ def _split(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
             f"{', '.join(STATE_KEYS)})"
         )
     meta = meta if isinstance(meta, dict) else {}
-    return _strip_module_prefix({name: t for name, t in tensors.items() if t is not None}), meta
+    return Checkpoint(_strip_module_prefix({name: t for name, t in tensors.items() if t is not None}), meta, note)
 
 
 def _to_tensor(value: Any) -> Tensor | None:
