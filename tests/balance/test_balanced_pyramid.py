@@ -132,3 +132,30 @@ def test_gradients_reach_every_level_and_parameter():
 def test_missing_level_raises():
     with pytest.raises(IndexError):
         BalancedFeaturePyramid(3, 4, "none")(make_pyramid(3))
+
+
+@pytest.mark.parametrize("refine", ["none", "conv", "non_local"])
+def test_new_gated_pyramid_is_the_identity_and_its_gates_receive_gradients(refine):
+    pyramid = make_pyramid()
+    block = BalancedFeaturePyramid(3, 2, refine, num_gates=5)
+    out = block(pyramid)
+    assert all(torch.equal(x, y) for x, y in zip(pyramid, out, strict=True))
+    sum((y * x.cos()).sum() for x, y in zip(pyramid, out, strict=True)).backward()
+    average = torch.stack([rescale(x, *pyramid[2].shape[-2:]) for x in pyramid]).mean(0)
+    added = block.refine(average)
+    expected = [(rescale(added, *x.shape[-2:]) * x.cos()).sum() for x in pyramid]
+    torch.testing.assert_close(block.gate.grad, torch.stack(expected))
+
+
+def test_gates_weigh_the_average_of_each_level():
+    pyramid = make_pyramid()
+    plain, gated = BalancedFeaturePyramid(3), BalancedFeaturePyramid(3, num_gates=5)
+    gated.load_state_dict(plain.state_dict() | {"gate": torch.tensor([1.0, -0.5, 0.0, 2.0, 1.0])})
+    for x, y, z, g in zip(pyramid, plain(pyramid), gated(pyramid), gated.gate.tolist(), strict=True):
+        torch.testing.assert_close(z - x, g * (y - x))
+
+
+def test_gates_keep_the_type_of_the_features():
+    pyramid = [x.bfloat16() for x in make_pyramid()]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(y.dtype == torch.bfloat16 for y in BalancedFeaturePyramid(3, num_gates=5)(pyramid))

@@ -20,6 +20,24 @@ def switch_balanced_pyramid(config):
     config.pyramid.balanced = BalancedPyramidConfig()
 
 
+def switch_gated_pyramid(config):
+    config.pyramid.balanced = BalancedPyramidConfig(gated=True)
+
+
+def switch_background_share(config):
+    config.roi.sampling.negatives, config.roi.sampling.random_fraction = "iou_balanced", 0.5
+
+
+def switch_floor(config):
+    sampling = config.roi.sampling
+    sampling.negatives, sampling.floor_thr, sampling.floor_fraction = "iou_balanced", 0.1, 0.3
+
+
+def switch_reweighting(config):
+    for sampling in (config.roi.sampling, config.rpn.sampling):
+        sampling.negatives, sampling.reweight_exponent = "iou_balanced", 0.5
+
+
 def switch_iou_balanced(config):
     config.roi.sampling.negatives = "iou_balanced"
 

@@ -6,20 +6,26 @@ Depends on torch only, and can be used in any detector.
 from libradet.balance.losses import BalancedL1Loss, balanced_l1_loss
 from libradet.balance.pyramid import BalancedFeaturePyramid
 from libradet.balance.sampling import (
+    background_share_priority,
+    bins_of_iou,
     instance_balanced_priority,
     iou_balanced_priority,
     ohem_priority,
     random_priority,
     select,
+    stratification_weights,
 )
 
 __all__ = [
     "BalancedFeaturePyramid",
     "BalancedL1Loss",
+    "background_share_priority",
     "balanced_l1_loss",
+    "bins_of_iou",
     "instance_balanced_priority",
     "iou_balanced_priority",
     "ohem_priority",
     "random_priority",
     "select",
+    "stratification_weights",
 ]

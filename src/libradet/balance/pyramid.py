@@ -57,10 +57,19 @@ class BalancedFeaturePyramid(nn.Module):
         channels: of every level.
         level: index of the level at whose size levels are averaged.
         refine: refinement of the average: none, one convolution, or a non-local block.
+        num_gates: number of levels that learn how much of the average they add. A new gate is 0, so a new block is
+            the identity, and a trained plain detector keeps its detections. 0 adds the average itself, as the paper.
+
+    Attributes:
+        gate: learned factor of the average for each level, finest first; None without gates.
     """
 
     def __init__(
-        self, channels: int, level: int = 2, refine: Literal["none", "conv", "non_local"] = "non_local"
+        self,
+        channels: int,
+        level: int = 2,
+        refine: Literal["none", "conv", "non_local"] = "non_local",
+        num_gates: int = 0,
     ) -> None:
         super().__init__()
         self.level = level
@@ -70,10 +79,15 @@ class BalancedFeaturePyramid(nn.Module):
             self.refine = NonLocal2d(channels)
         else:
             self.refine = nn.Identity()
+        self.gate = nn.Parameter(torch.zeros(num_gates)) if num_gates else None
 
     def forward(self, pyramid: Sequence[Float[Tensor, "B C _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
         """Return the balanced levels, finest first, in their shapes. Raises IndexError if ``level`` does not exist."""
         height, width = pyramid[self.level].shape[-2:]
         average = torch.stack([rescale(x, height, width) for x in pyramid]).mean(0)
         balanced = self.refine(average)
-        return [x + rescale(balanced, *x.shape[-2:]) for x in pyramid]
+        added = [rescale(balanced, *x.shape[-2:]) for x in pyramid]
+        if self.gate is not None:
+            gates = self.gate.to(balanced.dtype).unbind()
+            added = [gate * x for gate, x in zip(gates, added, strict=True)]
+        return [x + y for x, y in zip(pyramid, added, strict=True)]

@@ -74,6 +74,7 @@ def iou_balanced_priority(
     bins: Literal["paper", "mmdet"] = "paper",
     generator: Generator | None = None,
     size: int | None = None,
+    min_iou: float = 0.0,
 ) -> Float[Tensor, "B N"]:
     """Return priorities that select equally many candidates of each IoU bin: p_k = N/K * 1/M_k (paper 3.1, equation 1).
 
@@ -90,19 +91,20 @@ def iou_balanced_priority(
             on: it splits up to the largest IoU of all candidates, negative or not, selects floor(N/K) of each bin, and
             uses boxes of IoU 0 only to fill the remaining slots. It needs the IoU of entries that are not candidates.
         size: upper limit of ``count``; by default ``count`` itself if it is a number, otherwise the length of ``iou``.
+        min_iou: lower end of the interval that is split evenly. Candidates below it are none here.
     """
     size = size or (iou.shape[1] if isinstance(count, Tensor) else count)
     count = count if isinstance(count, Tensor) else torch.full_like(iou[:, 0], count, dtype=torch.int64)
     share = (count // num_bins)[:, None].expand(-1, num_bins)
     if bins == "paper":
-        upper, fill, binned = iou.new_full((len(iou), 1), max_iou), candidates, candidates
+        upper, fill, binned = iou.new_full((len(iou), 1), max_iou), candidates, candidates & (iou >= min_iou)
         share = share + _random_like(share, generator).argsort(1).argsort(1).lt((count % num_bins)[:, None])
     else:
         upper, fill = iou.amax(dim=1, keepdim=True), candidates & (iou > 0)
-        binned = fill & (iou < upper)
+        binned = fill & (iou < upper) & (iou >= min_iou)
     # Arithmetic with 0 and 1 instead of masks, which are several times slower on the CPU.
     key = _random_like(candidates, generator)
-    bin_index = (iou * (num_bins / upper.clamp(min=1e-6))).floor_().clamp_(0, num_bins - 1)
+    bin_index = bins_of_iou(iou, num_bins, upper, min_iou)
     bin_index = torch.where(binned, bin_index, num_bins + 1.0)
     priority = key if bins == "paper" else key + fill
     for k in range(num_bins):
@@ -116,6 +118,74 @@ def iou_balanced_priority(
         priority = torch.addcmul(priority, inside.mul_(key), 1 / last.clamp(min=1e-6) - 1)
         priority.scatter_(1, index, torch.where(selected, value + 3, priority.gather(1, index)))
     return torch.where(candidates, priority, -torch.inf)
+
+
+def bins_of_iou(
+    iou: Float[Tensor, "B N"], num_bins: int, max_iou: float | Float[Tensor, "B 1"], min_iou: float = 0.0
+) -> Float[Tensor, "B N"]:
+    """Return the bin 0..K-1 of each IoU, of K equal intervals of [``min_iou``, ``max_iou``)."""
+    upper = torch.as_tensor(max_iou, device=iou.device)
+    return ((iou - min_iou) * (num_bins / (upper - min_iou).clamp(min=1e-6))).floor_().clamp_(0, num_bins - 1)
+
+
+def background_share_priority(
+    candidates: Bool[Tensor, "B N"],
+    iou: Float[Tensor, "B N"],
+    count: Int[Tensor, " B"],
+    size: int,
+    floor_thr: float,
+    floor_fraction: float,
+    num_bins: int = 3,
+    max_iou: float = 0.5,
+    bins: Literal["paper", "mmdet"] = "paper",
+    generator: Generator | None = None,
+) -> Float[Tensor, "B N"]:
+    """Return priorities that keep a share of the negatives for the background, as mmdetection's sampler does.
+
+    Of ``count``, the share ``floor_fraction`` is drawn at random from candidates of an IoU below ``floor_thr`` (of
+    IoU 0 if it is 0), the rest IoU-balanced from the others. If one side has too few, the other fills its slots.
+    See :func:`iou_balanced_priority` for the other arguments.
+    """
+    below = candidates & ((iou < floor_thr) if floor_thr > 0 else (iou == 0))
+    above = candidates & ~below
+    num_balanced = (count * (1 - floor_fraction)).long()
+    balanced = iou_balanced_priority(
+        above, iou, num_balanced, num_bins, max_iou, bins, generator, size=size, min_iou=floor_thr
+    )
+    index, filled = select(balanced, num_balanced, size)
+    chosen = index.new_zeros(iou.shape).scatter_add(1, index, filled.long()) > 0
+    # Slots are filled in this order: balanced, floor, the rest. Random keys are below 1.
+    return random_priority(candidates, generator) + 2.0 * chosen + 1.0 * below
+
+
+def stratification_weights(
+    sample_bins: Int[Tensor, "B S"],
+    samples: Bool[Tensor, "B S"],
+    candidate_bins: Int[Tensor, "B N"],
+    candidates: Bool[Tensor, "B N"],
+    num_bins: int,
+    exponent: float,
+) -> Float[Tensor, "B S"]:
+    """Return weights of samples, whose bins (strata) were not sampled in proportion to their candidates.
+
+    A sample of bin k weighs ((M_k / M) / (S_k / S))^``exponent``, scaled to a mean of 1 over the samples of its image:
+    with an exponent of 1, the mean of a weighted loss estimates its mean over all candidates (post-stratification).
+
+    Args:
+        samples: entries that are samples; others get weight 1.
+        candidates: entries that could have been sampled.
+    """
+    num_candidates = _count_bins(candidate_bins, candidates, num_bins)
+    num_samples = _count_bins(sample_bins, samples, num_bins)
+    ratio = num_candidates / num_samples.clamp(min=1)
+    weight = ratio.clamp(min=1e-12).pow(exponent).gather(1, sample_bins).where(samples, 0)
+    scale = samples.sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1e-12)
+    return (weight * scale).where(samples, 1)
+
+
+def _count_bins(bins: Int[Tensor, "B N"], members: Bool[Tensor, "B N"], num_bins: int) -> Float[Tensor, "B {num_bins}"]:
+    counts = torch.zeros(len(bins), num_bins, device=bins.device)
+    return counts.scatter_add(1, bins, members.float())
 
 
 def instance_balanced_priority(

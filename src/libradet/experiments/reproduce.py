@@ -13,10 +13,12 @@ from libradet.errors import UserError
 from libradet.experiments.ablation import reproduce_table
 from libradet.experiments.baseline_reports import FIGURES, reproduce_figure
 from libradet.experiments.claims import CLAIMS, reproduce_claims
-from libradet.experiments.definitions import IMAGENET, Preset, read_experiment, read_preset
+from libradet.experiments.definitions import IMAGENET, Preset, list_names, read_experiment, read_preset
 from libradet.experiments.runner import ExperimentRunner, make_dataset_entries
 from libradet.experiments.verdict_check import VERDICT, reproduce_verdict
+from libradet.training.options import check_settings
 from libradet.utils.atomic_io import require_exists
+from libradet.utils.text import suggest
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,13 @@ def reproduce(name: str, options: ReproduceOptions, console: Console) -> Iterato
     """Train and evaluate what is missing, and yield what is to be printed.
 
     Args:
-        name: table1 to table6, libra, components, sampler_bins, recipes, figure3, figure5, figure6, claims, verdict,
-            or the path of a YAML file.
+        name: table1 to table6, libra, components, sampler_bins, samplers, recipes, figure3, figure5, figure6, claims,
+            verdict, or the path of a YAML file.
 
     Raises:
         UserError: unknown names, settings that ``libradet train`` rejects, or datasets that cannot be trained on.
     """
+    _check_name(name)
     preset = read_preset(options.preset)
     if name in FIGURES:
         tables = reproduce_figure(_make_runner(options, preset, console), name)
@@ -67,6 +70,17 @@ def reproduce(name: str, options: ReproduceOptions, console: Console) -> Iterato
     yield f"{options.output_dir / name}.md"
 
 
+def _check_name(name: str) -> None:
+    known = [*list_names(), *FIGURES, CLAIMS, VERDICT]
+    if name in known or name.endswith((".yaml", ".yml")):
+        return
+    similar = suggest(name, known)
+    # Another number is no misspelling: table9 does not mean table6.
+    is_misspelled = similar is not None and similar.strip("0123456789") != name.strip("0123456789")
+    hint = f"did you mean {similar}?" if is_misspelled else f"choose from {', '.join(known)}, or name a .yaml file"
+    raise UserError(f"there is no experiment {name}; {hint}")
+
+
 def _make_runner(options: ReproduceOptions, preset: Preset, console: Console) -> ExperimentRunner:
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; it must be at least 1")
@@ -75,6 +89,7 @@ def _make_runner(options: ReproduceOptions, preset: Preset, console: Console) ->
     if options.weights not in (None, "none", IMAGENET):
         require_exists(options.weights)
     overrides = dict(_parse_override(text) for text in options.overrides)
+    check_settings(overrides)
     datasets = make_dataset_entries(options.data, preset, options.weights)
     for dataset in datasets:
         initialization = dataset.weights or "random weights"

@@ -45,6 +45,7 @@ class SampledProposals(NamedTuple):
         valid: whether the slot is filled.
         positive: whether the slot holds a positive.
         added: whether it is a ground truth that was added to the proposals.
+        weight: of each sample in the classification loss; None where all are equal.
     """
 
     boxes: Float[Tensor, "B S 4"]
@@ -53,6 +54,7 @@ class SampledProposals(NamedTuple):
     valid: Bool[Tensor, "B S"]
     positive: Bool[Tensor, "B S"]
     added: Bool[Tensor, "B S"]
+    weight: Float[Tensor, "B S"] | None = None
 
 
 class BoxHead(nn.Module):
@@ -138,6 +140,7 @@ class BoxHead(nn.Module):
             valid=samples.valid,
             positive=samples.positive,
             added=samples.index >= proposals.boxes.shape[1],
+            weight=samples.weight,
         )
 
     def sample_losses(
@@ -147,10 +150,11 @@ class BoxHead(nn.Module):
         config = self.config
         output = self.run_box_head(features, samples.boxes, samples.valid)
         count = num_samples_across_ranks(samples.valid)
-        boxes, gt, labels, _, positive, _ = first_slots(samples, self.max_positives)
+        positives = first_slots(samples, self.max_positives)
+        boxes, gt, labels, positive = positives.boxes, positives.gt, positives.labels, positives.positive
         deltas = select_class(output.deltas[:, : self.max_positives], labels)
         gt_boxes = gather_rows(batch.boxes, gt)
-        loss = class_loss(output.logits, samples.labels, samples.valid, count, config.focal)
+        loss = class_loss(output.logits, samples.labels, samples.valid, count, config.focal, samples.weight)
         losses = {
             "class": config.cls_loss_weight * loss,
             "box": localization_loss(deltas, boxes, gt_boxes, positive, count, config.box_loss, config.box_std),
@@ -185,7 +189,8 @@ def roi_pool(
 
 def first_slots(samples: SampledProposals, count: int) -> SampledProposals:
     """Return the samples in the first ``count`` slots of each image."""
-    return SampledProposals(*(t[:, :count] for t in samples))
+    weight = None if samples.weight is None else samples.weight[:, :count]
+    return SampledProposals(*(t[:, :count] for t in samples[:-1]), weight)
 
 
 def match_proposals(

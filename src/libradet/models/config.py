@@ -7,8 +7,6 @@ The heads of a detector are those of ``rpn``, ``roi``, ``cascade``, ``mask`` and
 - ``roi`` alone: RoI heads on precomputed proposals (Fast R-CNN);
 - ``rpn`` and ``roi``: Faster R-CNN; with ``cascade`` several box heads in sequence, with ``mask`` a mask head;
 - ``retinanet``: a one-stage detector.
-
-Ranges of numbers are part of the annotations (:mod:`libradet.utils.ranges`).
 """
 
 from dataclasses import dataclass, field
@@ -77,10 +75,14 @@ class BackboneConfig:
 
 @dataclass
 class BalancedPyramidConfig:
-    """Balanced feature pyramid (paper 3.2): ``level`` is the index of the pyramid level at which all are averaged."""
+    """Balanced feature pyramid (paper 3.2): ``level`` is the index of the pyramid level at which all are averaged.
+
+    ``gated``: each level learns the factor of the average that it adds, 0 at first; the paper adds the average itself.
+    """
 
     level: int = 2
     refine: Literal["none", "conv", "non_local"] = "non_local"
+    gated: bool = False
 
 
 @dataclass
@@ -140,6 +142,10 @@ class SamplingConfig:
 
     ``positive_fraction``: of ``batch_size_per_image``, the upper limit of positives. ``neg_pos_ub``: upper limit of
     negatives per positive. ``bins``: IoU bins as in the paper's text or as in mmdetection's code.
+
+    Of IoU-balanced negatives: ``random_fraction`` is drawn at random from all that equal shares of the bins leave;
+    ``floor_fraction`` at random below ``floor_thr``, above which bins begin (mmdetection). ``reweight_exponent``:
+    exponent of their weights in the classification loss, see :func:`libradet.balance.stratification_weights`.
     """
 
     batch_size_per_image: PositiveInt = 512
@@ -149,6 +155,10 @@ class SamplingConfig:
     num_bins: PositiveInt = 3
     bins: Literal["paper", "mmdet"] = "paper"
     neg_pos_ub: PositiveFloat | None = None
+    random_fraction: UnitInterval = 0.0
+    floor_thr: UnitInterval = 0.0
+    floor_fraction: UnitInterval = 0.0
+    reweight_exponent: UnitInterval = 0.0
 
 
 @dataclass
@@ -367,7 +377,7 @@ class DetectorConfig:
     model: str = "faster_rcnn"
     num_classes: PositiveInt = 80
     class_names: tuple[str, ...] = ()
-    category_ids: tuple[int, ...] = ()
+    category_ids: tuple[int | str, ...] = ()
     image: ImageConfig = field(default_factory=ImageConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)

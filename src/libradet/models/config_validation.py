@@ -5,7 +5,15 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from libradet.errors import UserError
-from libradet.models.config import MAX_LAYERS, BoxLossConfig, CascadeConfig, DetectorConfig, FocalConfig, MatchConfig
+from libradet.models.config import (
+    MAX_LAYERS,
+    BoxLossConfig,
+    CascadeConfig,
+    DetectorConfig,
+    FocalConfig,
+    MatchConfig,
+    SamplingConfig,
+)
 from libradet.utils.ranges import check_ranges
 
 
@@ -26,6 +34,8 @@ def validate_config(config: DetectorConfig) -> None:
             )
         if isinstance(part, FocalConfig) and 0 < part.gamma < 1:
             raise UserError(f"{path}.gamma is {part.gamma}: it must be 0 or at least 1, for finite gradients")
+        if isinstance(part, SamplingConfig):
+            _check_sampling(path, part)
         if isinstance(part, BoxLossConfig) and part.type == "balanced_l1":
             _check_balanced_l1(path, part)
     _check_sizes(config)
@@ -69,6 +79,17 @@ def _check_nms(config: DetectorConfig) -> None:
             f"detections.score_fusion is iou_guided and detections.nms_type {detections.nms_type}, which exclude each "
             "other: set score_fusion to none or multiply, or nms_type to nms"
         )
+
+
+def _check_sampling(path: str, sampling: SamplingConfig) -> None:
+    for name in ("random_fraction", "floor_fraction", "floor_thr", "reweight_exponent"):
+        if getattr(sampling, name) and sampling.negatives != "iou_balanced":
+            raise UserError(
+                f"{path}.{name} is {getattr(sampling, name)}, which needs {path}.negatives iou_balanced, "
+                f"not {sampling.negatives}"
+            )
+    if sampling.random_fraction and sampling.floor_fraction:
+        raise UserError(f"{path}.random_fraction and {path}.floor_fraction exclude each other; set one of them to 0")
 
 
 def _check_balanced_l1(path: str, loss: BoxLossConfig) -> None:

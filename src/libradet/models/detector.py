@@ -54,7 +54,10 @@ class Detector(nn.Module):
         self.pyramid = FeaturePyramid(self.backbone.channels, config.pyramid)
         self.strides = self.pyramid.strides
         balanced, channels, classes = config.pyramid.balanced, config.pyramid.channels, config.num_classes
-        self.balance = BalancedFeaturePyramid(channels, balanced.level, balanced.refine) if balanced else None
+        num_gates = config.pyramid.num_levels if balanced and balanced.gated else 0
+        self.balance = (
+            BalancedFeaturePyramid(channels, balanced.level, balanced.refine, num_gates) if balanced else None
+        )
         self.rpn = RPNHead(channels, self.strides, config.rpn) if config.rpn else None
         self.roi = build_roi_heads(channels, self.strides, config)
         self.mask = MaskHead(channels, classes, self.strides, config.mask) if config.mask else None
@@ -73,7 +76,7 @@ class Detector(nn.Module):
         return ["object"] if self.config.is_proposal_model else list(self.config.class_names)
 
     @property
-    def category_ids(self) -> list[int]:
+    def category_ids(self) -> list[int | str]:
         """Category ids of labels 0..C-1 in the training dataset; 1..C if they are unknown."""
         if self.config.is_proposal_model:
             return [1]

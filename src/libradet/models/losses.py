@@ -35,8 +35,9 @@ def class_loss(
     valid: Bool[Tensor, "B S"],
     count: Float[Tensor, ""],
     focal: FocalConfig | None = None,
+    weight: Float[Tensor, "B S"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the softmax cross entropy of the valid samples, divided by ``count``.
+    """Return the softmax cross entropy of the valid samples, times their ``weight``, divided by ``count``.
 
     With ``focal``, a sample of probability p in its class is weighted by (1 - p)^γ, times α (background: 1 - α).
     """
@@ -44,14 +45,20 @@ def class_loss(
     if focal is not None:
         balance = torch.where(labels < logits.shape[2] - 1, focal.alpha, 1 - focal.alpha)
         loss = balance * (1 - (-loss).exp()).pow(focal.gamma) * loss
+    loss = loss if weight is None else weight * loss
     return loss.where(valid, 0).sum() / count
 
 
 def objectness_loss(
-    logits: Float[Tensor, "B S"], positive: Bool[Tensor, "B S"], valid: Bool[Tensor, "B S"], count: Float[Tensor, ""]
+    logits: Float[Tensor, "B S"],
+    positive: Bool[Tensor, "B S"],
+    valid: Bool[Tensor, "B S"],
+    count: Float[Tensor, ""],
+    weight: Float[Tensor, "B S"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the binary cross entropy of the valid samples, divided by ``count``."""
+    """Return the binary cross entropy of the valid samples, times their ``weight``, divided by ``count``."""
     loss = F.binary_cross_entropy_with_logits(logits.float(), positive.float(), reduction="none")
+    loss = loss if weight is None else weight * loss
     return loss.where(valid, 0).sum() / count
 
 

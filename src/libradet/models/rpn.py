@@ -106,7 +106,7 @@ class RPNHead(nn.Module):
         logits = gather_rows(output.logits, samples.index)
         deltas, anchors = gather_rows(output.deltas, index), gather_rows(anchors, index)
         return {
-            "rpn_class": objectness_loss(logits, samples.positive, samples.valid, count),
+            "rpn_class": objectness_loss(logits, samples.positive, samples.valid, count, samples.weight),
             "rpn_box": localization_loss(deltas, anchors, gt_boxes, positive, count, config.box_loss),
         }
 

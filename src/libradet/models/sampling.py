@@ -7,13 +7,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from libradet.balance import (
+    background_share_priority,
+    bins_of_iou,
     instance_balanced_priority,
     iou_balanced_priority,
     ohem_priority,
     random_priority,
     select,
+    stratification_weights,
 )
 from libradet.data.batch import Batch
+from libradet.geometry.indexing import gather_rows
 from libradet.geometry.matching import NEGATIVE, Matches, ignore_in_crowd, match
 from libradet.models.config import MatchConfig, SamplingConfig
 
@@ -25,11 +29,13 @@ class SampledIndices(NamedTuple):
         index: candidate in each slot, positives in the first slots.
         valid: whether the slot is filled.
         positive: whether the slot holds a positive.
+        weight: of each sample in the classification loss; None where all are equal.
     """
 
     index: Int[Tensor, "B S"]
     valid: Bool[Tensor, "B S"]
     positive: Bool[Tensor, "B S"]
+    weight: Float[Tensor, "B S"] | None = None
 
 
 @torch.no_grad()
@@ -84,23 +90,67 @@ def sample(
         limit = (config.neg_pos_ub * num_positive.clamp(min=1)).long()
         num_negative = torch.minimum(num_negative, limit)
     if config.negatives == "iou_balanced":
-        priority = iou_balanced_priority(
-            negatives,
-            matches.iou,
-            num_negative,
-            num_bins=config.num_bins,
-            max_iou=max_iou,
-            bins=config.bins,
-            size=config.batch_size_per_image,
-        )
+        priority = _iou_balanced(negatives, matches.iou, num_negative, config, max_iou)
     else:
         priority = _priority(negatives, config.negatives, candidate_loss)
     chosen = torch.zeros_like(matches.gt).scatter_add(1, index, filled.long()) > 0
     priority = priority.masked_fill(chosen, torch.inf)
     index, valid = select(priority, num_positive + num_negative, config.batch_size_per_image)
-    return SampledIndices(
-        index, valid, torch.arange(config.batch_size_per_image, device=index.device) < num_positive[:, None]
+    positive = torch.arange(config.batch_size_per_image, device=index.device) < num_positive[:, None]
+    samples = SampledIndices(index, valid, positive)
+    if not config.reweight_exponent:
+        return samples
+    return samples._replace(weight=_sample_weights(samples, negatives, matches.iou, config, max_iou))
+
+
+def _iou_balanced(
+    negatives: Bool[Tensor, "B N"],
+    iou: Float[Tensor, "B N"],
+    count: Int[Tensor, " B"],
+    config: SamplingConfig,
+    max_iou: float,
+) -> Float[Tensor, "B N"]:
+    """Return IoU-balanced priorities of which ``count`` are used, with a share for the background if so configured."""
+    size = config.batch_size_per_image
+    if config.floor_fraction:
+        return background_share_priority(
+            negatives,
+            iou,
+            count,
+            size,
+            config.floor_thr,
+            config.floor_fraction,
+            num_bins=config.num_bins,
+            max_iou=max_iou,
+            bins=config.bins,
+        )
+    if config.random_fraction:
+        # Slots behind those of the bins are filled at random from all other candidates.
+        count = (count * (1 - config.random_fraction)).long()
+    return iou_balanced_priority(
+        negatives,
+        iou,
+        count,
+        num_bins=config.num_bins,
+        max_iou=max_iou,
+        bins=config.bins,
+        size=size,
+        min_iou=config.floor_thr,
     )
+
+
+def _sample_weights(
+    samples: SampledIndices,
+    negatives: Bool[Tensor, "B N"],
+    iou: Float[Tensor, "B N"],
+    config: SamplingConfig,
+    max_iou: float,
+) -> Float[Tensor, "B S"]:
+    """Return the weight of each sample in the classification loss; that of positives is 1."""
+    bins = bins_of_iou(iou, config.num_bins, max_iou).long()
+    is_negative = samples.valid & ~samples.positive
+    sample_bins = gather_rows(bins, samples.index)
+    return stratification_weights(sample_bins, is_negative, bins, negatives, config.num_bins, config.reweight_exponent)
 
 
 def _priority(candidates: Tensor, kind: str, candidate_loss: Tensor | None) -> Tensor:

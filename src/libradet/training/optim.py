@@ -27,6 +27,13 @@ LR_PER_16 = {"sgd": 0.02, "adamw": 1e-4}
 WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.05}
 """From the same sources."""
 
+PYRAMID_GATE = "balance.gate"
+"""Name of the parameter with the gates of a balanced pyramid."""
+
+GATE_LR_FACTOR = 10.0
+"""Factor of the learning rate of gates with AdamW, whose steps are about the learning rate: a gate moves by about 0.1,
+the weights of a layer by hundredths. Steps of SGD are in proportion to the gradient and need no factor."""
+
 
 def steps_per_epoch(config: TrainConfig, batches_per_epoch: int) -> int:
     """Return the optimizer steps per epoch; the last may have fewer batches than ``accumulate_grad_batches``."""
@@ -118,9 +125,20 @@ def lr_lambda(config: TrainConfig, batches_per_epoch: int, step: int) -> float:
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
     """Return parameter groups of the trained parameters, by stage if ``layer_decay`` is set.
 
-    Learned loss weights are exempt from weight decay, and so are norms and biases unless ``decay_norm_bias``.
+    Learned loss weights are exempt from weight decay, and so are norms and biases unless ``decay_norm_bias``. With
+    AdamW, gates of a balanced pyramid have a group of their own, see :data:`GATE_LR_FACTOR`.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    gates = [p for name, p in trained if config.optimizer == "adamw" and name.endswith(PYRAMID_GATE)]
+    if not gates:
+        return _weight_groups(model, trained, config)
+    assert config.lr is not None, "not resolved"
+    weights = [(name, p) for name, p in trained if not name.endswith(PYRAMID_GATE)]
+    gate_group = {"params": gates, "weight_decay": 0.0, "lr": GATE_LR_FACTOR * config.lr}
+    return [*_weight_groups(model, weights, config), gate_group]
+
+
+def _weight_groups(model: nn.Module, trained: list[tuple[str, nn.Parameter]], config: TrainConfig) -> list[dict]:
     if config.layer_decay is None:
         return _split_by_decay(trained, config)
     assert config.lr is not None, "not resolved"
