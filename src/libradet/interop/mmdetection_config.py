@@ -5,6 +5,7 @@ from typing import Any
 
 from libradet.errors import UserError
 from libradet.interop.literal_config import first_dict, iter_dicts, parse_literals
+from libradet.interop.mmdetection_sampling import apply_samplers
 from libradet.models.config import AnchorConfig, DetectionConfig, DetectorConfig, ProposalConfig, RoIAlignConfig
 
 Settings = Mapping[str, Any]
@@ -148,6 +149,7 @@ def _apply_align(align: RoIAlignConfig, settings: Settings) -> None:
 
 
 def _apply_train(config: DetectorConfig, train: Settings) -> None:
+    apply_samplers(config, train)
     if config.rpn is None:
         return
     border = first_dict(train, "rpn").get("allowed_border")
