@@ -1,6 +1,6 @@
 """Public Python API."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ def create_model(
     backbone: str | None = None,
     weights: str | Path | None = None,
     class_names: tuple[str, ...] | list[str] = (),
-    config: DetectorConfig | None = None,
+    config: DetectorConfig | Mapping[str, Any] | None = None,
     allow_partial: bool = False,
 ) -> Detector:
     """Build a detector.
@@ -52,12 +52,15 @@ def create_model(
             weights, and class layers are initialized at random if the classes differ: ``model.reinitialized_layers``
             lists them.
         class_names: names of labels 0..C-1.
-        config: complete configuration in place of name and backbone; it is not modified.
+        config: complete configuration in place of name and backbone, or a nested mapping of the fields that differ
+            from theirs, as in the ``detector`` section of a YAML file; it is not modified.
         allow_partial: load the weights that match, and initialize other layers at random.
 
     Raises:
         UserError: unknown names, or weights that cannot be loaded or do not match.
     """
+    if isinstance(config, Mapping):
+        config = _read_detector(config, name, backbone, weights)
     resolved, missing = resolve_init_weights(weights, allow_partial)
     model = build.create_model(name, num_classes, backbone, resolved, class_names, config, allow_partial)
     model.reinitialized_layers += missing
@@ -65,10 +68,10 @@ def create_model(
 
 
 def train(
-    model: str | Detector = "libra_faster_rcnn",
+    model: str | Detector | None = None,
     data: str | Path = "",
     *,
-    detector: DetectorConfig | None = None,
+    detector: DetectorConfig | Mapping[str, Any] | None = None,
     resume: str | Path | None = None,
     callbacks: "Sequence[Callback]" = (),
     logger: "Sequence[Logger | str] | Logger | str | None" = None,
@@ -77,10 +80,12 @@ def train(
     """Train a detector, as ``libradet train`` does.
 
     Args:
-        model: name in the model zoo, or a detector to train, whose classes must be those of the data.
+        model: name in the model zoo ("libra_faster_rcnn" if None), or a detector to train, whose classes must be those
+            of the data.
         data: folder with images and annotations, in any supported format.
-        detector: complete configuration of a new detector, in place of ``model``; its class names come from the data.
-        resume: run folder to resume from.
+        detector: complete configuration of a new detector, in place of ``model``, or a nested mapping of the fields
+            that differ from those of ``model``, as in a YAML file; its class names come from the data.
+        resume: run folder to resume from, with its own detector; ``data`` and ``settings`` change its configuration.
         callbacks: Lightning callbacks, in addition to those of libradet.
         logger: Lightning loggers, or names such as "wandb", in addition to metrics.csv.
         settings: fields of :class:`libradet.training.config.TrainConfig`, such as ``max_epochs``, ``lr`` or
@@ -104,7 +109,15 @@ def train(
         loggers = [entry for entry in requested if isinstance(entry, Logger)]
         settings["logger"] = [entry for entry in requested if isinstance(entry, str)]
     if resume is not None:
-        return _resume(Path(resume), settings, callbacks, loggers)
+        if detector is not None or isinstance(model, Detector):
+            raise UserError("resume continues the run's own detector: leave out model and detector")
+        settings |= {"data": str(data)} if data else {}
+        return _resume(Path(resume), model, settings, callbacks, loggers)
+    if isinstance(model, Detector) and detector is not None:
+        raise UserError("model is a built detector: leave out detector, or pass the name of a model")
+    model = TrainConfig.model if model is None else model
+    if isinstance(detector, Mapping):
+        detector = _read_detector(detector, str(model), settings.get("backbone"), settings.get("weights"))
     described = model.config if isinstance(model, Detector) else detector
     if described is None:
         config = TrainConfig(data=str(data), model=str(model), **settings)
@@ -125,7 +138,7 @@ def load_model(
             :func:`export_model` (.onnx, .pt2). A .pt2 file can execute code, so only load those you trust; nothing in
             the others is executed.
         device: device of a detector; exported models run on the CPU.
-        use_ema: of two sets of weights in a checkpoint, take the moving average (True) or what was trained (False); by
+        use_ema: of two sets of weights in a checkpoint, load the moving average (True) or what was trained (False); by
             default those that the toolbox's own test command uses, and a warning says which.
 
     Raises:
@@ -221,12 +234,28 @@ def _check_settings(settings: dict[str, Any]) -> None:
             raise UserError(f"train has no setting {name!r}; {hint}")
 
 
+def _read_detector(
+    values: Mapping[str, Any], name: str, backbone: str | None, weights: str | Path | None
+) -> DetectorConfig:
+    from libradet.training.options import read_detector
+
+    return read_detector(values, name, backbone, None if weights is None else str(weights))
+
+
 def _resume(
-    folder: Path, settings: dict[str, Any], callbacks: "Sequence[Callback]", loggers: "Sequence[Logger]"
+    folder: Path,
+    model: str | None,
+    settings: dict[str, Any],
+    callbacks: "Sequence[Callback]",
+    loggers: "Sequence[Logger]",
 ) -> "TrainResult":
     from libradet.training.options import parse_train
     from libradet.training.run import train as run_training
 
     request = parse_train(["--resume", str(folder)])
+    for name, value in {"model": model, "backbone": settings.get("backbone")}.items():
+        own = getattr(request.config, name)
+        if value not in (None, own):
+            raise UserError(f"{folder}: the run was started with {name} {own}; leave out {name}={value!r}")
     config = replace(request.config, **settings)
     return run_training(config, request.detector, folder, callbacks=callbacks, loggers=loggers)

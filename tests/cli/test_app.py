@@ -67,6 +67,15 @@ def test_predict_needs_only_the_file(weights, data, tmp_path, monkeypatch):
         (["train", "--data", ".", "--detector.roi.sampling.num_bin", "1"], "--detector.roi.sampling.num_bins"),
         (["models", "--model", "rpn"], "--stats"),
         (["unknown_command"], "unknown_command"),
+        (["evalute", "x"], "did you mean evaluate?"),
+        (["data", "chekc", "x"], "did you mean check?"),
+        (["predict", "m", "x", "--out", "y"], "did you mean --output_dir?"),
+        (["predict", "m", "x", "--threshold", "0.1"], "did you mean --score_thresh?"),
+        (["evaluate", "m", "--dat", "x"], "did you mean --data?"),
+        (["predict", "m", "x", "--output_dir", "y", "--batch_size", "q"], "must be a whole number"),
+        (["reproduce", "table9", "--data", "."], "choose from"),
+        (["reproduce", "table4", "--data", ".", "--set", "learning_rate=1"], "did you mean lr?"),
+        (["train", "--resume", "nodir"], "no such folder"),
     ],
 )
 def test_mistakes_end_in_one_line(argv, named, tmp_path, monkeypatch, capfd):

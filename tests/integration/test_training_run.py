@@ -1,18 +1,23 @@
 """Files and end of a run."""
 
+import io
 import json
 
 import pytest
 import torch
 import yaml
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 
 import libradet
 from libradet.cli import main
 from libradet.errors import UserError
 from libradet.evaluation.curves import read_metrics
+from libradet.training.options import parse_train
 from libradet.training.resume import read_checkpoint
+from libradet.training.setup import setup_training
+from libradet.training.summary import summarize_setup
 from tests.helpers.training_runs import rows, tiny_config
 
 
@@ -80,7 +85,53 @@ def test_a_finished_run_has_nothing_left_to_do(folder, capsys):
     }
     assert main(["train", "--resume", str(folder)]) == 0
     assert all((folder / name).read_bytes() == content for name, content in before.items())
-    assert "curves.png" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "curves.png" in said
+    assert "nothing is left to train: all 3 epochs are done; raise --max_epochs" in said
+    assert "fp32 (as before)" in said
+
+
+def test_what_a_resumed_run_keeps_is_said(folder):
+    request = parse_train(["--resume", str(folder), "--max_epochs", "5", "--max_steps", "30"])
+    setup = setup_training(request.config, request.detector, folder)
+    assert not setup.is_finished
+    schedule = rendered(summarize_setup(setup))
+    assert "5 epochs of 6 batches, at most 30 steps" in schedule
+    assert "warm-up and milestones as for 3 epochs; --warmup_steps and --lr_milestones change them" in schedule
+    request = parse_train(["--resume", str(folder), "--max_epochs", "5", "--max_steps", "18"])
+    setup = setup_training(request.config, request.detector, folder)
+    assert "nothing is left to train: max_steps 18 is reached" in rendered(summarize_setup(setup))
+
+
+def rendered(table) -> str:
+    console = Console(width=1000, record=True, quiet=False, file=io.StringIO())
+    console.print(table)
+    return " ".join(console.export_text().split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "retinanet"}, "was started with model libra_faster_rcnn"),
+        ({"detector": {"roi": {"fc_dim": 8}}}, "leave out model and detector"),
+        ({"backbone": "resnet18"}, "was started with backbone test_resnet"),
+        ({"output_dir": "elsewhere"}, "--output_dir elsewhere"),
+        ({"data": "nowhere"}, "nowhere"),
+    ],
+)
+def test_resuming_from_python_drops_no_argument(folder, arguments, message):
+    with pytest.raises(UserError, match=message):
+        libradet.train(resume=folder, **arguments)
+
+
+def test_a_detector_as_in_a_file(tiny_data, tmp_path):
+    with pytest.raises(UserError, match=r"did you mean detector\.roi\.fc_dim"):
+        libradet.train("faster_rcnn", tiny_data, detector={"roi": {"fc_dims": 8}})
+    model = libradet.create_model("faster_rcnn", backbone="test_resnet", config={"roi": {"fc_dim": 8}})
+    assert model.config.roi is not None
+    assert (model.config.roi.fc_dim, model.config.backbone.name) == (8, "test_resnet")
+    with pytest.raises(UserError, match="leave out detector"):
+        libradet.train(model, tiny_data, detector={"roi": {"fc_dim": 8}})
 
 
 def test_a_missed_validation_is_run_when_resumed(folder, tmp_path):

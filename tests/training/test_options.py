@@ -7,7 +7,7 @@ from libradet.errors import UserError
 from libradet.models.config import BalancedPyramidConfig
 from libradet.models.zoo import make_config
 from libradet.training.config import TrainConfig
-from libradet.training.options import parse_train
+from libradet.training.options import check_settings, parse_train, read_detector
 from libradet.training.setup import choose_run_dir, write_config
 
 DATA = ("--data", "somewhere")
@@ -144,6 +144,12 @@ def test_pretrained_weights_freeze_the_default_stages_also_over_a_file(tmp_path)
     [
         (["--max_epcohs", "3"], "did you mean --max_epochs?"),
         (["--out", "x"], "did you mean --output_dir?"),
+        (["--flip", "1"], "did you mean --hflip_prob?"),
+        (["--learning_rate", "1"], "did you mean --lr?"),
+        (["--threshold", "1"], "did you mean --detector.detections.score_thresh?"),
+        (["--scale_jitter", "3"], "3 is not a list, each item a number or null"),
+        (["--detector.rpn.sampling", "x"], "--detector.rpn.sampling: x is not a mapping of fields"),
+        (["--resume", "nodir"], "--resume nodir: no such folder"),
         (["--detector.roi.box_loss.wieght", "2"], "did you mean --detector.roi.box_loss.weight?"),
         (["--detector.roi.box_loss.kind", "l1"], "did you mean --detector.roi.box_loss?"),
         (
@@ -151,7 +157,7 @@ def test_pretrained_weights_freeze_the_default_stages_also_over_a_file(tmp_path)
             "did you mean --detector.roi.sampling.batch_size_per_image?",
         ),
         (["--detector.roi.sampling.negatives", "hard"], "hard is not one of random, iou_balanced, ohem"),
-        (["--max_epochs", "many"], "--max_epochs: many is not of type int"),
+        (["--max_epochs", "many"], "--max_epochs: many is not a whole number"),
         (["--lr"], "--lr"),
         (["--model", "libra_fastr_rcnn"], "libra_faster_rcnn"),
         (["--config", "absent.yaml"], "absent.yaml"),
@@ -176,7 +182,7 @@ def test_data_is_required():
     [
         ({"max_epcohs": 3}, "did you mean max_epochs?"),
         ({"detector": {"roi": {"samplng": {"batch_size_per_image": 3}}}}, "detector.roi.sampling"),
-        ({"detector": {"roi": {"fc_dim": "wide"}}}, "wide is not of type int"),
+        ({"detector": {"roi": {"fc_dim": "wide"}}}, "wide is not a whole number"),
         (["epochs"], "contains no keys"),
     ],
 )
@@ -204,3 +210,22 @@ def test_run_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
     (tmp_path / "mine" / "config.yaml").touch()
     with pytest.raises(UserError, match="--resume mine"):
         choose_run_dir(config, "resnet18")
+
+
+def test_a_detector_from_a_mapping_is_that_of_a_file(tmp_path):
+    fields = {"roi": {"fc_dim": 64}, "pyramid": {"balanced": None}}
+    file = written(tmp_path, {"data": "here", "model": "libra_faster_rcnn", "detector": fields})
+    assert read_detector(fields, "libra_faster_rcnn") == parse_train(["--config", file]).detector
+    assert read_detector({"model": "retinanet"}, "faster_rcnn") == make_config("retinanet")
+    with pytest.raises(UserError, match=r"did you mean detector\.roi\.fc_dim"):
+        read_detector({"roi": {"fc_dims": 64}}, "faster_rcnn")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"foo": 1}, "no key foo"), ({"learning_rate": 1}, "mean lr"), ({"lr": "x"}, "--lr: x is not a number or null")],
+)
+def test_settings_are_checked_without_a_run(settings, message):
+    check_settings({"max_epochs": 3, "detector.roi.fc_dim": 8})
+    with pytest.raises(UserError, match=message):
+        check_settings(settings)

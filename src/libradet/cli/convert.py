@@ -20,10 +20,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--allow_partial", action="store_true", help=text)
     text = "epsilon of the batch norms, if the file does not have it (torchvision's published weights: 0)"
     parser.add_argument("--norm_eps", type=float, metavar="EPS", help=text)
-    text = "of two sets of weights, take the moving average (default: what the toolbox's own test command uses)"
+    text = "of two sets of weights, load the moving average (default: what the toolbox's own test command uses)"
     ema = parser.add_mutually_exclusive_group()
     ema.add_argument("--use_ema", action="store_true", default=None, help=text)
-    text = "of two sets of weights, take what was trained, not its moving average"
+    text = "of two sets of weights, load what was trained, not its moving average"
     ema.add_argument("--no_ema", action="store_false", dest="use_ema", default=None, help=text)
     parser.set_defaults(run=run)
 

@@ -1,10 +1,13 @@
 """Options and checks that several commands share."""
 
 import argparse
-from typing import NoReturn
+import re
+from typing import Any, NoReturn
 
 from libradet.errors import UserError
 from libradet.utils.atomic_io import require_exists
+from libradet.utils.option_names import suggest_option
+from libradet.utils.text import suggest
 
 MODEL_HELP = "trained model: .safetensors, or a checkpoint of mmdetection, torchvision or detectron2"
 ANY_MODEL_HELP = f"{MODEL_HELP}; or an exported .onnx or .pt2 file"
@@ -13,11 +16,48 @@ SIZE_METAVAR = ("MIN_SIZE", "MAX_SIZE")
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises :class:`UserError`, so that usage errors are one line like all others."""
+    """Argument parser that raises :class:`UserError`, so that usage errors are one line like all others.
+
+    Options have to be written in full. For unknown options and commands, the most similar one is suggested.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Create a parser without abbreviated options."""
+        super().__init__(*args, **{"allow_abbrev": False} | kwargs)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse arguments after checking that all options exist, so that this is reported before missing ones."""
+        for word in args or ():
+            if word == "--" or (self._subparsers is not None and not word.startswith("-")):
+                break
+            name = word.split("=")[0]
+            if name.startswith("--") and name not in self._option_string_actions:
+                self._refuse_option(name)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
-        raise UserError(f"{message}; see {self.prog} --help")
+        raise UserError(f"{_in_words(message)}; see {self.prog} --help")
+
+    def _refuse_option(self, name: str) -> NoReturn:
+        known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        similar = suggest_option(name[2:], known)
+        hint = f"did you mean --{similar}?" if similar else f"see {self.prog} --help"
+        raise UserError(f"there is no option {name}; {hint}")
+
+
+def _in_words(message: str) -> str:
+    """Return argparse's message on a wrong value or command without types of Python."""
+    if number := re.match(r"argument (\S+): invalid (int|float) value: (.+)", message):
+        kind = "a whole number" if number[2] == "int" else "a number"
+        return f"{number[1]} is {number[3]}: it must be {kind}"
+    if choice := re.match(r"argument (\S+): invalid choice: '(.*)' \(choose from (.+)\)", message):
+        names = [name.strip("' ") for name in choice[3].split(",")]
+        similar = suggest(choice[2], names)
+        hint = f"did you mean {similar}?" if similar else f"choose from {', '.join(names)}"
+        subject = f"there is no command {choice[2]}" if choice[1] == "COMMAND" else f"{choice[1]} is {choice[2]}"
+        return f"{subject}: {hint}"
+    return message
 
 
 def add_size(parser: argparse._ActionsContainer) -> None:

@@ -35,7 +35,7 @@ def choose_state(content: dict[str, Any], use_ema: bool | None) -> StateChoice:
     references, where torch's ``AveragedModel`` counts its updates; otherwise (timm) the trained weights.
 
     Args:
-        use_ema: take the average (True) or the trained weights (False).
+        use_ema: load the average (True) or the trained weights (False).
     """
     trained = next((key for key in TRAINED_KEYS if isinstance(content.get(key), dict)), None)
     averaged = next((key for key in AVERAGED_KEYS if isinstance(content.get(key), dict)), None)
@@ -47,9 +47,9 @@ def choose_state(content: dict[str, Any], use_ema: bool | None) -> StateChoice:
         swapped = averaged == "ema_state_dict" and "mmengine_version" in _as_mapping(content.get("meta"))
         if swapped:
             trained, averaged = averaged, trained
-        take_average = (swapped or "n_averaged" in content[averaged]) if use_ema is None else use_ema
-        key, other = (averaged, trained) if take_average else (trained, averaged)
-        note = _describe(f"{key!r}", f"{other!r}", take_average)
+        use_average = (swapped or "n_averaged" in content[averaged]) if use_ema is None else use_ema
+        key, other = (averaged, trained) if use_average else (trained, averaged)
+        note = _describe(f"{key!r}", f"{other!r}", use_average)
     state = content[key]
     if key in AVERAGED_KEYS:
         state = {name: value for name, value in state.items() if name not in COUNTERS}
@@ -78,10 +78,10 @@ def split_ema_buffers(tensors: dict[str, Tensor], use_ema: bool | None) -> tuple
     return kept, f"its {count}, which are not averaged, were left out; --no_ema (use_ema=False) loads them"
 
 
-def _describe(taken: str, other: str, is_average: bool) -> str:
+def _describe(key: str, other: str, is_average: bool) -> str:
     loaded, left_out = ("moving average", "trained weights") if is_average else ("trained weights", "moving average")
     option = "--no_ema (use_ema=False)" if is_average else "--use_ema (use_ema=True)"
-    return f"its {taken}, the {loaded}, was loaded; {option} loads {other}, the {left_out}"
+    return f"its {key}, the {loaded}, was loaded; {option} loads {other}, the {left_out}"
 
 
 def _as_mapping(value: Any) -> Mapping[str, Any]:

@@ -39,7 +39,7 @@ class LoadedCheckpoint(NamedTuple):
         missing: our tensors that the file does not have.
         unexpected: the file's tensors that our detector does not have.
         mismatched: the file's tensors whose shape differs from ours, with both shapes.
-        notes: which weights were taken, if the file has two sets.
+        notes: which weights were loaded, if the file has two sets.
     """
 
     model: Detector
@@ -53,7 +53,7 @@ class LoadedCheckpoint(NamedTuple):
 def load_checkpoint_any(path: str | Path, device: str | torch.device = "cpu", use_ema: bool | None = None) -> Detector:
     """Return the detector of a file of ours or another toolbox's checkpoint, in evaluation mode.
 
-    A warning says which weights were taken if the file has two sets, see :func:`load_checkpoint`.
+    A warning says which weights were loaded if the file has two sets, see :func:`load_checkpoint`.
 
     Raises:
         UserError: not a checkpoint, not one of a supported toolbox, or its tensors do not fit.
@@ -77,7 +77,7 @@ def load_checkpoint(
         allow_partial: leave tensors that do not fit at their random initialization, and list them.
         norm_eps: epsilon of the backbone's batch norms, if the file does not contain it and the toolbox's rule (see
             :mod:`libradet.interop.torchvision_models`) does not hold for the model.
-        use_ema: of two sets of weights, take the moving average (True) or what was trained (False); None takes those
+        use_ema: of two sets of weights, load the moving average (True) or what was trained (False); None loads those
             that the toolbox's own test command uses.
 
     Raises:

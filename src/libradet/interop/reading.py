@@ -45,7 +45,7 @@ def read_checkpoint(path: str | Path, use_ema: bool | None = None) -> Checkpoint
     not the file's name. The prefix ``module.`` of data-parallel wrappers is removed.
 
     Args:
-        use_ema: of two sets of weights, take the moving average (True) or what was trained (False); see
+        use_ema: of two sets of weights, load the moving average (True) or what was trained (False); see
             :func:`libradet.interop.averaged_weights.choose_state` for the default.
 
     Raises:

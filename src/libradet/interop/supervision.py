@@ -183,7 +183,7 @@ def _lost_information(dataset: Dataset, masks: bool) -> Iterator[str]:
         yield f"category ids ({ids}) become class numbers from 0, and from 1 in COCO files"
     for kind, ids in (
         ("images", [image.id for image in dataset.images]),
-        ("objects", [int(i) for image in dataset.images for i in image.annotation_ids]),
+        ("objects", [i for image in dataset.images for i in image.annotation_ids.tolist()]),
     ):
         if ids != list(range(1, len(ids) + 1)):
             yield f"ids of {kind} are lost: supervision has none"

@@ -6,12 +6,13 @@ only schema: every field is an option of the command and a key of its YAML files
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -23,6 +24,7 @@ from libradet.models.zoo import make_config
 from libradet.training.config import TrainConfig
 from libradet.training.run_files import CONFIG
 from libradet.utils.atomic_io import require_exists
+from libradet.utils.option_names import suggest_option
 from libradet.utils.text import suggest, summarize_list
 
 EPILOG = """\
@@ -46,6 +48,15 @@ _OTHER_OPTIONS = ("config", "resume", "help", "print_config")
 _NAMES = ("model", "backbone", "weights")
 
 
+TYPE_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    type(None): "null",
+}
+
+
 @dataclass(frozen=True)
 class TrainRequest:
     """Parsed command line of a run.
@@ -66,6 +77,8 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
         UserError: unknown keys, with the most similar known one; invalid values; files that cannot be read.
     """
     known, rest = _parse_known(_join_lists_and_flags(argv))
+    if known.resume:
+        _require_run(Path(known.resume))
     tree = _read_files([Path(known.resume) / CONFIG] if known.resume else known.config)
     _refuse_unknown_options(arg[2:].split("=")[0] for arg in rest if arg.startswith("--"))
     if known.resume:
@@ -87,6 +100,36 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
         raise UserError(f"detector.model is {detector.model}, but model is {config.model}; remove detector.model")
     config = replace(config, backbone=detector.backbone.name)
     return TrainRequest(config, detector, Path(known.resume) if known.resume else None)
+
+
+def read_detector(
+    values: Mapping[str, Any], model: str, backbone: str | None = None, weights: str | None = None
+) -> DetectorConfig:
+    """Return the detector of the zoo with the fields in ``values``, as in the ``detector`` section of a YAML file.
+
+    Args:
+        values: nested mapping; its ``model`` overrides that argument.
+        model, backbone, weights: see :func:`libradet.models.zoo.make_config`.
+
+    Raises:
+        UserError: unknown keys, with the most similar known one; invalid values.
+    """
+    tree: dict[str, Any] = {"data": "", "model": values.get("model", model), "backbone": backbone, "weights": weights}
+    tree["detector"] = dict(values)
+    _refuse_unknown_keys(_flatten(tree))
+    _check_types(tree)
+    return _parse(_default_detector(tree, is_resumed=False), ["--config", yaml.safe_dump(tree)])["detector"]
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Check settings by dotted key, before there is a run: all names, and the values outside the detector.
+
+    Raises:
+        UserError: unknown keys, with the most similar known one; invalid values.
+    """
+    _refuse_unknown_keys(settings)
+    of_run = {key: value for key, value in settings.items() if key in {f.name for f in fields(TrainConfig)}}
+    _parse(make_config(TrainConfig.model), ["--config", yaml.safe_dump({"data": "", **of_run})])
 
 
 def _join_lists_and_flags(argv: Sequence[str]) -> list[str]:
@@ -132,6 +175,13 @@ def _parse_known(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if known.config and known.resume:
         raise UserError("--config and --resume exclude each other: a run is resumed with its own configuration")
     return known, rest
+
+
+def _require_run(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"--resume {folder}: no such folder; name the folder of a run, such as runs/NAME")
+    if not (folder / CONFIG).exists():
+        raise UserError(f"--resume {folder}: not the folder of a run: it has no {CONFIG}")
 
 
 def _check_types(tree: dict[str, Any]) -> None:
@@ -222,21 +272,31 @@ def _parse(default: DetectorConfig, args: list[str]) -> dict[str, Any]:
 
 def _simplify(message: str) -> str:
     """Return one line for jsonargparse's report of all types it tried."""
-    keys = re.findall(r'Parser key "([^"]+)"', message)
+    keys = dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message))
     if missing := re.search(r"arguments are required: (.+)", message):
         return f"--{missing[1]} is missing"
     values = re.findall(r"Got value: (.+)", message) or re.findall(r"Given value: (.+)", message)
     key = ".".join(keys)
     if key not in _schema() or not values:
         return " ".join(message.split())
-    return f"--{key}: {values[0]} is not {_describe_type(_schema()[key])}"
+    nested = re.search(r"NestedArg\(key=.*, val='?(.*?)'?\)", values[0])
+    return f"--{key}: {nested[1] if nested else values[0]} is not {_describe_type(_schema()[key])}"
 
 
 def _describe_type(annotation: Any) -> str:
-    text = getattr(annotation, "__name__", "") if isinstance(annotation, type) else str(annotation)
-    if choices := re.findall(r"'([^']+)'", text):
-        return f"one of {', '.join(choices)}"
-    return f"of type {text.replace('typing.', '')}"
+    """Return a type in words: ``a whole number or null``."""
+    if get_origin(annotation) is Annotated:
+        return _describe_type(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return f"one of {', '.join(map(str, get_args(annotation)))}"
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(_describe_type(part) for part in get_args(annotation))
+    if get_origin(annotation) in (list, tuple):
+        parts = dict.fromkeys(_describe_type(part) for part in get_args(annotation) if part is not ...)
+        return f"a list, each item {' or '.join(parts)}"
+    if is_dataclass(annotation):
+        return "a mapping of fields"
+    return TYPE_WORDS.get(annotation, str(getattr(annotation, "__name__", annotation)))
 
 
 def _refuse_unknown_options(names: Iterable[str]) -> None:
@@ -270,10 +330,13 @@ def _is_known(key: str) -> bool:
 
 def _suggest_key(key: str) -> str | None:
     """Return the key that ``key`` abbreviates, the most similar field of its section, or the most similar key."""
+    section, _, field = key.rpartition(".")
+    top_level = [known for known in _schema() if "." not in known]
+    if not section and (similar := suggest_option(key, top_level) or suggest_option(key, _schema())):
+        return similar
     completed = [known for known in _schema() if len(key) > 1 and known.startswith(key)]
     if completed:
         return min(completed, key=len)
-    section, _, field = key.rpartition(".")
     siblings = [known for known in _schema() if section and known.rpartition(".")[0] == section]
     if siblings:
         similar = suggest(field, [known.rpartition(".")[2] for known in siblings])

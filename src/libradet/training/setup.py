@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -44,6 +45,7 @@ class TrainSetup:
         batches_per_epoch: of each process.
         resume_state: progress of a resumed run.
         precision_reason: why this precision was chosen, as a phrase.
+        started_epochs: ``max_epochs`` with which a resumed run was started or last resumed; None for a new run.
     """
 
     config: TrainConfig
@@ -56,16 +58,25 @@ class TrainSetup:
     identity: RunIdentity
     on_gpu: bool
     precision_reason: str
+    started_epochs: int | None = None
 
     @property
     def is_finished(self) -> bool:
         """Whether no training is left to do."""
+        return bool(self.finished_reason)
+
+    @property
+    def finished_reason(self) -> str:
+        """Why no training is left to do, with the setting that would change it; empty if some is."""
         config, state = self.config, self.resume_state
         if state.batches >= config.max_epochs * self.batches_per_epoch:
-            return True
+            return f"all {config.max_epochs} epochs are done; raise --max_epochs to train further"
         if config.max_steps is not None and state.steps >= config.max_steps:
-            return True
-        return config.patience is not None and state.validations_without_improvement >= config.patience
+            return f"max_steps {config.max_steps} is reached; raise it, or remove it by --max_steps null"
+        waited = state.validations_without_improvement
+        if config.patience is not None and waited >= config.patience:
+            return f"{waited} validations without improvement; raise --patience"
+        return ""
 
 
 def setup_training(
@@ -84,6 +95,9 @@ def setup_training(
     Raises:
         UserError: the run cannot start.
     """
+    started = read_saved_settings(resume)
+    if resume is not None and config.output_dir is not None and Path(config.output_dir) != resume:
+        raise UserError(f"--output_dir {config.output_dir}: the run in {resume} is resumed there; leave it out")
     detector_config = detector.config if isinstance(detector, Detector) else detector or make_config(config.model)
     for path in (config.proposals, config.val_proposals or config.proposals):
         check_config_proposals(detector_config, path)
@@ -109,9 +123,14 @@ def setup_training(
         check_free_space(config.cache, data.cache_bytes * config.devices, folder)
     batches_per_epoch = _count_batches(config, data)
     precision, reason = choose_precision(config.precision, "cuda" if on_gpu else "cpu")
+    if config.precision != "auto" and started.get("precision") == config.precision:
+        reason = "as before"
     config = resolve(replace(config, precision=precision), batches_per_epoch)
     data.augmentation = make_augmentation(config, batches_per_epoch)
-    return TrainSetup(config, model, folder, data, report, batches_per_epoch, resume_state, identity, on_gpu, reason)
+    epochs = started.get("max_epochs")
+    return TrainSetup(
+        config, model, folder, data, report, batches_per_epoch, resume_state, identity, on_gpu, reason, epochs
+    )
 
 
 def _read_data(
@@ -230,6 +249,15 @@ def choose_run_dir(config: TrainConfig, backbone: str) -> Path:
     name = f"{config.model}-{backbone.split('.')[0]}"
     numbered = (Path("runs", name if i == 1 else f"{name}-{i}") for i in range(1, 10**6))
     return next(folder for folder in numbered if not folder.exists())
+
+
+def read_saved_settings(folder: Path | None) -> dict[str, Any]:
+    """Return the settings that a run folder was last trained with; empty without a folder or file."""
+    path = None if folder is None else folder / CONFIG
+    if path is None or not path.exists():
+        return {}
+    settings = yaml.safe_load(path.read_text())
+    return settings if isinstance(settings, dict) else {}
 
 
 def write_config(folder: Path, config: TrainConfig, detector: DetectorConfig) -> None:

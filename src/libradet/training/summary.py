@@ -32,6 +32,10 @@ def summarize_setup(setup: TrainSetup) -> Table:
         epoch, batch = divmod(state.batches, setup.batches_per_epoch)
         source = f", from {state.path.name}: {state.note}" if state.note else ""
         facts["resumes"] = f"in epoch {epoch + 1} after batch {batch}{source}"
+        if setup.finished_reason:
+            facts["resumes"] = f"nothing is left to train: {setup.finished_reason}"
+        elif note := _kept_schedule(setup):
+            facts["schedule"] += f" ({note})"
     return facts_table(facts)
 
 
@@ -92,7 +96,18 @@ def _schedule(setup: TrainSetup) -> str:
         milestones = " and ".join(f"{epoch:g}" for epoch in config.lr_milestones or [])
         decay = f"times {config.lr_gamma:g} after epochs {milestones}" if milestones else "constant"
     layer_decay = f", times {config.layer_decay:g} per backbone stage" if config.layer_decay else ""
+    at_most = "" if config.max_steps is None else f", at most {config.max_steps} steps"
     return (
-        f"{config.max_epochs} epochs of {setup.batches_per_epoch} batches, {OPTIMIZERS[config.optimizer]}, "
+        f"{config.max_epochs} epochs of {setup.batches_per_epoch} batches{at_most}, {OPTIMIZERS[config.optimizer]}, "
         f"lr {config.lr:g}{layer_decay} after {config.warmup_steps} steps of warm-up, {decay}"
     )
+
+
+def _kept_schedule(setup: TrainSetup) -> str:
+    """Return which settings a run keeps that is resumed with other epochs, since they belong to its first part."""
+    if setup.started_epochs in (None, setup.config.max_epochs):
+        return ""
+    kept, options = "warm-up", "--warmup_steps"
+    if setup.config.lr_schedule == "multistep":
+        kept, options = "warm-up and milestones", "--warmup_steps and --lr_milestones"
+    return f"{kept} as for {setup.started_epochs} epochs; {options} change them"
