@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from libradet.data.batch import Batch
+from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
 from libradet.data.transforms.resize import Size
 from libradet.errors import UserError
 from libradet.structures import Detections
@@ -32,7 +33,7 @@ class Predictor(Protocol):
     @property
     def class_names(self) -> Sequence[str]: ...
     @property
-    def category_ids(self) -> Sequence[int]: ...
+    def category_ids(self) -> Sequence[int | str]: ...
     @property
     def image_size(self) -> Size: ...
     @property
@@ -49,6 +50,11 @@ class Predictor(Protocol):
     def __call__(self, batch: Batch) -> Detections | Any:
         """Return the detections of a batch; a detector in training mode returns losses."""
         ...
+
+
+def bit_depth_of(model: Predictor) -> int:
+    """Return the bit depth of the values in 16-bit files that a model expects: its ``bit_depth``, 16 without one."""
+    return getattr(model, "bit_depth", DEFAULT_BIT_DEPTH)
 
 
 def resolve_size(model: Predictor, size: Size | None) -> Size:

@@ -10,6 +10,7 @@ from PIL import Image
 from libradet.data.formats.coco import to_coco
 from libradet.data.proposals.proposal_file import ImageProposals, read_proposals, write_proposals
 from libradet.data.read import check, read
+from libradet.data.records import normalize_id
 from libradet.data.validation.report import Report
 from libradet.errors import UserError
 from libradet.utils.atomic_io import atomic_json_list, write_json
@@ -74,15 +75,15 @@ def test_damage_is_skipped_and_counted(tmp_path, damage, what):
     ("damage", "text"),
     [
         (put("images", 0, file_name="gone.png"), "1 of 4 image files are missing"),
-        (put("images", 0, file_name=None), "lack an id or a file_name: images[0]"),
-        (put("images", 0, id=True), "lack an id or a file_name: images[0]"),
+        (put("images", 0, file_name=None), "have no usable id or file_name: images[0]"),
+        (put("images", 0, id=True), "have no usable id or file_name: images[0]"),
         (put("images", 1, id=10), "image ids used for two images"),
         (put("images", 0, width=640, height=480), "p0.png is 64x48, annotated as 640x480"),
         (put("images", 0, width=48, height=64), "p0.png is 64x48, annotated as 48x64"),
         (put("annotations", 0, category_id=99), "'categories' does not list (99): annotation 100 in p0.png"),
         (put("annotations", 0, category_id=None), "'categories' does not list (None)"),
         (put("categories", 0, id=1), "category id 1 is both 'dog' and 'cat'"),
-        (put("categories", 0, id=None), "categories[0] has no usable id"),
+        (put("categories", 0, id=None), "categories without a usable id: categories[0] (id is missing)"),
         (lambda c: c["categories"].clear(), "'categories' is empty"),
         (lambda c: c.pop("categories"), "'categories' is missing"),
         (lambda c: c.update(images={}), "'images' is not a list"),
@@ -143,14 +144,15 @@ def test_unambiguous_records_are_normalized(tmp_path, damage):
     valid, _ = read(write(tmp_path / "valid"))
     sloppy, report = read(damaged(tmp_path / "sloppy", damage))
     assert report.skipped + report.warnings == []
-    assert sloppy.category_ids == valid.category_ids
+    assert [normalize_id(i) for i in sloppy.category_ids] == valid.category_ids
     for a, b in zip(sloppy.images, valid.images, strict=True):
-        assert (a.id, a.path.name, a.width, a.height) == (b.id, b.path.name, b.width, b.height)
+        assert (a.path.name, a.width, a.height) == (b.path.name, b.width, b.height)
+        assert normalize_id(a.id) == b.id
         for name in ("boxes", "labels", "crowd", "area", "annotation_ids"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
-def test_text_ids_are_numbered(tmp_path):
+def test_text_ids_are_kept(tmp_path):
     def damage(content):
         for image in content["images"]:
             image["id"] = f"img-{image['id']}"
@@ -158,8 +160,8 @@ def test_text_ids_are_numbered(tmp_path):
             annotation["image_id"] = f"img-{annotation['image_id']}"
 
     dataset, report = read(damaged(tmp_path, damage))
-    assert [p.id for p in dataset.images] == [1, 2, 3, 4]
-    assert "image ids are not numbers" in report.warnings[0]
+    assert [p.id for p in dataset.images] == ["img-10", "img-11", "img-12", "img-13"]
+    assert any("id is text such as 'img-10' in 4 of images" in note for note in report.notes)
     assert report.boxes == 4
 
 
@@ -266,7 +268,8 @@ def test_numeric_ids_as_text_are_reported(tmp_path):
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     dataset, report = read(tmp_path, "train")
     assert dataset.images[0].labels.tolist() == [0]
-    assert dataset.category_ids == [3]
+    assert dataset.category_ids == ["3"]
+    assert dataset.images[0].id == "7"
     notes = "\n".join(report.notes)
     assert "category_id is text such as '3' in 1 of annotations" in notes
     assert "image_id is text such as '7'" in notes

@@ -91,7 +91,7 @@ class Measurements:
     """All numbers of the report that need the model.
 
     Attributes:
-        detections: rows of image id, x, y, width, height, score, category id.
+        detections: rows of image number, x, y, width, height, score, label + 1 (``CocoEvaluator.rows``).
         visualizations: samples to draw.
     """
 
@@ -290,6 +290,7 @@ def _make_loader(
         size_divisible=model.size_divisible,
         num_workers=default_num_workers() if options.num_workers is None else options.num_workers,
         proposals=proposals,
+        bit_depth=model.bit_depth,
     )
 
 

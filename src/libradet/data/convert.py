@@ -116,7 +116,7 @@ def _prepare_splits(originals: list[tuple[RawAnnotations, Dataset]], to: Format,
     prepared = []
     for split, (raw, dataset) in zip(new_splits, originals, strict=True):
         records = {normalize_id(c["id"]): c for c in reversed(raw.categories)}
-        categories = [extra_fields(records.get(i, {}), CLASS_FIELDS) for i in dataset.category_ids]
+        categories = [extra_fields(records.get(normalize_id(i), {}), CLASS_FIELDS) for i in dataset.category_ids]
         image_names = writer.name_images(split, dataset, raw.image_folders, names)
         prepared.append(SplitToWrite(split, dataset, image_names, categories, raw.extra))
     return prepared

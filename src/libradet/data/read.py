@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from libradet.data.bit_depth import describe_bit_depth
 from libradet.data.formats.detect import choose_split, list_splits
-from libradet.data.records import Dataset
+from libradet.data.records import Dataset, normalize_id
 from libradet.data.validation.report import Report, merge
 from libradet.data.validation.split import validate_split
 from libradet.errors import UserError
@@ -73,6 +74,8 @@ def check(data: Path | str, split: str | None = None, *, skip_broken: bool = Fal
         return Report(errors=[str(error)])
     report = merge(reports)
     compare_splits(datasets, report)
+    if decode and (text := describe_bit_depth([image.path for dataset in datasets for image in dataset.images])):
+        report.warnings.append(text)
     return report
 
 
@@ -80,11 +83,11 @@ def compare_splits(datasets: list[Dataset], report: Report) -> None:
     """Add inconsistencies between the splits of a dataset to a report."""
     first, *others = datasets
     for other in others:
-        names = dict(zip(first.category_ids, first.class_names, strict=True))
+        names = dict(zip(map(normalize_id, first.category_ids), first.class_names, strict=True))
         conflicts = [
-            f"{i} is {names[i]!r} in {first.split}, {name!r} in {other.split}"
+            f"{i} is {names[normalize_id(i)]!r} in {first.split}, {name!r} in {other.split}"
             for i, name in zip(other.category_ids, other.class_names, strict=True)
-            if names.get(i, name) != name
+            if names.get(normalize_id(i), name) != name
         ]
         if conflicts:
             report.errors.append(f"splits disagree on their categories: {summarize_list(conflicts, 3)}.")

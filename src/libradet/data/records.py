@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64, Shaped
 from numpy import ndarray
 
 
@@ -13,14 +13,14 @@ class ImageRecord:
     """One image and its ground truth.
 
     Attributes:
-        id: the dataset's own image id.
+        id: the dataset's own image id, a number or text.
         path: the file.
         width, height: pixels of the upright image (after EXIF rotation).
         boxes: xyxy in pixels, inside the image, with positive area.
         labels: 0..C-1.
         crowd: regions that hold many objects, or objects to ignore.
         area: pixels, as annotated (of the mask if there is one), else of the box.
-        annotation_ids: the dataset's own.
+        annotation_ids: the dataset's own; objects instead of int64 where some are text or exceed it.
         segmentations: for each box a list of polygons (flat float32 x, y, ...), an RLE dictionary, or
             None; None altogether if masks were not requested.
         apply_exif: whether the file's EXIF orientation applies. False where the boxes were drawn on the
@@ -28,7 +28,7 @@ class ImageRecord:
         records: the image's record and its boxes' records as read, if they were requested.
     """
 
-    id: int
+    id: int | str
     path: Path
     width: int
     height: int
@@ -36,7 +36,7 @@ class ImageRecord:
     labels: Int64[ndarray, " G"]
     crowd: Bool[ndarray, " G"]
     area: Float64[ndarray, " G"]
-    annotation_ids: Int64[ndarray, " G"]
+    annotation_ids: Shaped[ndarray, " G"]
     segmentations: list[Any] | None = None
     apply_exif: bool = True
     records: tuple[dict[str, Any], list[dict[str, Any]]] | None = None
@@ -49,7 +49,7 @@ class Dataset:
     root: Path
     split: str
     images: list[ImageRecord]
-    category_ids: list[int]
+    category_ids: list[int | str]
     class_names: list[str]
 
     def __len__(self) -> int:
@@ -84,7 +84,11 @@ class RawAnnotations:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-MAX_ID = 2**62
+MIN_ID, MAX_ID = -(2**63), 2**64 - 1
+"""Range of numeric ids: 64 bits, signed or unsigned."""
+
+_EXACT_FLOAT = 2**53
+
 IMAGE_FIELDS = frozenset({"id", "file_name", "width", "height"})
 BOX_FIELDS = frozenset({"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "where"})
 CLASS_FIELDS = frozenset({"id", "name"})
@@ -96,14 +100,41 @@ def extra_fields(record: dict[str, Any], known: frozenset[str]) -> dict[str, Any
 
 
 def normalize_id(value: Any) -> Any:
-    """Return an id in canonical form: integral numbers and digits as int, other text unchanged, else None.
+    """Return an id in the form by which ids are compared: whole numbers and digits as int, other text unchanged.
 
-    Numbers beyond 64 bits become None as well, because other tools keep ids in 64 bits.
+    Digits that exceed 64 bits stay text. None for anything else, such as numbers that exceed 64 bits.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str):
-        if not value.strip().isdecimal():
-            return value
-        return int(value) if len(value.strip()) <= 18 else None
-    return int(value) if -MAX_ID <= value <= MAX_ID and value == int(value) else None
+        digits = value.strip()
+        is_number = digits.isdecimal() and len(digits) <= len(str(MAX_ID)) and int(digits) <= MAX_ID
+        return int(digits) if is_number else value
+    return int(value) if MIN_ID <= value <= MAX_ID and value == int(value) else None
+
+
+def own_id(value: Any) -> int | str:
+    """Return a valid id as results and converted datasets have it: text unchanged, numbers as int."""
+    return value if isinstance(value, str) else int(value)
+
+
+def id_order(value: int | str) -> tuple[bool, int | str, str]:
+    """Return the key to sort own ids by: numbers, also as text, before other text."""
+    key = normalize_id(value)
+    key = value if key is None else key
+    return isinstance(key, str), key, str(value)
+
+
+def has_lost_digits(value: Any) -> bool:
+    """Return whether an id is a floating-point number so large that it cannot represent every whole number."""
+    return isinstance(value, float) and _EXACT_FLOAT <= abs(value) <= MAX_ID
+
+
+def describe_invalid_id(value: Any) -> str:
+    """Return why a value is no id."""
+    if value is None:
+        return "is missing"
+    if isinstance(value, int | float) and not isinstance(value, bool) and not MIN_ID <= value <= MAX_ID:
+        is_number = isinstance(value, int) or abs(value) < float("inf")
+        return "is too large: numbers have at most 64 bits, longer ids must be text" if is_number else "is not a number"
+    return "is not a whole number" if isinstance(value, float) else "is neither a number nor text"

@@ -8,15 +8,16 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from libradet.data.records import id_order
 from libradet.errors import UserError
-from libradet.evaluation.ground_truth import GroundTruth, ground_truth_from_coco
+from libradet.evaluation.ground_truth import GroundTruth, comparable_id, ground_truth_from_coco, number_ids
 from libradet.utils.text import summarize_list
 
 Metrics = dict[str, Any]
 """``AP`` ... ``ARl`` as float or None, ``per_class``, counts and ``notes``: see :func:`coco_metrics`."""
 
 ResultRows = Float64[ndarray, "D 7"]
-"""Detections as rows: image id, x, y, width, height, score, category id."""
+"""Detections as rows: image, x, y, width, height, score, category."""
 
 STANDARD_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve COCO metrics in their official order."""
@@ -34,13 +35,14 @@ def coco_metrics(
     iou_type: Literal["bbox", "segm"] = "bbox",
     max_detections: int = 100,
     class_agnostic: bool = False,
-    image_ids: Iterable[int] | None = None,
+    image_ids: Iterable[int | str] | None = None,
 ) -> Metrics:
     """Compute the twelve COCO metrics, recall beyond 100 detections, and AP by class.
 
     Args:
         ground_truth: columns, or a COCO dictionary: ``images``, ``categories`` and ``annotations`` with ``area``
-            and ``iscrowd``.
+            and ``iscrowd``. With a dictionary, ``results`` and ``image_ids`` have its ids, whole numbers or text; with
+            columns, which are numbered, its numbers.
         results: rows (boxes only), or COCO results: dicts with ``image_id``, ``category_id``, ``score``
             and ``bbox`` (xywh, pixels) or ``segmentation`` (RLE, for ``iou_type="segm"``). COCOeval assigns masks
             that also have a ``bbox`` to small, medium or large by the box.
@@ -58,9 +60,15 @@ def coco_metrics(
     Raises:
         UserError: the results do not belong to this ground truth, or masks are missing from it.
     """
-    truth = ground_truth_from_coco(ground_truth) if isinstance(ground_truth, dict) else ground_truth
-    evaluated_ids = [p["id"] for p in truth.images] if image_ids is None else sorted(int(i) for i in image_ids)
-    _check_results(truth, results, class_agnostic)
+    if isinstance(ground_truth, dict):
+        truth = ground_truth_from_coco(ground_truth)
+        results = _number_results(ground_truth, results, class_agnostic)
+        if image_ids is not None:
+            image_ids = _numbers_of(image_ids, ground_truth["images"], "image_id", "those of the dataset")
+    else:
+        truth = ground_truth
+    evaluated_ids = sorted(p["id"] for p in truth.images) if image_ids is None else sorted(int(i) for i in image_ids)
+    _check_scores(results)
     coco = truth.to_hotcoco(iou_type)
     limits = _detection_limits(max_detections)
     counts = truth.count_by_class(evaluated_ids)
@@ -92,12 +100,21 @@ def primary_metric(metrics: Metrics) -> str:
     return "mask_AP" if "mask_AP" in metrics else "AP"
 
 
-def rows_to_coco_results(rows: ResultRows) -> list[dict[str, Any]]:
-    """Convert rows to COCO results: dicts with ``image_id``, ``category_id``, ``bbox`` (xywh, pixels), ``score``."""
-    return [
-        {"image_id": int(image), "category_id": int(category), "bbox": box, "score": score}
-        for image, *box, score, category in rows.tolist()
-    ]
+def rows_to_coco_results(
+    rows: ResultRows, image_ids: dict[int, int | str] | None = None, category_ids: Sequence[int | str] = ()
+) -> list[dict[str, Any]]:
+    """Convert rows to COCO results: dicts with ``image_id``, ``category_id``, ``bbox`` (xywh, pixels), ``score``.
+
+    Args:
+        image_ids: id of each image number; None if the rows have ids.
+        category_ids: ids of categories 1, 2, ...; empty if the rows have ids.
+    """
+    results = []
+    for image, *box, score, category in rows.tolist():
+        image_id = int(image) if image_ids is None else image_ids[int(image)]
+        category_id = category_ids[int(category) - 1] if category_ids else int(category)
+        results.append({"image_id": image_id, "category_id": category_id, "bbox": box, "score": score})
+    return results
 
 
 def _detection_limits(max_detections: int) -> list[int]:
@@ -114,27 +131,41 @@ def _metric_names(limits: list[int]) -> list[str]:
     return [*STANDARD_METRICS, *(f"AR{limit}" for limit in limits[3:])]
 
 
-def _check_results(truth: GroundTruth, results: ResultRows | Sequence[dict], class_agnostic: bool) -> None:
-    if isinstance(results, np.ndarray):
-        columns = results[:, 0], results[:, 6], results[:, 5]
+def _number_results(
+    truth: dict[str, Any], results: ResultRows | Sequence[dict[str, Any]], class_agnostic: bool
+) -> ResultRows | list[dict[str, Any]]:
+    """Return results with the numbers of images and categories in place of their ids; refuse unknown ids."""
+    as_rows = isinstance(results, ndarray)
+    image_ids = results[:, 0].astype(np.int64).tolist() if as_rows else [r["image_id"] for r in results]
+    category_ids = results[:, 6].astype(np.int64).tolist() if as_rows else [r["category_id"] for r in results]
+    images = _numbers_of(image_ids, truth["images"], "image_id", "the split they were made on")
+    if class_agnostic:
+        known = number_ids(category["id"] for category in truth["categories"])
+        categories = [known.get(comparable_id(i), len(known) + 1) for i in category_ids]
     else:
-        columns = tuple(np.array([r[key] for r in results]) for key in ("image_id", "category_id", "score"))
-    images, categories, scores = columns
-    _refuse_unknown(images, [p["id"] for p in truth.images], "image_id", "the split they were made on")
-    if not class_agnostic:
-        known = [c["id"] for c in truth.categories]
-        _refuse_unknown(categories, known, "category_id", "the dataset's own category ids")
-    if not np.isfinite(scores.astype(float)).all():
-        raise UserError("results have scores that are NaN or infinite: the model has diverged or the file is damaged")
+        categories = _numbers_of(category_ids, truth["categories"], "category_id", "the dataset's own category ids")
+    if as_rows:
+        return np.column_stack([np.array(images, float), results[:, 1:6], np.array(categories, float)])
+    numbers = zip(results, images, categories, strict=True)
+    return [result | {"image_id": image, "category_id": category} for result, image, category in numbers]
 
 
-def _refuse_unknown(ids: ndarray, known: list[int], field: str, fix: str) -> None:
-    unknown = np.setdiff1d(ids, known)
-    if len(unknown):
-        examples = summarize_list([int(i) for i in unknown])
+def _numbers_of(ids: Iterable[Any], records: list[dict[str, Any]], field: str, fix: str) -> list[int]:
+    numbers = number_ids(record["id"] for record in records)
+    ids = list(ids)
+    unknown = {i for i in ids if comparable_id(i) not in numbers}
+    if unknown:
+        examples = summarize_list(sorted(unknown, key=id_order))
         raise UserError(
             f"results have {len(unknown)} {field}s that are not in the ground truth ({examples}): use {fix}"
         )
+    return [numbers[comparable_id(i)] for i in ids]
+
+
+def _check_scores(results: ResultRows | Sequence[dict[str, Any]]) -> None:
+    scores = results[:, 5] if isinstance(results, ndarray) else np.array([r["score"] for r in results], float)
+    if not np.isfinite(scores).all():
+        raise UserError("results have scores that are NaN or infinite: the model has diverged or the file is damaged")
 
 
 def _accumulate(

@@ -79,6 +79,8 @@ def evaluate(
         batch_invariant_padding=isinstance(model, Detector) and model.config.image.batch_invariant_padding,
     )
     metrics = evaluator.compute()
+    if dark := describe_bit_depth([image.path for image in dataset.images], bit_depth_of(model)):
+        notes = [*notes, f"{dark}."]
     if missing_masks:
         notes = [*notes, f"Masks are not evaluated: {missing_masks}."]
     metrics["notes"] = [*notes, *metrics["notes"]]

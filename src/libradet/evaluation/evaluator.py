@@ -15,7 +15,7 @@ from libradet.data.records import Dataset
 from libradet.data.segmentations import encode_masks, rle_to_json
 from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco import Metrics, ResultRows, coco_metrics, prefix_mask_metrics, rows_to_coco_results
-from libradet.evaluation.ground_truth import ground_truth_from_dataset
+from libradet.evaluation.ground_truth import ground_truth_from_dataset, number_images
 from libradet.geometry.masks import paste_masks
 from libradet.predictor import Predictor
 from libradet.structures import Detections
@@ -54,7 +54,7 @@ class CocoEvaluator(Metric):
         self.class_agnostic = class_agnostic
         self.masks = masks
         self._class_map = None if class_map is None else np.asarray(class_map, dtype=np.int64)
-        self._category_ids = np.asarray(dataset.category_ids, dtype=np.int64)
+        self._image_numbers = number_images(dataset)
         self._rows: dict[int, ResultRows] = {}
         self._segmentations: dict[int, list[dict[str, Any]]] = {}
         self._max_detections = MIN_DETECTION_LIMIT
@@ -103,25 +103,32 @@ class CocoEvaluator(Metric):
         options: dict[str, Any] = {
             "max_detections": self._max_detections,
             "class_agnostic": self.class_agnostic,
-            "image_ids": [self.dataset.images[index].id for index in self._rows],
+            "image_ids": [self._image_numbers[index] for index in self._rows],
         }
         metrics = coco_metrics(truth, self.rows(), **options)
         if not self.masks:
             return metrics
         # With a bbox, COCOeval would use the area of the box in place of that of the mask.
-        results = [{k: v for k, v in result.items() if k != "bbox"} for result in self.results()]
+        numbered = self._add_segmentations(rows_to_coco_results(self.rows()))
+        results = [{k: v for k, v in result.items() if k != "bbox"} for result in numbered]
         return metrics | prefix_mask_metrics(coco_metrics(truth, results, iou_type="segm", **options))
 
     def rows(self) -> ResultRows:
-        """Return the detections so far: image id, x, y, width, height (pixels of the file), score, category id."""
+        """Return the detections so far: image number, x, y, width, height (pixels of the file), score, label + 1.
+
+        Images are numbered as in :func:`libradet.evaluation.ground_truth.ground_truth_from_dataset`.
+        """
         return np.concatenate([np.zeros((0, 7)), *self._rows.values()])
 
     def results(self) -> list[dict[str, Any]]:
         """Return the detections so far as COCO results; those of all processes after :meth:`compute` or :meth:`gather`.
 
-        With masks, each has a ``segmentation`` (RLE) and a ``bbox``.
+        Ids are those of the dataset. With masks, each result has a ``segmentation`` (RLE) and a ``bbox``.
         """
-        results = rows_to_coco_results(self.rows())
+        image_ids = {number: p.id for number, p in zip(self._image_numbers, self.dataset.images, strict=True)}
+        return self._add_segmentations(rows_to_coco_results(self.rows(), image_ids, self.dataset.category_ids))
+
+    def _add_segmentations(self, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for result, segmentation in zip(results, chain.from_iterable(self._segmentations.values()), strict=self.masks):
             result["segmentation"] = rle_to_json(segmentation)
         return results
@@ -135,12 +142,12 @@ class CocoEvaluator(Metric):
     ) -> Float64[ndarray, "B D 7"]:
         images = [self.dataset.images[index] for index in indices.tolist()]
         rows = np.empty((*labels.shape, 7))
-        rows[..., 0] = np.array([image.id for image in images])[:, None]
+        rows[..., 0] = np.array([self._image_numbers[index] for index in indices.tolist()])[:, None]
         limits = np.array([[image.width, image.height] * 2 for image in images])
         np.clip(boxes, 0, limits[:, None], out=rows[..., 1:5])
         rows[..., 3:5] -= rows[..., 1:3]
         rows[..., 5] = scores
-        rows[..., 6] = self._category_ids[labels]
+        rows[..., 6] = labels + 1
         return rows
 
     def _to_segmentations(

@@ -59,11 +59,11 @@ class CocoMetric(Metric):
         """
         for detections, truth in zip(preds, target, strict=True):
             # Without ids, images are numbered in order; compute renumbers those of several processes.
-            image = float(truth["image_id"]) if "image_id" in truth else float(len(self.images))
+            image = int(truth["image_id"]) if "image_id" in truth else len(self.images)
             boxes, objects = _to_xywh(detections["boxes"]), _to_xywh(truth["boxes"])
             area = truth.get("area", objects[:, 2] * objects[:, 3])
             crowd = truth.get("iscrowd", torch.zeros_like(truth["labels"]))
-            self.images.append(boxes.new_tensor([[image, len(boxes), len(objects)]]))
+            self.images.append(torch.tensor([[image, len(boxes), len(objects)]], device=boxes.device))
             self.detections.append(_to_rows(boxes, detections["scores"], detections["labels"]))
             self.ground_truths.append(_to_rows(objects, area, truth["labels"], crowd))
             self._has_image_ids = self._has_image_ids and "image_id" in truth
@@ -97,15 +97,15 @@ class CocoMetric(Metric):
             values |= {f"AP/{name}": ap for name, ap in metrics["per_class"].items() if ap is not None}
         return {name: torch.tensor(value) for name, value in values.items()}
 
-    def _unique_images(self, images: Float64[Tensor, "N 3"]) -> tuple[Bool[ndarray, " N"], Int64[ndarray, " N"]]:
-        """Return a mask that selects each image once, and the image ids."""
+    def _unique_images(self, images: Int64[Tensor, "N 3"]) -> tuple[Bool[ndarray, " N"], Int64[ndarray, " N"]]:
+        """Return a mask that selects each image once, and the numbers of the images in the order of their ids."""
         count = len(images)
         if not self._has_image_ids:
             return np.ones(count, dtype=bool), np.arange(count)
-        ids = images[:, 0].cpu().numpy().astype(np.int64)
+        _, first, numbers = np.unique(images[:, 0].cpu().numpy(), return_index=True, return_inverse=True)
         keep = np.zeros(count, dtype=bool)
-        keep[np.unique(ids, return_index=True)[1]] = True
-        return keep, ids
+        keep[first] = True
+        return keep, numbers
 
 
 def _to_xywh(boxes: Float[Tensor, "N 4"]) -> Float64[Tensor, "N 4"]:
@@ -118,9 +118,9 @@ def _to_rows(boxes: Float64[Tensor, "N 4"], *columns: Shaped[Tensor, " N"]) -> F
 
 
 def _with_image_ids(
-    rows: Float64[Tensor, "N _"], counts: Float64[Tensor, " P"], ids: ndarray, keep: ndarray
+    rows: Float64[Tensor, "N _"], counts: Int64[Tensor, " P"], ids: ndarray, keep: ndarray
 ) -> Float64[ndarray, "N _"]:
     """Return the rows of the selected images with the image id as first column."""
-    image = np.repeat(np.arange(len(ids)), counts.cpu().numpy().astype(np.int64))
+    image = np.repeat(np.arange(len(ids)), counts.cpu().numpy())
     table = np.concatenate([ids[image, None].astype(np.float64), rows.cpu().numpy()], axis=1)
     return table[keep[image]]

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from numpy import ndarray
 
 import libradet
+from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
 from libradet.data.transforms.resize import Size
 from libradet.errors import UserError
 from libradet.models.detector import Detector
@@ -35,11 +36,12 @@ class ExportMetadata:
         is_proposal_model: whether the detections are proposals.
         num_proposals: number of input proposals used per image, best first; 0 if the detector has its own RPN.
         libradet_version: version of libradet that wrote the file.
+        bit_depth: of the values in 16-bit files; the graph itself expects 8-bit images.
     """
 
     model: str
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    category_ids: tuple[int | str, ...]
     image_size: Size
     embed_preprocess: bool
     score_thresh: float
@@ -47,6 +49,7 @@ class ExportMetadata:
     is_proposal_model: bool
     num_proposals: int
     libradet_version: str
+    bit_depth: int = DEFAULT_BIT_DEPTH
 
     @property
     def inputs(self) -> list[str]:
@@ -82,6 +85,7 @@ def build_metadata(model: Detector, size: Size | None = None, embed_preprocess: 
         is_proposal_model=model.is_proposal_model,
         num_proposals=model.num_proposals,
         libradet_version=libradet.__version__,
+        bit_depth=model.bit_depth,
     )
 
 
@@ -104,9 +108,14 @@ def decode_metadata(texts: Mapping[str, str], path: str | Path) -> ExportMetadat
     if file_format != FORMAT:
         raise UserError(f"{path}: written by another version of libradet export; export it again")
     try:
-        return ExportMetadata(**{f.name: _from_text(f, texts[f.name]) for f in fields(ExportMetadata)})
+        return ExportMetadata(**{f.name: _from_text(f, texts[f.name]) for f in fields(ExportMetadata) if _is_stored(f, texts)})
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: the metadata of libradet export is damaged ({error!r}); export it again") from error
+
+
+def _is_stored(field: Field, texts: Mapping[str, str]) -> bool:
+    """Whether a field has to be in the file: files from before a field was added have its default."""
+    return field.default is MISSING or field.name in texts
 
 
 def _to_text(field: Field, value: Any) -> str:

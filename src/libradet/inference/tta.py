@@ -20,7 +20,7 @@ from libradet.inference.predict import eval_mode, run_model
 from libradet.inference.preprocess import iter_batches
 from libradet.models.config import DetectorConfig
 from libradet.models.nms import multiclass_nms
-from libradet.predictor import Predictor
+from libradet.predictor import bit_depth_of, Predictor
 from libradet.structures import Detections
 
 Merge = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -75,7 +75,7 @@ class TestTimeAugmentation(nn.Module):
         return self.predictor.class_names
 
     @property
-    def category_ids(self) -> Sequence[int]:
+    def category_ids(self) -> Sequence[int | str]:
         """Category ids of the wrapped predictor."""
         return self.predictor.category_ids
 
@@ -88,6 +88,11 @@ class TestTimeAugmentation(nn.Module):
     def size_divisible(self) -> int:
         """Divisor of padded sides of the wrapped predictor."""
         return self.predictor.size_divisible
+
+    @property
+    def bit_depth(self) -> int:
+        """Bit depth of 16-bit files of the wrapped predictor."""
+        return bit_depth_of(self.predictor)
 
     @property
     def device(self) -> torch.device:

@@ -12,6 +12,7 @@ import numpy as np
 from hotcoco.mask import encode
 
 from libradet.data.collate import Size
+from libradet.data.bit_depth import describe_bit_depth
 from libradet.data.image_io import read_image
 from libradet.data.proposals.precomputed import PrecomputedProposals, proposals_for_images
 from libradet.data.proposals.proposal_file import ImageProposals, write_proposals
@@ -21,7 +22,7 @@ from libradet.inference.inputs import InputImage, is_video, list_image_files, vi
 from libradet.inference.predict import check_score_thresh, predict_stream
 from libradet.inference.video import VideoWriter
 from libradet.inference.visualize import draw_detections, save_image
-from libradet.predictor import Predictor
+from libradet.predictor import Predictor, bit_depth_of
 from libradet.utils.atomic_io import atomic_json_list, write_json
 from libradet.utils.progress import progress_bar
 from libradet.utils.warnings_filter import supervision as sv
@@ -39,12 +40,14 @@ class PredictSummary:
             video frame also ``frame``, from 0.
         proposals: for each image that was read, if the model is a proposal model; not filtered by score.
         unreadable: error message by file.
+        note: what is wrong with the bit depth of the images; empty if nothing is.
     """
 
     num_detections: int = 0
     images: list[dict[str, Any]] = field(default_factory=list)
     proposals: list[ImageProposals] = field(default_factory=list)
     unreadable: dict[Path, str] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def num_inputs(self) -> int:
@@ -170,7 +173,8 @@ def predict_files(
     show_progress = progress and (len(paths) > 1 or is_video(paths[0]))
     with progress_bar(show_progress) as bar, ResultWriter(model, paths, output_dir, score_thresh) as writer:
         summary = writer.summary
-        inputs = _read_inputs(paths, precomputed, summary.unreadable)
+        inputs = _read_inputs(paths, precomputed, summary.unreadable, bit_depth_of(model))
+        summary.note = describe_bit_depth(paths, bit_depth_of(model))
         # Proposals are written at any score.
         model_thresh = 0.0 if model.is_proposal_model else score_thresh
         task = bar.add_task("predicting", total=_count_images(paths) if show_progress else None)
@@ -189,6 +193,8 @@ def format_summary(summary: PredictSummary, output_dir: Path) -> str:
     if summary.proposals:
         number = sum(len(image.scores) for image in summary.proposals)
         lines.append(f"{number} proposals, not filtered by score: {output_dir / PROPOSALS_FILE}")
+    if summary.note:
+        lines.append(f"warning: {summary.note}")
     if summary.unreadable:
         files = "1 file" if len(summary.unreadable) == 1 else f"{len(summary.unreadable)} files"
         lines += [f"{files} could not be read:", *(f"  {message}" for message in summary.unreadable.values())]
@@ -202,7 +208,9 @@ def assign_image_ids(paths: Sequence[Path]) -> list[int]:
     return numbers if usable else list(range(1, len(paths) + 1))
 
 
-def to_coco_results(detections: sv.Detections, image_id: int, category_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
+def to_coco_results(
+    detections: sv.Detections, image_id: int, category_ids: Sequence[int | str]
+) -> Iterator[dict[str, Any]]:
     """Yield the detections of an image as COCO results."""
     assert detections.class_id is not None
     assert detections.confidence is not None
@@ -217,7 +225,7 @@ def to_coco_results(detections: sv.Detections, image_id: int, category_ids: Sequ
 
 
 def _read_inputs(
-    paths: Sequence[Path], proposals: PrecomputedProposals | None, unreadable: dict[Path, str]
+    paths: Sequence[Path], proposals: PrecomputedProposals | None, unreadable: dict[Path, str], bit_depth: int
 ) -> Iterator[InputImage]:
     """Yield the images and frames of all files; the errors of unreadable ones are added to ``unreadable``."""
     for row, path in enumerate(paths):
@@ -225,7 +233,7 @@ def _read_inputs(
             if is_video(path):
                 yield from video_frames(path)
                 continue
-            image = read_image(path)
+            image = read_image(path, bit_depth=bit_depth)
         except UserError as error:
             unreadable[path] = str(error)
             continue

@@ -47,6 +47,8 @@ class ImageConfig:
     ``batch_invariant_padding``: evaluation, too, pads each image to the smallest size that holds it, as prediction
     does. Its detections then depend on the image alone. Otherwise a few padded sizes are chosen for a dataset, which
     fills batches better.
+
+    ``bit_depth``: of the values in gray 16-bit files, such as 12: 2**bit_depth - 1 is white.
     """
 
     size: Annotated[tuple[int, int], Range(ge=1)] = (800, 1333)
@@ -55,6 +57,7 @@ class ImageConfig:
     channels: Literal["rgb", "bgr"] = "rgb"
     size_divisible: NonNegativeInt = 0
     batch_invariant_padding: bool = False
+    bit_depth: Annotated[int, Range(ge=8, le=16)] = 16
 
 
 @dataclass
@@ -377,7 +380,7 @@ class DetectorConfig:
     model: str = "faster_rcnn"
     num_classes: PositiveInt = 80
     class_names: tuple[str, ...] = ()
-    category_ids: tuple[int | str, ...] = ()
+    category_ids: tuple[str | int, ...] = ()
     image: ImageConfig = field(default_factory=ImageConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)

@@ -89,6 +89,11 @@ class Detector(nn.Module):
         return self.config.image.size_divisible or max(coarsest, 32)
 
     @property
+    def bit_depth(self) -> int:
+        """Bit depth of the values in 16-bit files, see :class:`libradet.models.config.ImageConfig`."""
+        return self.config.image.bit_depth
+
+    @property
     def name(self) -> str:
         """Name in the model zoo."""
         return self.config.model

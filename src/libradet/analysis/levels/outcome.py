@@ -8,9 +8,9 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from libradet.analysis.levels.feature import SIZES
-from libradet.data.formats.coco import to_coco
 from libradet.data.records import Dataset
 from libradet.evaluation.coco import Metrics
+from libradet.evaluation.ground_truth import ground_truth_from_dataset
 
 ERROR_TYPES = {
     "Cls": "classification",
@@ -30,18 +30,16 @@ def compute_error_types(dataset: Dataset, rows: Float64[ndarray, "D 7"]) -> dict
     """Return the cost in AP50 of each error type (TIDE).
 
     Args:
-        rows: detections: image id, x, y, width, height (pixels of the original image), score, category id.
+        rows: detections as of ``CocoEvaluator.rows``: image number, x, y, width, height, score, label + 1.
 
     Returns:
         ``AP50`` and ``types``: for each error type its ``count`` and ``cost``, the increase of AP50 when errors of this
         type alone are fixed; missed objects are fixed by removing them. The costs do not add up to 1 - AP50.
     """
-    truth = to_coco(dataset)
-    for number, annotation in enumerate(truth["annotations"], start=1):
-        annotation["id"] = number
-    ground_truth = hotcoco.COCO(truth)
+    truth = ground_truth_from_dataset(dataset)
+    ground_truth = truth.to_hotcoco("bbox")
     evaluation = hotcoco.COCOeval(ground_truth, ground_truth.load_res(rows), "bbox")
-    evaluation.params.img_ids = [image.id for image in dataset.images]
+    evaluation.params.img_ids = [image["id"] for image in truth.images]
     evaluation.evaluate()
     tide = evaluation.tide_errors(FG_IOU_THRESH, BG_IOU_THRESH)
     return {

@@ -147,10 +147,10 @@ def to_coco(dataset: Dataset) -> dict[str, Any]:
     """Return the split as a COCO dataset, with its own image, annotation and category ids and all optional fields."""
     annotations: list[dict[str, Any]] = []
     for image in dataset.images:
-        xywh = _xyxy_to_xywh(image.boxes)
+        xywh, ids = _xyxy_to_xywh(image.boxes), image.annotation_ids.tolist()
         for i in range(len(image.labels)):
             record = {
-                "id": int(image.annotation_ids[i]),
+                "id": ids[i],
                 "image_id": image.id,
                 "category_id": dataset.category_ids[image.labels[i]],
                 "bbox": xywh[i].tolist(),

@@ -98,7 +98,7 @@ def _ids(splits: Sequence[SplitToWrite], to: str) -> str:
             changed.append("categories")
             break
     images = [[image.id for image in split.dataset.images] for split in splits]
-    objects = [[int(i) for p in split.dataset.images for i in p.annotation_ids] for split in splits]
+    objects = [[i for p in split.dataset.images for i in p.annotation_ids.tolist()] for split in splits]
     for name, ids_by_split in (("images", images), ("objects", objects)):
         if any(ids != list(range(1, len(ids) + 1)) for ids in ids_by_split):
             changed.append(name)

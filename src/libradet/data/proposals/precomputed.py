@@ -130,7 +130,7 @@ def proposals_for_images(path: str | Path, images: Sequence[Path], limit: int) -
 
 
 def _match_images(
-    file: ProposalFile, paths: Sequence[Path], images: str, ids: Sequence[int] | None = None
+    file: ProposalFile, paths: Sequence[Path], images: str, ids: Sequence[int | str] | None = None
 ) -> Int64[ndarray, " N"]:
     """Return the row of every image."""
     assert file.names is not None
@@ -138,7 +138,9 @@ def _match_images(
     by_name: dict[str, list[int]] = defaultdict(list)
     for row, name in enumerate(names):
         by_name[name.name].append(row)
-    by_id = {} if ids is None or file.ids is None else {int(key): row for row, key in enumerate(file.ids)}
+    by_id: dict[int | str, int] = {}
+    if ids is not None and file.ids is not None:
+        by_id = {int(key): row for row, key in enumerate(file.ids)}
     rows = []
     for i, path in enumerate(paths):
         row = by_id.get(ids[i]) if ids is not None else None

@@ -48,7 +48,7 @@ _DTYPES = {
 class ImageProposals(NamedTuple):
     """The proposals of one image: ``boxes`` xyxy in pixels of the file, best first; ``scores`` 0..1."""
 
-    id: int
+    id: int | str
     name: str
     width: int
     height: int
@@ -92,7 +92,7 @@ def write_proposals(path: Path, images: Sequence[ImageProposals], model_name: st
     counts = [len(image.scores) for image in images]
     names = json.dumps([image.name for image in images], ensure_ascii=False).encode(errors="backslashreplace")
     arrays = {
-        "ids": np.array([image.id for image in images], np.int64),
+        "ids": _numeric_ids([image.id for image in images]),
         "names": np.frombuffer(bytearray(names), np.uint8),
         "sizes": np.array([(image.width, image.height) for image in images], np.int32).reshape(-1, 2),
         "offsets": np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
@@ -102,6 +102,12 @@ def write_proposals(path: Path, images: Sequence[ImageProposals], model_name: st
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     with atomic_write(path) as partial:
         save_file(tensors, partial, {"format": FORMAT, "model": model_name})
+
+
+def _numeric_ids(ids: Sequence[int | str]) -> Int64[ndarray, " N"]:
+    """Return ids as int64, numbered from 1 if one is text or exceeds it: images are then matched by name."""
+    exact = all(isinstance(i, int) and abs(i) < 2**63 for i in ids)
+    return np.array(ids if exact else range(1, len(ids) + 1), np.int64)
 
 
 def read_proposals(path: str | Path) -> ProposalFile:

@@ -5,16 +5,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, Shaped
 from numpy import ndarray
 
-from libradet.data.records import MAX_ID, normalize_id
+from libradet.data.records import describe_invalid_id, has_lost_digits, normalize_id, own_id
 from libradet.data.segmentations import enclosing_box
 from libradet.data.validation.report import Report
 from libradet.utils.text import summarize_list
 
 UNKNOWN_IMAGE, SKIPPED_IMAGE = -1, -2
 """Image rows of annotations whose image is not listed, and whose image was skipped."""
+
+NO_ID = int(np.iinfo(np.int64).min)
+"""Id of annotations that have none."""
 
 MIN_SIDE = 0.01
 """Pixels; a box with a smaller side counts as empty."""
@@ -31,7 +34,7 @@ class AnnotationTable:
         boxes: xywh as read, NaN where not four numbers; xyxy in pixels once validated.
         crowd: regions that hold many objects.
         area: NaN where absent.
-        id: -1 where absent or not a number.
+        id: own, NO_ID where absent; objects instead of int64 where some are text or exceed it.
         has_box: whether the box was four numbers.
     """
 
@@ -41,7 +44,7 @@ class AnnotationTable:
     boxes: Float64[ndarray, "N 4"]
     crowd: Bool[ndarray, " N"]
     area: Float64[ndarray, " N"]
-    id: Int64[ndarray, " N"]
+    id: Shaped[ndarray, " N"]
     has_box: Bool[ndarray, " N"]
 
     def select(self, keep: Bool[ndarray, " N"]) -> "AnnotationTable":
@@ -70,7 +73,8 @@ def build_annotation_table(
     boxes, has_box = _read_boxes(records)
     crowd = np.array([_to_flag(r.get("iscrowd")) or _to_flag(r.get("ignore")) for r in records], bool)
     area = np.array([_to_number(r.get("area")) for r in records], np.float64)
-    return AnnotationTable(records, image_row, label, boxes, crowd, area, _read_ids(records), has_box)
+    ids = _id_array([_own_id_of(r.get("id")) for r in records])
+    return AnnotationTable(records, image_row, label, boxes, crowd, area, ids, has_box)
 
 
 def validate_boxes(
@@ -155,9 +159,25 @@ def _read_box(record: dict) -> list[float] | None:
         return None
 
 
-def _read_ids(records: list[dict]) -> Int64[ndarray, " N"]:
-    ids = (r.get("id") for r in records)
-    return np.array([i if type(i) is int and -1 < i <= MAX_ID else -1 for i in ids], np.int64)
+def _own_id_of(value: Any) -> int | str:
+    if type(value) is int and NO_ID < value < -NO_ID:
+        return value
+    return NO_ID if normalize_id(value) is None or value == "" else own_id(value)
+
+
+def _id_array(ids: list[int | str]) -> Shaped[ndarray, " N"]:
+    """Return ids as int64; as objects if that would change one."""
+    if all(type(i) is int and abs(i) <= -NO_ID for i in ids):
+        return np.array(ids, np.int64)
+    objects = np.empty(len(ids), object)
+    objects[:] = ids
+    return objects
+
+
+def _number_equal_ids(ids: Shaped[ndarray, " N"]) -> Int64[ndarray, " N"]:
+    """Return a number for each id, the same for equal ones."""
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(normalize_id(i), len(numbers)) for i in ids.tolist()], np.int64)
 
 
 def _to_flag(value: Any) -> bool:
@@ -225,10 +245,10 @@ def _areas(table: AnnotationTable, sides: Float64[ndarray, "N 2"], normalized: b
 
 def _repeated_ids(table: AnnotationTable) -> Bool[ndarray, " N"]:
     """Return second and later copies of a record: same id, image, class and box."""
-    _, first, group = np.unique(table.id, return_index=True, return_inverse=True)
+    _, first, group = np.unique(_number_equal_ids(table.id), return_index=True, return_inverse=True)
     original = first[group]
     same = (table.image_row == table.image_row[original]) & (table.label == table.label[original])
-    same &= (table.boxes == table.boxes[original]).all(1) & (table.id >= 0)
+    same &= (table.boxes == table.boxes[original]).all(1) & (table.id != NO_ID)
     return same & (original != np.arange(len(original)))
 
 
@@ -238,19 +258,39 @@ def _is_not_first(values: Int64[ndarray, " N"]) -> Bool[ndarray, " N"]:
     return later
 
 
-def _make_ids_unique(table: AnnotationTable, report: Report) -> Int64[ndarray, " N"]:
-    """Return own ids where they are numbers and unique; new ones above them elsewhere."""
-    ids = table.id.copy()
-    absent, duplicate = ids < 0, _is_not_first(ids) & (ids >= 0)
+def _make_ids_unique(table: AnnotationTable, report: Report) -> Shaped[ndarray, " N"]:
+    """Return own ids where there are some and unique; new numbers above them elsewhere."""
+    ids = table.id.tolist()
+    absent = table.id == NO_ID
+    duplicate = _is_not_first(_number_equal_ids(table.id)) & ~absent
     if duplicate.any():
-        duplicates = summarize_list(np.unique(ids[duplicate]).tolist())
+        duplicates = summarize_list(list(dict.fromkeys(ids[i] for i in np.flatnonzero(duplicate))))
         report.warnings.append(f"{duplicate.sum()} annotation ids are used again ({duplicates}): renumbered.")
-    if absent.any():
-        report.notes.append(f"{absent.sum()} annotations have no numeric id: numbered")
-    renumbered = absent | duplicate
-    ids[renumbered] = ids.max(initial=0) + 1 + np.arange(renumbered.sum())
+    _report_absent_ids(table, absent, report)
+    next_id = max((i for i in map(normalize_id, ids) if isinstance(i, int)), default=0)
+    for position in np.flatnonzero(absent | duplicate):
+        next_id = max(next_id, 0) + 1
+        ids[position] = next_id
     rows = np.column_stack([table.image_row, table.label, table.boxes])
     copies = len(rows) - len(np.unique(rows, axis=0))
     if copies:
         report.warnings.append(f"{copies} boxes have an exact copy of the same class in the same image: kept.")
-    return ids
+    return _id_array(ids)
+
+
+def _report_absent_ids(table: AnnotationTable, absent: Bool[ndarray, " N"], report: Report) -> None:
+    values = [r.get("id") for r in table.records]
+    invalid = [values[i] for i in np.flatnonzero(absent) if values[i] is not None and "where" not in table.records[i]]
+    if invalid:
+        report.warnings.append(
+            f"{len(invalid)} annotations have an id that {describe_invalid_id(invalid[0])} ({str(invalid[0])[:40]}): "
+            "numbered."
+        )
+    if absent.sum() > len(invalid):
+        report.notes.append(f"{absent.sum() - len(invalid)} annotations have no id: numbered")
+    lost = [value for value in values if has_lost_digits(value)]
+    if lost:
+        report.warnings.append(
+            f"{len(lost)} annotation ids are floating-point numbers that have lost digits ({lost[0]!r}): "
+            "write them as integers or text."
+        )

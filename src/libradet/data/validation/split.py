@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from libradet.data.image_headers import MISSING, ImageHeader, read_headers
-from libradet.data.records import Dataset, ImageRecord, RawAnnotations, normalize_id
+from libradet.data.records import Dataset, ImageRecord, RawAnnotations, id_order, normalize_id, own_id
 from libradet.data.segmentations import parse_segmentation
 from libradet.data.validation.annotations import AnnotationTable, build_annotation_table, validate_boxes
+from libradet.data.validation.ids import describe_unusable_ids, report_ids
 from libradet.data.validation.report import Report
 from libradet.data.validation.resolve_paths import resolve_paths
 from libradet.utils.gc import gc_disabled
@@ -25,15 +26,15 @@ SMALL_AREA, LARGE_AREA = 32**2, 96**2
 class Classes(NamedTuple):
     """Own ids and names by label; label by every form of the id that records may use."""
 
-    ids: list[int]
+    ids: list[int | str]
     names: list[str]
     labels: dict[Any, int]
 
 
 class ListedImage(NamedTuple):
-    """An image as listed: its own numeric id, the id as written, the record, the file and its header."""
+    """An image as listed: its own id, the id in comparable form, the record, the file and its header."""
 
-    id: int
+    id: int | str
     key: Any
     record: dict[str, Any]
     path: Path
@@ -61,7 +62,7 @@ def validate_split(
         records: keep the records as well, with their other fields.
     """
     report = Report(notes=list(raw.notes))
-    _report_text_ids(raw, report)
+    report_ids(raw, report)
     classes = _validate_classes(raw, report)
     listed, skipped = _validate_images(raw, report, skip_broken, decode)
     sizes, apply_exif = _validate_sizes(listed, report)
@@ -75,43 +76,29 @@ def validate_split(
 
 def _validate_classes(raw: RawAnnotations, report: Report) -> Classes:
     names: dict[Any, str] = {}
+    own_ids: dict[Any, int | str] = {}
     without_id, conflicting = [], []
     for position, category in enumerate(raw.categories):
         key = normalize_id(category.get("id")) if isinstance(category, dict) else None
         if key is None:
-            without_id.append(f"categories[{position}]")
+            without_id.append((f"categories[{position}]", category))
             continue
         name = str(category.get("name") or key)
+        own_ids.setdefault(key, own_id(category["id"]))
         if key in names and names[key] != name:
             conflicting.append(f"category id {key} is both {names[key]!r} and {name!r}")
         names.setdefault(key, name)
     if without_id:
-        report.errors.append(f"{raw.source}: {summarize_list(without_id)} has no usable id: set it to an integer.")
+        places = describe_unusable_ids(without_id)
+        report.errors.append(f"{raw.source}: categories without a usable id: {places}: set it to an integer or text.")
     if conflicting:
         report.errors.append(f"{raw.source}: {summarize_list(conflicting)}: make ids unique.")
     if not names and not report.errors:
         report.errors.append(f"{raw.source}: 'categories' is empty: list the classes as {{id, name}}.")
-    keys = sorted(names, key=lambda key: (isinstance(key, str), key))
-    ids = keys
-    if any(isinstance(key, str) for key in keys):
-        ids = list(range(1, len(keys) + 1))
-        report.warnings.append(
-            f"category ids are not numbers ({summarize_list(keys)}): numbered 1 to {len(keys)} in results."
-        )
+    keys = sorted(names, key=id_order)
     labels = {key: label for label, key in enumerate(keys)}
+    ids = [own_ids[key] for key in keys]
     return Classes(ids, _make_names_unique(keys, [names[key] for key in keys], report), labels)
-
-
-def _report_text_ids(raw: RawAnnotations, report: Report) -> None:
-    """Report ids that are digits in quotes: they are read as numbers, which other tools may not do."""
-    fields = (("images", "id"), ("categories", "id"), ("annotations", "image_id"), ("annotations", "category_id"))
-    for part, key in fields:
-        values = (record.get(key) for record in getattr(raw, part) if isinstance(record, dict))
-        texts = [value for value in values if type(value) is str and type(normalize_id(value)) is int]
-        if texts:
-            report.notes.append(
-                f"{key} is text such as {texts[0]!r} in {len(texts)} of {part}: read as numbers; other tools may not"
-            )
 
 
 def _make_names_unique(keys: list[Any], names: list[str], report: Report) -> list[str]:
@@ -136,7 +123,7 @@ def _validate_images(
         examples = summarize_list(approximate, 3)
         report.notes.append(f"{len(approximate)} images matched under a slightly different name ({examples})")
     _report_broken_files(raw, names, headers, report, skip_broken)
-    ids = _numeric_ids(list(records), report)
+    ids = [own_id(record["id"]) for record in records.values()]
     rows = zip(ids, records.items(), paths, headers, strict=True)
     listed = [ListedImage(i, key, record, path, head) for i, (key, record), path, head in rows if not head.problem]
     _report_duplicate_files([image.path for image in listed], report)
@@ -149,7 +136,7 @@ def _unique_image_records(raw: RawAnnotations, report: Report) -> dict[Any, dict
     for position, record in enumerate(raw.images):
         key = normalize_id(record.get("id")) if isinstance(record, dict) else None
         if key is None or not isinstance(record.get("file_name"), str) or not record["file_name"]:
-            unusable.append(f"images[{position}]")
+            unusable.append((f"images[{position}]", record))
         elif key not in records:
             records[key] = record
         elif records[key]["file_name"] == record["file_name"]:
@@ -158,7 +145,7 @@ def _unique_image_records(raw: RawAnnotations, report: Report) -> dict[Any, dict
             conflicting.append(f"id {key} ({records[key]['file_name']}, {record['file_name']})")
     if unusable:
         report.errors.append(
-            f"{raw.source}: {len(unusable)} images lack an id or a file_name: {summarize_list(unusable)}."
+            f"{raw.source}: {len(unusable)} images have no usable id or file_name: {describe_unusable_ids(unusable)}."
         )
     if conflicting:
         report.errors.append(
@@ -187,16 +174,6 @@ def _report_broken_files(
     if damaged:
         texts.append(f"{len(damaged)} of {len(names)} image files are damaged: {summarize_list(damaged, 20)}; {hint}.")
     (report.warnings if skip_broken else report.errors).extend(texts)
-
-
-def _numeric_ids(keys: list[Any], report: Report) -> list[int]:
-    texts = [key for key in keys if isinstance(key, str)]
-    if not texts:
-        return keys
-    report.warnings.append(
-        f"image ids are not numbers ({summarize_list(texts, 3)}): numbered 1 to {len(keys)} in results."
-    )
-    return list(range(1, len(keys) + 1))
 
 
 def _report_duplicate_files(paths: list[Path], report: Report) -> None:
