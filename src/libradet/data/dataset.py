@@ -8,6 +8,7 @@ from jaxtyping import Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
 from libradet.data.cache import ImageCache
 from libradet.data.image_io import read_image
 from libradet.data.masks import FULL_IMAGE, decode_masks
@@ -27,10 +28,14 @@ _HFLIP, _SCALE, _MOSAIC, _COPY_PASTE, _COLOR = range(1, 6)
 
 
 class SampleIndex(NamedTuple):
-    """Index of a sample: together with the seed, all that its augmentation depends on."""
+    """Index of a sample: together with the seed, all that its augmentation depends on.
+
+    ``repeat`` numbers the occurrences of an image in an epoch, which are augmented differently.
+    """
 
     epoch: int
     index: int
+    repeat: int = 0
 
 
 class DetectionDataset(torch.utils.data.Dataset):
@@ -52,6 +57,7 @@ class DetectionDataset(torch.utils.data.Dataset):
         proposals: precomputed proposals to return.
         reduced: large JPEG files may be decoded at a smaller size.
         cache: where decoded pixels are kept.
+        bit_depth: of the values in 16-bit files.
     """
 
     def __init__(
@@ -65,10 +71,11 @@ class DetectionDataset(torch.utils.data.Dataset):
         proposals: PrecomputedProposals | None,
         reduced: bool,
         cache: ImageCache | None,
+        bit_depth: int = DEFAULT_BIT_DEPTH,
     ) -> None:
         self.dataset, self.size, self.seed, self.augmentation = dataset, size, seed, augmentation
         self.padded_sizes, self.masks, self.proposals = padded_sizes, masks, proposals
-        self.reduced, self.cache = reduced, cache
+        self.reduced, self.cache, self.bit_depth = reduced, cache, bit_depth
         self.paste_sources = np.flatnonzero([not image.crowd.all() for image in dataset.images])
 
     def __len__(self) -> int:
@@ -99,7 +106,8 @@ class DetectionDataset(torch.utils.data.Dataset):
         return sample
 
     def _rng(self, key: SampleIndex, stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, key.epoch, key.index, stream])
+        repeat = [key.repeat] if key.repeat else []
+        return np.random.default_rng([self.seed, key.epoch, key.index, stream, *repeat])
 
     def _draw(self, key: SampleIndex, stream: int, probability: float) -> np.random.Generator | None:
         """Return the generator of an augmentation with this probability, else None."""
@@ -173,7 +181,8 @@ class DetectionDataset(torch.utils.data.Dataset):
         image = self.dataset.images[index]
         height, width = cached_size(image.height, image.width, self.size, self.augmentation.max_scale)
         target = (height, width) if self.reduced else None
-        pixels = read_image(image.path, image.apply_exif, target, expected_size=(image.height, image.width))
+        expected = (image.height, image.width)
+        pixels = read_image(image.path, image.apply_exif, target, expected, self.bit_depth)
         resized = resize_to(pixels, height, width)
         if self.cache:
             self.cache.put(index, resized)

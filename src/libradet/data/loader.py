@@ -18,11 +18,13 @@ from torch.utils.data import DataLoader
 
 from libradet.data.batch import Batch
 from libradet.data.batching import assign_padded_sizes, choose_padded_sizes, smallest_padded_sizes
+from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
 from libradet.data.cache import ImageCache
 from libradet.data.collate import collate
 from libradet.data.dataset import DetectionDataset, SampleIndex
 from libradet.data.proposals.precomputed import PrecomputedProposals
 from libradet.data.records import Dataset
+from libradet.data.repeat_factors import repeat_factors
 from libradet.data.sampler import GroupedBatchSampler
 from libradet.data.segmentations import require_masks
 from libradet.data.transforms.augmentation import HFLIP_ONLY, NO_AUGMENTATION, Augmentation
@@ -90,6 +92,8 @@ def make_loader(
     proposals: PrecomputedProposals | None = None,
     cache: ImageCache | None = None,
     batch_invariant_padding: bool = False,
+    repeat_factor_thresh: float = 0.0,
+    bit_depth: int = DEFAULT_BIT_DEPTH,
 ) -> DataLoader:
     """Return the data loader of a dataset; its ``batch_sampler`` has ``set_epoch`` and ``set_start``.
 
@@ -109,6 +113,9 @@ def make_loader(
         proposals: fill ``Batch.proposals`` from these.
         cache: keeps the decoded images of this dataset at this size and maximum scale.
         batch_invariant_padding: pad each image to the smallest size that holds it, in as many batches as needed.
+        repeat_factor_thresh: in training, images with classes in a smaller fraction of the images occur several times
+            in an epoch (:mod:`libradet.data.repeat_factors`).
+        bit_depth: of the values in 16-bit files: 2**bit_depth - 1 is white.
 
     Raises:
         UserError: masks are requested and an object has no segmentation, or mixed images have proposals.
@@ -121,10 +128,13 @@ def make_loader(
     choose_sizes = smallest_padded_sizes if batch_invariant_padding else choose_padded_sizes
     padded_sizes = choose_sizes(shapes, size_divisible)
     group_ids = assign_padded_sizes(shapes, padded_sizes)
-    sampler = GroupedBatchSampler(group_ids, batch_size, training, seed, rank, world_size)
+    factors = repeat_factors(dataset, repeat_factor_thresh) if repeat_factor_thresh and training else None
+    sampler = GroupedBatchSampler(group_ids, batch_size, training, seed, rank, world_size, factors)
     sampler.set_epoch(epoch)
     size_of_image = np.array(padded_sizes, np.int64).reshape(-1, 2)[group_ids]
-    samples = DetectionDataset(dataset, size, seed, augmentation, size_of_image, masks, proposals, training, cache)
+    samples = DetectionDataset(
+        dataset, size, seed, augmentation, size_of_image, masks, proposals, training, cache, bit_depth
+    )
     return DetectionDataLoader(
         _CatchingDataset(samples),
         batch_sampler=sampler,

@@ -189,8 +189,9 @@ def roi_pool(
 
 def first_slots(samples: SampledProposals, count: int) -> SampledProposals:
     """Return the samples in the first ``count`` slots of each image."""
-    weight = None if samples.weight is None else samples.weight[:, :count]
-    return SampledProposals(*(t[:, :count] for t in samples[:-1]), weight)
+    *tensors, weight = samples
+    first = SampledProposals(*(t[:, :count] for t in tensors if t is not None))
+    return first if weight is None else first._replace(weight=weight[:, :count])
 
 
 def match_proposals(

@@ -46,9 +46,7 @@ class ImageConfig:
 
     ``batch_invariant_padding``: evaluation, too, pads each image to the smallest size that holds it, as prediction
     does. Its detections then depend on the image alone. Otherwise a few padded sizes are chosen for a dataset, which
-    fills batches better.
-
-    ``bit_depth``: of the values in gray 16-bit files, such as 12: 2**bit_depth - 1 is white.
+    fills batches better. ``bit_depth``: of gray 16-bit files, such as 12: 2**bit_depth - 1 is white.
     """
 
     size: Annotated[tuple[int, int], Range(ge=1)] = (800, 1333)
@@ -198,8 +196,7 @@ class ProposalConfig:
 class RPNConfig:
     """Region proposal network.
 
-    ``allowed_border``: training ignores anchors that cross the image border by more than this many pixels; None
-    ignores none. mmdetection's Cascade R-CNN uses 0.
+    ``allowed_border``: training ignores anchors that cross the image border by more pixels; None ignores none.
     """
 
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
@@ -272,11 +269,10 @@ class FocalConfig:
 class IoUConfig:
     """IoU prediction of the box head, or of the last one of a cascade (IoU-Net; Jiang et al., ECCV 2018).
 
-    The output is the IoU of each refined box with its object, one per class, or one for all classes if the head is
-    ``class_agnostic``. Its loss is smooth L1 on the IoU scaled to -1..1, as in the paper; ``beta`` is the error at
-    which its linear part starts. The paper trains a branch of its own on jittered ground truths of an IoU of at least
-    0.5. Here the output shares the layers of the head, and is trained on the refined boxes of the positives that the
-    other losses use, including ground truths if these are added to the proposals.
+    The output is the IoU of each refined box with its object, one per class, or one if the head is ``class_agnostic``.
+    Its loss is smooth L1 on the IoU scaled to -1..1; ``beta`` is the error at which its linear part starts. The paper
+    trains a branch of its own on jittered ground truths; here the output shares the layers of the head, and is trained
+    on the refined boxes of the positives.
     """
 
     weight: NonNegativeFloat = 1.0

@@ -74,6 +74,9 @@ class TrainConfig:
         color_jitter: maximum relative change of brightness, contrast and saturation; the hue rotates by up to a quarter
             of this value, in turns.
         no_aug_epochs: epochs at the end without mosaic and copy-paste (as in YOLOX, Ge et al., 2021).
+        repeat_factor_thresh: classes in a smaller fraction of the training images are rare: their images occur up to
+            sqrt(repeat_factor_thresh / fraction) times in an epoch (repeat-factor sampling of LVIS, Gupta et al.,
+            2019); 0 repeats none.
         check_val_every_n_epoch: epochs between two validations; the last epoch is always validated.
         patience: stop after this many validations without improvement; null trains all epochs.
         save_every_n_minutes: minutes between two writes of last.ckpt inside an epoch.
@@ -128,6 +131,7 @@ class TrainConfig:
     copy_paste_prob: UnitInterval = 0.0
     color_jitter: UnitInterval = 0.0
     no_aug_epochs: NonNegativeInt = 0
+    repeat_factor_thresh: UnitInterval = 0.0
     check_val_every_n_epoch: PositiveInt = 1
     patience: PositiveInt | None = None
     save_every_n_minutes: NonNegativeFloat = 10.0

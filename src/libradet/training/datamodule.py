@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from libradet.data.batch import Batch
+from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
 from libradet.data.cache import CacheKind, ImageCache, cache_bytes
 from libradet.data.formats.detect import choose_split, list_splits
 from libradet.data.loader import make_loader
@@ -43,6 +44,9 @@ class DetectorData(pl.LightningDataModule):
             ``default_root_dir`` that is deleted at the end ("disk"). Batches are the same. Each training process has
             its own cache.
         batch_invariant_padding: of validation images, see :class:`libradet.models.config.ImageConfig`.
+        bit_depth: of the values in 16-bit files: ``Detector.bit_depth``.
+        repeat_factor_thresh: images with rarer classes occur several times in an epoch, see
+            :mod:`libradet.data.repeat_factors`.
 
     Attributes:
         augmentation: may be set until training starts.
@@ -67,6 +71,8 @@ class DetectorData(pl.LightningDataModule):
         val_proposals: PrecomputedProposals | None = None,
         cache: CacheKind | None = None,
         batch_invariant_padding: bool = False,
+        repeat_factor_thresh: float = 0.0,
+        bit_depth: int = DEFAULT_BIT_DEPTH,
     ) -> None:
         super().__init__()
         if not isinstance(train_set, Dataset):
@@ -83,7 +89,13 @@ class DetectorData(pl.LightningDataModule):
         self._num_workers = num_workers
         self._batch_invariant_padding = batch_invariant_padding
         self._make_loader = partial(
-            make_loader, size=size, batch_size=batch_size, size_divisible=size_divisible, seed=seed
+            make_loader,
+            size=size,
+            batch_size=batch_size,
+            size_divisible=size_divisible,
+            seed=seed,
+            repeat_factor_thresh=repeat_factor_thresh,
+            bit_depth=bit_depth,
         )
         self._train_sampler: GroupedBatchSampler | None = None
 

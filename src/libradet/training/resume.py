@@ -40,6 +40,7 @@ class RunIdentity:
     mosaic_prob: float
     copy_paste_prob: float
     color_jitter: float
+    repeat_factor_thresh: float
     train_data: list[int]
     val_data: list[int]
 

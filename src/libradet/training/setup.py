@@ -223,6 +223,8 @@ def _make_data(
         val_proposals=val_proposals,
         cache=config.cache,
         batch_invariant_padding=model.config.image.batch_invariant_padding,
+        bit_depth=model.bit_depth,
+        repeat_factor_thresh=config.repeat_factor_thresh,
     )
 
 

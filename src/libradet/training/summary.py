@@ -2,6 +2,7 @@
 
 from rich.table import Table
 
+from libradet.data.bit_depth import describe_bit_depth
 from libradet.data.cache import format_bytes
 from libradet.training.optim import total_steps
 from libradet.training.setup import TrainSetup
@@ -27,6 +28,8 @@ def summarize_setup(setup: TrainSetup) -> Table:
     if setup.detector.reinitialized_layers:
         layers = ", ".join(setup.detector.reinitialized_layers)
         facts["random init"] = f"{layers}: not loaded from {setup.config.weights}"
+    if dark := describe_bit_depth([image.path for image in setup.data.train_set.images], setup.detector.bit_depth):
+        facts["warning"] = dark
     state = setup.resume_state
     if state.path is not None:
         epoch, batch = divmod(state.batches, setup.batches_per_epoch)
@@ -82,6 +85,8 @@ def _augmentation(setup: TrainSetup) -> dict[str, str]:
         parts.append(f"mosaic {config.mosaic_prob:g}{until}")
     if config.copy_paste_prob:
         parts.append(f"copy-paste {config.copy_paste_prob:g}{until}")
+    if config.repeat_factor_thresh:
+        parts.append(f"repeat factors below {config.repeat_factor_thresh:g}")
     if config.color_jitter:
         parts.append(f"color jitter {config.color_jitter:g}")
     return {"augmentation": ", ".join([f"flip {config.hflip_prob:g}", *parts])} if parts else {}
