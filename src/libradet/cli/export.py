@@ -45,21 +45,24 @@ def run(args: argparse.Namespace) -> int:
     from libradet.interop.loading import load_checkpoint_any
 
     get_format(args.output)
+    model = load_checkpoint_any(args.model)
     result = export(
-        load_checkpoint_any(args.model),
+        model,
         args.output,
         size=options.size_of(args),
         embed_preprocess=not args.no_embed_preprocess,
-        verify_images=_read_images(args.verify_images),
-        calibration_images=_read_images(args.calibration_images),
+        verify_images=_read_images(args.verify_images, model.bit_depth),
+        calibration_images=_read_images(args.calibration_images, model.bit_depth),
     )
     print(summarize_export(result))
     return 0
 
 
-def _read_images(names: list[str] | None) -> "list[np.ndarray]":
+def _read_images(names: list[str] | None, bit_depth: int) -> "list[np.ndarray]":
     from libradet.inference.inputs import iter_inputs, list_image_files
 
     if not names:
         return []
-    return [source.image.permute(1, 2, 0).numpy() for source in iter_inputs(list_image_files(names))]
+    return [
+        source.image.permute(1, 2, 0).numpy() for source in iter_inputs(list_image_files(names), bit_depth=bit_depth)
+    ]

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
 from libradet.data.image_headers import PIL_FORMATS, describe_decode_error, exif_orientation
 from libradet.errors import UserError
 
@@ -39,6 +40,7 @@ def read_image(
     apply_exif: bool = True,
     target_size: tuple[int, int] | None = None,
     expected_size: tuple[int, int] | None = None,
+    bit_depth: int = DEFAULT_BIT_DEPTH,
 ) -> UInt8[Tensor, "3 H W"]:
     """Read the pixels of a file, RGB 0-255.
 
@@ -50,6 +52,7 @@ def read_image(
         target_size: height and width to which the image will be resized: a JPEG may then be decoded at 1/2, 1/4 or
             1/8 of its size, at least MIN_REDUCTION_MARGIN times as large as that. None decodes everything in full.
         expected_size: height and width that the image had when its boxes were validated.
+        bit_depth: of the values in 16-bit files: 2**bit_depth - 1 is white.
 
     Raises:
         UserError: the file is missing, cannot be decoded, or does not have the expected size.
@@ -59,7 +62,7 @@ def read_image(
             _check_size(path, image, apply_exif, expected_size)
             reduced = target_size is not None and _reduce_jpeg(image, target_size, apply_exif)
             pixels = None if reduced else _decode_jpeg(path, image, apply_exif)
-            return pil_to_tensor(image, apply_exif) if pixels is None else pixels
+            return pil_to_tensor(image, apply_exif, bit_depth) if pixels is None else pixels
     except UserError:
         raise
     except FileNotFoundError:
@@ -99,19 +102,20 @@ def _decode_jpeg(path: Path | str, image: Image.Image, apply_exif: bool) -> UInt
     return pixels if isinstance(pixels, Tensor) else None
 
 
-def image_to_tensor(image: Any) -> UInt8[Tensor, "3 H W"]:
+def image_to_tensor(image: Any, bit_depth: int = DEFAULT_BIT_DEPTH) -> UInt8[Tensor, "3 H W"]:
     """Return the pixels of a file, a PIL image or an array, RGB 0-255.
 
     Args:
         image: path, PIL image, or uint8 array (RGB [H, W, 3], RGBA [H, W, 4] or gray [H, W]).
+        bit_depth: see :func:`read_image`.
 
     Raises:
         UserError: something else, or a file that cannot be decoded.
     """
     if isinstance(image, str | os.PathLike):
-        return read_image(Path(image))
+        return read_image(Path(image), bit_depth=bit_depth)
     if isinstance(image, Image.Image):
-        return pil_to_tensor(image)
+        return pil_to_tensor(image, bit_depth=bit_depth)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
         if image.ndim == 3 and image.shape[2] == 3:
             return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
@@ -121,20 +125,22 @@ def image_to_tensor(image: Any) -> UInt8[Tensor, "3 H W"]:
     raise UserError(f"{what} is not an image: pass a path, a PIL image or a uint8 RGB array [H, W, 3].")
 
 
-def pil_to_tensor(image: Image.Image, apply_exif: bool = True) -> UInt8[Tensor, "3 H W"]:
+def pil_to_tensor(
+    image: Image.Image, apply_exif: bool = True, bit_depth: int = DEFAULT_BIT_DEPTH
+) -> UInt8[Tensor, "3 H W"]:
     """Return the pixels of a PIL image, RGB 0-255, rotated as its EXIF data says unless ``apply_exif`` is False."""
     orientation = exif_orientation(image) if apply_exif else 1
-    rgb = _to_rgb(image)
+    rgb = _to_rgb(image, bit_depth)
     if orientation != 1:
         rgb = rgb.transpose(_EXIF_TRANSPOSE[orientation])
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, bit_depth: int) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_to_8_bits(np.asarray(image), bit_depth)).convert("RGB")
     if image.has_transparency_data:
         foreground = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
@@ -142,9 +148,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Convert 16-bit integers to their high byte; floats as fractions if none exceeds 1."""
+def _to_8_bits(pixels: np.ndarray, bit_depth: int) -> np.ndarray:
+    """Convert integers to the upper 8 of ``bit_depth`` bits; floats as fractions if none exceeds 1."""
     if pixels.dtype.kind == "f":
         pixels = np.nan_to_num(pixels)
         return np.clip(np.rint(pixels * (255 if pixels.max(initial=0) <= 1 else 1)), 0, 255).astype(np.uint8)
-    return np.clip(pixels.astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+    return np.clip(pixels.astype(np.int64) >> (bit_depth - 8), 0, 255).astype(np.uint8)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from libradet.data.bit_depth import describe_bit_depth
 from libradet.data.records import Dataset
 from libradet.data.segmentations import describe_missing_masks
 from libradet.data.transforms.resize import Size
@@ -16,7 +17,7 @@ from libradet.inference.proposals import load_predictor_proposals
 from libradet.inference.tta import with_tta
 from libradet.models.detector import Detector
 from libradet.models.optimize import optimize_predictor
-from libradet.predictor import Predictor
+from libradet.predictor import Predictor, bit_depth_of
 from libradet.utils.atomic_io import write_json
 from libradet.utils.distributed import rank
 

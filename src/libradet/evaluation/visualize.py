@@ -39,7 +39,7 @@ def plot_predictions_grid(
         proposals: proposals of the dataset, for a detector without RPN.
     """
     records = select_images(dataset, num_images)
-    images = [read_image(r.path, r.apply_exif, bit_depth=bit_depth_of(model)).permute(1, 2, 0).numpy() for r in records]
+    images = [read_image(r.path, r.apply_exif, bit_depth=model.bit_depth).permute(1, 2, 0).numpy() for r in records]
     boxes = None
     if proposals is not None:
         boxes = [proposals.boxes_of(dataset.images.index(r), r.width, r.height) for r in records]

@@ -34,6 +34,7 @@ class ExportedModel:
         category_ids: the training dataset's ids of labels 0..C-1.
         image_size: size to which images have to be resized before; "original" if the graph resizes them.
         size_divisible: 1, because the graph pads images itself.
+        bit_depth: of the values in 16-bit files, which are read as in training.
         device: the CPU.
         is_proposal_model: whether the detections are proposals.
         has_masks: whether detections have masks.
@@ -47,6 +48,7 @@ class ExportedModel:
         self.category_ids = metadata.category_ids
         self.image_size: Size = "original" if metadata.embed_preprocess else metadata.image_size
         self.size_divisible = 1
+        self.bit_depth = metadata.bit_depth
         self.device = torch.device("cpu")
         self.is_proposal_model = metadata.is_proposal_model
         self.has_masks = metadata.has_masks

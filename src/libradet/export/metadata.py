@@ -108,7 +108,9 @@ def decode_metadata(texts: Mapping[str, str], path: str | Path) -> ExportMetadat
     if file_format != FORMAT:
         raise UserError(f"{path}: written by another version of libradet export; export it again")
     try:
-        return ExportMetadata(**{f.name: _from_text(f, texts[f.name]) for f in fields(ExportMetadata) if _is_stored(f, texts)})
+        return ExportMetadata(
+            **{f.name: _from_text(f, texts[f.name]) for f in fields(ExportMetadata) if _is_stored(f, texts)}
+        )
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: the metadata of libradet export is damaged ({error!r}); export it again") from error
 

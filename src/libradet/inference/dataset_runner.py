@@ -12,7 +12,7 @@ from libradet.data.proposals.precomputed import PrecomputedProposals
 from libradet.data.records import Dataset
 from libradet.data.transforms.resize import Size
 from libradet.inference.predict import eval_mode, run_model
-from libradet.predictor import Predictor, resolve_size
+from libradet.predictor import Predictor, bit_depth_of, resolve_size
 from libradet.structures import Detections
 from libradet.utils.distributed import rank, world_size
 from libradet.utils.progress import progress_bar
@@ -62,6 +62,7 @@ def run_on_dataset(
         world_size=world_size(),
         proposals=proposals,
         batch_invariant_padding=batch_invariant_padding,
+        bit_depth=bit_depth_of(model),
     )
     with _on_device(model, device), eval_mode(model), progress_bar(progress and rank() == 0) as bar:
         for batch in bar.track(loader, description="predicting"):

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
 from libradet.data.image_headers import IMAGE_SUFFIXES
 from libradet.data.image_io import image_to_tensor, read_image
 from libradet.errors import UserError
@@ -102,11 +103,14 @@ def video_frames(path: Path) -> Iterator[InputImage]:
         yield InputImage(rgb, path, number)
 
 
-def iter_inputs(images: Iterable[Any], proposals: Iterable[Any] | None = None) -> Iterator[InputImage]:
+def iter_inputs(
+    images: Iterable[Any], proposals: Iterable[Any] | None = None, bit_depth: int = DEFAULT_BIT_DEPTH
+) -> Iterator[InputImage]:
     """Read files, Pillow images and arrays, one at a time.
 
     Args:
         proposals: boxes [P, 4] for each image, for a detector without RPN.
+        bit_depth: of the values in 16-bit files.
 
     Raises:
         UserError: an image of another type, or a file that cannot be read.
@@ -114,7 +118,7 @@ def iter_inputs(images: Iterable[Any], proposals: Iterable[Any] | None = None) -
     remaining = None if proposals is None else iter(proposals)
     for image in images:
         path = Path(image) if isinstance(image, str | Path) else None
-        pixels = read_image(path) if path else image_to_tensor(image)
+        pixels = read_image(path, bit_depth=bit_depth) if path else image_to_tensor(image, bit_depth)
         boxes = None if remaining is None else _to_boxes(next(remaining, None))
         yield InputImage(pixels, path, proposals=boxes)
 

@@ -17,7 +17,7 @@ from libradet.errors import UserError
 from libradet.inference.inputs import InputImage, is_video, iter_inputs, list_image_files, video_frames
 from libradet.inference.postprocess import postprocess
 from libradet.inference.preprocess import preprocess
-from libradet.predictor import Predictor, resolve_size
+from libradet.predictor import Predictor, bit_depth_of, resolve_size
 from libradet.structures import Detections
 
 if TYPE_CHECKING:
@@ -74,11 +74,11 @@ def predict(
     if isinstance(images, str | Path) and _is_folder_or_pattern(images):
         images = list_image_files([images])
     if isinstance(images, str | Path | Image.Image | ndarray):
-        inputs = iter_inputs([images], None if proposals is None else [proposals])
+        inputs = iter_inputs([images], None if proposals is None else [proposals], bit_depth_of(model))
         return _predict_all(model, inputs, *options)[0]
     if proposals is not None and isinstance(images, list | tuple) and len(proposals) != len(images):
         raise UserError(f"proposals has {len(proposals)} entries for {len(images)} images: pass one array per image")
-    inputs = iter_inputs(images, proposals)
+    inputs = iter_inputs(images, proposals, bit_depth_of(model))
     if isinstance(images, list | tuple):
         return _predict_all(model, inputs, *options)
     return _detections_only(predict_stream(model, inputs, *options))

@@ -20,7 +20,7 @@ from libradet.inference.predict import eval_mode, run_model
 from libradet.inference.preprocess import iter_batches
 from libradet.models.config import DetectorConfig
 from libradet.models.nms import multiclass_nms
-from libradet.predictor import bit_depth_of, Predictor
+from libradet.predictor import Predictor, bit_depth_of
 from libradet.structures import Detections
 
 Merge = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from hotcoco.mask import encode
 
-from libradet.data.collate import Size
 from libradet.data.bit_depth import describe_bit_depth
+from libradet.data.collate import Size
 from libradet.data.image_io import read_image
 from libradet.data.proposals.precomputed import PrecomputedProposals, proposals_for_images
 from libradet.data.proposals.proposal_file import ImageProposals, write_proposals
