@@ -3,15 +3,19 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+import torch
 
-from libradet.analysis.analyze import build_report
+from libradet.analysis.analyze import analyze, build_report
 from libradet.analysis.report.figure_style import report_style, to_svg
 from libradet.analysis.report.figures import plot_classes
 from libradet.analysis.report.labels import format_number
 from libradet.analysis.report.render import get_path, mark_code, render
+from libradet.models.config import BalancedPyramidConfig
+from libradet.models.detector import Detector
 
 NUMBER_STYLES = ("percent", "points", "decimal", "small", "ratio", "count")
 
@@ -135,3 +139,19 @@ def test_options_and_commands_in_a_text_are_marked_as_code():
 )
 def test_numbers_are_formatted(value, style, text):
     assert format_number(value, style) == text
+
+
+def test_gates_of_a_pyramid_are_drawn_and_listed(data, options, make_detector, tmp_path):
+    model = make_detector("faster_rcnn", data)
+    config = replace(model.config, pyramid=replace(model.config.pyramid, balanced=BalancedPyramidConfig(gated=True)))
+    gated = Detector(config)
+    gated.load_state_dict(model.state_dict(), strict=False)
+    with torch.no_grad():
+        gated.balance.gate.copy_(torch.tensor([-0.14, 0.05, 0.08, 0.0, 0.0]))
+    analyze(gated, data, tmp_path / "report", options=options)
+    numbers = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert numbers["features"]["gates"] == pytest.approx([-0.14, 0.05, 0.08, 0.0, 0.0])
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Learned gates" in page
+    assert "P2 -0.14, P3 +0.05, P4 +0.08, P5 +0.00, P6 +0.00" in page
+    assert list((tmp_path / "report" / "figures").glob("gates.*"))

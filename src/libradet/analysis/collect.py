@@ -246,11 +246,13 @@ class _Collector:
     def compute(self, gradients: dict[str, Any]) -> Measurements:
         """Return all numbers."""
         seed, metrics = self.options.seed, self.evaluator.compute()
+        gate = None if self.model.balance is None else self.model.balance.gate
         metrics["notes"] = [*self.notes, *metrics["notes"]]
         features = {
             "strides": self.model.strides,
             "target": self.target,
             "balanced": self.model.balance is not None,
+            "gates": None if gate is None else gate.detach().float().tolist(),
             "before": self.before.compute(),
             "after": self.after.compute() if self.model.balance is not None else None,
         }

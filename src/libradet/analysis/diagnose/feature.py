@@ -46,6 +46,9 @@ def diagnose_pyramid(features: dict[str, Any], gradients: list[float]) -> Findin
             f"This model balances its pyramid, which changes the mean similarity from {mean:.2f} to "
             f"{after['mean_cka']:.2f}. Before balancing, {most_isolated}"
         )
+        if features.get("gates"):
+            gates = ", ".join(f"{name} {gate:+.2f}" for name, gate in zip(names, features["gates"], strict=True))
+            finding.text += f" Learned gates, the factors of the average: {gates}; 0 adds nothing."
         return finding
     finding.text = (
         f"{most_isolated} In a plain average of all {len(names)} levels at the size of {names[features['target']]}, "

@@ -56,6 +56,8 @@ def make_figures(report: dict[str, Any]) -> dict[str, Figure]:
         if features[when]:
             figures[f"similarity_{when}"] = lambda w=when: plot_similarity(features, w)
     figures["levels"] = lambda: plot_level_shares(features, gradients)
+    if features.get("gates"):
+        figures["gates"] = lambda: plot_gates(features)
     figures["level_sizes"] = lambda: plot_level_sizes(report["levels"], features["strides"])
     figures["loss_curves"] = lambda: plot_loss_curves(report["curves"])
     for errors in report["errors"]:
@@ -171,6 +173,20 @@ def plot_level_shares(features: dict[str, Any], gradients: dict[str, Any]) -> Fi
     axis.set_ylabel("share of a level")
     percent_axis(axis.yaxis)
     legend_above(axis, 3 if len(series) == 3 else 2)
+    return figure
+
+
+def plot_gates(features: dict[str, Any]) -> Figure:
+    """Plot the learned factor of the average that each level adds, next to the paper's, which is 1."""
+    figure, (axis,) = new_figure(2.2)
+    names = level_names(features["strides"])
+    axis.bar(np.arange(len(names)), features["gates"], 0.5, color=BLUE, label="learned gate")
+    axis.axhline(1.0, color=GRAY, linewidth=1, linestyle="--", label="the paper")
+    axis.axhline(0.0, color=GRAY, linewidth=0.8)
+    axis.set_xticks(range(len(names)), names)
+    axis.grid(axis="x", visible=False)
+    axis.set_ylabel("factor of the average")
+    legend_above(axis, 2)
     return figure
 
 

@@ -102,6 +102,9 @@ def _features(features: dict[str, Any], gradients: dict[str, Any]) -> dict[str, 
         columns += ["balanced: mean similarity", "balanced: activation", "balanced: gradient norm"]
         formats += " decimal small small"
         parts += [features["after"]["others"], features["after"]["rms"], gradients["levels"]["after"]]
+    if features.get("gates"):
+        gates = zip(names, features["gates"], strict=True)
+        tables["gates"] = _table(["level", "gate"], "text decimal", [list(row) for row in gates])
     rows = [list(row) for row in zip(names, *parts, strict=True)]
     return tables | {"levels": _table(columns, formats, rows)}
 
