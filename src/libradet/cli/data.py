@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from libradet.cli import options
+from libradet.errors import UserError
 from libradet.utils.atomic_io import write_json
 
 
@@ -60,9 +61,11 @@ def run_check(args: argparse.Namespace) -> int:
     from libradet.utils.console import stdout_console
 
     report = check(args.data, args.split, skip_broken=args.skip_broken, decode=True)
-    stdout_console().print(report.render(str(args.data)))
     if args.json:
         write_json(args.json, report.to_json(), indent=1)
+    if not report.readable:
+        raise UserError("\n".join(report.errors))
+    stdout_console().print(report.render(str(args.data)))
     return 2 if report.errors else 0
 
 

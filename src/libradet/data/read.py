@@ -4,6 +4,7 @@ from pathlib import Path
 
 from libradet.data.bit_depth import describe_bit_depth
 from libradet.data.formats.detect import choose_split, list_splits
+from libradet.data.formats.reading import Splits
 from libradet.data.records import Dataset, normalize_id
 from libradet.data.validation.report import Report, merge
 from libradet.data.validation.split import validate_split
@@ -58,25 +59,39 @@ def read(
 def check(data: Path | str, split: str | None = None, *, skip_broken: bool = False, decode: bool = False) -> Report:
     """Validate one split of a dataset, or all of them and whether they are consistent.
 
-    Never raises UserError; training could start if ``report.errors`` is empty.
+    Never raises UserError. Training could start if ``report.errors`` is empty and ``report.purpose`` is "train";
+    a split other than that for training is checked for evaluation.
     """
     data = Path(data)
     datasets: list[Dataset] = []
     reports: dict[str, Report] = {}
     try:
-        names = [split] if split else splits(data)
+        available = list_splits(data)
+        trained, reason = _training_split(available, data)
+        names = [choose_split(available, split, data)] if split else list(available)
         for name in names:
+            training = name == trained
             dataset, reports[name] = read(
-                data, name, strict=False, training=name == names[0], skip_broken=skip_broken, decode=decode
+                data, name, strict=False, training=training, skip_broken=skip_broken, decode=decode
             )
             datasets.append(dataset)
     except UserError as error:
-        return Report(errors=[str(error)])
+        return Report(errors=[str(error)], readable=False)
     report = merge(reports)
     compare_splits(datasets, report)
     if decode and (text := describe_bit_depth([image.path for dataset in datasets for image in dataset.images])):
         report.warnings.append(text)
+    if trained not in names:
+        report.purpose, report.purpose_reason = "evaluate", reason or f"split {names[0]}"
     return report
+
+
+def _training_split(available: Splits, data: Path) -> tuple[str | None, str]:
+    """Return the split that training reads, or why there is none."""
+    try:
+        return choose_split(available, "train", data), ""
+    except UserError:
+        return None, f"there is no split 'train', only {', '.join(available)}"
 
 
 def compare_splits(datasets: list[Dataset], report: Report) -> None:

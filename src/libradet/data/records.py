@@ -69,6 +69,7 @@ class RawAnnotations:
         categories: ``id``, ``name``.
         normalized: boxes and polygons are fractions of the upright image's width and height.
         notes: remarks for the report on how the split was read.
+        unused: other annotation files in the folder, which are not read.
         extra: other top-level fields of the file, such as ``info`` and ``licenses``.
     """
 
@@ -81,6 +82,7 @@ class RawAnnotations:
     categories: list[Any]
     normalized: bool = False
     notes: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
 

@@ -47,6 +47,11 @@ def list_splits(data: Path) -> Splits:
     raise UserError(f"{data}: not in a supported dataset format. Supported are\n{SUPPORTED}")
 
 
+def contains_dataset(data: Path) -> bool:
+    """Return whether a folder has annotation files of any format, even damaged ones."""
+    return any(_matches(dataset_format, data) for dataset_format in FORMATS)
+
+
 def choose_split(splits: Splits, split: str | None, data: Path) -> str:
     """Return the dataset's own name of a split: exact, or an alias ("val" for "valid", "val2017").
 
@@ -79,5 +84,7 @@ def _matches(dataset_format: DatasetFormat, data: Path) -> bool:
 def _read_with_note(read: Callable[[], RawAnnotations], unused: list[str]) -> RawAnnotations:
     """Read a split, and note the annotation files that are not used because of it."""
     raw = read()
-    raw.notes.append(f"not used: {' and '.join(unused)}, because {raw.source.name} exists; keep them in other folders")
+    text = f"not used: {' and '.join(unused)}, because {raw.source.name} exists; keep them in other folders"
+    raw.notes.append(text)
+    raw.unused.append(text)
     return raw

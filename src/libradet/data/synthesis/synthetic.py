@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy import ndarray
 from PIL import Image
 
+from libradet.data.formats.detect import contains_dataset
 from libradet.data.synthesis.shapes import KINDS, Outline, ShapeKind, grain, hexagon, hollow
 from libradet.errors import UserError
 
@@ -61,7 +62,7 @@ def synthesize(
         seed: of all random draws.
 
     Raises:
-        UserError: a number is out of range.
+        UserError: a number is out of range, or ``output_dir`` already holds a dataset.
     """
     if not 1 <= classes <= len(KINDS):
         raise UserError(f"classes is {classes}: choose 1 to {len(KINDS)}.")
@@ -71,10 +72,25 @@ def synthesize(
             "side, and each split at least one image."
         )
     output_dir = Path(output_dir)
+    _require_no_dataset(output_dir)
     (output_dir / "images").mkdir(parents=True, exist_ok=True)
     for number, (split, count) in enumerate({"train": train, "val": val}.items()):
         records = _write_split(output_dir, split, count, size, classes, [seed, number])
         (output_dir / f"{split}.json").write_text(json.dumps(records), encoding="utf-8")
+
+
+def _require_no_dataset(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; name a new or empty folder.")
+    images = folder / "images"
+    present = [name for name in ("train.json", "val.json") if (folder / name).exists()]
+    present += ["images"] if images.exists() and any(images.iterdir()) else []
+    if not present and contains_dataset(folder):
+        present = ["other annotation files"]
+    if present:
+        raise UserError(f"{folder}: already holds a dataset ({', '.join(present)}); name a new or empty folder.")
 
 
 def _write_split(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group
 from rich.markup import escape
@@ -31,6 +31,9 @@ class Report:
         warnings: repaired, or suspicious.
         errors: reasons why training cannot start.
         notes: information that needs no action.
+        unused: annotation files that are not read.
+        purpose: "train", or "evaluate" where there is no split to train on, with the reason in ``purpose_reason``.
+        readable: False if no split could be read: there is nothing to count, only an error.
     """
 
     images: int = 0
@@ -41,6 +44,10 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    purpose: Literal["train", "evaluate"] = "train"
+    purpose_reason: str = ""
+    readable: bool = True
 
     def skip(self, reason: str, names: Sequence[str], keep_all: bool = False) -> None:
         """Add skipped records by their names; keep MAX_EXAMPLES of the names, or all."""
@@ -69,8 +76,16 @@ class Report:
         ):
             for text in texts:
                 table.add_row(f"[{style}]{name}[/]", escape(text))
-        outcome = Text("Training cannot start.", "bold red") if self.errors else Text("Ready to train.", "bold green")
-        return Group(Text(title, style="italic"), table, outcome)
+        unused = [Text(f"{text[:1].upper()}{text[1:]}.", "yellow") for text in self.unused]
+        return Group(Text(title, style="italic"), table, self._outcome(), *unused)
+
+    def _outcome(self) -> Text:
+        if self.purpose == "evaluate":
+            reason = f" ({self.purpose_reason})" if self.purpose_reason else ""
+            if self.errors:
+                return Text(f"Evaluation cannot start{reason}.", "bold red")
+            return Text(f"Ready for evaluation only, not to train{reason}.", "bold yellow")
+        return Text("Training cannot start.", "bold red") if self.errors else Text("Ready to train.", "bold green")
 
 
 def merge(reports: dict[str, Report]) -> Report:
@@ -87,6 +102,7 @@ def merge(reports: dict[str, Report]) -> Report:
         total.skipped += [finding | {"reason": f"{split}: {finding['reason']}"} for finding in report.skipped]
         for name in ("warnings", "errors", "notes"):
             getattr(total, name).extend(f"{split}: {text}" for text in getattr(report, name))
+        total.unused = list(dict.fromkeys([*total.unused, *report.unused]))
     return total
 
 

@@ -4,13 +4,14 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 
 def resolve_paths(names: Sequence[str], folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """Return the file of every name, and the names that match a file only approximately.
 
-    A name that does not exist as written is searched by its last parts, in other Unicode forms and
-    ignoring case; one without a match becomes a path in the first folder.
+    A name that does not exist as written is searched with ``%20`` and the like decoded, by its last parts, in other
+    Unicode forms and ignoring case; one without a match becomes a path in the first folder.
     """
     folders = [folder for folder in folders if folder.is_dir()]
     listings = _list_folders(folders)
@@ -20,7 +21,7 @@ def resolve_paths(names: Sequence[str], folders: Sequence[Path]) -> tuple[list[P
         path = _exact_match(name, folders, listings)
         if path is None:
             index = _build_index(folders) if index is None else index
-            path = _approximate_match(name, index)
+            path = _approximate_match(name, index) or _approximate_match(unquote(name), index)
             if path is not None:
                 approximate.append(name)
         paths.append(path or (folders[0] if folders else Path()) / name)
@@ -46,8 +47,11 @@ def _build_index(folders: Sequence[Path]) -> dict[str, Path]:
     by_path: dict[str, Path] = {}
     by_name: dict[str, Path | None] = {}
     for folder in folders:
-        for root, _, files in os.walk(folder):
+        for root, inside, files in os.walk(folder):
+            inside[:] = [name for name in inside if name != "__MACOSX"]
             for file in files:
+                if file.startswith("._"):  # resource forks of macOS
+                    continue
                 path = Path(root, file)
                 by_path.setdefault(_normalize(str(path.relative_to(folder))), path)
                 known = by_name.setdefault(_normalize(file), path)

@@ -61,7 +61,7 @@ def validate_split(
         decode: decode every image completely instead of reading its header (slow, detects all damage).
         records: keep the records as well, with their other fields.
     """
-    report = Report(notes=list(raw.notes))
+    report = Report(notes=list(raw.notes), unused=list(raw.unused))
     report_ids(raw, report)
     classes = _validate_classes(raw, report)
     listed, skipped = _validate_images(raw, report, skip_broken, decode)
@@ -290,11 +290,16 @@ def _count(report: Report, images: list[ImageRecord], table: AnnotationTable, cl
     by_size = {"small": small, "medium": ~small & ~large, "large": large}
     report.sizes = {name: int(chosen.sum()) for name, chosen in by_size.items()}
     empty = sum(len(image.labels) == 0 for image in images)
+    num_crowd = int(table.crowd.sum())
+    if num_crowd:
+        report.notes.append(f"{num_crowd} of {report.boxes} objects are iscrowd: neither targets nor negatives")
     if not images and not report.errors:
         report.errors.append("there are no images.")
     elif not (~table.crowd).any():
         text = "there are no boxes to train on" if training else "there is no ground truth: nothing can be evaluated"
-        (report.errors if training else report.warnings).append(f"{text} ({len(images)} images, 0 usable boxes).")
+        crowd = f"; all {num_crowd} objects are iscrowd, neither targets nor negatives" if num_crowd else ""
+        counts = f"{len(images)} images, 0 usable boxes{crowd}"
+        (report.errors if training else report.warnings).append(f"{text} ({counts}).")
     elif empty:
         report.notes.append(f"{empty} images have no box: background, where detections count as false positives")
     unused = [name for name, count in report.classes.items() if count == 0]
