@@ -6,7 +6,7 @@ import torch
 
 from libradet.export.exported_model import ExportedModel
 from libradet.export.metadata import ExportMetadata
-from libradet.export.verification import detection_agreement, max_difference, synthetic_images
+from libradet.export.verification import QuantizationAgreement, detection_agreement, max_difference, synthetic_images
 
 BOXES = np.array([[[1.0, 2, 30, 40], [5, 6, 50, 60], [20, 20, 40, 40]]], np.float32)
 SCORES = np.array([[0.9, 0.5, 0.0505]], np.float32)
@@ -103,3 +103,16 @@ def test_number_of_reproduced_detections(boxes, scores, labels, matched):
     result = detection_agreement(fake_model(), fake_model(boxes, scores, labels), IMAGES)
     assert (result.matched, result.detections) == (matched, 6)
     assert result.is_sufficient == (matched >= 3)
+
+
+def test_agreement_of_a_model_with_low_scores():
+    model, other = fake_model(scores=SCORES * 0.1), fake_model(BOXES, SCORES * 0.1, 1 - LABELS)
+    result = detection_agreement(model, model, IMAGES)
+    assert result.score_thresh == pytest.approx(SCORES.max() * 0.05)
+    assert result.detections == result.matched > 0
+    assert result.is_sufficient
+    assert not detection_agreement(model, other, IMAGES).is_sufficient
+
+
+def test_agreement_needs_a_detection():
+    assert not QuantizationAgreement(0, 0).is_sufficient

@@ -253,7 +253,7 @@ def test_properties_and_mode_of_the_wrapped_model():
     ("sizes", "own", "words"),
     [
         ([0], (64, 96), "in pixels above 0"),
-        ([(96, 64)], (64, 96), "use a short side"),
+        ([(96, 64)], (64, 96), "use a shorter side"),
         ([64], "original", "no size of its own"),
     ],
 )

@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     """Export a trained detector."""
     if args.format and args.output.suffix != SUFFIXES[args.format]:
         raise UserError(f"--output {args.output}: files of --format {args.format} end in {SUFFIXES[args.format]}")
+    if args.output.suffix not in SUFFIXES.values():
+        raise UserError(f"--output {args.output}: the name ends in .onnx (ONNX) or .pt2 (torch.export)")
     if args.int8 and not args.calibration_images:
         raise UserError("--int8 needs --calibration_images: some dozens of the training images")
     if args.calibration_images and not args.int8:

@@ -98,6 +98,11 @@ def _quantize(
     quantize(partial, calibration_images)
     exported = ExportedModel(*get_format(path).open(partial))
     agreement = detection_agreement(optimize(model), exported, calibration_images)
+    if not agreement.detections:
+        raise UserError(
+            f"{path}: not written because INT8 quantization cannot be verified: the model detects nothing in the "
+            "calibration images; use images with objects"
+        )
     if not agreement.is_sufficient:
         raise UserError(f"{path}: not written because INT8 quantization loses most detections: {agreement}")
     return agreement

@@ -73,7 +73,7 @@ def build_metadata(model: Detector, size: Size | None = None, embed_preprocess: 
         UserError: the size is not valid.
     """
     if size is not None and size != "original" and not 0 < size[0] <= size[1]:
-        raise UserError(f"size is {size[0]} {size[1]}: use the short side, at least 1, followed by the long side")
+        raise UserError(f"size is {size[0]} {size[1]}: use the shorter side, at least 1, followed by the longer side")
     return ExportMetadata(
         model=model.name,
         class_names=tuple(model.class_names),

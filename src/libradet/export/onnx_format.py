@@ -15,7 +15,7 @@ from libradet.export.metadata import ExportMetadata, RunFunction, decode_metadat
 from libradet.utils.atomic_io import atomic_write
 from libradet.utils.warnings_filter import silence_loggers
 
-INSTALL_HINT = "pip install 'libradet[export]'"
+INSTALL_HINT = "pip install '.[export]' in the folder of libradet"
 
 QUANTIZED_OPERATORS = ["Conv", "Gemm"]
 """Operators that run in INT8; resizing, boxes, scores and NMS stay in float32."""

@@ -67,19 +67,21 @@ class QuantizationAgreement(NamedTuple):
 
     Attributes:
         matched: detections of the float model that the file outputs with the same class and an IoU of at least 0.5.
-        detections: detections of the float model with a score of at least 0.3.
+        detections: detections of the float model with a score of at least ``score_thresh``.
+        score_thresh: 0.3, or half of the highest score if none is that high.
     """
 
     matched: int
     detections: int
+    score_thresh: float = CONFIDENT_SCORE
 
     @property
     def is_sufficient(self) -> bool:
-        """Whether at least half of the detections are reproduced."""
-        return 2 * self.matched >= self.detections
+        """Whether at least half of the detections are reproduced, and there are any."""
+        return 0 < self.detections <= 2 * self.matched
 
     def __str__(self) -> str:
-        return f"{self.matched} of {self.detections} detections (score >= {CONFIDENT_SCORE}) are reproduced"
+        return f"{self.matched} of {self.detections} detections (score >= {self.score_thresh:.2g}) are reproduced"
 
 
 def synthetic_images() -> list[RGBImage]:
@@ -111,15 +113,22 @@ def detection_agreement(model: Predictor, exported: ExportedModel, images: Seque
     """Run both on the same images, one at a time, and count the confident detections that both output."""
     matched = detections = 0
     metadata = exported.metadata
-    for image in images:
-        ours = next(_detect(model, metadata.image_size, [image], metadata.score_thresh))
-        theirs = next(_detect(exported, exported.image_size, [image], metadata.score_thresh))
-        confident = ours.scores >= CONFIDENT_SCORE
+    pairs = [
+        (
+            next(_detect(model, metadata.image_size, [image], metadata.score_thresh)),
+            next(_detect(exported, exported.image_size, [image], metadata.score_thresh)),
+        )
+        for image in images
+    ]
+    highest = max((float(ours.scores.max()) for ours, _ in pairs if len(ours.scores)), default=0.0)
+    score_thresh = CONFIDENT_SCORE if highest >= CONFIDENT_SCORE else highest / 2
+    for ours, theirs in pairs:
+        confident = ours.scores >= score_thresh
         overlapping = box_iou(ours.boxes[confident], theirs.boxes) >= MATCH_IOU
         same_class = ours.labels[confident][:, None] == theirs.labels
         matched += int((overlapping & same_class).any(1).sum())
         detections += int(confident.sum())
-    return QuantizationAgreement(matched, detections)
+    return QuantizationAgreement(matched, detections, score_thresh)
 
 
 class ImageDetections(NamedTuple):

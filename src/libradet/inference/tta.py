@@ -199,7 +199,7 @@ def _full_size(scale: int | Size, model_size: Size) -> Size:
             raise UserError(f"tta_scales has {scale}: this model has no size of its own; pass (short, long) sides")
         scale = scale, round(scale * model_size[1] / model_size[0])
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-        raise UserError(f"tta_scales has {scale}: use a short side or (short, long) sides, in pixels above 0")
+        raise UserError(f"tta_scales has {scale}: use a shorter side or (short, long) sides, in pixels above 0")
     return scale
 
 

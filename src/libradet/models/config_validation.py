@@ -103,7 +103,7 @@ def _check_balanced_l1(path: str, loss: BoxLossConfig) -> None:
 def _check_sizes(config: DetectorConfig) -> None:
     short, long = config.image.size
     if short > long:
-        raise UserError(f"image.size is {[short, long]}: the short side must come first")
+        raise UserError(f"image.size is {[short, long]}: the shorter side must come first")
     balanced, levels = config.pyramid.balanced, config.pyramid.num_levels
     if balanced is not None and not 0 <= balanced.level < levels:
         raise UserError(

@@ -56,7 +56,7 @@ def _images(setup: TrainSetup) -> str:
     config = setup.config
     short, long = setup.detector.config.image.size
     processes = f"{config.world_size} {'GPU' if setup.on_gpu else 'CPU'} process{'es' if config.world_size > 1 else ''}"
-    return f"short side {short}, long side at most {long}; {config.effective_batch_size} per step on {processes}"
+    return f"shorter side {short}, longer side at most {long}; {config.effective_batch_size} per step on {processes}"
 
 
 def _proposals(setup: TrainSetup) -> dict[str, str]:
