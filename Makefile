@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: setup demo test test-slow coverage lowest check format bench docs figures dist check-dist stress stress-long audit pins clean
+.PHONY: setup demo test test-slow coverage lowest check format bench docs figures dist check-dist stress stress-long audit runtimes pins clean
 
 setup: $(READY)
 
@@ -83,6 +83,10 @@ stress-long: $(READY)
 # Known vulnerabilities of the pinned packages; needs the network.
 audit: $(READY)
 	$(BIN)/python -m stress.audit
+
+# Runs exported detectors in other runtimes and writes the table of docs/runtimes.md; needs the network, node and g++.
+runtimes: $(READY)
+	$(BIN)/python -m benchmarks.runtimes $(RUNTIMES)
 
 # Updates the pins from the ranges in pyproject.toml.
 pins: $(READY)

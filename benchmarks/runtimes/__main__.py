@@ -1,0 +1,97 @@
+"""Run exported detectors in the runtimes that deploy them, and write the table of docs/runtimes.md."""
+
+import argparse
+import os
+import subprocess
+from pathlib import Path
+
+import torch
+
+from benchmarks.processes import ROOT
+from benchmarks.runtimes.comparison import Comparison
+from benchmarks.runtimes.detectors import DETECTORS, Expected, build_detector, run_eager, write_inputs
+from benchmarks.runtimes.environments import RUNTIMES, Runtime, install
+from benchmarks.runtimes.outputs import first_error, read_outputs
+from benchmarks.runtimes.report import Row, load_rows, save_row, update_page
+from libradet.export.exporter import export
+
+FOLDER = ROOT / "build" / "runtimes"
+RUN_SECONDS = 900
+
+
+def main() -> None:
+    """Parse the arguments and run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.runtimes", description=__doc__)
+    names = [runtime.name for runtime in RUNTIMES]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--detectors", nargs="+", choices=DETECTORS, default=list(DETECTORS), metavar="NAME")
+    parser.add_argument("--keep_exports", action="store_true", help="use the exported files of the previous run")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    inputs = FOLDER / "inputs"
+    write_inputs(inputs)
+    runtimes = [runtime for runtime in RUNTIMES if runtime.name in args.only]
+    rows = {runtime.name: Row(runtime.name, runtime.version) for runtime in runtimes}
+    commands = {runtime.name: _install(runtime, rows[runtime.name]) for runtime in runtimes}
+    for name in args.detectors:
+        model = build_detector(name)
+        for suffix in sorted({runtime.suffix for runtime in runtimes}):
+            path = FOLDER / "models" / f"{name}{suffix}"
+            if not (args.keep_exports and path.exists()):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                export(model, path)
+        expected = run_eager(model)
+        for runtime in runtimes:
+            command = commands[runtime.name]
+            if command:
+                _run(runtime, command, name, expected, rows[runtime.name])
+        for row in rows.values():
+            save_row(row, FOLDER / "results")
+    update_page(ROOT / "docs" / "runtimes.md", load_rows(names, FOLDER / "results"))
+
+
+def _install(runtime: Runtime, row: Row) -> list[str]:
+    print(f"{runtime.name} {runtime.version}: installing", flush=True)
+    try:
+        return install(runtime, FOLDER / runtime.package)
+    except RuntimeError as error:
+        row.failures["all"] = f"not installed: {error}"
+        return []
+
+
+def _run(runtime: Runtime, command: list[str], detector: str, expected: dict[str, Expected], row: Row) -> None:
+    """Run a detector in a process of its own and compare its outputs."""
+    outputs = FOLDER / "outputs" / runtime.package / detector
+    outputs.mkdir(parents=True, exist_ok=True)
+    for path in outputs.glob("*.json"):
+        path.unlink()
+    model = FOLDER / "models" / f"{detector}{runtime.suffix}"
+    arguments = [*command, str(model), str(FOLDER / "inputs"), str(outputs)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RUST_BACKTRACE": "0"}
+    options = {"capture_output": True, "text": True, "timeout": RUN_SECONDS, "env": environment, "cwd": outputs}
+    try:
+        result = subprocess.run(arguments, **options)
+        failure = first_error(result.stderr + result.stdout, result.returncode) if result.returncode else None
+    except subprocess.TimeoutExpired:
+        failure = f"no result after {RUN_SECONDS} s"
+    (outputs / "log.txt").write_text(failure or "")
+    if failure is not None:
+        row.failures[detector] = failure
+    elif runtime.converts_only:
+        row.converted += 1
+    else:
+        row.comparison = _compare(outputs, expected, row.comparison or Comparison())
+        row.converted += 1
+    print(f"{runtime.name} {detector}: {failure or row.comparison or 'converted'}"[:300], flush=True)
+
+
+def _compare(outputs: Path, expected: dict[str, Expected], comparison: Comparison) -> Comparison:
+    for case, (reference, seconds) in expected.items():
+        actual, own_seconds = read_outputs(outputs / f"{case}.json")
+        comparison.add(reference, actual)
+        comparison.time_ratios.append(own_seconds / seconds)
+    return comparison
+
+
+if __name__ == "__main__":
+    main()

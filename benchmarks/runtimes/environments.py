@@ -1,0 +1,106 @@
+"""Environments of the runtimes: a folder with exactly pinned packages for each."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).parent
+REQUIREMENTS = HERE / "requirements"
+RUNNERS = HERE / "runners"
+INSTALL_SECONDS = 1800
+
+
+class Runtime(NamedTuple):
+    """A runtime and the form of the detectors that it runs.
+
+    Attributes:
+        name: name in the table; in lower case also that of the requirements file.
+        package: distribution whose version is reported.
+        runner: script in ``runners/``.
+        suffix: of the exported file that it starts from: .onnx, .pt2, or .static.pt2 for a file of fixed shapes.
+        converts_only: whether this machine cannot run the result.
+    """
+
+    name: str
+    package: str
+    runner: str
+    suffix: str
+    converts_only: bool = False
+
+    @property
+    def requirements(self) -> Path:
+        """File of pinned packages."""
+        return REQUIREMENTS / f"{self.package}.txt"
+
+    @property
+    def version(self) -> str:
+        """Pinned version of the package."""
+        lines = self.requirements.read_text().splitlines()
+        return next(line.split("==")[1] for line in lines if line.startswith(f"{self.package}=="))
+
+
+RUNTIMES = (
+    Runtime("onnxruntime", "onnxruntime", "onnxruntime_cpu.py", ".onnx"),
+    Runtime("onnxruntime-web (node)", "onnxruntime-web", "onnxruntime_web.mjs", ".onnx"),
+    Runtime("OpenVINO", "openvino", "openvino_cpu.py", ".onnx"),
+    Runtime("MNN", "mnn", "mnn_cpu.py", ".onnx"),
+    Runtime("AOTInductor", "torch", "aotinductor.py", ".pt2"),
+    Runtime("ExecuTorch XNNPACK", "executorch", "executorch_xnnpack.py", ".pt2"),
+    Runtime("LiteRT", "litert-torch", "litert_cpu.py", ".pt2"),
+    Runtime("Core ML (conversion)", "coremltools", "coreml_conversion.py", ".pt2", converts_only=True),
+    Runtime("ncnn (pnnx)", "pnnx", "ncnn_cpu.py", ".onnx"),
+    Runtime("tract", "tract", "tract_cpu.py", ".onnx"),
+)
+
+
+def install(runtime: Runtime, folder: Path) -> list[str]:
+    """Install the packages of a runtime in a folder, unless they are there, and return how its runner is started.
+
+    Raises:
+        RuntimeError: the packages cannot be installed.
+    """
+    script = str(RUNNERS / runtime.runner)
+    if runtime.runner.endswith(".mjs"):
+        return _install_npm(runtime, folder, script)
+    if runtime.package == "torch":  # the version that libradet itself is pinned to
+        return [sys.executable, script]
+    python = folder / "bin" / "python"
+    if not _is_current(runtime, folder):
+        _run([_uv(), "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
+        _run([_uv(), "pip", "install", "--quiet", "--python", str(python), "-r", str(runtime.requirements)])
+        _mark_current(runtime, folder)
+    return [str(python), script]
+
+
+def _install_npm(runtime: Runtime, folder: Path, script: str) -> list[str]:
+    packages = folder / "packages"
+    if not _is_current(runtime, folder):
+        packages.mkdir(parents=True, exist_ok=True)
+        (packages / "package.json").write_text("{}")
+        _run(["npm", "install", "--silent", "--prefix", str(packages), f"{runtime.package}@{runtime.version}"])
+        _mark_current(runtime, folder)
+    return ["node", script, str(packages)]
+
+
+def _is_current(runtime: Runtime, folder: Path) -> bool:
+    marker = folder / "installed.txt"
+    return marker.exists() and marker.read_text() == runtime.requirements.read_text()
+
+
+def _mark_current(runtime: Runtime, folder: Path) -> None:
+    (folder / "installed.txt").write_text(runtime.requirements.read_text())
+
+
+def _uv() -> str:
+    return str(Path(sys.executable).with_name("uv"))
+
+
+def _run(command: list[str]) -> None:
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS)
+    except FileNotFoundError as error:
+        raise RuntimeError(f"{command[0]} is not installed") from error
+    if result.returncode:
+        lines = result.stderr.strip().splitlines() or [f"{command[0]} ended with exit code {result.returncode}"]
+        raise RuntimeError(lines[0])
