@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ STANDARD_SPLITS = {"train", "val", "test"}
 
 _SECTIONS = ("images", "annotations", "categories")
 _NOT_INSTANCES = re.compile(r"^(captions|person_keypoints|image_info|stuff|panoptic|deprecated)_")
+_IMAGE_LIST = "image_info_"
+_SPLIT_FILES = ("train", "val", "valid", "validation", "test")
+_SINGLE_FILES = ("annotations.json", "_annotations.coco.json", "instances.json")
 
 
 def list_splits_of_file(path: Path) -> Splits:
@@ -35,20 +39,20 @@ def list_splits_of_file(path: Path) -> Splits:
     roots = [path.parent]
     if path.parent.name == "annotations":
         roots.append(path.parent.parent)
-    name = path.stem.removeprefix("instances_")
-    folders = [folder for root in roots for folder in _image_folders(root, name)]
+    name = path.stem.removeprefix("instances_").removeprefix(_IMAGE_LIST)
+    folders = [folder for root in roots for folder in _folders_of_list(root, name)]
     return {"all": partial(read, path, path.parent, name, folders)}
 
 
 def list_split_files(root: Path) -> Splits:
     """Return the splits in ``train.json``, ``val.json`` and others in the folder itself."""
-    names = [name for name in ("train", "val", "valid", "validation", "test") if (root / f"{name}.json").is_file()]
+    names = [name for name in _SPLIT_FILES if (root / f"{name}.json").is_file()]
     return {name: partial(read, root / f"{name}.json", root, name, _shared_folder_first(root, name)) for name in names}
 
 
 def locate_single_file(root: Path) -> Splits:
     """Return the only split, in ``annotations.json`` or a file that tools export under another name."""
-    for name in ("annotations.json", "_annotations.coco.json", "instances.json"):
+    for name in _SINGLE_FILES:
         if (root / name).is_file():
             return {"all": partial(read, root / name, root, "all", _shared_folder_first(root, "all"))}
     return {}
@@ -56,17 +60,87 @@ def locate_single_file(root: Path) -> Splits:
 
 def list_instances_files(root: Path) -> Splits:
     """Return the splits of COCO's own layout, ``annotations/instances_train2017.json``."""
-    files = sorted((root / "annotations").glob("*.json"))
+    files = _json_files(root / "annotations")
     instances = [file for file in files if file.stem.startswith("instances_")]
     files = instances or [file for file in files if not _NOT_INSTANCES.match(file.stem)]
     names = [file.stem.removeprefix("instances_") for file in files]
     splits = {}
     for name, file in zip(names, files, strict=True):
         splits[name] = partial(read, file, root, name, _image_folders(root, name))
-    if len(splits) == 1 and standard_split(names[0]) not in STANDARD_SPLITS:
+    splits |= _image_lists(root, set(names))
+    if len(splits) == 1 and names and standard_split(names[0]) not in STANDARD_SPLITS:
         return {"all": splits[names[0]]}
     order = {"train": 0, "val": 1, "test": 2}
     return dict(sorted(splits.items(), key=lambda item: (order.get(standard_split(item[0]), 3), item[0])))
+
+
+def list_other_files(root: Path) -> Splits:
+    """Return the splits in files of other names, as many tools export them: ``result.json``, ``labels.json``.
+
+    Raises:
+        UserError: there are several files, and their names do not say which is which split.
+    """
+    files = other_files(root)
+    if len(files) == 1:
+        name = _split_in_name(files[0].stem) or "all"
+        return {name: partial(read, files[0], root, name, _shared_folder_first(root, name))}
+    by_split: dict[str, Path] = {}
+    for file in files:
+        split = _split_in_name(file.stem)
+        if split is None or split in by_split:
+            names = ", ".join(file.name for file in files)
+            raise UserError(
+                f"{root}: has several COCO files ({names}) whose names do not say which is train, val or test; name "
+                "the path of one of them, or rename them train.json, val.json and test.json."
+            )
+        by_split[split] = file
+    order = sorted(by_split, key=("train", "val", "test").index)
+    return {name: partial(read, by_split[name], root, name, _shared_folder_first(root, name)) for name in order}
+
+
+def other_files(root: Path) -> list[Path]:
+    """Return the COCO files in the folder itself that have none of the usual names."""
+    usual = {*_SINGLE_FILES, *(f"{name}.json" for name in _SPLIT_FILES)}
+    return [file for file in _json_files(root) if file.name not in usual and _has_sections(file)]
+
+
+def _has_sections(file: Path) -> bool:
+    """Return whether a file names the sections of a COCO dataset, without parsing it: files have gigabytes."""
+    try:
+        with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as text:
+            start = text[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
+            return start.startswith(b"{") and all(text.find(b'"%s"' % key.encode()) >= 0 for key in _SECTIONS)
+    except (OSError, ValueError):  # unreadable or empty
+        return False
+
+
+def _split_in_name(name: str) -> str | None:
+    """Return the split that a file name contains, as a word of its own or, if only one is, inside a word."""
+    words = {standard_split(word) for word in re.findall("[a-z]+", name.lower())} & STANDARD_SPLITS
+    words = words or {split for split in STANDARD_SPLITS if split in name.lower()}
+    return words.pop() if len(words) == 1 else None
+
+
+def _json_files(folder: Path) -> list[Path]:
+    """Return the JSON files of a folder without the resource forks of macOS, ``._train.json``."""
+    return sorted(file for file in folder.glob("*.json") if not file.name.startswith("._"))
+
+
+def _image_lists(root: Path, known: set[str]) -> Splits:
+    """Return image lists without annotations whose images are there, such as ``image_info_test-dev2017.json``."""
+    splits = {}
+    for file in _json_files(root / "annotations"):
+        name = file.stem.removeprefix(_IMAGE_LIST)
+        folders = _folders_of_list(root, name)
+        own_folders = [folder for folder in folders if folder not in (root, root / "images")]
+        if name != file.stem and name not in known and own_folders:
+            splits[name] = partial(read, file, root, name, folders)
+    return splits
+
+
+def _folders_of_list(root: Path, name: str) -> list[Path]:
+    """Return the folders of a list's images; those of test-dev2017 are among those of test2017."""
+    return list(dict.fromkeys(_image_folders(root, name) + _image_folders(root, name.replace("-dev", ""))))
 
 
 def detect_roboflow_export(root: Path) -> Splits:
@@ -99,6 +173,10 @@ def read(
     if not isinstance(content, dict):
         what = "detection results" if isinstance(content, list) else "a single value"
         raise UserError(f"{path}: holds {what}, not a COCO dataset (an object with images, annotations, categories).")
+    notes = _note_resource_forks(path)
+    if "annotations" not in content and path.stem.startswith(_IMAGE_LIST):
+        content["annotations"] = []
+        notes.append(f"{path.name} has no annotations: a list of images, for predictions only")
     sections = []
     for key in _SECTIONS:
         if not isinstance(content.get(key), list):
@@ -106,10 +184,16 @@ def read(
             raise UserError(f"{path}: {key!r} {problem}: a COCO dataset has images, annotations and categories.")
         sections.append(content[key])
     raw = RawAnnotations(root, split, path, image_folders, *sections)
+    raw.notes += notes
     raw.extra = {key: value for key, value in content.items() if key not in _SECTIONS}
     if has_root_category:
         _drop_root_category(raw)
     return raw
+
+
+def _note_resource_forks(path: Path) -> list[str]:
+    forks = sum(1 for _ in path.parent.glob("._*.json"))
+    return [f"{forks} files ._*.json are resource forks of macOS: left out"] if forks else []
 
 
 def _polygons_to_arrays(record: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +218,8 @@ def _drop_root_category(raw: RawAnnotations) -> None:
 
 
 def _image_folders(root: Path, split: str) -> list[Path]:
-    candidates = [root / "images" / split, root / split, root / "images", root / split / "images", root]
+    candidates = [root / "images" / split, root / split, root / "images", root / split / "images"]
+    candidates += [root / "data" / split, root / "data", root]
     return [folder for folder in candidates if folder.is_dir()]
 
 

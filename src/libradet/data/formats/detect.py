@@ -16,12 +16,14 @@ FORMATS = (
     DatasetFormat(coco.detect_roboflow_export, "*/_annotations.coco.json"),
     DatasetFormat(yolo.list_splits, "data.yaml"),
     DatasetFormat(voc.list_splits, "Annotations/*.xml"),
+    DatasetFormat(coco.list_other_files, "other COCO files (*.json)"),
 )
 """Formats in the order of detection: the first that recognizes a folder reads it."""
 
 SUPPORTED = """\
   train.json, val.json + images/                                 COCO
   annotations.json + images/                                     COCO, one split
+  any .json with images, annotations and categories + images/    COCO
   annotations/instances_train2017.json + train2017/              COCO
   train/_annotations.coco.json, valid/_annotations.coco.json     Roboflow's COCO export
   data.yaml + images/, labels/                                   YOLO
