@@ -1,5 +1,6 @@
 """Names of image files in a written dataset: their own names, made unique where two collide."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -24,6 +25,28 @@ def own_name(path: Path, folders: Sequence[Path], split: str) -> str:
         parents = parents[1:]
     readable = "/".join([*parents, name]).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return _UNPRINTABLE.sub("_", readable)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files below a folder, sorted, without resource forks of macOS.
+
+    Linked folders are followed; one that is reachable in several ways, such as a circle of links, is listed once.
+    """
+    images, visited = [], set()
+    for root, inside, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in visited:
+            inside.clear()
+            continue
+        visited.add(real)
+        inside.sort()
+        images += [Path(root, name) for name in files if is_image_name(name)]
+    return sorted(images)
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file is an image by its suffix; resource forks of macOS (``._a.jpg``) are none."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("._")
 
 
 def with_image_suffix(name: str, path: Path) -> str:

@@ -15,148 +15,139 @@ import yaml
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 
-from libradet.data.formats.filenames import UniqueNames, own_name, stem, with_image_suffix
+from libradet.data.formats.filenames import UniqueNames, list_images, own_name, stem, with_image_suffix
 from libradet.data.formats.reading import Splits
 from libradet.data.formats.writing import SplitToWrite, Writer, format_number, merged_classes, shortest_decimals
-from libradet.data.image_headers import IMAGE_SUFFIXES, apply_exif_to_points, read_header
-from libradet.data.records import Dataset, ImageRecord, RawAnnotations, normalize_id
+from libradet.data.formats.yolo_config import YoloConfig, class_names, read_config
+from libradet.data.image_headers import apply_exif_to_points, read_header
+from libradet.data.records import Dataset, ImageRecord, RawAnnotations
 from libradet.data.segmentations import rounded_polygon
 from libradet.data.validation.annotations import MIN_SIDE
+from libradet.data.validation.resolve_paths import resolve_paths
 from libradet.errors import UserError
 from libradet.utils.atomic_io import read_text
 from libradet.utils.text import summarize_list
 
-MAX_UNNAMED_CLASSES = 100_000
-"""Largest ``nc`` of a file without class names; a larger number is an error, or would exhaust memory."""
-
-_MAX_REASON_CHARS = 300
-
 
 def list_splits(root: Path) -> Splits:
-    """Return the splits named in ``data.yaml``, or in the first YAML file that names some."""
-    files = [root / "data.yaml", root / "dataset.yaml", *sorted(root.glob("*.yaml")), *sorted(root.glob("*.yml"))]
-    for file in dict.fromkeys(files):
-        if file.is_file() and (config := _read_config(file)):
-            splits = [name for name in ("train", "val", "valid", "test") if config.get(name)]
-            return {name: partial(_read_split, file, config, name) for name in splits}
-    return {}
+    """Return the splits that :func:`read_config` names."""
+    config = read_config(root)
+    if config is None:
+        return {}
+    return {name: partial(_read_split, config, name) for name in config.splits}
 
 
-def _read_config(file: Path) -> dict[str, Any] | None:
-    try:
-        config = yaml.safe_load(read_text(file))
-    except UserError:
-        if file.name != "data.yaml":
-            return None
-        raise
-    except Exception as error:  # PyYAML raises almost any exception, such as IndexError for an empty !!int
-        if file.name != "data.yaml":
-            return None
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file}: not valid YAML ({reason[:_MAX_REASON_CHARS]}).") from None
-    if not isinstance(config, dict) or not (
-        {"train", "val", "valid"} & config.keys() or {"test", "names"} <= config.keys()
-    ):
-        return None
-    return config
-
-
-def _read_split(file: Path, config: dict[str, Any], split: str) -> RawAnnotations:
-    names = _class_names(file, config)
-    images = _list_images(file, config, split)
+def _read_split(config: YoloConfig, split: str) -> RawAnnotations:
+    file, names = config.file, class_names(config)
     raw = RawAnnotations(file.parent, split, file, [file.parent], [], [], [], normalized=True)
     raw.categories = [{"id": i, "name": name} for i, name in names.items()]
-    num_unlabeled = 0
+    images = _list_images(config, split, raw.notes)
+    num_unlabeled, num_values = 0, config.num_keypoint_values
     for number, image in enumerate(images, start=1):
         inside = image.is_relative_to(file.parent)
         raw.images.append({"id": number, "file_name": str(image.relative_to(file.parent) if inside else image)})
         labels = _label_file(image)
         if labels.is_file():
-            _read_labels(labels, number, raw.annotations)
+            _read_labels(labels, number, raw.annotations, num_values)
         else:
             num_unlabeled += 1
     if num_unlabeled:
         raw.notes.append(f"{num_unlabeled} images have no label file: used as background")
+    if num_values:
+        shape = config.settings["kpt_shape"]
+        raw.notes.append(f"labels have keypoints (kpt_shape {shape}): only their boxes are used")
     return raw
 
 
-def _class_names(file: Path, config: dict[str, Any]) -> dict[int, str]:
-    names = config.get("names")
-    if names is None and isinstance(config.get("nc"), int) and config["nc"] <= MAX_UNNAMED_CLASSES:
-        names = [str(i) for i in range(config["nc"])]
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    # With YAML aliases, a name that is a list may be short in the file and endless as text.
-    if isinstance(names, dict) and names and not any(isinstance(name, list | dict) for name in names.values()):
-        numbers = {normalize_id(key): str(name) for key, name in names.items()}
-        if all(isinstance(number, int) and number >= 0 for number in numbers):
-            return dict(sorted(numbers.items()))
-    raise UserError(f"{file}: 'names' must list the class names (a list, or a mapping from number to name).")
-
-
-def _list_images(file: Path, config: dict[str, Any], split: str) -> list[Path]:
-    entries = config[split] if isinstance(config[split], list) else [config[split]]
+def _list_images(config: YoloConfig, split: str, notes: list[str]) -> list[Path]:
+    value = config.splits[split]
+    entries = value if isinstance(value, list) else [value]
     images: list[Path] = []
     for entry in entries:
         if not isinstance(entry, str):
-            raise UserError(f"{file}: {split} must be a folder, a file with a list of images, or a list of these.")
-        location = _resolve_entry(file, config, entry, split)
+            raise UserError(
+                f"{config.file}: {split} must be a folder, a file with a list of images, or a list of these."
+            )
+        location = _resolve_entry(config, entry, split)
         if location.is_dir():
-            images += sorted(path for path in location.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            images += list_images(location)
         else:
-            lines = (line.strip() for line in read_text(location).splitlines())
-            images += [_listed_image(location, line) for line in lines if line]
+            images += _listed_images(config, location, notes)
     return images
 
 
-def _listed_image(file: Path, line: str) -> Path:
-    path = Path(line)
-    relative_to_list = file.parent / path
-    return path if path.is_absolute() or not os.path.exists(relative_to_list) else relative_to_list
+def _listed_images(config: YoloConfig, file: Path, notes: list[str]) -> list[Path]:
+    """Return the images of a list, whose lines may be paths of another machine or relative to several folders.
+
+    A path that does not exist is matched by its last parts. So the label is that of the image that is used.
+    """
+    lines = [line for line in (line.strip() for line in read_text(file).splitlines()) if line]
+    folders = list(dict.fromkeys([file.parent, config.root, config.file.parent]))
+    located = {line: _existing_path(line, folders) for line in dict.fromkeys(lines)}
+    others = [line for line, path in located.items() if path is None]
+    if others:
+        paths, _ = resolve_paths([line.replace("\\", "/") for line in others], folders)
+        located |= dict(zip(others, paths, strict=True))
+        matched = [line for line, path in zip(others, paths, strict=True) if os.path.isfile(path)]
+        if matched:
+            notes.append(
+                f"{len(matched)} paths in {file.name} do not exist and were matched by their ends ({matched[0]})"
+            )
+    return [path for line in lines if (path := located[line]) is not None]
 
 
-def _resolve_entry(file: Path, config: dict[str, Any], entry: str, split: str) -> Path:
+def _existing_path(line: str, folders: Sequence[Path]) -> Path | None:
+    candidates = (folder / line.replace("\\", "/") for folder in folders)
+    return next((path for path in candidates if os.path.isfile(path)), None)
+
+
+def _resolve_entry(config: YoloConfig, entry: str, split: str) -> Path:
     """Return the location of an entry; exports often contain paths of the machine on which they were created."""
-    root, path = file.parent, Path(entry)
-    base = Path(config["path"] if isinstance(config.get("path"), str) else ".")
+    root, path = config.file.parent, Path(entry.replace("\\", "/"))
     bare = Path(*[part for part in path.parts if part not in ("..", ".", path.anchor)])
-    candidates = [root / base / path, root / path, root / bare, root / split / "images", root / "images" / split]
+    candidates = [config.root / path, root / path, root / bare, root / split / "images", root / "images" / split]
+    if path.suffix == ".txt":
+        candidates.insert(3, root / path.name)
     for candidate in candidates:
         if os.path.exists(candidate):
             return candidate
     searched = summarize_list(list(dict.fromkeys(candidates)))
-    raise UserError(f"{file}: {split}: {summarize_list([entry])} does not exist (searched {searched}).")
+    raise UserError(f"{config.file}: {split}: {summarize_list([entry])} does not exist (searched {searched}).")
 
 
 def _label_file(image: Path) -> Path:
     """Return ``.../labels/a/b.txt`` for ``.../images/a/b.jpg`` (last "images" in the path), else next to the image."""
+    beside = image.with_suffix(".txt")
     parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
             parts[i] = "labels"
-            return Path(*parts).with_suffix(".txt")
-    return image.with_suffix(".txt")
+            labels = Path(*parts).with_suffix(".txt")
+            return labels if labels.is_file() or not beside.is_file() else beside
+    return beside
 
 
-def _read_labels(file: Path, image_id: int, annotations: list[Any]) -> None:
-    """Read lines ``class cx cy w h`` or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon)."""
+def _read_labels(file: Path, image_id: int, annotations: list[Any], num_keypoint_values: int) -> None:
+    """Read lines ``class cx cy w h``, the same with keypoints, or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon)."""
     text = read_text(file, errors="replace")
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         record = {"id": len(annotations) + 1, "image_id": image_id, "where": f"{file.name}:{number}"}
-        annotations.append(record | _parse_label(line.split()))
+        annotations.append(record | _parse_label(line.split(), num_keypoint_values))
 
 
-def _parse_label(fields: list[str]) -> dict[str, Any]:
+def _parse_label(fields: list[str], num_keypoint_values: int) -> dict[str, Any]:
     try:
         category, *numbers = [float(field) for field in fields]
     except ValueError:
         return {"category_id": fields[0], "bbox": None}
+    if num_keypoint_values and len(numbers) == 4 + num_keypoint_values:
+        numbers = numbers[:4]
     if len(numbers) == 4:
         cx, cy, w, h = numbers
         return {"category_id": category, "bbox": [cx - w / 2, cy - h / 2, w, h]}
-    if len(numbers) < 6 or len(numbers) % 2:
+    if num_keypoint_values or len(numbers) < 6 or len(numbers) % 2:
         return {"category_id": category, "bbox": None}
     xs, ys = numbers[::2], numbers[1::2]
     box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]

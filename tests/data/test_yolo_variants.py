@@ -1,0 +1,145 @@
+"""YOLO datasets as tools write them: keypoints, lists of other machines, split names, class names, linked folders."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from libradet.data.read import check, read, splits
+from libradet.errors import UserError
+
+WIDTH, HEIGHT = 100, 80
+BOX = (10.0, 20.0, 40.0, 60.0)
+LINE = "0 0.25 0.5 0.3 0.5"
+
+
+def write_image(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (WIDTH, HEIGHT), (90, 120, 30)).save(path)
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Return a function that writes a dataset of two training images and a validation image."""
+
+    def make(yaml, line=LINE, layout="{kind}/{split}"):
+        (tmp_path / "data.yaml").write_text(yaml)
+        for split, name in (("train", "a"), ("train", "b"), ("val", "c")):
+            write_image(tmp_path / layout.format(kind="images", split=split) / f"{name}.png")
+            labels = tmp_path / layout.format(kind="labels", split=split) / f"{name}.txt"
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            labels.write_text(f"{line}\n")
+        return tmp_path
+
+    return make
+
+
+def assert_all_read(root, train=2, val=1):
+    report = check(root)
+    assert not report.errors
+    for split, count in (("train", train), ("val", val)):
+        dataset, _ = read(root, split)
+        assert len(dataset) == count
+        for image in dataset.images:
+            np.testing.assert_allclose(image.boxes, [BOX], atol=0.01)
+    return report
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (1, 3), (2, 2), (17, 3), (5, 2)])
+def test_keypoints_are_not_polygons(make, shape):
+    points = " ".join(["0.9 0.1", "0.95 0.15 2"][shape[1] - 2] for _ in range(shape[0]))
+    root = make(f"train: images/train\nval: images/val\nnames: [cat]\nkpt_shape: {list(shape)}\n", f"{LINE} {points}")
+    report = assert_all_read(root)
+    assert "keypoints" in " ".join(report.notes)
+    assert read(root, "train")[0].images[0].segmentations in (None, [None])
+
+
+def test_lines_of_other_lengths_are_reported_beside_keypoints(make):
+    root = make("train: images/train\nval: images/val\nnames: [cat]\nkpt_shape: [2, 2]\n", f"{LINE} 0.1 0.1 0.2 0.2")
+    (root / "labels/train/a.txt").write_text(f"{LINE} 0.1 0.1\n{LINE}\n")
+    dataset, report = read(root, "train", strict=False)
+    assert sum(len(image.labels) for image in dataset.images) == 2
+    assert "a.txt:1" in str(report)
+
+
+@pytest.mark.parametrize("key", ["val", "valid", "validation"])
+def test_names_of_the_validation_split(make, key):
+    assert_all_read(make(f"train: images/train\n{key}: images/val\nnames: [cat]\n"))
+
+
+@pytest.mark.parametrize("layout", ["{kind}/{split}", "{split}/{kind}"])
+def test_splits_are_those_of_folders_if_none_is_named(make, layout):
+    root = make("nc: 1\nnames: [cat]\n", layout=layout)
+    assert splits(root) == ["train", "val"]
+    assert_all_read(root)
+
+
+def test_names_remain_text(make):
+    names = ["on", "off", "yes", "1", "1.50", "null", "2024-01-01", "0x10", "~", "1e3"]
+    for text in (f"[{', '.join(names)}]", "\n" + "".join(f"  {i}: {name}\n" for i, name in enumerate(names))):
+        root = make(f"train: images/train\nval: images/val\nnames: {text}\n")
+        assert read(root, "train")[0].class_names == names
+
+
+@pytest.mark.parametrize(
+    "prefix", ["./images/train/", "images/train/", "/content/drive/p/images/train/", "C:\\data\\images\\train\\"]
+)
+@pytest.mark.parametrize("folder", ["", "lists/"])
+def test_lists_of_other_machines(make, prefix, folder):
+    root = make(f"train: {folder}train.txt\nval: images/val\nnames: [cat]\n")
+    (root / folder).mkdir(exist_ok=True)
+    (root / folder / "train.txt").write_text("".join(f"{prefix}{name}.png\n" for name in "ab"))
+    assert_all_read(root)
+
+
+def test_images_of_a_list_that_are_missing_are_named(make):
+    root = make("train: train.txt\nval: images/val\nnames: [cat]\n")
+    (root / "train.txt").write_text("images/train/a.png\nimages/train/lost.png\n")
+    with pytest.raises(UserError, match=r"lost\.png"):
+        read(root, "train")
+
+
+def test_linked_folders_are_read_once_and_circles_end(make):
+    root = make("train: images/train\nval: images/val\nnames: [cat]\n")
+    write_image(root / "store/images/d.png")
+    (root / "store/labels").mkdir()
+    (root / "store/labels/d.txt").write_text(f"{LINE}\n")
+    (root / "images/train/more").symlink_to("../../store/images")
+    (root / "labels/train/more").symlink_to("../../store/labels")
+    (root / "images/train/again").symlink_to("../../images/train")
+    assert_all_read(root, train=3)
+
+
+def test_resource_forks_are_no_images(make):
+    root = make("train: images/train\nval: images/val\nnames: [cat]\n")
+    (root / "images/train/._a.png").write_bytes(b"\0\5\26\7")
+    assert_all_read(root)
+
+
+def test_darknet(tmp_path):
+    (tmp_path / "obj.data").write_text(
+        "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\n"
+    )
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    for split, names in (("train", "ab"), ("valid", "c")):
+        (tmp_path / f"{split}.txt").write_text("".join(f"data/obj_train_data/{name}.png\n" for name in names))
+        for name in names:
+            write_image(tmp_path / f"obj_train_data/{name}.png")
+            (tmp_path / f"obj_train_data/{name}.txt").write_text(f"{LINE}\n")
+    assert_all_read(tmp_path)
+    assert read(tmp_path, "train")[0].class_names == ["cat", "dog"]
+
+
+def test_class_list_beside_images_and_labels(make):
+    root = make("")
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_text("cat\n")
+    assert_all_read(root)
+    for kind in ("images", "labels"):
+        shutil.rmtree(root / kind / "val")
+        for path in list((root / kind / "train").iterdir()):
+            path.rename(root / kind / path.name)
+        (root / kind / "train").rmdir()
+    assert splits(root) == ["all"]
+    assert len(read(root)[0]) == 2
