@@ -9,17 +9,17 @@ Written as ``Annotations/*.xml``, ``JPEGImages/`` and ``ImageSets/Main/SPLIT.txt
 
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from libradet.data.formats.filenames import UniqueNames, own_name, stem
-from libradet.data.formats.reading import Splits, read_xml
+from libradet.data.formats.filenames import UniqueNames, is_image_name, list_images, own_name, stem
+from libradet.data.formats.reading import Splits, read_xml, standard_split
 from libradet.data.formats.writing import SplitToWrite, Writer, format_number, merged_classes, shortest_decimals
-from libradet.data.image_headers import IMAGE_SUFFIXES
 from libradet.data.records import Dataset, ImageRecord, RawAnnotations
 from libradet.errors import UserError
 from libradet.utils.atomic_io import read_text
@@ -31,37 +31,77 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def list_splits(root: Path) -> Splits:
-    """Return the splits of ``ImageSets/Main``, else of folders with images and XML together, else a single one."""
-    if location := _annotation_folder(root):
-        annotations, folders = location
-        files = sorted(annotations.glob("*.xml"))
-        lists = sorted((annotations.parent / "ImageSets" / "Main").glob("*.txt"))
-        splits = {file.stem: _listed_files(file, annotations) for file in lists if "_" not in file.stem}
-        splits = {name: listed for name, listed in splits.items() if listed} or {"all": files}
-        return {name: partial(_read_split, root, name, listed, files, folders) for name, listed in _sort(splits)}
-    splits = {name: sorted((root / name).glob("*.xml")) for name in ("train", "valid", "val", "test")}
-    splits = {name: files for name, files in splits.items() if files} or {"all": sorted(root.glob("*.xml"))}
-    all_files = [file for files in splits.values() for file in files]
-    return {
-        name: partial(_read_split, root, name, files, all_files, [root, root / name])
-        for name, files in splits.items()
-        if files
-    }
+    """Return the splits of all folders with annotations (several years, or a folder for each split), joined by name."""
+    sources = [source for source in _sources(root) if source.files]
+    splits: dict[str, list[_Listed]] = {}
+    for source in sources:
+        for name, files in _splits_of(source, alone=len(sources) == 1).items():
+            splits.setdefault(name, []).append(_Listed(source, files))
+    return {name: partial(_read_split, root, name, splits[name], sources) for name in _sort(splits)}
 
 
-def _annotation_folder(root: Path) -> tuple[Path, list[Path]] | None:
-    """Return the folder of XML files, at most two levels down (``VOCdevkit/VOC2007``), and the image folders."""
+class _Source(NamedTuple):
+    """A folder of XML files, possibly in sub-folders, and the folders where their images may be.
+
+    Attributes:
+        parent: folder of the dataset or of one of its parts.
+    """
+
+    annotations: Path
+    files: list[Path]
+    folders: list[Path]
+
+    @property
+    def parent(self) -> Path:
+        """The folder that contains the folder of XML files, or that folder itself."""
+        return self.annotations.parent if self.annotations.name.lower() == "annotations" else self.annotations
+
+
+class _Listed(NamedTuple):
+    """The files of a split in one source."""
+
+    source: _Source
+    files: list[Path]
+
+
+def _sources(root: Path) -> list[_Source]:
+    """Return the sources at most two levels down (``VOCdevkit/VOC2007``), else folders with images and XML together."""
+    sources = []
     for parent in [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]:
         for name in ("Annotations", "annotations"):
-            if next((parent / name).glob("*.xml"), None):
+            if files := _list_xml(parent / name, "**/*.xml"):
                 folders = (parent / "JPEGImages", parent / "images", parent / name, parent)
-                return parent / name, [folder for folder in folders if folder.is_dir()]
-    return None
+                sources.append(_Source(parent / name, files, [folder for folder in folders if folder.is_dir()]))
+                break
+    if sources:
+        # On file systems that ignore case, both names are one folder; inside a source there is no other.
+        return [
+            s for s in sources if not any(s is not o and s.annotations.is_relative_to(o.annotations) for o in sources)
+        ]
+    folders = [root / name for name in ("train", "valid", "val", "test")]
+    sources = [_Source(folder, _list_xml(folder, "*.xml"), [folder]) for folder in folders]
+    if any(source.files for source in sources):
+        return sources
+    return [_Source(root, _list_xml(root, "*.xml"), [root])]
 
 
-def _sort(splits: dict[str, list[Path]]) -> list[tuple[str, list[Path]]]:
+def _list_xml(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("._"))
+
+
+def _splits_of(source: _Source, alone: bool) -> dict[str, list[Path]]:
+    """Return the splits of a source: its lists, else itself, named after its folder if that names a split."""
+    lists = sorted((source.parent / "ImageSets" / "Main").glob("*.txt"))
+    splits = {file.stem: _listed_files(file, source.annotations) for file in lists if "_" not in file.stem}
+    splits = {name: files for name, files in splits.items() if files}
+    is_split = standard_split(source.parent.name) in ("train", "val", "test")
+    name = source.parent.name if is_split or not alone else "all"
+    return splits or {name: source.files}
+
+
+def _sort(splits: Iterable[str]) -> list[str]:
     rank = {"train": 0, "val": 1, "trainval": 2, "test": 3}
-    return sorted(splits.items(), key=lambda item: rank.get(item[0], 4))
+    return sorted(splits, key=lambda name: rank.get(standard_split(name), 4))
 
 
 def _listed_files(file: Path, annotations: Path) -> list[Path]:
@@ -75,76 +115,158 @@ def _listed_files(file: Path, annotations: Path) -> list[Path]:
     return files
 
 
-def _read_split(
-    root: Path, split: str, files: list[Path], all_files: list[Path], folders: list[Path]
-) -> RawAnnotations:
+def _read_split(root: Path, split: str, listed: list[_Listed], sources: list[_Source]) -> RawAnnotations:
     """Read a split; classes are those of all splits in alphabetical order, so every split numbers them alike."""
-    parsed = {file: _parse(file) for file in dict.fromkeys([*all_files, *files])}
+    parsed = {file: _parse(file) for source in sources for file in source.files}
     names = sorted({o["name"] for record in parsed.values() for o in record["objects"]})
     numbers = {name: i for i, name in enumerate(names, start=1)}
     categories = [{"id": i, "name": name} for name, i in numbers.items()]
-    raw = RawAnnotations(root, split, files[0].parent, folders, [], [], categories)
-    names_by_stem = _image_names_by_stem(folders)
-    for image_id, file in enumerate(files, start=1):
-        record = parsed[file]
-        file_name = _image_name(file, record, folders, names_by_stem)
-        raw.images.append({"id": image_id, "file_name": file_name, **record["size"]})
-        for order, box in enumerate(record["objects"], start=1):
-            raw.annotations.append(
-                {
-                    "id": len(raw.annotations) + 1,
-                    "where": f"{file.name}, object {order}",
-                    "image_id": image_id,
-                    "category_id": numbers[box["name"]],
-                    "bbox": box["bbox"],
-                    "iscrowd": box["difficult"],
-                    **({"attributes": box["attributes"]} if box["attributes"] else {}),
-                }
-            )
-    num_difficult = sum(a["iscrowd"] for a in raw.annotations)
-    if num_difficult:
-        raw.notes.append(f"{num_difficult} objects are marked difficult: neither targets nor negatives")
+    first = listed[0].source
+    folders = first.folders if len(listed) == 1 else [root]
+    raw = RawAnnotations(root, split, first.annotations, folders, [], [], categories)
+    num_background = 0
+    image_files_of = [_ImageFiles(source) for source, _ in listed]
+    for (_, files), image_files in zip(listed, image_files_of, strict=True):
+        for file in files:
+            image = image_files.locate(file, parsed.get(file))
+            if file not in parsed:
+                if image is None:
+                    raise UserError(f"{file}: listed in ImageSets/Main, but missing; remove it from the list.")
+                num_background += 1
+            record = parsed.get(file, _BACKGROUND)
+            file_name = image_files.name(file, record) if image is None else _file_name(image, folders)
+            raw.images.append({"id": len(raw.images) + 1, "file_name": file_name, **record["size"]})
+            raw.annotations += _annotations(file, record, len(raw.images), len(raw.annotations), numbers)
+    if num_background:
+        raw.notes.append(f"{num_background} listed images have no XML file: used as background")
+    raw.notes += _notes(raw, listed, image_files_of)
     return raw
 
 
-def _image_names_by_stem(folders: list[Path]) -> dict[str, str]:
-    names: dict[str, str] = {}
-    for folder in folders:
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                names.setdefault(path.stem, path.name)
-    return names
+_BACKGROUND: dict[str, Any] = {"file_name": None, "size": {"width": None, "height": None}, "objects": []}
 
 
-def _image_name(file: Path, record: dict[str, Any], folders: list[Path], names_by_stem: dict[str, str]) -> str:
-    """Return the name in the XML, unless only an image named like the XML file exists, as with some tools."""
-    name = record["file_name"]
-    if name and any(os.path.isfile(folder / name) for folder in folders):
-        return name
-    return names_by_stem.get(file.stem, name or f"{file.stem}.jpg")
+def _annotations(
+    file: Path, record: dict[str, Any], image_id: int, count: int, numbers: dict[str, int]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": count + order,
+            "where": f"{file.name}, object {order}",
+            "image_id": image_id,
+            "category_id": numbers[box["name"]],
+            "bbox": box["bbox"],
+            "iscrowd": box["difficult"],
+            **({"attributes": box["attributes"]} if box["attributes"] else {}),
+        }
+        for order, box in enumerate(record["objects"], start=1)
+    ]
+
+
+def _notes(raw: RawAnnotations, listed: list[_Listed], image_files_of: list["_ImageFiles"]) -> list[str]:
+    notes = []
+    num_difficult = sum(a["iscrowd"] for a in raw.annotations)
+    if num_difficult:
+        notes.append(f"{num_difficult} objects are marked difficult or crowd: neither targets nor negatives")
+    if counts_from_one(raw.images, raw.annotations):
+        notes.append(
+            "corners seem to count from 1 (none is 0, some equal the image's size): boxes are read a pixel off"
+        )
+    for (source, files), image_files in zip(listed, image_files_of, strict=True):
+        stems = {str(file.relative_to(source.annotations).with_suffix("")) for file in (*source.files, *files)}
+        unused = [stem for stem in image_files.by_stem if stem not in stems and Path(stem).name not in stems]
+        if unused:
+            notes.append(f"{len(unused)} images have no XML file: not used ({unused[0]})")
+    return notes
+
+
+def counts_from_one(images: list[Any], annotations: list[Any]) -> bool:
+    """Return whether corners seem to be inclusive pixels that count from 1, as in VOC's own files.
+
+    No corner is below 1, and some of the largest equal the width or height of their image.
+    """
+    sizes = {image["id"]: (image.get("width"), image.get("height")) for image in images}
+    reaches_end = False
+    for annotation in annotations:
+        if annotation["bbox"] is None:
+            continue
+        x, y, w, h = annotation["bbox"]
+        if x < 1 or y < 1:
+            return False
+        width, height = sizes[annotation["image_id"]]
+        with suppress(TypeError, ValueError):
+            reaches_end |= x + w == float(width) or y + h == float(height)
+    return reaches_end
+
+
+def _file_name(image: Path, folders: list[Path]) -> str:
+    return str(next(image.relative_to(folder) for folder in folders if image.is_relative_to(folder)))
+
+
+class _ImageFiles:
+    """Image files of a source.
+
+    Attributes:
+        by_stem: by path below their folder, without the suffix, and by bare name where no path is alike.
+    """
+
+    def __init__(self, source: _Source) -> None:
+        self.source = source
+        self.by_stem: dict[str, Path] = {}
+        for folder in source.folders:
+            is_own = folder != source.parent or source.annotations == source.parent
+            for path in list_images(folder) if is_own else sorted(folder.glob("*")):
+                if is_image_name(path.name):
+                    self.by_stem.setdefault(str(path.relative_to(folder).with_suffix("")), path)
+
+    def locate(self, file: Path, record: dict[str, Any] | None) -> Path | None:
+        """Return the image that an XML file names; if there is none, an image named like the XML file, or None."""
+        inside = file.relative_to(self.source.annotations)
+        if record is not None and record["file_name"]:
+            for name in (str(inside.with_name(Path(record["file_name"]).name)), record["file_name"]):
+                for folder in self.source.folders:
+                    if os.path.isfile(folder / name):
+                        return folder / name
+        return self.by_stem.get(str(inside.with_suffix(""))) or self.by_stem.get(file.stem)
+
+    def name(self, file: Path, record: dict[str, Any]) -> str:
+        """Return the name of an image that does not exist."""
+        return record["file_name"] or f"{file.stem}.jpg"
 
 
 def _parse(file: Path) -> dict[str, Any]:
-    if not os.path.exists(file):
-        raise UserError(f"{file}: listed in ImageSets/Main, but missing; remove it from the list.")
     tree = read_xml(file)
     size = {key: tree.findtext(f"size/{key}") for key in ("width", "height")}
-    objects = [_parse_object(file, node) for node in tree.iter("object")]
+    objects = [box for node in tree.iter("object") for box in _parse_object(file, node)]
     return {"file_name": tree.findtext("filename"), "size": size, "objects": objects}
 
 
-def _parse_object(file: Path, node: ET.Element) -> dict[str, Any]:
+def _parse_object(file: Path, node: ET.Element) -> list[dict[str, Any]]:
+    """Return the boxes of an object: usually one, and one without corners if there is none."""
     name = (node.findtext("name") or "").strip()
     if not name:
         raise UserError(f"{file}: an object has no <name>; add it.")
-    try:
-        x1, y1, x2, y2 = (float(node.findtext(f"bndbox/{key}") or "") for key in _CORNERS)
-        box = [x1, y1, x2 - x1, y2 - y1]
-    except ValueError:
-        box = None
-    difficult = int((node.findtext("difficult") or "0").strip() == "1")
+    crowd = any((node.findtext(key) or "0").strip() == "1" for key in ("difficult", "iscrowd")) or _is_crowd(node)
     attributes = {key: text.strip() for key in ATTRIBUTES if (text := node.findtext(key))}
-    return {"name": name, "bbox": box, "difficult": difficult, "attributes": attributes}
+    boxes = [_parse_box(box) for box in node.findall("bndbox")] or [None]
+    return [{"name": name, "bbox": box, "difficult": int(crowd), "attributes": attributes} for box in boxes]
+
+
+def _is_crowd(node: ET.Element) -> bool:
+    """Return whether CVAT's or Datumaro's attribute ``is_crowd`` is set."""
+    return any(
+        (attribute.findtext("name") or "").strip() == "is_crowd"
+        and (attribute.findtext("value") or "").strip().lower() in ("1", "true")
+        for attribute in node.iter("attribute")
+    )
+
+
+def _parse_box(node: ET.Element) -> list[float] | None:
+    try:
+        x1, y1, x2, y2 = (float(node.findtext(key) or "") for key in _CORNERS)
+    except ValueError:
+        return None
+    return [x1, y1, x2 - x1, y2 - y1]
 
 
 def supported_attributes(record: dict[str, Any]) -> dict[str, str]:
