@@ -1,7 +1,11 @@
 """Translations of the package's custom operators to ONNX give the operators' results."""
 
+import numpy as np
+import onnx
 import onnxruntime
 import torch
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 from torch import nn
 from torch.export import Dim, export
 
@@ -33,15 +37,20 @@ class AllAligns(nn.Module):
         return [align(fine, coarse, boxes, valid, *options) for options in ALIGN_OPTIONS]
 
 
+class TopK(OpRun):
+    """Puts the higher index first where values are equal, which ONNX leaves open."""
+
+    def _run(self, x, k, axis=-1, largest=1, sorted=1):
+        indices = x.shape[axis] - 1 - np.argsort(-np.flip(x, axis), axis=axis, kind="stable")
+        indices = indices.take(range(int(k[0])), axis=axis)
+        return np.take_along_axis(x, indices, axis), indices
+
+
 def onnx_session(module, examples, num_dynamic_dims):
     """Export a module and return a function that runs it; ``num_dynamic_dims``: leading dynamic sides of each input."""
-    batch, number = Dim("batch", min=1), Dim("number", min=1)
-    shapes = tuple(dict(zip(range(count), (batch, number), strict=False)) for count in num_dynamic_dims)
-    with shape_checks_disabled():
-        program = export(module, examples, dynamic_shapes=shapes, strict=False)
-        options = {"custom_translation_table": TRANSLATIONS, "opset_version": OPSET, "verbose": False}
-        file = torch.onnx.export(program, optimize=False, **options).model_proto.SerializeToString()
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        exported(module, examples, num_dynamic_dims), providers=["CPUExecutionProvider"]
+    )
     names = [i.name for i in session.get_inputs()]
 
     def run(*tensors):
@@ -51,12 +60,46 @@ def onnx_session(module, examples, num_dynamic_dims):
     return run
 
 
+def exported(module, examples, num_dynamic_dims):
+    """Return the ONNX file of a module as bytes."""
+    batch, number = Dim("batch", min=1), Dim("number", min=1)
+    shapes = tuple(dict(zip(range(count), (batch, number), strict=False)) for count in num_dynamic_dims)
+    with shape_checks_disabled():
+        program = export(module, examples, dynamic_shapes=shapes, strict=False)
+        options = {"custom_translation_table": TRANSLATIONS, "opset_version": OPSET, "verbose": False}
+        return torch.onnx.export(program, optimize=False, **options).model_proto.SerializeToString()
+
+
 def test_batched_nms():
     run = onnx_session(AllNMS(), NMS_CASES[1], (2, 2, 2, 2))
     for case in NMS_CASES:
         outputs = run(*case)
         for options, rows, filled in zip(NMS_OPTIONS, outputs[::2], outputs[1::2], strict=True):
             assert_same_nms(rows, filled, case, *options)
+
+
+class OneNMS(nn.Module):
+    """NMS that keeps some of many boxes."""
+
+    def forward(self, boxes, scores, groups, valid):
+        return batched_nms(boxes, scores, groups, valid, threshold=0.5, size=6)
+
+
+def test_nms_does_not_depend_on_the_order_of_equal_values():
+    rng = torch.Generator().manual_seed(0)
+    corners = torch.randint(0, 12, (2, 24, 2), generator=rng).float()
+    boxes = torch.cat([corners, corners + 8], 2)
+    scores = torch.randint(1, 5, (2, 24), generator=rng) / 4
+    groups = torch.randint(0, 2, (2, 24), generator=rng)
+    valid = torch.rand(2, 24, generator=rng) < 0.8
+    case = boxes, scores, groups, valid
+    graph = onnx.load_from_string(exported(OneNMS(), case, (2, 2, 2, 2)))
+    evaluator = ReferenceEvaluator(graph, new_ops=[TopK])
+    inputs = {name: t.numpy() for name, t in zip(evaluator.input_names, case, strict=True)}
+    rows, filled = evaluator.run(None, inputs)
+    expected_rows, expected_filled = OneNMS()(*case)
+    assert rows.tolist() == expected_rows.tolist()
+    assert filled.tolist() == expected_filled.tolist()
 
 
 def test_pyramid_roi_align():

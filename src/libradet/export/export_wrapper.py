@@ -139,7 +139,8 @@ def trace_detector(model: Detector, metadata: ExportMetadata) -> ExportedProgram
         lines = str(error).strip().splitlines() or [type(error).__name__]
         backbone = model.config.backbone.name
         raise UserError(
-            f"{model.name} on {backbone} cannot be exported with dynamic sizes: {lines[0][:200]}"
+            f"{model.name} on {backbone} cannot be exported with dynamic sizes by torch {torch.__version__}: "
+            f"{lines[0][:200]}"
         ) from error
 
 

@@ -23,7 +23,8 @@ def batched_nms(
 ) -> tuple[INT64, BOOL]:
     """Compute :func:`libradet.geometry.nms.batched_nms`.
 
-    Of equal scores, TopK and NonMaxSuppression put the lower row first, as ours does.
+    Of equal scores, NonMaxSuppression puts the lower row first, as ours does. Runtimes order equal values of TopK in
+    different ways, so here TopK decides only among values that are unique.
     """
     rows, boxes, scores, groups, valid = _valid_first(boxes, scores, groups, valid)
     # Scores [B, groups, N]: each group has scores of its own and shares the boxes.
@@ -47,11 +48,48 @@ def _valid_first(boxes: Any, scores: Any, groups: Any, valid: Any) -> tuple[Any,
     flags = op.Cast(valid, to=FLOAT.dtype)
     count = op.Cast(op.ReduceMax(op.ReduceSum(flags, [1], keepdims=0), keepdims=0), to=INT64.dtype)
     count = op.Reshape(op.Max(count, op.Constant(value_int=1)), [1])
-    flags, rows = op.TopK(flags, count, axis=1)
+    rows = _columns_where(op.Greater(flags, 0.5), count)
+    flags = op.GatherElements(flags, rows, axis=1)
     box_rows = op.Expand(op.Unsqueeze(rows, [2]), op.Constant(value_ints=[1, 1, 4]))
     boxes = op.GatherElements(boxes, box_rows, axis=1)
     scores, groups = (op.GatherElements(t, rows, axis=1) for t in (scores, groups))
     return rows, boxes, scores, groups, op.Greater(flags, 0.5)
+
+
+def _columns_where(mask: Any, count: Any) -> Any:
+    """Return ``count`` columns [B, count] of ``mask`` [B, N]: those where it is true, in order, and then others."""
+    num_columns = op.Slice(op.Shape(mask), [1], [2])
+    # Unique, and exact in float32 up to 2**23 columns: N, N - 1, ... where true, and 0, -1, ... where not.
+    falling = op.Neg(op.Cast(op.Range(0, op.Squeeze(num_columns, [0]), 1), to=FLOAT.dtype))
+    keys = op.Where(mask, op.Add(falling, op.Cast(num_columns, to=FLOAT.dtype)), falling)
+    _, columns = op.TopK(keys, count, axis=1)
+    return columns
+
+
+def _best_columns(scores: Any, size: int) -> Any:
+    """Return the columns [B, size] of the best scores, best first and of equal scores the lower column first."""
+    count = op.Constant(value_ints=[size])
+    best, _ = op.TopK(scores, count, axis=1)
+    lowest = op.Slice(best, [size - 1], [size], [1])
+    num_above = op.ReduceSum(op.Cast(op.Greater(best, lowest), to=FLOAT.dtype), [1])
+    # Of the scores that equal the lowest of the best, those in the lowest columns fill what is left.
+    tied = op.Equal(scores, lowest)
+    number = op.CumSum(op.Cast(tied, to=FLOAT.dtype), op.Constant(value_int=1))
+    fits = op.Not(op.Greater(number, op.Sub(float(size), num_above)))
+    chosen = op.Or(op.Greater(scores, lowest), op.And(tied, fits))
+    columns = _columns_where(chosen, count)
+    return op.GatherElements(columns, _stable_order(op.GatherElements(scores, columns, axis=1), size), axis=1)
+
+
+def _stable_order(scores: Any, size: int) -> Any:
+    """Return the order [B, size] of scores [B, size] by falling value, and of equal values by column."""
+    own, other = op.Unsqueeze(scores, [2]), op.Unsqueeze(scores, [1])
+    position = op.Range(0, size, 1)
+    earlier = op.Less(op.Unsqueeze(position, [0]), op.Unsqueeze(position, [1]))
+    before = op.Or(op.Greater(other, own), op.And(op.Equal(other, own), earlier))
+    rank = op.ReduceSum(op.Cast(before, to=FLOAT.dtype), [2], keepdims=0)
+    _, order = op.TopK(op.Neg(rank), op.Constant(value_ints=[size]), axis=1)
+    return order
 
 
 def _ones_for(indices: Any) -> Any:
@@ -64,8 +102,8 @@ def _top_rows(scores: Any, rows: Any, size: int) -> tuple[Any, Any]:
     padding = op.Concat(batch_size, op.Constant(value_ints=[size]), axis=0)
     scores = op.Concat(scores, op.Expand(-np.inf, padding), axis=1)
     rows = op.Concat(rows, op.Expand(op.Constant(value_int=0), padding), axis=1)
-    best, columns = op.TopK(scores, op.Constant(value_ints=[size]), axis=1)
-    filled = op.Greater(best, -np.inf)
+    columns = _best_columns(scores, size)
+    filled = op.Greater(op.GatherElements(scores, columns, axis=1), -np.inf)
     rows = op.GatherElements(rows, columns, axis=1)
     return op.Where(filled, rows, op.Constant(value_int=0)), filled
 
