@@ -4,10 +4,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from libradet.data.formats import coco, voc, yolo
+from libradet.data.formats import coco, cvat, voc, yolo
 from libradet.data.formats.reading import DatasetFormat, Splits, standard_split
 from libradet.data.records import RawAnnotations
 from libradet.errors import UserError
+
+
+def _list_voc_splits(root: Path) -> Splits:
+    """Return Pascal VOC's splits, without CVAT's ``annotations.xml`` among the XML files of the folder itself."""
+    has_folder = (root / "Annotations").is_dir() or (root / "annotations").is_dir()
+    return {} if cvat.is_cvat_file(root / cvat.FILE) and not has_folder else voc.list_splits(root)
+
 
 FORMATS = (
     DatasetFormat(coco.list_split_files, "train.json, val.json"),
@@ -15,7 +22,8 @@ FORMATS = (
     DatasetFormat(coco.list_instances_files, "annotations/*.json"),
     DatasetFormat(coco.detect_roboflow_export, "*/_annotations.coco.json"),
     DatasetFormat(yolo.list_splits, "data.yaml"),
-    DatasetFormat(voc.list_splits, "Annotations/*.xml"),
+    DatasetFormat(cvat.list_splits, "annotations.xml"),
+    DatasetFormat(_list_voc_splits, "Annotations/*.xml"),
     DatasetFormat(coco.list_other_files, "other COCO files (*.json)"),
 )
 """Formats in the order of detection: the first that recognizes a folder reads it."""
@@ -27,6 +35,7 @@ SUPPORTED = """\
   annotations/instances_train2017.json + train2017/              COCO
   train/_annotations.coco.json, valid/_annotations.coco.json     Roboflow's COCO export
   data.yaml + images/, labels/                                   YOLO
+  annotations.xml + images/                                      CVAT for images 1.1
   Annotations/*.xml + JPEGImages/                                Pascal VOC"""
 
 

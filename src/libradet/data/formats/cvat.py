@@ -1,0 +1,149 @@
+"""The XML format of CVAT, "CVAT for images 1.1": ``annotations.xml`` with all images, and their files in ``images/``.
+
+Rotated boxes, polygons and ellipses become the boxes that enclose them; polygons are also kept as masks.
+"""
+
+import math
+import xml.etree.ElementTree as ET
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from libradet.data.formats.reading import Splits, read_xml
+from libradet.data.records import RawAnnotations
+from libradet.errors import UserError
+
+FILE = "annotations.xml"
+
+_NOT_BOXES = ("polyline", "points", "skeleton", "cuboid")
+_OTHER_EXPORTS = "export it as 'CVAT for images 1.1' or 'COCO 1.0'"
+_HEAD_BYTES = 1000
+
+
+def list_splits(root: Path) -> Splits:
+    """Return the splits, which are the subsets of a project's images.
+
+    Raises:
+        UserError: the file is damaged, without labels, or in CVAT's format for video.
+    """
+    file = root / FILE
+    if not is_cvat_file(file):
+        return {}
+    tree = read_xml(file)
+    labels = _labels(tree)
+    if tree.find("track") is not None:
+        raise UserError(f"{file}: in CVAT's format for video, with tracks, which is not supported; {_OTHER_EXPORTS}.")
+    if not labels:
+        raise UserError(
+            f"{file}: a CVAT file without labels in <meta>, so classes are unknown; {_OTHER_EXPORTS} again."
+        )
+    by_split: dict[str, list[ET.Element]] = {}
+    for image in tree.findall("image"):
+        by_split.setdefault(image.get("subset") or "all", []).append(image)
+    if not by_split:
+        raise UserError(f"{file}: a CVAT file without an <image>; {_OTHER_EXPORTS} again.")
+    if len(by_split) == 1 and "default" in {name.lower() for name in by_split}:
+        by_split = {"all": next(iter(by_split.values()))}
+    return {name: partial(_read_split, root, name, images, labels) for name, images in by_split.items()}
+
+
+def is_cvat_file(file: Path) -> bool:
+    """Return whether a file seems to be CVAT's, by its first element."""
+    try:
+        with file.open("rb") as opened:
+            return b"<annotations" in opened.read(_HEAD_BYTES)
+    except OSError:
+        return False
+
+
+def _labels(tree: ET.Element) -> list[str]:
+    """Return the labels of a project, task or job in their order, without those of the points of a skeleton."""
+    labels = [label for label in tree.findall("meta/*/labels/label") if not label.findtext("parent")]
+    return list(dict.fromkeys(name for label in labels if (name := (label.findtext("name") or "").strip())))
+
+
+def _read_split(root: Path, split: str, images: list[ET.Element], labels: list[str]) -> RawAnnotations:
+    numbers = {name: i for i, name in enumerate(labels, start=1)}
+    folders = [root / "images" / split, root / "images" / "default", root / "images", root]
+    existing = [folder for folder in folders if folder.is_dir()]
+    categories = [{"id": i, "name": name} for name, i in numbers.items()]
+    raw = RawAnnotations(root, split, root / FILE, existing, [], [], categories)
+    kinds: Counter[str] = Counter()
+    for image_id, image in enumerate(images, start=1):
+        size = {"width": image.get("width"), "height": image.get("height")}
+        raw.images.append({"id": image_id, "file_name": image.get("name"), **size})
+        for order, shape in enumerate(image, start=1):
+            where = f"{FILE}, image {image.get('name')}, {shape.tag} {order}"
+            kinds[shape.tag] += 1
+            if shape.tag in _READERS:
+                raw.annotations.append(_annotation(raw, shape, where, image_id, numbers))
+    raw.notes += _notes(kinds)
+    return raw
+
+
+def _notes(kinds: Counter[str]) -> list[str]:
+    omitted = {kind: number for kind, number in kinds.items() if kind in _NOT_BOXES}
+    texts = [f"{number} {kind} shapes have no box: not read" for kind, number in omitted.items()]
+    if kinds["mask"]:
+        texts.append(f"{kinds['mask']} masks are read as their boxes")
+    return texts
+
+
+def _annotation(
+    raw: RawAnnotations, shape: ET.Element, where: str, image_id: int, numbers: dict[str, int]
+) -> dict[str, Any]:
+    label = (shape.get("label") or "").strip()
+    if label not in numbers:
+        raise UserError(f"{raw.root / FILE}: {where[len(FILE) + 2 :]}: label {label!r} is not in <meta>; add it there.")
+    try:
+        geometry = _READERS[shape.tag](shape)
+    except ValueError:
+        geometry = {"bbox": None}  # validation counts and names it
+    known = {"id": len(raw.annotations) + 1, "where": where, "image_id": image_id, "category_id": numbers[label]}
+    return known | {"iscrowd": int(_is_crowd(shape))} | geometry
+
+
+def _is_crowd(shape: ET.Element) -> bool:
+    flags = [node for node in shape.iter("attribute") if node.get("name") in ("is_crowd", "iscrowd")]
+    return any((node.text or "").strip().lower() in ("1", "true") for node in flags)
+
+
+def _numbers(shape: ET.Element, *names: str) -> list[float]:
+    return [float(shape.get(name) or "") for name in names]
+
+
+def _rotation(shape: ET.Element) -> tuple[float, float]:
+    angle = math.radians(float(shape.get("rotation") or 0))
+    return abs(math.cos(angle)), abs(math.sin(angle))
+
+
+def _read_box(shape: ET.Element) -> dict[str, Any]:
+    x1, y1, x2, y2 = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
+    width, height = x2 - x1, y2 - y1
+    if not float(shape.get("rotation") or 0):
+        return {"bbox": [x1, y1, width, height]}
+    cos, sin = _rotation(shape)
+    w, h = width * cos + height * sin, width * sin + height * cos
+    return {"bbox": [(x1 + x2 - w) / 2, (y1 + y2 - h) / 2, w, h]}
+
+
+def _read_ellipse(shape: ET.Element) -> dict[str, Any]:
+    x, y, rx, ry = _numbers(shape, "cx", "cy", "rx", "ry")
+    cos, sin = _rotation(shape)
+    half_width, half_height = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
+    return {"bbox": [x - half_width, y - half_height, 2 * half_width, 2 * half_height]}
+
+
+def _read_polygon(shape: ET.Element) -> dict[str, Any]:
+    points = [[float(value) for value in point.split(",")] for point in (shape.get("points") or "").split(";")]
+    xs, ys = zip(*points, strict=True)
+    box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    return {"bbox": box, "segmentation": [[value for point in points for value in point]]}
+
+
+def _read_mask(shape: ET.Element) -> dict[str, Any]:
+    return {"bbox": _numbers(shape, "left", "top", "width", "height")}
+
+
+_READERS = {"box": _read_box, "ellipse": _read_ellipse, "polygon": _read_polygon, "mask": _read_mask}
