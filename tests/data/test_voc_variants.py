@@ -77,7 +77,7 @@ def test_several_boxes_in_an_object(tmp_path):
     np.testing.assert_array_equal(read(tmp_path)[0].images[0].boxes, [BOX, OTHER, (60, 40, 80, 70)])
 
 
-@pytest.mark.parametrize("file_name", ["{}/1.jpg", "1.jpg", "1", "/home/x/{}/1.png"])
+@pytest.mark.parametrize("file_name", ["{}/1.jpg", "1.jpg", "1", "/home/x/{}/1.png", "C:\\x\\{}\\1.jpg"])
 def test_sub_folders(tmp_path, file_name):
     for folder, box, label in (("s1", BOX, "cat"), ("s2", OTHER, "dog")):
         write_image(tmp_path / f"JPEGImages/{folder}/1.jpg")

@@ -111,6 +111,17 @@ def test_linked_folders_are_read_once_and_circles_end(make):
     assert_all_read(root, train=3)
 
 
+def test_a_link_before_the_real_folder_does_not_hide_it(make):
+    root = make("train: images\nval: images/val\nnames: [cat]\n")
+    (root / "images/a_link").symlink_to("train")
+    assert_all_read(root, train=3)
+
+
+def test_merged_names(make):
+    root = make("base: &base {names: [cat]}\n<<: *base\ntrain: images/train\nval: images/val\n")
+    assert_all_read(root)
+
+
 def test_resource_forks_are_no_images(make):
     root = make("train: images/train\nval: images/val\nnames: [cat]\n")
     (root / "images/train/._a.png").write_bytes(b"\0\5\26\7")

@@ -30,17 +30,18 @@ def own_name(path: Path, folders: Sequence[Path], split: str) -> str:
 def list_images(folder: Path) -> list[Path]:
     """Return the image files below a folder, sorted, without resource forks of macOS.
 
-    Linked folders are followed; one that is reachable in several ways, such as a circle of links, is listed once.
+    Linked folders are followed after all others; one that was listed before, as in a circle of links, is left out.
     """
-    images, visited = [], set()
-    for root, inside, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in visited:
-            inside.clear()
-            continue
-        visited.add(real)
-        inside.sort()
-        images += [Path(root, name) for name in files if is_image_name(name)]
+    images, visited, remaining = [], set(), [str(folder)]
+    for start in remaining:  # grows by the links that are met
+        for root, inside, files in os.walk(start):
+            real = os.path.realpath(root)
+            if real in visited:
+                inside.clear()
+                continue
+            visited.add(real)
+            remaining += [path for name in sorted(inside) if os.path.islink(path := os.path.join(root, name))]
+            images += [Path(root, name) for name in files if is_image_name(name)]
     return sorted(images)
 
 

@@ -223,7 +223,8 @@ class _ImageFiles:
         """Return the image that an XML file names; if there is none, an image named like the XML file, or None."""
         inside = file.relative_to(self.source.annotations)
         if record is not None and record["file_name"]:
-            for name in (str(inside.with_name(Path(record["file_name"]).name)), record["file_name"]):
+            written = record["file_name"].replace("\\", "/")
+            for name in (str(inside.with_name(Path(written).name)), written):
                 for folder in self.source.folders:
                     if os.path.isfile(folder / name):
                         return folder / name

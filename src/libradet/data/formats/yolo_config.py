@@ -96,7 +96,7 @@ def _read_yaml(file: Path) -> dict[str, Any] | None:
         raise UserError(f"{file}: not valid YAML ({reason[:_MAX_REASON_CHARS]}).") from None
     if not isinstance(config, dict):
         return None
-    if config.get("names") is not None:
+    if config.get("names") is not None and isinstance(as_text, dict) and "names" in as_text:
         config["names"] = as_text["names"]
     return config
 
