@@ -1,10 +1,12 @@
+import re
+
 import pytest
 import torch
 from torch.export import Dim
 
 from libradet.errors import UserError
 from libradet.export import exporter
-from libradet.export.export_wrapper import use_static_padding
+from libradet.export.export_wrapper import check_torch_version, use_static_padding
 from libradet.models.backbone import Backbone
 from libradet.models.config import BackboneConfig
 from tests.helpers.exported_detectors import shape_checks_disabled, small_detector
@@ -34,3 +36,14 @@ def test_detectors_that_cannot_be_traced_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="rpn on test_resnet cannot be exported with dynamic sizes"):
         exporter.export(model, tmp_path / "new.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("version", "supported"), [("2.10.0+cu128", False), ("2.12.1", False), ("2.13.0", True), ("3.0", True)]
+)
+def test_versions_of_torch_that_cannot_export_are_named(version, supported):
+    if supported:
+        check_torch_version(version)
+    else:
+        with pytest.raises(UserError, match=rf"needs torch 2\.13 or newer, and {re.escape(version)} is installed"):
+            check_torch_version(version)

@@ -1,5 +1,7 @@
 """The graph of an exported detector: from decoded images to detections in their pixels, traced by torch.export."""
 
+import io
+from contextlib import redirect_stderr
 from typing import cast
 
 import torch
@@ -19,6 +21,8 @@ from libradet.models.optimize import optimize
 from libradet.utils.warnings_filter import silence_loggers
 
 MAX_IMAGE_SIDE = 2**15
+MIN_TORCH = (2, 13)
+"""First version of torch whose tracer keeps sizes dynamic that depend on data."""
 
 Outputs = (
     tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int[Tensor, "B D"], Bool[Tensor, "B D"]]
@@ -124,6 +128,7 @@ def trace_detector(model: Detector, metadata: ExportMetadata) -> ExportedProgram
     Raises:
         UserError: the detector cannot be traced with dynamic sizes.
     """
+    check_torch_version(torch.__version__)
     wrapper = ExportWrapper(model, metadata.image_size if metadata.embed_preprocess else "original")
     batch, height, width = Dim("batch", min=1), *(Dim(n, min=1, max=MAX_IMAGE_SIDE) for n in ("height", "width"))
     # Sizes that occur nowhere else and are not multiples of each other, so that the tracer treats none as a constant.
@@ -133,7 +138,8 @@ def trace_detector(model: Detector, metadata: ExportMetadata) -> ExportedProgram
         examples.append(torch.tensor([5.0, 6.0, 70.0, 80.0]).expand(2, 7, 4))
         dynamic_shapes.append({0: batch, 1: Dim("boxes", min=1)})
     try:
-        with silence_loggers("torch"):
+        # The tracer prints the whole graph before it fails.
+        with silence_loggers("torch"), redirect_stderr(io.StringIO()):
             return _trace(wrapper.eval(), tuple(examples), tuple(dynamic_shapes))
     except Exception as error:  # the tracer raises nearly any exception
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -142,6 +148,14 @@ def trace_detector(model: Detector, metadata: ExportMetadata) -> ExportedProgram
             f"{model.name} on {backbone} cannot be exported with dynamic sizes by torch {torch.__version__}: "
             f"{lines[0][:200]}"
         ) from error
+
+
+def check_torch_version(version: str) -> None:
+    """Raise UserError if a version of torch cannot export detectors."""
+    numbers = tuple(int(number) for number in version.split(".")[:2])
+    if numbers < MIN_TORCH:
+        required = ".".join(map(str, MIN_TORCH))
+        raise UserError(f"exporting needs torch {required} or newer, and {version} is installed; update torch")
 
 
 @torch.no_grad()

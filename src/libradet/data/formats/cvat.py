@@ -16,7 +16,6 @@ from libradet.errors import UserError
 
 FILE = "annotations.xml"
 
-_NOT_BOXES = ("polyline", "points", "skeleton", "cuboid")
 _OTHER_EXPORTS = "export it as 'CVAT for images 1.1' or 'COCO 1.0'"
 _HEAD_BYTES = 1000
 
@@ -83,8 +82,8 @@ def _read_split(root: Path, split: str, images: list[ET.Element], labels: list[s
 
 
 def _notes(kinds: Counter[str]) -> list[str]:
-    omitted = {kind: number for kind, number in kinds.items() if kind in _NOT_BOXES}
-    texts = [f"{number} {kind} shapes have no box: not read" for kind, number in omitted.items()]
+    omitted = {kind: number for kind, number in kinds.items() if kind not in _READERS}
+    texts = [f"{number} {kind} elements have no box: not read" for kind, number in omitted.items()]
     if kinds["mask"]:
         texts.append(f"{kinds['mask']} masks are read as their boxes")
     return texts
