@@ -112,6 +112,7 @@ def test_restart_after_kills_gives_equal_results_and_repeats_nothing(make_argume
         assert metrics[0] == metrics[1]
 
 
+@pytest.mark.slow
 def test_row_equals_the_train_command_with_its_settings_and_runs_once(make_arguments, tmp_path, capsys):
     output_dir = tmp_path / "out"
     one_row = RPN_TABLE.split("  - {name: weighted")[0]
