@@ -65,7 +65,8 @@ def agree(rank):
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
-    context = multiprocessing.get_context("fork")
+    # A forked copy of a process that has run autograd cannot run it itself.
+    context = multiprocessing.get_context("forkserver")
     results = context.Queue()
     workers = [context.Process(target=run_process, args=(rank, folder, results)) for rank in range(PROCESSES)]
     for worker in workers:
