@@ -15,8 +15,9 @@ from torch import Tensor
 # Before anything of the package is imported, so that every annotated function is checked.
 install_import_hook("libradet", "beartype.beartype")
 
-# Tests are many small tensors: more threads only wait for each other, above all beside other processes.
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+# Tests are many small tensors: more threads only wait for each other, above all beside other processes. Set in the
+# environment, it also holds for the processes and notebook kernels that tests start.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 # The same examples on every run, and no time limit on a machine that others use, too.
 settings.register_profile("libradet", deadline=None, derandomize=True, max_examples=50)

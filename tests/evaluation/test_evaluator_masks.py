@@ -28,7 +28,7 @@ def without_boxes(results):
     return [{k: v for k, v in r.items() if k != "bbox"} for r in results]
 
 
-@pytest.mark.parametrize("jitter", [0.0, 6.0])
+@pytest.mark.parametrize("jitter", [pytest.param(0.0, marks=pytest.mark.slow), 6.0])
 def test_real_images_equal_pycocotools(shared_data, jitter):
     """Polygons, RLE and crowd regions, against pycocotools on the annotation file."""
     dataset, _ = read(shared_data / "coco_cc", "val")
