@@ -133,3 +133,37 @@ def test_positives_weigh_one():
     assert (samples.weight[samples.positive] == 1).all()
     assert samples.positive.sum() == 4
     assert abs(samples.weight[~samples.positive].mean() - 1) < 1e-5
+
+
+def test_background_by_score_takes_equally_many_of_each_interval():
+    torch.manual_seed(0)
+    # Most of the background resembles nothing: 70 of 90 scores are below a third.
+    score = torch.cat([torch.linspace(0, 0.33, 70), torch.linspace(0.34, 0.66, 12), torch.linspace(0.67, 1, 8)])
+    score = torch.cat([score, torch.full((36,), 0.9)])
+    config = SamplingConfig(
+        24, 0.0, negatives="iou_balanced", floor_thr=1 / 6, floor_fraction=0.5, background_sampling="score_balanced"
+    )
+    matches = Matches(torch.full((200, len(IOU)), NEGATIVE), IOU.expand(200, -1))
+    samples = sample(matches, 1, config, 0.5, score=score.expand(200, -1))
+    below = BIN[samples.index] == 0
+    interval = (score[samples.index] * 3).floor().clamp(max=2)
+    for k in range(3):
+        assert ((interval == k) & below).sum(1).eq(4).all()
+    # Within an interval, all are drawn equally often.
+    per_candidate = torch.bincount(samples.index.flatten(), minlength=len(IOU))[:70] / 200
+    assert (per_candidate - 4 / 70).abs().max() < norm.isf(1e-6) * (4 / 70 / 200) ** 0.5
+
+
+@pytest.mark.parametrize(("progress", "balanced"), [(0.0, 0), (0.5, 9), (1.0, 18)])
+def test_a_schedule_moves_from_random_to_balanced(progress, balanced):
+    torch.manual_seed(0)
+    config = SamplingConfig(24, 0.0, negatives="iou_balanced", random_fraction=0.25, random_schedule="linear")
+    matches = Matches(torch.full((DRAWS, len(IOU)), NEGATIVE), IOU.expand(DRAWS, -1))
+    samples = sample(matches, 1, config, 0.5, progress=torch.tensor(progress))
+    counts = torch.nn.functional.one_hot(BIN[samples.index], len(SIZES)).sum(1)
+    left = [n - balanced / 3 for n in SIZES]
+    for k, n in enumerate(left):
+        p = n / sum(left)
+        spread = ((24 - balanced) * p * (1 - p) / DRAWS) ** 0.5
+        assert abs(counts[:, k].double().mean() - balanced / 3 - (24 - balanced) * p) <= norm.isf(1e-5) * spread
+        assert (counts[:, k] >= balanced // 3).all()

@@ -10,6 +10,7 @@ import libradet
 from libradet.cli import main
 from libradet.errors import UserError
 from libradet.evaluation.curves import read_metrics
+from libradet.models.config import SamplingConfig
 from libradet.training import DetectorData, DetectorModule
 from libradet.training.config import TrainConfig
 from libradet.training.resume import read_checkpoint
@@ -18,9 +19,26 @@ from tests.helpers.training_runs import rows, tiny_config
 SETTINGS = {"num_workers": 0, "num_val_images_logged": 0, "batch_size": 2, "precision": "fp32"}
 
 
-def small(names=("ball", "crate")):
+def small(names=("ball", "crate"), config=None):
     torch.manual_seed(0)
-    return libradet.create_model(config=tiny_config(), class_names=list(names))
+    return libradet.create_model(config=config or tiny_config(), class_names=list(names))
+
+
+def scheduled():
+    """A configuration whose sampler depends on the progress of the training."""
+    config = tiny_config()
+    config.roi.sampling = SamplingConfig(32, negatives="iou_balanced", random_schedule="linear")
+    return config
+
+
+class Progress(pl.Callback):
+    """The progress that the sampler of the box head is at, in each step."""
+
+    def __init__(self):
+        self.fractions = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.fractions.append(float(pl_module.detector.roi.progress))
 
 
 def data_of(folder, model):
@@ -58,10 +76,11 @@ def test_custom_trainer(tiny_data, tmp_path):
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_custom_trainer_resumes_within_an_epoch(tiny_data, tmp_path):
+@pytest.mark.parametrize("configure", [tiny_config, scheduled])
+def test_custom_trainer_resumes_within_an_epoch(tiny_data, tmp_path, configure):
     ends, path = [], None
     for _ in range(2):
-        model = small()
+        model = small(config=configure())
         module = DetectorModule(model, TrainConfig(data="", batch_size=2, warmup_steps=0, lr_milestones=[]))
         saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
         trainer = trainer_of(tmp_path, max_epochs=2, limit_val_batches=0, callbacks=[saving])
@@ -69,6 +88,16 @@ def test_custom_trainer_resumes_within_an_epoch(tiny_data, tmp_path):
         ends.append(model.state_dict())
         path = tmp_path / "step=4.ckpt"
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+def test_a_schedule_follows_the_progress_of_the_training(tiny_data, tmp_path):
+    model, progress = small(config=scheduled()), Progress()
+    module = DetectorModule(model, TrainConfig(data="", batch_size=2, warmup_steps=0, lr_milestones=[]))
+    trainer = trainer_of(tmp_path, max_epochs=2, limit_val_batches=0, callbacks=[progress], accumulate_grad_batches=2)
+    trainer.fit(module, datamodule=data_of(tiny_data, model))
+    batches = len(progress.fractions)
+    assert progress.fractions == pytest.approx([i / batches for i in range(batches)])
+    assert "roi.progress" not in model.state_dict()
 
 
 def test_other_data_is_refused(tiny_data, tmp_path):

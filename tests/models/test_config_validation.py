@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from libradet.errors import UserError
-from libradet.models.config import BoxLossConfig, FocalConfig, IoUConfig, MatchConfig
+from libradet.models.config import BoxLossConfig, FocalConfig, IoUConfig, MatchConfig, SamplingConfig
 from libradet.models.config_validation import validate_config
 from libradet.models.zoo import MODELS, faster_rcnn, libra_faster_rcnn
 
@@ -34,6 +34,9 @@ def test_every_entry_of_the_zoo_is_valid(name):
         ("roi.align.num_levels", 6),
         ("roi.sampling.positive_fraction", -0.1),
         ("roi.sampling.num_bins", 0),
+        ("roi.sampling", SamplingConfig(negatives="random", random_schedule="linear")),
+        ("roi.sampling", SamplingConfig(negatives="iou_balanced", random_schedule="linear", floor_fraction=0.5)),
+        ("roi.sampling", SamplingConfig(negatives="iou_balanced", background_sampling="score_balanced")),
         ("roi.match", MatchConfig(fg_iou_thresh=0.4, bg_iou_thresh=0.5)),
         ("roi.box_loss", BoxLossConfig(type="balanced_l1", beta=0.0)),
         ("roi.box_loss", BoxLossConfig(type="smooth_l1", beta=-1.0)),
@@ -72,3 +75,15 @@ def test_limits_are_allowed():
     config.roi.box_loss = BoxLossConfig(type="smooth_l1", beta=0.0)
     config.category_ids = tuple(range(80))
     validate_config(config)
+
+
+def test_scores_of_proposals_need_an_rpn():
+    config = MODELS["libra_fast_rcnn"]()
+    assert config.roi is not None
+    config.roi.sampling = SamplingConfig(
+        negatives="iou_balanced", floor_fraction=0.5, floor_thr=0.1, background_sampling="score_balanced"
+    )
+    with pytest.raises(
+        UserError, match=r"roi.sampling.background_sampling is score_balanced: it needs the scores of an RPN"
+    ):
+        validate_config(config)

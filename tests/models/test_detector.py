@@ -33,6 +33,17 @@ def switch_floor(config):
     sampling.negatives, sampling.floor_thr, sampling.floor_fraction = "iou_balanced", 0.1, 0.3
 
 
+def switch_score_balanced_floor(config):
+    switch_floor(config)
+    config.roi.sampling.background_sampling = config.rpn.sampling.background_sampling = "score_balanced"
+    config.rpn.sampling.negatives, config.rpn.sampling.floor_fraction = "iou_balanced", 0.3
+
+
+def switch_schedule(config):
+    config.roi.sampling.negatives, config.roi.sampling.random_schedule = "iou_balanced", "linear"
+    config.rpn.sampling.negatives, config.rpn.sampling.random_schedule = "iou_balanced", "linear"
+
+
 def switch_reweighting(config):
     for sampling in (config.roi.sampling, config.rpn.sampling):
         sampling.negatives, sampling.reweight_exponent = "iou_balanced", 0.5

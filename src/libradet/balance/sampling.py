@@ -13,6 +13,9 @@ from torch import Generator, Tensor
 
 BLOCK_SIZE = 64
 
+_PRIORITY_RANGE = 5.0
+"""Upper limit of the priorities of :func:`iou_balanced_priority`."""
+
 
 def select(
     priority: Float[Tensor, "B N"], count: int | Int[Tensor, " B"], size: int
@@ -139,12 +142,18 @@ def background_share_priority(
     max_iou: float = 0.5,
     bins: Literal["paper", "mmdet"] = "paper",
     generator: Generator | None = None,
+    score: Float[Tensor, "B N"] | None = None,
 ) -> Float[Tensor, "B N"]:
     """Return priorities that keep a share of the negatives for the background, as mmdetection's sampler does.
 
     Of ``count``, the share ``floor_fraction`` is drawn at random from candidates of an IoU below ``floor_thr`` (of
     IoU 0 if it is 0), the rest IoU-balanced from the others. If one side has too few, the other fills its slots.
     See :func:`iou_balanced_priority` for the other arguments.
+
+    Args:
+        score: objectness of each candidate, 0..1. With it, equally many candidates below ``floor_thr`` are drawn from
+            ``num_bins`` equal intervals of the score: background that resembles objects is seldom, so random draws
+            hardly contain it.
     """
     below = candidates & ((iou < floor_thr) if floor_thr > 0 else (iou == 0))
     above = candidates & ~below
@@ -154,8 +163,13 @@ def background_share_priority(
     )
     index, filled = select(balanced, num_balanced, size)
     chosen = index.new_zeros(iou.shape).scatter_add(1, index, filled.long()) > 0
-    # Slots are filled in this order: balanced, floor, the rest. Random keys are below 1.
-    return random_priority(candidates, generator) + 2.0 * chosen + 1.0 * below
+    key = random_priority(candidates, generator)
+    if score is not None:
+        num_below = count - num_balanced
+        by_score = iou_balanced_priority(below, score, num_below, num_bins, 1.0, generator=generator, size=size)
+        key = torch.where(below, by_score / _PRIORITY_RANGE, key)
+    # Slots are filled in this order: balanced, floor, the rest. Keys are below 1.
+    return key + 2.0 * chosen + 1.0 * below
 
 
 def stratification_weights(

@@ -18,7 +18,7 @@ from libradet.models.config import RoIAlignConfig, RoIConfig
 from libradet.models.layers import conv_norm
 from libradet.models.losses import class_loss, iou_prediction_loss, localization_loss, num_samples_across_ranks
 from libradet.models.rpn import Proposals
-from libradet.models.sampling import match_to_gt, max_positives, sample, uses_ohem
+from libradet.models.sampling import build_progress, match_to_gt, max_positives, sample, uses_ohem
 
 
 class BoxHeadOutput(NamedTuple):
@@ -89,6 +89,7 @@ class BoxHead(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
         nn.init.normal_(self.logits.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
+        self.register_buffer("progress", build_progress(config.sampling), persistent=False)
         outputs = [self.logits, self.deltas]
         if self.iou is not None:
             nn.init.normal_(self.iou.weight, std=0.01)
@@ -131,7 +132,15 @@ class BoxHead(nn.Module):
             labels = labels_of(matches.gt, batch, self.num_classes)
             proposal_loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
             proposal_loss = proposal_loss.view(labels.shape)
-        samples = sample(matches, batch.boxes.shape[1], config.sampling, config.match.bg_iou_thresh, proposal_loss)
+        samples = sample(
+            matches,
+            batch.boxes.shape[1],
+            config.sampling,
+            config.match.bg_iou_thresh,
+            proposal_loss,
+            score=pad_scores(proposals.scores, boxes.shape[1]),
+            progress=self.progress,
+        )
         gt = gather_rows(matches.gt, samples.index)
         return SampledProposals(
             boxes=gather_rows(boxes, samples.index),
@@ -210,6 +219,11 @@ def training_candidates(
         return proposals.boxes, proposals.valid
     objects = (batch.labels >= 0) & ~batch.crowd
     return torch.cat([proposals.boxes, batch.boxes], 1), torch.cat([proposals.valid, objects], 1)
+
+
+def pad_scores(scores: Float[Tensor, "B P"], size: int) -> Float[Tensor, "B {size}"]:
+    """Return the scores of candidates: those of proposals, then 1 for ground truths that were added to them."""
+    return F.pad(scores, (0, size - scores.shape[1]), value=1.0)
 
 
 def labels_of(gt: Int[Tensor, "B N"], batch: Batch, background: int) -> Int[Tensor, "B N"]:

@@ -38,6 +38,7 @@ def validate_config(config: DetectorConfig) -> None:
             _check_sampling(path, part)
         if isinstance(part, BoxLossConfig) and part.type == "balanced_l1":
             _check_balanced_l1(path, part)
+    _check_scores_of_proposals(config)
     _check_sizes(config)
     _check_classes(config)
 
@@ -82,14 +83,28 @@ def _check_nms(config: DetectorConfig) -> None:
 
 
 def _check_sampling(path: str, sampling: SamplingConfig) -> None:
-    for name in ("random_fraction", "floor_fraction", "floor_thr", "reweight_exponent"):
-        if getattr(sampling, name) and sampling.negatives != "iou_balanced":
+    defaults = SamplingConfig()
+    balancing = ("random_fraction", "random_schedule", "floor_fraction", "background_sampling", "floor_thr")
+    for name in (*balancing, "reweight_exponent"):
+        if getattr(sampling, name) != getattr(defaults, name) and sampling.negatives != "iou_balanced":
             raise UserError(
                 f"{path}.{name} is {getattr(sampling, name)}, which needs {path}.negatives iou_balanced, "
                 f"not {sampling.negatives}"
             )
     if sampling.random_fraction and sampling.floor_fraction:
         raise UserError(f"{path}.random_fraction and {path}.floor_fraction exclude each other; set one of them to 0")
+    if sampling.random_schedule == "linear" and sampling.floor_fraction:
+        raise UserError(f"{path}.random_schedule and {path}.floor_fraction exclude each other; set floor_fraction to 0")
+    if sampling.background_sampling == "score_balanced" and not sampling.floor_fraction:
+        raise UserError(f"{path}.background_sampling is score_balanced, which needs a {path}.floor_fraction above 0")
+
+
+def _check_scores_of_proposals(config: DetectorConfig) -> None:
+    if config.requires_proposals and config.roi and config.roi.sampling.background_sampling == "score_balanced":
+        raise UserError(
+            "roi.sampling.background_sampling is score_balanced: it needs the scores of an RPN, "
+            f"and {config.model} has none"
+        )
 
 
 def _check_balanced_l1(path: str, loss: BoxLossConfig) -> None:

@@ -11,6 +11,7 @@ from libradet.balance import BalancedFeaturePyramid
 from libradet.data.batch import Batch
 from libradet.data.transforms.resize import Size
 from libradet.models.backbone import Backbone
+from libradet.models.box_head import BoxHead
 from libradet.models.config import DetectorConfig
 from libradet.models.config_validation import validate_config
 from libradet.models.fpn import FeaturePyramid
@@ -69,6 +70,12 @@ class Detector(nn.Module):
         self.loss_weights = build_uncertainty_weighting(config)
         self.register_buffer("mean", torch.tensor(config.image.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.image.std).view(3, 1, 1), persistent=False)
+
+    def set_training_progress(self, fraction: float) -> None:
+        """Set the progress of a training, 0..1, that the schedules of its samplers need; without any, do nothing."""
+        for module in self.modules():
+            if isinstance(module, (RPNHead, BoxHead)) and module.progress is not None:
+                module.progress.fill_(fraction)
 
     @property
     def class_names(self) -> list[str]:

@@ -29,9 +29,12 @@ class SamplingConfig:
     ``positive_fraction``: of ``batch_size_per_image``, the upper limit of positives. ``neg_pos_ub``: upper limit of
     negatives per positive. ``bins``: IoU bins as in the paper's text or as in mmdetection's code.
 
-    Of IoU-balanced negatives: ``random_fraction`` is drawn at random from all that equal shares of the bins leave;
-    ``floor_fraction`` at random below ``floor_thr``, above which bins begin (mmdetection). ``reweight_exponent``:
-    exponent of their weights in the classification loss, see :func:`libradet.balance.stratification_weights`.
+    Of IoU-balanced negatives: ``random_fraction`` is drawn at random from all that equal shares of the bins leave; with
+    ``random_schedule`` ``linear`` it falls from 1 at the first step of a training to this value at its end.
+    ``floor_fraction`` is drawn below ``floor_thr``, above which bins begin (mmdetection): at random, or with
+    ``background_sampling`` ``score_balanced`` equally many of ``num_bins`` intervals of the RPN's score.
+    ``reweight_exponent``: exponent of the weights of negatives in the classification loss, see
+    :func:`libradet.balance.stratification_weights`.
     """
 
     batch_size_per_image: PositiveInt = 512
@@ -42,8 +45,10 @@ class SamplingConfig:
     bins: Literal["paper", "mmdet"] = "paper"
     neg_pos_ub: PositiveFloat | None = None
     random_fraction: UnitInterval = 0.0
+    random_schedule: Literal["constant", "linear"] = "constant"
     floor_thr: UnitInterval = 0.0
     floor_fraction: UnitInterval = 0.0
+    background_sampling: Literal["random", "score_balanced"] = "random"
     reweight_exponent: UnitInterval = 0.0
 
 

@@ -16,7 +16,7 @@ from libradet.geometry.nms import batched_nms
 from libradet.models.anchor_generator import AnchorGenerator
 from libradet.models.config import DetectionConfig, ProposalConfig, RPNConfig
 from libradet.models.losses import localization_loss, num_samples_across_ranks, objectness_loss
-from libradet.models.sampling import max_positives, sample, uses_ohem
+from libradet.models.sampling import build_progress, max_positives, sample, uses_ohem
 from libradet.structures import Detections
 
 
@@ -62,6 +62,7 @@ class RPNHead(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.num_convs))
         self.logits = nn.Conv2d(channels, num_anchors, 1)
         self.deltas = nn.Conv2d(channels, num_anchors * 4, 1)
+        self.register_buffer("progress", build_progress(config.sampling), persistent=False)
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
                 nn.init.normal_(conv.weight, std=0.01)
@@ -98,7 +99,15 @@ class RPNHead(nn.Module):
             if uses_ohem(config.sampling):
                 positive = (matches.gt >= 0).float()
                 anchor_loss = F.binary_cross_entropy_with_logits(output.logits, positive, reduction="none")
-            samples = sample(matches, batch.boxes.shape[1], config.sampling, config.match.bg_iou_thresh, anchor_loss)
+            samples = sample(
+                matches,
+                batch.boxes.shape[1],
+                config.sampling,
+                config.match.bg_iou_thresh,
+                anchor_loss,
+                score=output.logits.sigmoid() if config.sampling.background_sampling == "score_balanced" else None,
+                progress=self.progress,
+            )
             slots = max_positives(config.sampling)
             index, positive = samples.index[:, :slots], samples.positive[:, :slots]
             gt_boxes = gather_rows(batch.boxes, gather_rows(matches.gt, index))

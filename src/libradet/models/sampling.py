@@ -58,6 +58,11 @@ def max_positives(config: SamplingConfig) -> int:
     return int(config.batch_size_per_image * config.positive_fraction)
 
 
+def build_progress(config: SamplingConfig) -> Tensor | None:
+    """Return the buffer for the progress of a training, 0..1, that a head needs for a schedule; None without one."""
+    return torch.zeros(()) if config.random_schedule != "constant" else None
+
+
 def uses_ohem(config: SamplingConfig) -> bool:
     """Whether sampling needs the loss of every candidate."""
     return "ohem" in (config.positives, config.negatives)
@@ -69,6 +74,8 @@ def sample(
     config: SamplingConfig,
     max_iou: float,
     candidate_loss: Float[Tensor, "B N"] | None = None,
+    score: Float[Tensor, "B N"] | None = None,
+    progress: Float[Tensor, ""] | None = None,
 ) -> SampledIndices:
     """Sample positives up to their fraction, then negatives up to the full number.
 
@@ -76,6 +83,8 @@ def sample(
         num_gt: G, the (padded) number of ground truths.
         max_iou: the IoU below which candidates are negatives, upper end of the IoU bins.
         candidate_loss: loss of each candidate, needed for online hard example mining.
+        score: objectness of each candidate, needed for ``background_sampling`` by score.
+        progress: of the training, 0..1, needed for a ``random_schedule``.
     """
     positives, negatives = matches.gt >= 0, matches.gt == NEGATIVE
     slots = max_positives(config)
@@ -90,7 +99,7 @@ def sample(
         limit = (config.neg_pos_ub * num_positive.clamp(min=1)).long()
         num_negative = torch.minimum(num_negative, limit)
     if config.negatives == "iou_balanced":
-        priority = _iou_balanced(negatives, matches.iou, num_negative, config, max_iou)
+        priority = _iou_balanced(negatives, matches.iou, num_negative, config, max_iou, score, progress)
     else:
         priority = _priority(negatives, config.negatives, candidate_loss)
     chosen = torch.zeros_like(matches.gt).scatter_add(1, index, filled.long()) > 0
@@ -109,6 +118,8 @@ def _iou_balanced(
     count: Int[Tensor, " B"],
     config: SamplingConfig,
     max_iou: float,
+    score: Float[Tensor, "B N"] | None,
+    progress: Float[Tensor, ""] | None,
 ) -> Float[Tensor, "B N"]:
     """Return IoU-balanced priorities of which ``count`` are used, with a share for the background if so configured."""
     size = config.batch_size_per_image
@@ -123,8 +134,12 @@ def _iou_balanced(
             num_bins=config.num_bins,
             max_iou=max_iou,
             bins=config.bins,
+            score=score if config.background_sampling == "score_balanced" else None,
         )
-    if config.random_fraction:
+    if config.random_schedule == "linear":
+        assert progress is not None, "a schedule needs the progress of the training"
+        count = (count * (1 - config.random_fraction) * progress).long()
+    elif config.random_fraction:
         # Slots behind those of the bins are filled at random from all other candidates.
         count = (count * (1 - config.random_fraction)).long()
     return iou_balanced_priority(

@@ -36,14 +36,27 @@ NEGATIVE_SAMPLERS: dict[str, dict[str, Any]] = (
 )
 """Samplers of negatives by name, as changes to a :class:`SamplingConfig`."""
 
+_PURE: dict[str, Any] = {
+    "random_fraction": 0.0,
+    "random_schedule": "constant",
+    "floor_fraction": 0.0,
+    "background_sampling": "random",
+    "floor_thr": 0.0,
+    "reweight_exponent": 0.0,
+}
+"""Changes to a configuration after which its IoU-balanced sampler is that of the paper."""
+
 POSITIVE_SAMPLERS: dict[str, dict[str, Any]] = {
     kind: {"positives": kind} for kind in ("random", "instance_balanced", "ohem")
 }
 
 
 def sample_candidates(stage: Stage, candidates: Candidates, num_gt: int, seed: int, **changes: Any) -> SampledIndices:
-    """Sample the candidates of a stage with ``changes`` to its sampling configuration; deterministic for a seed."""
-    config = replace(stage.sampling, **changes)
+    """Sample the candidates of a stage with ``changes`` to its sampling configuration; deterministic for a seed.
+
+    An IoU-balanced sampler is that of the paper, whatever share of the negatives the stage draws at random.
+    """
+    config = replace(stage.sampling, **(_PURE | changes))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return sample(candidates.matches, num_gt, config, stage.max_iou, candidates.loss)
