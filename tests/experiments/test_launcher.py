@@ -8,7 +8,8 @@ import pytest
 
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
-from libradet.experiments.launcher import LOG, Launcher, make_run
+from libradet.experiments.launcher import LOG, Launcher, _metrics_by_validation, make_run
+from libradet.training.run_files import METRICS_CSV
 
 
 def test_close_stops_runs_started_where_ctrl_c_is_ignored(tmp_path):
@@ -27,3 +28,10 @@ def test_close_stops_runs_started_where_ctrl_c_is_ignored(tmp_path):
                 future.result(timeout=60)
     finally:
         signal.signal(signal.SIGINT, previous_handler)
+
+
+def test_metrics_of_each_validation_are_numbered(tmp_path):
+    run = make_run(tmp_path, {"model": "rpn"}, seed=0)
+    run.folder.mkdir()
+    (run.folder / METRICS_CSV).write_text("step,epoch,loss,AP,APl\n10,0,1.5,,\n12,0,,0.25,\n20,1,1.2,,\n24,1,,0.5,\n")
+    assert _metrics_by_validation(run, ["AP", "APl", "AR1"]) == {"AP@1": 0.25, "AP@2": 0.5}

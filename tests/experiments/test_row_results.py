@@ -1,5 +1,7 @@
 """Means, paired deltas and tables: compared with scipy, numpy and cells computed by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from libradet.experiments.row_results import RowResults, compute_mean, paired_de
 
 FIRST = AblationRow("plain", "faster_rcnn", {}, None, {"AP": 35.9, "APs": 21.2})
 SECOND = AblationRow("balanced", "faster_rcnn", {"lr": 1}, "plain", {"AP": 38.5, "APs": 22.9})
-EXPERIMENT = Experiment("t", "A table", "COCO", ("AP", "APs"), (FIRST, SECOND), False)
+EXPERIMENT = Experiment("t", "A table", "COCO", ("AP", "APs"), ("AP",), (FIRST, SECOND), False)
 
 pairs_of_values = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=2, max_size=12)
 
@@ -73,6 +75,16 @@ def test_means_deviations_deltas_and_paper_values():
     # Deltas 1 and 3: mean 2, standard error 1, and t of one degree of freedom is 12.706.
     delta = "+2.0 [-10.7, +14.7]"
     assert table.rows[1] == ["balanced", "2", "43.0 ± 2.8 (38.5)", "20.0 ± 14.1 (22.9)", delta, "+2.6"]
+
+
+def test_deltas_of_several_metrics_and_no_column_for_a_paper_without_values():
+    rows = [replace(row, paper={}) for row in (FIRST, SECOND)]
+    experiment = replace(EXPERIMENT, deltas=("APs", "AP"), rows=tuple(rows))
+    metrics = [{("d", 0): {"AP": 0.40, "APs": 0.2}}, {("d", 0): {"AP": 0.45, "APs": 0.1}}]
+    results = [RowResults(row, values, {}) for row, values in zip(rows, metrics, strict=True)]
+    table = tabulate(experiment, results, "A table", [])
+    assert table.columns == ["", "runs", "AP", "APs", "delta APs (95 % CI)", "delta AP (95 % CI)"]
+    assert table.rows[1][4:] == ["-10.0", "+5.0"]
 
 
 def test_one_seed_has_neither_deviation_nor_interval():

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 IMAGENET = "imagenet"
 SHARED_PROPOSALS = "shared"
 
-_EXPERIMENT_KEYS = ("title", "source", "metrics", "model", "proposals", "rows")
+_EXPERIMENT_KEYS = ("title", "source", "metrics", "deltas", "model", "proposals", "rows")
 _ROW_KEYS = ("name", "model", "backbone", "schedule", "baseline", "set", "paper")
 _PRESET_SECTIONS = ("settings", "rpn", "roi", "retinanet", "proposals")
 
@@ -47,7 +47,8 @@ class Experiment:
 
     Attributes:
         source: origin of the paper's values.
-        metrics: names in :data:`libradet.evaluation.coco.Metrics`; deltas are computed for the first one.
+        metrics: names in :data:`libradet.evaluation.coco.Metrics`; ``AP@2`` is AP in the second validation of a run.
+        deltas: those of them whose differences from the baseline are listed.
         shared_proposals: whether all rows train on the proposals of one RPN.
     """
 
@@ -55,6 +56,7 @@ class Experiment:
     title: str
     source: str
     metrics: tuple[str, ...]
+    deltas: tuple[str, ...]
     rows: tuple[AblationRow, ...]
     shared_proposals: bool
 
@@ -113,7 +115,10 @@ def read_experiment(name: str) -> Experiment:
     rows = [_parse_row(entry, tree, metrics, f"{path}, row {i + 1}") for i, entry in enumerate(tree["rows"])]
     rows = [_with_baseline(row, rows, str(path)) for row in rows]
     shared = proposals == SHARED_PROPOSALS
-    return Experiment(path.stem, tree["title"], tree.get("source", ""), metrics, tuple(rows), shared)
+    deltas = tuple(tree.get("deltas", metrics[:1]))
+    if unknown := [name for name in deltas if name not in metrics]:
+        raise UserError(f"{path}: deltas has {', '.join(unknown)}, which metrics has not; add it there")
+    return Experiment(path.stem, tree["title"], tree.get("source", ""), metrics, deltas, tuple(rows), shared)
 
 
 def read_preset(name: str) -> Preset:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,9 @@ from typing import Any
 import yaml
 
 from libradet.errors import UserError
+from libradet.evaluation.curves import read_metrics
 from libradet.experiments.definitions import nest
-from libradet.training.run_files import BEST_METRICS, BEST_MODEL, CONFIG
+from libradet.training.run_files import BEST_METRICS, BEST_MODEL, CONFIG, METRICS_CSV
 from libradet.utils.atomic_io import atomic_write, write_json
 
 RESULT, LOG, REQUEST = "result.json", "log.txt", "request.yaml"
@@ -167,13 +168,25 @@ def _folder_lock(folder: Path) -> Iterator[int]:
 def _read_outcome(run: TrainingRun, code: int, seconds: float) -> dict[str, Any]:
     common = {"seconds": round(seconds, 1), "settings": dict(run.settings)}
     if code == 0:
-        return {"metrics": json.loads((run.folder / BEST_METRICS).read_text(encoding="utf-8")), **common}
+        metrics = json.loads((run.folder / BEST_METRICS).read_text(encoding="utf-8"))
+        return {"metrics": metrics | _metrics_by_validation(run, metrics), **common}
     error = _last_error(run)
     if "not finite" in error:
         return {"failure": error, **common}
     if code in (-signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM):
         raise UserError(f"{run.folder}: stopped; run the same command again to resume")
     raise UserError(f"{run.folder}: libradet train exited with code {code}: {error or 'no output'}")
+
+
+def _metrics_by_validation(run: TrainingRun, names: Iterable[str]) -> dict[str, float]:
+    """Return ``AP@1``, ``AP50@1``, ..., ``AP@2``, ...: the metrics of each validation of a run."""
+    columns = read_metrics(run.folder / METRICS_CSV)
+    return {
+        f"{name}@{number}": float(value)
+        for name in names
+        if name in columns
+        for number, value in enumerate(columns[name].values, start=1)
+    }
 
 
 def _last_error(run: TrainingRun) -> str:

@@ -90,14 +90,16 @@ def delta_to_baseline(results: RowResults, by_name: Mapping[str, RowResults], me
 
 def tabulate(experiment: Experiment, results: list[RowResults], title: str, notes: list[str]) -> TextTable:
     """Return one line per row: mean and deviation, the paper's value in brackets, and deltas to the baseline."""
-    first_metric = experiment.metrics[0]
-    columns = ["", "runs", *experiment.metrics, f"delta {first_metric} (95 % CI)", "delta, paper"]
+    has_paper = any(row.paper for row in experiment.rows)
+    deltas = [f"delta {metric} (95 % CI)" for metric in experiment.deltas]
+    columns = ["", "runs", *experiment.metrics, *deltas, *(["delta, paper"] if has_paper else [])]
     by_name = {r.row.name: r for r in results}
     lines = []
     for r in results:
         values = [_value_cell(r.mean(metric), r.row.paper.get(metric)) for metric in experiment.metrics]
-        delta = delta_cell(delta_to_baseline(r, by_name, first_metric))
-        lines.append([r.row.name, _runs_cell(r), *values, delta, _paper_delta_cell(experiment, r.row, first_metric)])
+        cells = [delta_cell(delta_to_baseline(r, by_name, metric)) for metric in experiment.deltas]
+        paper = [_paper_delta_cell(experiment, r.row, experiment.deltas[0])] if has_paper else []
+        lines.append([r.row.name, _runs_cell(r), *values, *cells, *paper])
     failed = [f"{r.row.name}, {_key_text(key)}: {error}" for r in results for key, error in r.failures.items()]
     return TextTable(title, columns, lines, [*notes, *failed])
 
