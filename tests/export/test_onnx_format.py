@@ -1,7 +1,9 @@
 import sys
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto
 
 import libradet
 from libradet.cli import main
@@ -32,3 +34,15 @@ def test_quantization_that_is_not_supported(name, file, message, tmp_path):
     with pytest.raises(UserError, match=message):
         libradet.export_model(small_detector(name), tmp_path / file, calibration_images=images)
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_computed_in_float64(mask_rcnn_onnx):
+    """Several runtimes compute float64 in float32 without a warning."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(mask_rcnn_onnx.exported), data_prop=True).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    attributes = [(node.name, attribute) for node in graph.node for attribute in node.attribute]
+    types |= {name: attribute.t.data_type for name, attribute in attributes if attribute.HasField("t")}
+    types |= {name: attribute.i for name, attribute in attributes if attribute.name == "to"}
+    assert len(types) > len(graph.node), "most tensors have a known type"
+    assert not [name for name, kind in types.items() if kind == TensorProto.DOUBLE]

@@ -10,6 +10,7 @@ from torch import nn
 from torch.export import Dim, export
 
 from libradet.export.onnx_operators import OPSET, TRANSLATIONS
+from libradet.geometry.indexing import topk_rows
 from libradet.geometry.nms import batched_nms
 from tests.helpers.exported_detectors import shape_checks_disabled
 from tests.helpers.operator_cases import (
@@ -83,6 +84,20 @@ class OneNMS(nn.Module):
 
     def forward(self, boxes, scores, groups, valid):
         return batched_nms(boxes, scores, groups, valid, threshold=0.5, size=6)
+
+
+class BestRows(nn.Module):
+    """Top-k of fewer columns than there may be."""
+
+    def forward(self, logits):
+        return topk_rows(logits, 30, "logits")
+
+
+def test_topk_does_not_depend_on_the_order_of_equal_values():
+    logits = torch.randint(0, 5, (3, 50), generator=torch.Generator().manual_seed(0)) / 4
+    graph = onnx.load_from_string(exported(BestRows(), (logits,), (1,)))
+    rows = ReferenceEvaluator(graph, new_ops=[TopK]).run(None, {graph.graph.input[0].name: logits.numpy()})[0]
+    assert rows.tolist() == np.argsort(-logits.numpy(), axis=1, kind="stable")[:, :30].tolist()
 
 
 def test_nms_does_not_depend_on_the_order_of_equal_values():

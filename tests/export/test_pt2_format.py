@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.export import Dim, export
 
 from libradet.export import pt2_format
 from libradet.export.pt2_format import float32_iou_threshold, float64_iou_threshold
 from libradet.geometry import roi_align
+from tests.helpers.exported_detectors import shape_checks_disabled
 from tests.helpers.operator_cases import (
     ALIGN_CASES,
     ALIGN_OPTIONS,
@@ -22,6 +25,23 @@ from tests.helpers.operator_cases import (
 def test_batched_nms(case, threshold, size):
     rows, filled = pt2_format.batched_nms(*case, threshold, size)
     assert_same_nms(rows, filled, case, threshold, size)
+
+
+class OneNMS(nn.Module):
+    """The translation of NMS."""
+
+    def forward(self, boxes, scores, groups, valid):
+        return pt2_format.batched_nms(boxes, scores, groups, valid, *NMS_OPTIONS[0])
+
+
+def test_exported_nms_of_no_and_of_one_box():
+    batch, number = Dim("batch", min=1), Dim("number", min=1)
+    with shape_checks_disabled():
+        program = export(OneNMS(), NMS_CASES[1], dynamic_shapes=({0: batch, 1: number},) * 4, strict=False)
+    boxes, scores, groups, _ = NMS_CASES[0]
+    for count in range(4):
+        case = boxes, scores, groups, torch.arange(boxes.shape[1])[None] < count
+        assert_same_nms(*program.module()(*case), case, *NMS_OPTIONS[0])
 
 
 @pytest.mark.parametrize("options", ALIGN_OPTIONS)

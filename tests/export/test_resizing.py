@@ -1,12 +1,13 @@
 """Exported files resize images exactly as the data loader does."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from libradet.data.transforms.resize import resize_to, target_size
-from libradet.export.resizing import resize_onto_canvas, target_sides
+from libradet.export.resizing import resize_onto_canvas, resize_weights, target_sides
 
 
 def random_image(height, width, seed=0):
@@ -18,6 +19,41 @@ def random_image(height, width, seed=0):
 def test_target_sides_are_those_of_the_data_loader(height, width, short, more):
     size = short, short + more
     assert target_sides(height, width, size, torch.zeros(0)).tolist() == list(target_size(height, width, size))
+
+
+@pytest.mark.parametrize("size", [(800, 1333), (480, 640), (600, 1000)])
+def test_sides_whose_half_pixel_float64_rounds_down(size):
+    sides = np.arange(1, 2500)
+    height, width = sides[:, None], sides[None, :]
+    smaller, larger = np.minimum(height, width), np.maximum(height, width)
+    exact = np.minimum(
+        (2 * height * size[0] + smaller) // (2 * smaller), (2 * height * size[1] + larger) // (2 * larger)
+    )
+    in_float64 = (height * np.minimum(size[0] / smaller, size[1] / larger) + 0.5).astype(np.int64)
+    different = np.argwhere(in_float64 != exact.clip(1)) + 1
+    assert len(different) > 5
+    for height, width in different[:40].tolist():
+        assert target_sides(height, width, size, torch.zeros(0)).tolist() == list(target_size(height, width, size))
+
+
+def float64_weights(source, target):
+    """Return torch's weights and their sum, in float64 from the distances to cell centers."""
+    scale = source / target
+    centers = (np.arange(target) + 0.5)[:, None] * scale
+    weights = (1 - np.abs(np.arange(source) + 0.5 - centers) / max(scale, 1)).clip(0)
+    weights = weights / weights.sum(1, keepdims=True)
+    bits = max(b for b in range(23) if np.floor(weights.max() * 2**b + 0.5) < 2**15)
+    return np.floor(weights * 2**bits + 0.5), 2**bits
+
+
+@pytest.mark.parametrize("source", [*range(1, 24), 97, 240, 333, 1201, 4001])
+def test_weights_are_those_of_float64(source):
+    for target in (*range(1, 24), 31, 64, 107, 240, 333):
+        weights, unit = resize_weights(source, torch.tensor(target), target + 3)
+        expected, expected_unit = float64_weights(source, target)
+        assert unit == expected_unit
+        assert np.array_equal(weights[:target].numpy(), expected), target
+        assert not weights[target:].any()
 
 
 def test_original_size():

@@ -57,7 +57,7 @@ class ExportWrapper(nn.Module):
         sides = target_sides(height, width, self.size, images)
         padded = self._pad(images.permute(0, 3, 1, 2), sides)
         image_ends = torch.stack([torch.full_like(sides[0], side) for side in (width, height)]).repeat(2)
-        scale = (sides.flip(0).repeat(2).double() / image_ends).float()
+        scale = sides.flip(0).repeat(2).float() / image_ends.float()
         zeros = torch.zeros(batch_size, 1, device=images.device)
         detections = self.detector(
             Batch(

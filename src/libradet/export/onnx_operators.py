@@ -1,4 +1,4 @@
-"""The package's custom operators, translated to ONNX (opset 18)."""
+"""The package's custom operators, and top-k, translated to ONNX (opset 18)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,36 +59,43 @@ def _valid_first(boxes: Any, scores: Any, groups: Any, valid: Any) -> tuple[Any,
 def _columns_where(mask: Any, count: Any) -> Any:
     """Return ``count`` columns [B, count] of ``mask`` [B, N]: those where it is true, in order, and then others."""
     num_columns = op.Slice(op.Shape(mask), [1], [2])
-    # Unique, and exact in float32 up to 2**23 columns: N, N - 1, ... where true, and 0, -1, ... where not.
+    # Unique, and exact in float32 up to 2**24 columns: N, N - 1, ... where true, and 0, -1, ... where not.
     falling = op.Neg(op.Cast(op.Range(0, op.Squeeze(num_columns, [0]), 1), to=FLOAT.dtype))
     keys = op.Where(mask, op.Add(falling, op.Cast(num_columns, to=FLOAT.dtype)), falling)
     _, columns = op.TopK(keys, count, axis=1)
     return columns
 
 
-def _best_columns(scores: Any, size: int) -> Any:
-    """Return the columns [B, size] of the best scores, best first and of equal scores the lower column first."""
-    count = op.Constant(value_ints=[size])
+def topk(values: FLOAT, k: INT64, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[FLOAT, INT64]:
+    """Compute ``torch.topk`` of the largest values in dimension 1 of 2, of equal values the lower column first."""
+    if not largest or dim not in (1, -1):
+        raise NotImplementedError("topk of the smallest values, or in another dimension")
+    columns = _best_columns(values, op.Reshape(k, [1]))
+    return op.GatherElements(values, columns, axis=1), columns
+
+
+def _best_columns(scores: Any, count: Any) -> Any:
+    """Return the columns [B, count] of the best scores, best first and of equal scores the lower column first."""
     best, _ = op.TopK(scores, count, axis=1)
-    lowest = op.Slice(best, [size - 1], [size], [1])
+    lowest = op.ReduceMin(best, [1])
     num_above = op.ReduceSum(op.Cast(op.Greater(best, lowest), to=FLOAT.dtype), [1])
     # Of the scores that equal the lowest of the best, those in the lowest columns fill what is left.
     tied = op.Equal(scores, lowest)
     number = op.CumSum(op.Cast(tied, to=FLOAT.dtype), op.Constant(value_int=1))
-    fits = op.Not(op.Greater(number, op.Sub(float(size), num_above)))
+    fits = op.Not(op.Greater(number, op.Sub(op.Cast(count, to=FLOAT.dtype), num_above)))
     chosen = op.Or(op.Greater(scores, lowest), op.And(tied, fits))
     columns = _columns_where(chosen, count)
-    return op.GatherElements(columns, _stable_order(op.GatherElements(scores, columns, axis=1), size), axis=1)
+    return op.GatherElements(columns, _stable_order(op.GatherElements(scores, columns, axis=1), count), axis=1)
 
 
-def _stable_order(scores: Any, size: int) -> Any:
-    """Return the order [B, size] of scores [B, size] by falling value, and of equal values by column."""
+def _stable_order(scores: Any, count: Any) -> Any:
+    """Return the order [B, count] of scores [B, count] by falling value, and of equal values by column."""
     own, other = op.Unsqueeze(scores, [2]), op.Unsqueeze(scores, [1])
-    position = op.Range(0, size, 1)
+    position = op.Range(0, op.Squeeze(count, [0]), 1)
     earlier = op.Less(op.Unsqueeze(position, [0]), op.Unsqueeze(position, [1]))
     before = op.Or(op.Greater(other, own), op.And(op.Equal(other, own), earlier))
     rank = op.ReduceSum(op.Cast(before, to=FLOAT.dtype), [2], keepdims=0)
-    _, order = op.TopK(op.Neg(rank), op.Constant(value_ints=[size]), axis=1)
+    _, order = op.TopK(op.Neg(rank), count, axis=1)
     return order
 
 
@@ -102,7 +109,7 @@ def _top_rows(scores: Any, rows: Any, size: int) -> tuple[Any, Any]:
     padding = op.Concat(batch_size, op.Constant(value_ints=[size]), axis=0)
     scores = op.Concat(scores, op.Expand(-np.inf, padding), axis=1)
     rows = op.Concat(rows, op.Expand(op.Constant(value_int=0), padding), axis=1)
-    columns = _best_columns(scores, size)
+    columns = _best_columns(scores, op.Constant(value_ints=[size]))
     filled = op.Greater(op.GatherElements(scores, columns, axis=1), -np.inf)
     rows = op.GatherElements(rows, columns, axis=1)
     return op.Where(filled, rows, op.Constant(value_int=0)), filled
@@ -143,6 +150,7 @@ def pyramid_roi_align(
 
 
 TRANSLATIONS: dict[Callable, Callable] = {
+    torch.ops.aten.topk.default: topk,
     torch.ops.libradet.batched_nms.default: batched_nms,
     torch.ops.libradet.pyramid_roi_align.default: pyramid_roi_align,
 }

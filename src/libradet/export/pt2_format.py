@@ -72,7 +72,11 @@ def batched_nms(
     span = boxes.amax().double() - boxes.amin().double() + 1
     shift = (image * (groups.amax() + 1) + groups.flatten()[rows]) * span
     scores = scores.flatten()[rows].double()
-    kept = torch.ops.torchvision.nms(boxes_of_rows + shift[:, None], scores, float64_iou_threshold(threshold))
+    # torch.export assumes that torchvision's NMS keeps at least two boxes: two more, without area and with the lowest
+    # scores, make that true.
+    boxes_of_rows = torch.cat([boxes_of_rows + shift[:, None], boxes_of_rows.new_zeros(2, 4)])
+    scores = torch.cat([scores, scores.new_full((2,), -torch.inf)])
+    kept = torch.ops.torchvision.nms(boxes_of_rows, scores, float64_iou_threshold(threshold))[:-2]
     image, row = image[kept], rows[kept] % num_boxes
     # Kept boxes are sorted by falling score over all images; number them within their image.
     same_image = image[:, None] == torch.arange(batch_size, device=boxes.device)
