@@ -68,10 +68,10 @@ def test_every_detector_can_be_analyzed(name, data, options, make_detector, tmp_
     stages = [samples["stage"] for samples in report["samples"]]
     config = model.config
     assert stages == [key for key in ("retinanet", "rpn", "roi") if getattr(config, key) is not None]
-    assert (report["features"]["after"] is not None) == name.startswith("libra")
+    assert (report["features"]["after"] is not None) == (config.pyramid.balanced is not None)
     assert (report["error_types"] is None) == config.is_proposal_model
     balanced = {f["key"] for f in report["diagnosis"]["findings"] if f["severity"] == "balanced"}
-    assert ("pyramid" in balanced) == name.startswith("libra")
+    assert ("pyramid" in balanced) == (config.pyramid.balanced is not None)
 
 
 def test_the_report_depends_on_its_own_seed_only(numbers, page, data, options, make_detector):

@@ -36,8 +36,15 @@ def test_paper_values_are_those_published(table, shared_data):
 
 
 def test_packaged_experiments():
-    ours = {"components", "libra", "recipes", "sampler_bins", "samplers"}
-    assert {f"table{i}" for i in range(1, 7)} | ours == set(list_names())
+    ours = {"balanced", "components", "finetune", "libra", "recipes", "sampler_bins", "samplers"}
+    assert {f"table{i}" for i in range(1, 7)} | ours <= set(list_names())
+
+
+def test_deltas_are_of_metrics_that_are_listed(tmp_path):
+    path = tmp_path / "table.yaml"
+    path.write_text("{title: t, metrics: [AP], deltas: [AP50], model: rpn, rows: [{name: a}]}")
+    with pytest.raises(UserError, match=r"deltas has AP50, which metrics has not; add it there"):
+        read_experiment(str(path))
 
 
 def test_all_three_components_are_libra_fast_rcnn(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from libradet.balance import BalancedFeaturePyramid
-from libradet.models.config import BalancedPyramidConfig, BoxLossConfig, DetectorConfig, FocalConfig
+from libradet.models.config import BalancedPyramidConfig, BoxLossConfig, DetectorConfig, FocalConfig, SamplingConfig
 from libradet.models.zoo import MODELS
 from tests.helpers.tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
@@ -52,7 +52,7 @@ def test_pafpn_trains_every_detector(name, balanced):
 @pytest.mark.parametrize("name", [name for name, make in MODELS.items() if make().roi is not None])
 def test_ohem_trains_every_roi_head(name):
     config = tiny_zoo_config(name)
-    config.roi.sampling.positives = config.roi.sampling.negatives = "ohem"
+    config.roi.sampling = SamplingConfig(32, positives="ohem", negatives="ohem")
     take_a_step(config)
 
 

@@ -1,5 +1,7 @@
 """Configurations of the model zoo."""
 
+from dataclasses import replace
+
 import pytest
 
 from libradet.errors import UserError
@@ -23,6 +25,22 @@ def test_libra_is_faster_rcnn_and_the_papers_three_components():
     libra.roi.sampling, libra.roi.box_loss = plain.roi.sampling, plain.roi.box_loss
     libra.rpn.sampling.neg_pos_ub = None
     assert libra == plain
+
+
+def test_balanced_differs_from_faster_rcnn_in_samples_pyramid_and_box_loss_alone():
+    plain, balanced = make_config("faster_rcnn"), make_config("balanced_faster_rcnn")
+    sampling = balanced.roi.sampling
+    assert balanced.pyramid.balanced.gated
+    assert sampling.batch_size_per_image == 4 * plain.roi.sampling.batch_size_per_image
+    assert (sampling.positives, sampling.negatives, sampling.random_fraction) == (
+        "instance_balanced",
+        "iou_balanced",
+        0.5,
+    )
+    assert balanced.roi.box_loss == replace(make_config("libra_faster_rcnn").roi.box_loss, weight=2.0)
+    balanced.model, balanced.pyramid.balanced = plain.model, None
+    balanced.roi.sampling, balanced.roi.box_loss = plain.roi.sampling, plain.roi.box_loss
+    assert balanced == plain
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn", "libra_faster_rcnn"])
