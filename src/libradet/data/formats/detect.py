@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from libradet.data.formats import coco, cvat, voc, yolo
+from libradet.data.formats import coco, cvat, labelme, voc, yolo
 from libradet.data.formats.reading import DatasetFormat, Splits, standard_split
 from libradet.data.records import RawAnnotations
 from libradet.errors import UserError
@@ -16,14 +16,23 @@ def _list_voc_splits(root: Path) -> Splits:
     return {} if cvat.is_cvat_file(root / cvat.FILE) and not has_folder else voc.list_splits(root)
 
 
+def _list_instances_files(root: Path) -> Splits:
+    """Return the splits of COCO's own layout, without those of other formats whose files are in that folder."""
+    files = sorted((root / "annotations").glob("*.json"))
+    if any(file.stem.startswith("instances_") for file in files):
+        return coco.list_instances_files(root)
+    return {} if any(labelme.is_labelme_file(file) for file in files[:1]) else coco.list_instances_files(root)
+
+
 FORMATS = (
     DatasetFormat(coco.list_split_files, "train.json, val.json"),
     DatasetFormat(coco.locate_single_file, "annotations.json"),
-    DatasetFormat(coco.list_instances_files, "annotations/*.json"),
+    DatasetFormat(_list_instances_files, "annotations/*.json"),
     DatasetFormat(coco.detect_roboflow_export, "*/_annotations.coco.json"),
     DatasetFormat(yolo.list_splits, "data.yaml"),
     DatasetFormat(cvat.list_splits, "annotations.xml"),
     DatasetFormat(_list_voc_splits, "Annotations/*.xml"),
+    DatasetFormat(labelme.list_splits, "labelme files (*.json)"),
     DatasetFormat(coco.list_other_files, "other COCO files (*.json)"),
 )
 """Formats in the order of detection: the first that recognizes a folder reads it."""
@@ -36,7 +45,8 @@ SUPPORTED = """\
   train/_annotations.coco.json, valid/_annotations.coco.json     Roboflow's COCO export
   data.yaml + images/, labels/                                   YOLO
   annotations.xml + images/                                      CVAT for images 1.1
-  Annotations/*.xml + JPEGImages/                                Pascal VOC"""
+  Annotations/*.xml + JPEGImages/                                Pascal VOC
+  a .json beside each image                                      labelme, AnyLabeling"""
 
 
 def list_splits(data: Path) -> Splits:
