@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hotcoco import mask as rle
 from PIL import Image
+from scipy import stats
 
 from libradet.data.read import check, read
-from libradet.data.synthesis.synthetic import MIN_SIDE, draw_scene, synthesize
+from libradet.data.synthesis.synthetic import MIN_SIDE, Imbalance, _choose_shapes, draw_scene, synthesize
 from libradet.errors import UserError
 
 
@@ -95,7 +96,60 @@ def test_brightness_and_contrast():
         assert pixels.std() > 8
 
 
-@pytest.mark.parametrize("changes", [{"classes": 0}, {"classes": 9}, {"size": (40, 400)}, {"val": 0}])
+def labels_of_scenes(count, classes, imbalance):
+    """Labels of the shapes that are to be drawn in many images; -1 for distractors."""
+    shapes = [_choose_shapes(np.random.default_rng([5, i]), 200, classes, imbalance) for i in range(count)]
+    return [np.array([shape.label for shape in scene]) for scene in shapes]
+
+
+@pytest.mark.parametrize("skew", [0.0, 1.0, 1.5])
+def test_class_frequencies_follow_zipf(skew):
+    labels = np.concatenate(labels_of_scenes(500, 8, Imbalance(class_skew=skew)))
+    counts = np.bincount(labels[labels >= 0], minlength=8)
+    expected = np.arange(1.0, 9) ** -skew
+    assert stats.chisquare(counts, expected / expected.sum() * counts.sum()).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0, 1.7])
+def test_hard_negatives_are_a_share_of_the_objects(share):
+    plain, hard = (labels_of_scenes(500, 5, Imbalance(hard_negatives=n)) for n in (0.0, share))
+    added = np.array([(b < 0).sum() - (a < 0).sum() for a, b in zip(plain, hard, strict=True)])
+    objects = np.array([(b >= 0).sum() for b in hard])
+    assert (np.abs(added - share * objects) < 1).all()  # rounded down or up
+    assert added.mean() == pytest.approx(share * objects.mean(), abs=0.1)
+
+
+def test_only_training_images_are_skewed(tmp_path):
+    draw(tmp_path, train=40, val=40, size=(80, 80), class_skew=2.0)
+    counts = []
+    for split in ("train", "val"):
+        annotations = json.loads((tmp_path / f"{split}.json").read_text())["annotations"]
+        counts.append(np.bincount([a["category_id"] for a in annotations], minlength=5)[1:])
+    assert counts[0][0] > 8 * counts[0][3]
+    assert counts[1].max() < 3 * counts[1].min()
+
+
+def test_without_dials_images_stay_the_same(tmp_path):
+    plain = draw(tmp_path / "a")
+    assert draw(tmp_path / "b", class_skew=0.0, hard_negatives=0.0) == plain
+    assert draw(tmp_path / "c", hard_negatives=1.0) != plain
+    val = {name for name in plain if name.name.startswith("val_")}
+    skewed = draw(tmp_path / "d", class_skew=1.0)
+    assert all(skewed[name] == plain[name] for name in val)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": 0},
+        {"classes": 9},
+        {"size": (40, 400)},
+        {"val": 0},
+        {"class_skew": -1.0},
+        {"hard_negatives": 6.0},
+        {"class_skew": float("nan")},
+    ],
+)
 def test_numbers_out_of_range_are_refused(tmp_path, changes):
     with pytest.raises(UserError):
         draw(tmp_path, **changes)

@@ -52,6 +52,10 @@ def _add_synthesize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(320, 256), metavar=("WIDTH", "HEIGHT"), help=text)
     parser.add_argument("--classes", type=int, default=5, help="number of classes, 1 to 8 (default: 5)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    text = "Zipf exponent of class frequencies in the training split: class k in proportion to k^-S (default: 0)"
+    parser.add_argument("--class_skew", type=float, default=0.0, metavar="S", help=text)
+    text = "added distractors per object, which differ from a class by surface only and are not annotated (default: 0)"
+    parser.add_argument("--hard_negatives", type=float, default=0.0, metavar="N", help=text)
     parser.set_defaults(run=run_synthesize)
 
 
@@ -113,7 +117,16 @@ def run_synthesize(args: argparse.Namespace) -> int:
     from libradet.data.synthesis.synthetic import synthesize
 
     size = (args.size[0], args.size[1])
-    synthesize(args.output_dir, train=args.train, val=args.val, size=size, classes=args.classes, seed=args.seed)
+    synthesize(
+        args.output_dir,
+        train=args.train,
+        val=args.val,
+        size=size,
+        classes=args.classes,
+        seed=args.seed,
+        class_skew=args.class_skew,
+        hard_negatives=args.hard_negatives,
+    )
     print(f"{args.output_dir}: {args.train} training and {args.val} validation images")
     print(f"train on them: libradet train --data {args.output_dir}")
     return 0

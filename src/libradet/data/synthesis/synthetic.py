@@ -25,6 +25,10 @@ MIN_VISIBLE = 0.35
 """Minimum visible share of an object: it is not placed where it, or one below it, would show less."""
 
 
+MAX_SKEW, MAX_HARD_NEGATIVES = 5.0, 5.0
+"""Upper limits: beyond them, an image has one class, or no space for its objects."""
+
+
 class Shape(NamedTuple):
     """A shape to draw: ``label`` -1 marks a distractor, which only resembles an object."""
 
@@ -32,6 +36,23 @@ class Shape(NamedTuple):
     outline: Outline
     kind: ShapeKind
     radius: float
+
+
+class Imbalance(NamedTuple):
+    """Imbalance of a split; by default none.
+
+    Attributes:
+        class_skew: Zipf's exponent: objects of the k-th class are drawn in proportion to k^-``class_skew``.
+        hard_negatives: mean number of added distractors for each drawn object: outline and colors of a class, without
+            its surface. They come in addition to the one to three distractors of every image.
+    """
+
+    class_skew: float = 0.0
+    hard_negatives: float = 0.0
+
+
+BALANCED = Imbalance()
+"""All classes equally often, and no added distractors."""
 
 
 class Scene(NamedTuple):
@@ -51,6 +72,8 @@ def synthesize(
     size: tuple[int, int] = (320, 256),
     classes: int = 5,
     seed: int = 0,
+    class_skew: float = 0.0,
+    hard_negatives: float = 0.0,
 ) -> None:
     """Write ``train.json``, ``val.json`` and ``images/`` (boxes and masks of visible parts).
 
@@ -60,6 +83,9 @@ def synthesize(
         size: width and height in pixels.
         classes: number of classes, 1 to 8.
         seed: of all random draws.
+        class_skew: see :class:`Imbalance`; of the training split. Validation images have all classes equally often, so
+            that rare ones can be measured.
+        hard_negatives: see :class:`Imbalance`; of both splits.
 
     Raises:
         UserError: a number is out of range, or ``output_dir`` already holds a dataset.
@@ -71,11 +97,17 @@ def synthesize(
             f"size {size[0]}x{size[1]}, {train} + {val} images: images need at least {6 * MIN_SIDE} pixels on each "
             "side, and each split at least one image."
         )
+    if not (0 <= class_skew <= MAX_SKEW and 0 <= hard_negatives <= MAX_HARD_NEGATIVES):
+        raise UserError(
+            f"class_skew is {class_skew} and hard_negatives {hard_negatives}: choose 0 to {MAX_SKEW} and "
+            f"0 to {MAX_HARD_NEGATIVES}."
+        )
     output_dir = Path(output_dir)
     _require_no_dataset(output_dir)
     (output_dir / "images").mkdir(parents=True, exist_ok=True)
+    imbalances = {"train": Imbalance(class_skew, hard_negatives), "val": Imbalance(0.0, hard_negatives)}
     for number, (split, count) in enumerate({"train": train, "val": val}.items()):
-        records = _write_split(output_dir, split, count, size, classes, [seed, number])
+        records = _write_split(output_dir, split, count, size, classes, [seed, number], imbalances[split])
         (output_dir / f"{split}.json").write_text(json.dumps(records), encoding="utf-8")
 
 
@@ -94,13 +126,19 @@ def _require_no_dataset(folder: Path) -> None:
 
 
 def _write_split(
-    output_dir: Path, split: str, count: int, size: tuple[int, int], classes: int, seed: list[int]
+    output_dir: Path,
+    split: str,
+    count: int,
+    size: tuple[int, int],
+    classes: int,
+    seed: list[int],
+    imbalance: Imbalance,
 ) -> dict:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number in range(count):
         name = f"{split}_{number:05d}.jpg"
-        pixels, objects = draw_scene(np.random.default_rng([*seed, number]), size, classes)
+        pixels, objects = draw_scene(np.random.default_rng([*seed, number]), size, classes, imbalance)
         Image.fromarray(pixels).save(output_dir / "images" / name, quality=92)
         images.append({"id": number + 1, "file_name": name, "width": size[0], "height": size[1]})
         for record in objects:
@@ -110,12 +148,12 @@ def _write_split(
 
 
 def draw_scene(
-    rng: np.random.Generator, size: tuple[int, int], classes: int
+    rng: np.random.Generator, size: tuple[int, int], classes: int, imbalance: Imbalance = BALANCED
 ) -> tuple[UInt8[ndarray, "h w 3"], list[dict]]:
     """Return an image and the annotations of its objects."""
     width, height = size
     scene = Scene(_background(rng, width, height), np.full((height, width), -1, np.int64), [], [])
-    shapes = _choose_shapes(rng, min(size), classes)
+    shapes = _choose_shapes(rng, min(size), classes, imbalance)
     light = rng.uniform(0, 2 * np.pi)
     for shape in shapes:
         for _ in range(12):
@@ -124,17 +162,30 @@ def draw_scene(
     return _add_camera_effects(scene.pixels, rng), _annotate(scene)
 
 
-def _choose_shapes(rng: np.random.Generator, side: int, classes: int) -> list[Shape]:
+def _choose_shapes(rng: np.random.Generator, side: int, classes: int, imbalance: Imbalance) -> list[Shape]:
     """Draw objects and distractors, largest first, so that small ones stay visible."""
     shapes = []
     for _ in range(rng.integers(3, 9)):
-        label = int(rng.integers(classes))
+        label = _draw_label(rng, classes, imbalance.class_skew)
         shapes.append(Shape(label, KINDS[label].outline, KINDS[label], _radius(rng, side)))
+    num_objects = len(shapes)
     for _ in range(rng.integers(1, 4)):
         kind = KINDS[int(rng.integers(classes))]
         outline = hollow(kind.outline) if rng.random() < 0.5 else hexagon
         shapes.append(Shape(-1, outline, kind._replace(surface=grain), _radius(rng, side)))
+    if imbalance.hard_negatives:
+        # Rounded down or up at random, so that the mean is exact.
+        for _ in range(int(num_objects * imbalance.hard_negatives + rng.random())):
+            kind = KINDS[int(rng.integers(classes))]
+            shapes.append(Shape(-1, kind.outline, kind._replace(surface=grain), _radius(rng, side)))
     return sorted(shapes, key=lambda shape: -shape.radius)
+
+
+def _draw_label(rng: np.random.Generator, classes: int, skew: float) -> int:
+    if not skew:
+        return int(rng.integers(classes))
+    weights = np.arange(1, classes + 1) ** -float(skew)
+    return int(rng.choice(classes, p=weights / weights.sum()))
 
 
 def _radius(rng: np.random.Generator, side: int) -> float:
