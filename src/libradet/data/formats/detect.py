@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from libradet.data.formats import coco, cvat, labelme, voc, yolo
+from libradet.data.formats import coco, cvat, imagefolder, labelme, voc, yolo
 from libradet.data.formats.reading import DatasetFormat, Splits, standard_split
 from libradet.data.records import RawAnnotations
 from libradet.errors import UserError
@@ -32,6 +32,7 @@ FORMATS = (
     DatasetFormat(yolo.list_splits, "data.yaml"),
     DatasetFormat(cvat.list_splits, "annotations.xml"),
     DatasetFormat(_list_voc_splits, "Annotations/*.xml"),
+    DatasetFormat(imagefolder.list_splits, "metadata.jsonl"),
     DatasetFormat(labelme.list_splits, "labelme files (*.json)"),
     DatasetFormat(coco.list_other_files, "other COCO files (*.json)"),
 )
@@ -46,6 +47,7 @@ SUPPORTED = """\
   data.yaml + images/, labels/                                   YOLO
   annotations.xml + images/                                      CVAT for images 1.1
   Annotations/*.xml + JPEGImages/                                Pascal VOC
+  metadata.jsonl beside the images, or in train/, validation/    Hugging Face's imagefolder
   a .json beside each image                                      labelme, AnyLabeling"""
 
 
