@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from libradet.data.formats import coco, cvat, imagefolder, labelme, voc, yolo
+from libradet.data.formats import coco, cvat, datumaro, imagefolder, labelme, voc, yolo
 from libradet.data.formats.reading import DatasetFormat, Splits, standard_split
 from libradet.data.records import RawAnnotations
 from libradet.errors import UserError
@@ -21,7 +21,8 @@ def _list_instances_files(root: Path) -> Splits:
     files = sorted((root / "annotations").glob("*.json"))
     if any(file.stem.startswith("instances_") for file in files):
         return coco.list_instances_files(root)
-    return {} if any(labelme.is_labelme_file(file) for file in files[:1]) else coco.list_instances_files(root)
+    is_other = any(labelme.is_labelme_file(file) or datumaro.is_datumaro_file(file) for file in files[:1])
+    return {} if is_other else coco.list_instances_files(root)
 
 
 FORMATS = (
@@ -32,6 +33,7 @@ FORMATS = (
     DatasetFormat(yolo.list_splits, "data.yaml"),
     DatasetFormat(cvat.list_splits, "annotations.xml"),
     DatasetFormat(_list_voc_splits, "Annotations/*.xml"),
+    DatasetFormat(datumaro.list_splits, "annotations/*.json (Datumaro)"),
     DatasetFormat(imagefolder.list_splits, "metadata.jsonl"),
     DatasetFormat(labelme.list_splits, "labelme files (*.json)"),
     DatasetFormat(coco.list_other_files, "other COCO files (*.json)"),
@@ -47,6 +49,7 @@ SUPPORTED = """\
   data.yaml + images/, labels/                                   YOLO
   annotations.xml + images/                                      CVAT for images 1.1
   Annotations/*.xml + JPEGImages/                                Pascal VOC
+  annotations/train.json + images/train/                         Datumaro
   metadata.jsonl beside the images, or in train/, validation/    Hugging Face's imagefolder
   a .json beside each image                                      labelme, AnyLabeling"""
 

@@ -86,7 +86,7 @@ def merge(shapes: Sequence[Shape], width: int, height: int) -> Shape:
         width, height: of the image.
 
     Raises:
-        ValueError: a polygon beside a bitmap is far outside of any image.
+        ValueError: a bitmap has another size, or a polygon beside it is far outside of any image.
     """
     if len(shapes) == 1:
         return shapes[0]
@@ -98,6 +98,8 @@ def merge(shapes: Sequence[Shape], width: int, height: int) -> Shape:
     bitmaps = [shape.bitmap for shape in shapes if shape.bitmap]
     if not bitmaps:
         return Shape(box, polygons)
+    if any(mask["size"] != [height, width] for mask in bitmaps):
+        raise ValueError("a mask has another size than its image")
     if not all(abs(value) < MAX_COORD for ring in polygons for value in ring):
         raise ValueError("a coordinate is no pixel of an image")
     encoded = [rle.frPyObjects(mask, height, width) for mask in bitmaps]
