@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from libradet.data.masks import decode_masks
 from libradet.data.read import check, read, splits
 
 META = "<meta><job><labels><label><name>dog</name></label><label><name>cat</name></label></labels></job></meta>"
@@ -58,6 +59,53 @@ def test_subsets_are_splits(make):
 def test_crowd(make):
     box = '<box label="cat" xtl="1" ytl="2" xbr="30" ybr="40"><attribute name="is_crowd">true</attribute></box>'
     assert read(make(box), training=False)[0].images[0].crowd.tolist() == [True]
+
+
+MASK = '<mask label="cat" rle="{}" left="10" top="20" width="4" height="3"></mask>'
+
+
+def test_masks(make):
+    (image,) = read(make(MASK.format("1, 2, 2, 2, 5")))[0].images
+    assert image.boxes.tolist() == [[11, 20, 13, 22]]
+    mask = decode_masks(image, 80, 100)[0].numpy()
+    assert (mask[20:22, 11:13].all(), mask.sum()) == (True, 4)
+
+
+def test_mask_as_large_as_the_image(make):
+    """Datumaro writes masks so."""
+    shape = '<mask label="cat" rle="1031, 14, 6955" left="0" top="0" width="100" height="80"></mask>'
+    assert read(make(shape))[0].images[0].boxes.tolist() == [[31, 10, 45, 11]]
+
+
+@pytest.mark.parametrize("runs", ["1, 2", "", "a, 2", "12", "-1, 13", "99999999999999999999"])
+def test_invalid_masks_are_counted(make, runs):
+    box = '<box label="cat" xtl="1" ytl="2" xbr="30" ybr="40"></box>'
+    report = read(make(MASK.format(runs) + box))[1]
+    assert (report.boxes, report.skipped[0]["count"]) == (1, 1)
+    assert "annotations.xml, image s/a.jpg, mask 1" in report.skipped[0]["examples"]
+
+
+def test_ids_of_images_are_kept(make):
+    root = make(images=('name="a.jpg"', 'name="b.jpg"'))
+    file = root / "annotations.xml"
+    text = file.read_text()
+    file.write_text(text.replace('id="0"', 'id="41"').replace('id="1"', 'id="7"'))
+    assert [image.id for image in read(root)[0].images] == [41, 7]
+    file.write_text(text.replace('id="0"', 'id="1"'))
+    assert [image.id for image in read(root)[0].images] == [1, 2]
+
+
+def test_files_of_other_names_are_splits(make):
+    """Datumaro writes a file for each subset."""
+    root = make(images=('name="a.jpg"',))
+    for split in ("val", "train"):
+        (root / f"{split}.xml").write_text((root / "annotations.xml").read_text())
+    (root / "annotations.xml").unlink()
+    assert splits(root) == ["train", "val"]
+    assert len(read(root, "val")[0].images[0].boxes) == 2
+    (root / "val.xml").unlink()
+    (root / "train.xml").rename(root / "default.xml")
+    assert splits(root) == ["all"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The XML format of CVAT, "CVAT for images 1.1": ``annotations.xml`` with all images, and their files in ``images/``.
 
-Rotated boxes, polygons and ellipses become the boxes that enclose them; polygons are also kept as masks.
+Rotated boxes, polygons and ellipses become the boxes that enclose them; polygons and bitmaps are also kept as masks.
+Datumaro writes a file of this format for each split, ``train.xml``.
 """
 
 import math
@@ -10,8 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from libradet.data.formats.reading import Splits, read_xml
-from libradet.data.records import RawAnnotations
+import numpy as np
+
+from libradet.data.formats.reading import Splits, read_xml, standard_split
+from libradet.data.formats.shapes import MAX_PIXELS, bitmap, polygon
+from libradet.data.records import RawAnnotations, normalize_id
 from libradet.errors import UserError
 
 FILE = "annotations.xml"
@@ -21,14 +25,28 @@ _HEAD_BYTES = 1000
 
 
 def list_splits(root: Path) -> Splits:
-    """Return the splits, which are the subsets of a project's images.
+    """Return the splits, which are the subsets of a project's images, or files of other names.
 
     Raises:
-        UserError: the file is damaged, without labels, or in CVAT's format for video.
+        UserError: a file is damaged, without labels, or in CVAT's format for video.
     """
-    file = root / FILE
-    if not is_cvat_file(file):
-        return {}
+    if is_cvat_file(root / FILE):
+        return _list_subsets(root / FILE)
+    files = [file for file in sorted(root.glob("*.xml")) if not file.name.startswith("._")]
+    splits: Splits = {}
+    for file in files if files and is_cvat_file(files[0]) else []:
+        if is_cvat_file(file):
+            subsets = _list_subsets(file)
+            splits |= {file.stem: subsets["all"]} if list(subsets) == ["all"] else subsets
+    return {"all": next(iter(splits.values()))} if list(splits) == ["default"] else _sort(splits)
+
+
+def _sort(splits: Splits) -> Splits:
+    rank = {"train": 0, "val": 1, "test": 2}
+    return dict(sorted(splits.items(), key=lambda item: rank.get(standard_split(item[0]), len(rank))))
+
+
+def _list_subsets(file: Path) -> Splits:
     tree = read_xml(file)
     labels = _labels(tree)
     if tree.find("track") is not None:
@@ -44,7 +62,7 @@ def list_splits(root: Path) -> Splits:
         raise UserError(f"{file}: a CVAT file without an <image>; {_OTHER_EXPORTS} again.")
     if len(by_split) == 1 and "default" in {name.lower() for name in by_split}:
         by_split = {"all": next(iter(by_split.values()))}
-    return {name: partial(_read_split, root, name, images, labels) for name, images in by_split.items()}
+    return {name: partial(_read_split, file, name, images, labels) for name, images in by_split.items()}
 
 
 def is_cvat_file(file: Path) -> bool:
@@ -62,45 +80,46 @@ def _labels(tree: ET.Element) -> list[str]:
     return list(dict.fromkeys(name for label in labels if (name := (label.findtext("name") or "").strip())))
 
 
-def _read_split(root: Path, split: str, images: list[ET.Element], labels: list[str]) -> RawAnnotations:
+def _read_split(file: Path, split: str, images: list[ET.Element], labels: list[str]) -> RawAnnotations:
     numbers = {name: i for i, name in enumerate(labels, start=1)}
-    folders = [root / "images" / split, root / "images" / "default", root / "images", root]
+    root, names = file.parent, dict.fromkeys([split, file.stem, "default"])
+    folders = [*(root / "images" / name for name in names), root / "images", root]
     existing = [folder for folder in folders if folder.is_dir()]
     categories = [{"id": i, "name": name} for name, i in numbers.items()]
-    raw = RawAnnotations(root, split, root / FILE, existing, [], [], categories)
+    raw = RawAnnotations(root, split, file, existing, [], [], categories)
     kinds: Counter[str] = Counter()
-    for image_id, image in enumerate(images, start=1):
+    for image_id, image in zip(_image_ids(images), images, strict=True):
         size = {"width": image.get("width"), "height": image.get("height")}
         raw.images.append({"id": image_id, "file_name": image.get("name"), **size})
         for order, shape in enumerate(image, start=1):
-            where = f"{FILE}, image {image.get('name')}, {shape.tag} {order}"
+            where = f"{file.name}, image {image.get('name')}, {shape.tag} {order}"
             kinds[shape.tag] += 1
             if shape.tag in _READERS:
-                raw.annotations.append(_annotation(raw, shape, where, image_id, numbers))
-    raw.notes += _notes(kinds)
+                record = _annotation(image, shape, where, file, numbers)
+                raw.annotations.append({"id": len(raw.annotations) + 1, "image_id": image_id} | record)
+    omitted = {kind: number for kind, number in kinds.items() if kind not in _READERS}
+    raw.notes += [f"{number} {kind} elements have no box: not read" for kind, number in omitted.items()]
     return raw
 
 
-def _notes(kinds: Counter[str]) -> list[str]:
-    omitted = {kind: number for kind, number in kinds.items() if kind not in _READERS}
-    texts = [f"{number} {kind} elements have no box: not read" for kind, number in omitted.items()]
-    if kinds["mask"]:
-        texts.append(f"{kinds['mask']} masks are read as their boxes")
-    return texts
+def _image_ids(images: list[ET.Element]) -> list[int]:
+    """Return CVAT's own ids if they are unique numbers; else those of the order."""
+    ids = [normalize_id(image.get("id")) for image in images]
+    numbers = [i for i in ids if isinstance(i, int)]
+    return numbers if len(set(numbers)) == len(images) else list(range(1, len(images) + 1))
 
 
 def _annotation(
-    raw: RawAnnotations, shape: ET.Element, where: str, image_id: int, numbers: dict[str, int]
+    image: ET.Element, shape: ET.Element, where: str, file: Path, numbers: dict[str, int]
 ) -> dict[str, Any]:
     label = (shape.get("label") or "").strip()
     if label not in numbers:
-        raise UserError(f"{raw.root / FILE}: {where[len(FILE) + 2 :]}: label {label!r} is not in <meta>; add it there.")
+        raise UserError(f"{file}: {where[len(file.name) + 2 :]}: label {label!r} is not in <meta>; add it there.")
     try:
-        geometry = _READERS[shape.tag](shape)
-    except ValueError:
+        geometry = _READERS[shape.tag](shape, image)
+    except (ValueError, OverflowError):
         geometry = {"bbox": None}  # validation counts and names it
-    known = {"id": len(raw.annotations) + 1, "where": where, "image_id": image_id, "category_id": numbers[label]}
-    return known | {"iscrowd": int(_is_crowd(shape))} | geometry
+    return {"where": where, "category_id": numbers[label], "iscrowd": int(_is_crowd(shape))} | geometry
 
 
 def _is_crowd(shape: ET.Element) -> bool:
@@ -117,7 +136,7 @@ def _rotation(shape: ET.Element) -> tuple[float, float]:
     return abs(math.cos(angle)), abs(math.sin(angle))
 
 
-def _read_box(shape: ET.Element) -> dict[str, Any]:
+def _read_box(shape: ET.Element, image: ET.Element) -> dict[str, Any]:
     x1, y1, x2, y2 = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
     width, height = x2 - x1, y2 - y1
     if not float(shape.get("rotation") or 0):
@@ -127,22 +146,28 @@ def _read_box(shape: ET.Element) -> dict[str, Any]:
     return {"bbox": [(x1 + x2 - w) / 2, (y1 + y2 - h) / 2, w, h]}
 
 
-def _read_ellipse(shape: ET.Element) -> dict[str, Any]:
+def _read_ellipse(shape: ET.Element, image: ET.Element) -> dict[str, Any]:
     x, y, rx, ry = _numbers(shape, "cx", "cy", "rx", "ry")
     cos, sin = _rotation(shape)
     half_width, half_height = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
     return {"bbox": [x - half_width, y - half_height, 2 * half_width, 2 * half_height]}
 
 
-def _read_polygon(shape: ET.Element) -> dict[str, Any]:
-    points = [[float(value) for value in point.split(",")] for point in (shape.get("points") or "").split(";")]
-    xs, ys = zip(*points, strict=True)
-    box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    return {"bbox": box, "segmentation": [[value for point in points for value in point]]}
+def _read_polygon(shape: ET.Element, image: ET.Element) -> dict[str, Any]:
+    points = [point.split(",") for point in (shape.get("points") or "").split(";")]
+    return polygon([(float(x), float(y)) for x, y in points]).record()
 
 
-def _read_mask(shape: ET.Element) -> dict[str, Any]:
-    return {"bbox": _numbers(shape, "left", "top", "width", "height")}
+def _read_mask(shape: ET.Element, image: ET.Element) -> dict[str, Any]:
+    """Decode run lengths over the rows of a part of the image; the first run is background."""
+    left, top, width, height = (int(value) for value in _numbers(shape, "left", "top", "width", "height"))
+    runs = np.array((shape.get("rle") or "").split(","), np.int64)
+    is_valid = runs.min() >= 0 and runs.max() <= MAX_PIXELS and runs.sum() == width * height
+    if not is_valid or not 0 < width * height <= MAX_PIXELS:
+        raise ValueError("the run lengths are not those of the mask's size")
+    pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    image_width, image_height = (int(value) for value in _numbers(image, "width", "height"))
+    return bitmap(pixels, left, top, image_width, image_height).record()
 
 
 _READERS = {"box": _read_box, "ellipse": _read_ellipse, "polygon": _read_polygon, "mask": _read_mask}

@@ -11,9 +11,10 @@ from libradet.errors import UserError
 
 
 def _list_voc_splits(root: Path) -> Splits:
-    """Return Pascal VOC's splits, without CVAT's ``annotations.xml`` among the XML files of the folder itself."""
+    """Return Pascal VOC's splits, unless an XML file in the folder itself is CVAT's."""
     has_folder = (root / "Annotations").is_dir() or (root / "annotations").is_dir()
-    return {} if cvat.is_cvat_file(root / cvat.FILE) and not has_folder else voc.list_splits(root)
+    is_cvat = any(cvat.is_cvat_file(file) for file in [root / cvat.FILE, *sorted(root.glob("*.xml"))[:1]])
+    return {} if is_cvat and not has_folder else voc.list_splits(root)
 
 
 def _list_instances_files(root: Path) -> Splits:
