@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.processes import ROOT
 from benchmarks.runtimes.comparison import Comparison
-from benchmarks.runtimes.detectors import DETECTORS, Expected, build_detector, run_eager, write_inputs
+from benchmarks.runtimes.detectors import DETECTORS, STATIC_SHAPE, Expected, build_detector, run_eager, write_inputs
 from benchmarks.runtimes.environments import RUNTIMES, Runtime, install
 from benchmarks.runtimes.outputs import first_error, read_outputs
 from benchmarks.runtimes.report import Row, load_rows, save_row, update_page
@@ -39,7 +39,7 @@ def main() -> None:
             path = FOLDER / "models" / f"{name}{suffix}"
             if not (args.keep_exports and path.exists()):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                export(model, path)
+                export(model, path, static=STATIC_SHAPE if suffix.startswith(".static") else None)
         expected = run_eager(model)
         for runtime in runtimes:
             command = commands[runtime.name]
@@ -66,7 +66,8 @@ def _run(runtime: Runtime, command: list[str], detector: str, expected: dict[str
     for path in outputs.glob("*.json"):
         path.unlink()
     model = FOLDER / "models" / f"{detector}{runtime.suffix}"
-    arguments = [*command, str(model), str(FOLDER / "inputs"), str(outputs)]
+    inputs = FOLDER / "inputs" / ("static" if runtime.is_static else "all")
+    arguments = [*command, str(model), str(inputs), str(outputs)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "RUST_BACKTRACE": "0"}
     options = {"capture_output": True, "text": True, "timeout": RUN_SECONDS, "env": environment, "cwd": outputs}
     try:
@@ -86,8 +87,9 @@ def _run(runtime: Runtime, command: list[str], detector: str, expected: dict[str
 
 
 def _compare(outputs: Path, expected: dict[str, Expected], comparison: Comparison) -> Comparison:
-    for case, (reference, seconds) in expected.items():
-        actual, own_seconds = read_outputs(outputs / f"{case}.json")
+    for path in sorted(outputs.glob("*.json")):
+        reference, seconds = expected[path.stem]
+        actual, own_seconds = read_outputs(path)
         comparison.add(reference, actual)
         comparison.time_ratios.append(own_seconds / seconds)
     return comparison

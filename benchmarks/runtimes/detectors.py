@@ -29,9 +29,12 @@ DETECTORS = (
 IMAGE_SHAPES = tuple((batch, *size) for size in ((240, 320), (201, 277)) for batch in (1, 3))
 """Batch size, height and width of the inputs; one size is odd and of another aspect ratio than the model's."""
 
+STATIC_SHAPE = (1, 201, 277)
+"""Batch size, height and width of files of one shape."""
+
 REPEATS = 5
 
-_HEAD_STDS = {"rpn": (0.3, 0.05), "retinanet": (1.0, 0.05), "roi": (0.05, 0.2)}
+_HEAD_STDS = {"rpn": (0.3, 0.05), "retinanet": (1.0, 0.05), "roi": (0.02, 0.2)}
 
 
 class Expected(NamedTuple):
@@ -81,10 +84,16 @@ def draw_inputs() -> Iterator[ndarray]:
 
 
 def write_inputs(folder: Path) -> None:
-    """Write each batch as a file that is named after its shape, such as 3x201x277.u8."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write each batch as a file that is named after its shape, such as 3x201x277.u8.
+
+    The folders are ``all``, and ``static`` for files of one shape.
+    """
+    for name in ("all", "static"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     for images in draw_inputs():
-        images.tofile(folder / f"{case_name(images)}.u8")
+        images.tofile(folder / "all" / f"{case_name(images)}.u8")
+        if images.shape[:3] == STATIC_SHAPE:
+            images.tofile(folder / "static" / f"{case_name(images)}.u8")
 
 
 def case_name(images: ndarray) -> str:

@@ -18,7 +18,7 @@ class Runtime(NamedTuple):
         name: name in the table; in lower case also that of the requirements file.
         package: distribution whose version is reported.
         runner: script in ``runners/``.
-        suffix: of the exported file that it starts from: .onnx, .pt2, or .static.pt2 for a file of fixed shapes.
+        suffix: of the exported file that it starts from; with .static for a file of one shape.
         converts_only: whether this machine cannot run the result.
     """
 
@@ -27,6 +27,11 @@ class Runtime(NamedTuple):
     runner: str
     suffix: str
     converts_only: bool = False
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it runs files of one shape."""
+        return self.suffix.startswith(".static")
 
     @property
     def requirements(self) -> Path:
@@ -45,12 +50,12 @@ RUNTIMES = (
     Runtime("onnxruntime-web (node)", "onnxruntime-web", "onnxruntime_web.mjs", ".onnx"),
     Runtime("OpenVINO", "openvino", "openvino_cpu.py", ".onnx"),
     Runtime("MNN", "mnn", "mnn_cpu.py", ".onnx"),
-    Runtime("AOTInductor", "torch", "aotinductor.py", ".pt2"),
-    Runtime("ExecuTorch XNNPACK", "executorch", "executorch_xnnpack.py", ".pt2"),
-    Runtime("LiteRT", "litert-torch", "litert_cpu.py", ".pt2"),
-    Runtime("Core ML (conversion)", "coremltools", "coreml_conversion.py", ".pt2", converts_only=True),
-    Runtime("ncnn (pnnx)", "pnnx", "ncnn_cpu.py", ".onnx"),
-    Runtime("tract", "tract", "tract_cpu.py", ".onnx"),
+    Runtime("AOTInductor", "torch", "aotinductor.py", ".static.pt2"),
+    Runtime("ExecuTorch XNNPACK", "executorch", "executorch_xnnpack.py", ".static.pt2"),
+    Runtime("LiteRT", "litert-torch", "litert_cpu.py", ".static.pt2"),
+    Runtime("Core ML (conversion)", "coremltools", "coreml_conversion.py", ".static.pt2", converts_only=True),
+    Runtime("ncnn (pnnx)", "pnnx", "ncnn_cpu.py", ".static.onnx"),
+    Runtime("tract", "tract", "tract_cpu.py", ".static.onnx"),
 )
 
 

@@ -159,6 +159,7 @@ def export_model(
     *,
     size: "Size | None" = None,
     embed_preprocess: bool = True,
+    static: tuple[int, int, int] | None = None,
     verify_images: "Sequence[np.ndarray]" = (),
     calibration_images: "Sequence[np.ndarray]" = (),
 ) -> "ExportResult":
@@ -167,7 +168,7 @@ def export_model(
     Args:
         model: a detector, or the file of one.
         path: .onnx for ONNX, .pt2 for torch.export.
-        size, embed_preprocess, verify_images, calibration_images: see
+        size, embed_preprocess, static, verify_images, calibration_images: see
             :func:`libradet.export.exporter.export`.
 
     Returns:
@@ -183,6 +184,7 @@ def export_model(
         path,
         size=size,
         embed_preprocess=embed_preprocess,
+        static=static,
         verify_images=verify_images,
         calibration_images=calibration_images,
     )

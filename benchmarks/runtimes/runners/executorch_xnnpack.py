@@ -8,11 +8,14 @@ from executorch.exir import to_edge_transform_and_lower
 from executorch.runtime import Runtime
 
 torch.set_num_threads(1)
+programs = []
 
 
 def _prepare(model: str, _: tuple[int, ...]) -> Run:
     lowered = to_edge_transform_and_lower(torch.export.load(model), partitioner=[XnnpackPartitioner()])
-    method = Runtime.get().load_program(lowered.to_executorch().buffer).load_method("forward")
+    program = Runtime.get().load_program(lowered.to_executorch().buffer)
+    programs.append(program)  # a method needs its program, and does not keep it
+    method = program.load_method("forward")
     return lambda images: [output.numpy() for output in method.execute([torch.from_numpy(images)])]
 
 

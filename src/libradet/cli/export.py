@@ -22,6 +22,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     options.add_size(parser)
     text = "leave resizing out of the graph: images come resized, and the graph only pads them"
     parser.add_argument("--no_embed_preprocess", action="store_true", help=text)
+    text = "file for BATCH images of HEIGHT x WIDTH pixels alone, with operators of fixed size that more runtimes have"
+    parser.add_argument("--static", type=int, nargs=3, metavar=("BATCH", "HEIGHT", "WIDTH"), help=text)
     text = "images on which the exported file is compared with the model, in addition to synthetic ones"
     parser.add_argument("--verify_images", nargs="+", metavar="IMAGE|DIR|GLOB", help=text)
     text = "INT8 quantization (static, ONNX only); needs --calibration_images"
@@ -53,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         args.output,
         size=options.size_of(args),
         embed_preprocess=not args.no_embed_preprocess,
+        static=tuple(args.static) if args.static else None,
         verify_images=_read_images(args.verify_images, model.bit_depth),
         calibration_images=_read_images(args.calibration_images, model.bit_depth),
     )

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from libradet.data.batch import Batch
-from libradet.data.transforms.resize import Size
+from libradet.data.transforms.resize import Size, target_size
 from libradet.errors import UserError
-from libradet.export.metadata import ExportMetadata
-from libradet.export.resizing import resize_onto_canvas, target_sides
+from libradet.export.metadata import MAX_IMAGE_SIDE, ExportMetadata
+from libradet.export.resizing import multiply_weights, resize_onto_canvas, resize_weights, target_sides
+from libradet.export.static_operators import STATIC_DECOMPOSITIONS
 from libradet.models.detector import Detector
 from libradet.models.ops.fast_depthwise import DepthwiseConv2d
 from libradet.models.optimize import optimize
 from libradet.utils.warnings_filter import silence_loggers
 
-MAX_IMAGE_SIDE = 2**15
 MIN_TORCH = (2, 13)
 """First version of torch whose tracer keeps sizes dynamic that depend on data."""
 
@@ -54,8 +54,7 @@ class ExportWrapper(nn.Module):
             proposals: xyxy in pixels of ``images``; boxes without area are padding.
         """
         batch_size, height, width = images.shape[:3]
-        sides = target_sides(height, width, self.size, images)
-        padded = self._pad(images.permute(0, 3, 1, 2), sides)
+        padded, sides = self._resize_and_pad(images.permute(0, 3, 1, 2))
         image_ends = torch.stack([torch.full_like(sides[0], side) for side in (width, height)]).repeat(2)
         scale = sides.flip(0).repeat(2).float() / image_ends.float()
         zeros = torch.zeros(batch_size, 1, device=images.device)
@@ -73,8 +72,9 @@ class ExportWrapper(nn.Module):
         outputs = boxes, detections.scores, detections.labels, detections.valid
         return outputs if detections.masks is None else (*outputs, detections.masks)
 
-    def _pad(self, images: Num[Tensor, "B 3 H W"], sides: Int[Tensor, "2"]) -> Num[Tensor, "B 3 _ _"]:
-        """Return the images resized to ``sides`` and padded to multiples of ``size_divisible``."""
+    def _resize_and_pad(self, images: Num[Tensor, "B 3 H W"]) -> tuple[Num[Tensor, "B 3 _ _"], Int[Tensor, "2"]]:
+        """Return the images resized and padded to multiples of ``size_divisible``, and their sides without padding."""
+        sides = target_sides(images.shape[2], images.shape[3], self.size, images)
         divisor = self.detector.size_divisible
         # Read from a tensor, so that the tracer has two symbolic integers and not formulas with roundings.
         cells = (sides + divisor - 1).div(divisor, rounding_mode="floor")
@@ -83,11 +83,44 @@ class ExportWrapper(nn.Module):
             torch._check(count >= 1)
         height, width = rows * divisor, columns * divisor
         if self.size != "original":
-            return resize_onto_canvas(images, sides, height, width)
-        bottom, right = height - images.shape[2], width - images.shape[3]
-        for padding in (bottom, right):
+            return resize_onto_canvas(images, sides, height, width), sides
+        for padding in (height - images.shape[2], width - images.shape[3]):
             torch._check(padding >= 0)
-        return F.pad(images, (0, right, 0, bottom))
+        return _pad_to(images, height, width), sides
+
+
+class StaticExportWrapper(ExportWrapper):
+    """The module for images of one size: all sizes in its graph are constants.
+
+    Args:
+        model, size: see :class:`ExportWrapper`.
+        height, width: of the images.
+    """
+
+    def __init__(self, model: Detector, size: Size, height: int, width: int) -> None:
+        super().__init__(model, size)
+        self.detector.to(memory_format=torch.contiguous_format)  # required by ExecuTorch
+        target = target_size(height, width, size)
+        self.padded = tuple(-(-side // model.size_divisible) * model.size_divisible for side in target)
+        self.register_buffer("sides", torch.tensor(target))
+        self.resizes = target != (height, width)
+        if self.resizes:
+            weights = zip((height, width), self.sides, self.padded, strict=True)
+            (rows, row_unit), (columns, column_unit) = (resize_weights(*arguments) for arguments in weights)
+            self.register_buffer("row_weights", rows)
+            self.register_buffer("row_unit", row_unit)
+            self.register_buffer("column_weights", columns)
+            self.register_buffer("column_unit", column_unit)
+
+    def _resize_and_pad(self, images: Num[Tensor, "B 3 H W"]) -> tuple[Num[Tensor, "B 3 _ _"], Int[Tensor, "2"]]:
+        if not self.resizes:
+            return _pad_to(images, *self.padded), self.sides
+        rows, columns = (self.row_weights, self.row_unit), (self.column_weights, self.column_unit)
+        return multiply_weights(images, rows, columns), self.sides
+
+
+def _pad_to(images: Num[Tensor, "B 3 _ _"], height: int, width: int) -> Num[Tensor, "B 3 {height} {width}"]:
+    return F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]))
 
 
 class StaticSamePadConv2d(nn.Module):
@@ -123,13 +156,30 @@ def use_static_padding(module: nn.Module) -> None:
 
 
 def trace_detector(model: Detector, metadata: ExportMetadata) -> ExportedProgram:
-    """Trace a detector with dynamic batch and image size.
+    """Trace a detector with dynamic batch and image size, or for the static shape in the metadata.
 
     Raises:
-        UserError: the detector cannot be traced with dynamic sizes.
+        UserError: the detector cannot be traced.
     """
     check_torch_version(torch.__version__)
-    wrapper = ExportWrapper(model, metadata.image_size if metadata.embed_preprocess else "original")
+    size = metadata.image_size if metadata.embed_preprocess else "original"
+    try:
+        # The tracer prints the whole graph before it fails.
+        with silence_loggers("torch"), redirect_stderr(io.StringIO()):
+            if metadata.static is None:
+                return _trace_dynamic(ExportWrapper(model, size), metadata)
+            return _trace_static(StaticExportWrapper(model, size, *metadata.static[1:]), metadata)
+    except Exception as error:  # the tracer raises nearly any exception
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        kind = "dynamic sizes" if metadata.static is None else "static sizes"
+        raise UserError(
+            f"{model.name} on {model.config.backbone.name} cannot be exported with {kind} by torch "
+            f"{torch.__version__}: {lines[0][:200]}"
+        ) from error
+
+
+@torch.no_grad()
+def _trace_dynamic(wrapper: ExportWrapper, metadata: ExportMetadata) -> ExportedProgram:
     batch, height, width = Dim("batch", min=1), *(Dim(n, min=1, max=MAX_IMAGE_SIDE) for n in ("height", "width"))
     # Sizes that occur nowhere else and are not multiples of each other, so that the tracer treats none as a constant.
     examples: list[Tensor] = [torch.zeros(2, 89, 131, 3, dtype=torch.uint8)]
@@ -137,17 +187,18 @@ def trace_detector(model: Detector, metadata: ExportMetadata) -> ExportedProgram
     if metadata.num_proposals:
         examples.append(torch.tensor([5.0, 6.0, 70.0, 80.0]).expand(2, 7, 4))
         dynamic_shapes.append({0: batch, 1: Dim("boxes", min=1)})
-    try:
-        # The tracer prints the whole graph before it fails.
-        with silence_loggers("torch"), redirect_stderr(io.StringIO()):
-            return _trace(wrapper.eval(), tuple(examples), tuple(dynamic_shapes))
-    except Exception as error:  # the tracer raises nearly any exception
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        backbone = model.config.backbone.name
-        raise UserError(
-            f"{model.name} on {backbone} cannot be exported with dynamic sizes by torch {torch.__version__}: "
-            f"{lines[0][:200]}"
-        ) from error
+    return torch.export.export(wrapper.eval(), tuple(examples), dynamic_shapes=tuple(dynamic_shapes), strict=False)
+
+
+@torch.no_grad()
+def _trace_static(wrapper: StaticExportWrapper, metadata: ExportMetadata) -> ExportedProgram:
+    assert metadata.static is not None
+    batch_size, height, width = metadata.static
+    examples = [torch.zeros(batch_size, height, width, 3, dtype=torch.uint8)]
+    if metadata.num_proposals:
+        examples.append(torch.zeros(batch_size, metadata.num_proposals, 4))
+    program = torch.export.export(wrapper.eval(), tuple(examples), strict=False)
+    return program.run_decompositions(STATIC_DECOMPOSITIONS)
 
 
 def check_torch_version(version: str) -> None:
@@ -156,8 +207,3 @@ def check_torch_version(version: str) -> None:
     if numbers < MIN_TORCH:
         required = ".".join(map(str, MIN_TORCH))
         raise UserError(f"exporting needs torch {required} or newer, and {version} is installed; update torch")
-
-
-@torch.no_grad()
-def _trace(module: nn.Module, examples: tuple, dynamic_shapes: tuple) -> ExportedProgram:
-    return torch.export.export(module, examples, dynamic_shapes=dynamic_shapes, strict=False)

@@ -1,6 +1,6 @@
 """Exported detectors as predictors, interchangeable with a detector for prediction and evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from libradet.data.batch import Batch
 from libradet.data.transforms.resize import Size
+from libradet.errors import UserError
 from libradet.export.metadata import ExportMetadata, RunFunction
 from libradet.inference.predict import predict
 from libradet.structures import Detections
@@ -65,7 +66,8 @@ class ExportedModel:
         batch_rows, outputs = [], []
         for rows, arrays in self._group_by_size(batch):
             batch_rows.append(rows)
-            outputs.append([torch.from_numpy(np.array(a)) for a in self._run(arrays)])
+            run = self._run if self.metadata.static is None else self._run_static
+            outputs.append([torch.from_numpy(np.array(a)) for a in run(arrays)])
         order = torch.cat(batch_rows).argsort()
         return Detections(*(torch.cat(parts)[order] for parts in zip(*outputs, strict=True)))
 
@@ -78,3 +80,23 @@ class ExportedModel:
                 assert batch.proposals is not None
                 arrays.append(batch.proposals[rows])
             yield rows, [np.ascontiguousarray(a.numpy()) for a in arrays]
+
+    def _run_static(self, arrays: Sequence[ndarray]) -> list[ndarray]:
+        """Run a graph of static shape on any number of images, in batches that are filled up with zeros."""
+        assert self.metadata.static is not None
+        batch_size, *size = self.metadata.static
+        images = arrays[0]
+        if list(images.shape[1:3]) != size:
+            raise UserError(
+                f"this exported {self.name} is for images of {size[0]} x {size[1]} pixels (height x width), and one "
+                f"has {images.shape[1]} x {images.shape[2]}; export it without --static for images of any size"
+            )
+        shapes = [images.shape[1:], (self.num_proposals, 4)]
+        results = []
+        for start in range(0, len(images), batch_size):
+            rows = [a[start : start + batch_size] for a in arrays]
+            filled = [np.zeros((batch_size, *shape), a.dtype) for a, shape in zip(rows, shapes, strict=False)]
+            for target, source in zip(filled, rows, strict=True):
+                target[: len(source), : source.shape[1]] = source
+            results.append([output[: len(rows[0])] for output in self._run(filled)])
+        return [np.concatenate(parts) for parts in zip(*results, strict=True)]

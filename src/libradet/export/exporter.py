@@ -49,6 +49,7 @@ def export(
     *,
     size: Size | None = None,
     embed_preprocess: bool = True,
+    static: tuple[int, int, int] | None = None,
     verify_images: Sequence[RGBImage] = (),
     calibration_images: Sequence[RGBImage] = (),
 ) -> ExportResult:
@@ -63,16 +64,18 @@ def export(
     Args:
         size: (short, long) side to resize images to, None for that of training.
         embed_preprocess: resize inside the graph; if False, images come resized, and the graph only pads them.
+        static: number, height and width of the images, for a graph that accepts no others. All sizes in it are
+            constants, and it consists of operators of fixed size, also NMS and RoIAlign, which more runtimes have.
         verify_images: uint8 RGB [H, W, 3] images for the verification, in addition to synthetic ones.
         calibration_images: uint8 RGB [H, W, 3] images on which INT8 quantization is calibrated (ONNX only). The file
             is quantized after its verification in float32: smaller, faster on processors with INT8 instructions,
             and less exact. Without images, it is not quantized.
 
     Raises:
-        UserError: unknown suffix, missing library, the detector cannot be traced with dynamic sizes, the outputs of
-            file and detector differ, or most detections are lost by quantization. No file is written then.
+        UserError: unknown suffix, missing library, the detector cannot be traced, the outputs of file and detector
+            differ, or most detections are lost by quantization. No file is written then.
     """
-    file_format, metadata = get_format(path), build_metadata(model, size, embed_preprocess)
+    file_format, metadata = get_format(path), build_metadata(model, size, embed_preprocess, static)
     file_format.require()
     if calibration_images:
         check_quantizable(metadata, Path(path).suffix)
@@ -82,7 +85,7 @@ def export(
         file_format.write(program, metadata, partial)
         seconds = time.perf_counter() - start
         exported = ExportedModel(*file_format.open(partial))
-        difference = max_difference(optimize(model), exported, [*synthetic_images(), *verify_images])
+        difference = max_difference(optimize(model), exported, [*synthetic_images(static), *verify_images])
         if not difference.is_small:
             raise UserError(
                 f"{path}: not written because its outputs differ from the model's: {difference}; "

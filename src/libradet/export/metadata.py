@@ -17,6 +17,8 @@ from libradet.models.detector import Detector
 FORMAT = "libradet exported detector, version 2"
 FORMAT_PREFIX = "libradet exported detector, version "
 
+MAX_IMAGE_SIDE = 2**15
+
 RunFunction = Callable[[Sequence[ndarray]], list[ndarray]]
 """Maps arrays in the order of ``ExportMetadata.inputs`` to arrays in the order of ``ExportMetadata.outputs``."""
 
@@ -37,6 +39,7 @@ class ExportMetadata:
         num_proposals: number of input proposals used per image, best first; 0 if the detector has its own RPN.
         libradet_version: version of libradet that wrote the file.
         bit_depth: of the values in 16-bit files; the graph itself expects 8-bit images.
+        static: number, height and width of the images, if the graph accepts no others.
     """
 
     model: str
@@ -50,6 +53,7 @@ class ExportMetadata:
     num_proposals: int
     libradet_version: str
     bit_depth: int = DEFAULT_BIT_DEPTH
+    static: tuple[int, int, int] | None = None
 
     @property
     def inputs(self) -> list[str]:
@@ -63,15 +67,26 @@ class ExportMetadata:
         return [*names, "masks"] if self.has_masks else names
 
 
-def build_metadata(model: Detector, size: Size | None = None, embed_preprocess: bool = True) -> ExportMetadata:
+def build_metadata(
+    model: Detector,
+    size: Size | None = None,
+    embed_preprocess: bool = True,
+    static: tuple[int, int, int] | None = None,
+) -> ExportMetadata:
     """Return the metadata of a detector that is about to be exported.
 
     Args:
         size: (short, long) side to resize images to, None for that of training.
+        static: number, height and width of the images, if they are to be constants.
 
     Raises:
-        UserError: the size is not valid.
+        UserError: the size or the static shape is not valid.
     """
+    if static is not None and not (static[0] >= 1 and all(1 <= side <= MAX_IMAGE_SIDE for side in static[1:])):
+        raise UserError(
+            f"static is {' '.join(map(str, static))}: use the number of images, height and width, at least 1 and sides "
+            f"of at most {MAX_IMAGE_SIDE}"
+        )
     if size is not None and size != "original" and not 0 < size[0] <= size[1]:
         raise UserError(f"size is {size[0]} {size[1]}: use the shorter side, at least 1, followed by the longer side")
     return ExportMetadata(
@@ -86,6 +101,7 @@ def build_metadata(model: Detector, size: Size | None = None, embed_preprocess: 
         num_proposals=model.num_proposals,
         libradet_version=libradet.__version__,
         bit_depth=model.bit_depth,
+        static=static,
     )
 
 

@@ -75,6 +75,8 @@ def check_quantizable(metadata: ExportMetadata, suffix: str) -> None:
     """Raise UserError if such a detector or file format cannot be quantized."""
     if suffix != ".onnx":
         raise UserError(f"INT8 quantization is for .onnx files; {suffix} files compute in float32")
+    if metadata.static is not None:
+        raise UserError("INT8 quantization is for files that accept images of any size; leave out the static shape")
     if metadata.num_proposals:
         raise UserError(
             f"INT8 quantization is calibrated on images alone, and {metadata.model} also needs proposals; "

@@ -63,8 +63,17 @@ def resize_onto_canvas(
     images: Num[Tensor, "B 3 H W"], sides: Int[Tensor, "2"], height: int, width: int
 ) -> Float[Tensor, "B 3 {height} {width}"]:
     """Return images resized to ``sides``, 0-255 as integers, in the upper left corner of a canvas of zeros."""
-    column_weights, column_unit = resize_weights(images.shape[3], sides[1], width)
-    row_weights, row_unit = resize_weights(images.shape[2], sides[0], height)
+    columns = resize_weights(images.shape[3], sides[1], width)
+    return multiply_weights(images, resize_weights(images.shape[2], sides[0], height), columns)
+
+
+def multiply_weights(
+    images: Num[Tensor, "B 3 H W"],
+    rows: tuple[Float[Tensor, "h H"], Float[Tensor, ""]],
+    columns: tuple[Float[Tensor, "w W"], Float[Tensor, ""]],
+) -> Float[Tensor, "B 3 h w"]:
+    """Return images resized by the weights, and their sums, of both axes."""
+    (row_weights, row_unit), (column_weights, column_unit) = rows, columns
     resized_columns = _round_pixels(images.float() @ column_weights.t(), column_unit)
     return _round_pixels(row_weights @ resized_columns, row_unit)
 

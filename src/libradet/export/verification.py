@@ -84,10 +84,15 @@ class QuantizationAgreement(NamedTuple):
         return f"{self.matched} of {self.detections} detections (score >= {self.score_thresh:.2g}) are reproduced"
 
 
-def synthetic_images() -> list[RGBImage]:
-    """Return scenes of several sizes, the same every time; images of equal size are adjacent."""
+def synthetic_images(static: tuple[int, int, int] | None = None) -> list[RGBImage]:
+    """Return scenes of several sizes, the same every time; images of equal size are adjacent.
+
+    Args:
+        static: number, height and width of the images of a batch: return one more of this size.
+    """
     rng = np.random.default_rng(0)
-    return [draw_scene(rng, (width, height), 5)[0] for height, width, count in SYNTHETIC_SIZES for _ in range(count)]
+    sizes = SYNTHETIC_SIZES if static is None else ((static[1], static[2], static[0] + 1),)
+    return [draw_scene(rng, (width, height), 5)[0] for height, width, count in sizes for _ in range(count)]
 
 
 def max_difference(model: Predictor, exported: ExportedModel, images: Sequence[RGBImage]) -> OutputDifference:
