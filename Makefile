@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: setup demo test test-slow coverage lowest check format bench docs figures dist check-dist stress stress-long audit runtimes pins clean
+.PHONY: setup demo test test-slow coverage lowest check format bench docs figures dist check-dist stress stress-long audit runtimes dataset-tools pins clean
 
 setup: $(READY)
 
@@ -87,6 +87,10 @@ audit: $(READY)
 # Runs exported detectors in other runtimes and writes the table of docs/runtimes.md; needs the network, node and g++.
 runtimes: $(READY)
 	$(BIN)/python -m benchmarks.runtimes $(RUNTIMES)
+
+# Exports a dataset with other tools, reads the exports and writes the table of docs/dataset_tools.md; needs the network.
+dataset-tools: $(READY)
+	$(BIN)/python -m benchmarks.dataset_tools $(DATASET_TOOLS)
 
 # Updates the pins from the ranges in pyproject.toml.
 pins: $(READY)

@@ -134,6 +134,13 @@ def test_csv(tmp_path, dump):
     np.testing.assert_allclose(read(root)[0].images[0].boxes, XYXY, atol=1e-5)
 
 
+def test_text_of_numpy_is_refused(tmp_path):
+    write(tmp_path, row({}), file="metadata.csv")
+    root = write_csv(tmp_path, [row("{'bbox': array([array([1., 2., 3., 4.])], dtype=object)}")])
+    with pytest.raises(UserError, match=r"metadata\.csv, row 1: not valid JSON, but NumPy's text.*to_json"):
+        read(root)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is installed")
 def test_parquet_names_what_to_install(tmp_path):
     (tmp_path / "metadata.parquet").write_bytes(b"PAR1")

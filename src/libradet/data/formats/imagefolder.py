@@ -131,7 +131,9 @@ def _parse(text: str, where: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        raise UserError(f"{where}: not valid JSON; repair the line.") from None
+        is_numpy = "array(" in text
+        hint = ", but NumPy's text as Dataset.to_csv writes it; save the rows with to_json" if is_numpy else ""
+        raise UserError(f"{where}: not valid JSON{hint or '; repair the line'}.") from None
 
 
 def _file_name(row: Any, where: str) -> str:
