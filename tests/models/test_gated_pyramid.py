@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import libradet
 from libradet.errors import UserError
 from libradet.interop.saving import to_foreign_state_dict
 from libradet.models.config import BalancedPyramidConfig
@@ -69,3 +70,23 @@ def test_gates_have_a_higher_learning_rate_with_adamw_only(layer_decay):
     sgd = parameter_groups(model, replace(config, optimizer="sgd"))
     assert sum(p is gate for group in sgd for p in group["params"]) == 1
     assert all(group.get("lr", 0) <= 1e-3 for group in sgd)
+
+
+def test_a_plain_detector_becomes_a_balanced_one_without_losing_detections(tmp_path):
+    plain = tiny_detector(tiny_config("faster_rcnn")).eval()
+    save_model(plain, tmp_path / "plain.safetensors")
+    config = tiny_config("faster_rcnn")
+    config.pyramid.balanced = BalancedPyramidConfig(gated=True)
+    model = libradet.create_model(config=config, weights=tmp_path / "plain.safetensors").eval()
+    assert {name.partition(".")[0] for name in model.reinitialized_layers} == {"balance"}
+    with torch.no_grad():
+        for ours, theirs in zip(model(tiny_batch()), plain(tiny_batch()), strict=True):
+            assert (ours is None and theirs is None) or torch.equal(ours, theirs)
+
+
+def test_a_pyramid_without_gates_needs_allow_partial(tmp_path):
+    save_model(tiny_detector(tiny_config("faster_rcnn")), tmp_path / "plain.safetensors")
+    config = tiny_config("faster_rcnn")
+    config.pyramid.balanced = BalancedPyramidConfig()
+    with pytest.raises(UserError, match=r"balance\..*allow_partial"):
+        libradet.create_model(config=config, weights=tmp_path / "plain.safetensors")

@@ -25,6 +25,7 @@ INHERITED_FIELDS: dict[str, tuple[str, ...]] = {
 }
 CLASS_LAYERS = re.compile(r"roi\.(\d+\.)?(logits|deltas|iou)\.|mask\.logits\.|retinanet\.logits\.")
 BOX_LAYERS = re.compile(r"roi\.(\d+\.)?(deltas|iou)\.")
+BALANCED_PYRAMID = "balance."
 IOU_LAYER = re.compile(r"roi\.(\d+\.)?iou\.")
 
 # ImageNet weights that detection papers start from, where timm's default differs.
@@ -100,8 +101,8 @@ def inherit_normalization(config: DetectorConfig, trained: DetectorConfig) -> De
 def load_matching_weights(model: "Detector", trained: "Detector", allow_partial: bool = False) -> list[str]:
     """Copy the tensors of ``trained`` into ``model``, except those of class layers if the classes differ.
 
-    A layer that predicts IoUs keeps its random values if ``trained`` has none. Parameters of uncertainty weighting are
-    not copied.
+    A layer that predicts IoUs keeps its random values if ``trained`` has none, and so does a gated pyramid, which adds
+    nothing at first. Parameters of uncertainty weighting are not copied.
 
     Returns:
         Names of the layers that keep their random values.
@@ -118,6 +119,9 @@ def load_matching_weights(model: "Detector", trained: "Detector", allow_partial:
     own, theirs = _without_loss_weights(model.state_dict()), _without_loss_weights(trained.state_dict())
     random = {name for name in own if _is_of_other_classes(name, model.config, trained.config)}
     random |= {name for name in own if IOU_LAYER.match(name) and name not in theirs}
+    balanced = model.config.pyramid.balanced
+    if balanced is not None and balanced.gated and trained.config.pyramid.balanced is None:
+        random |= {name for name in own if name.startswith(BALANCED_PYRAMID)}
     matching = {
         name: tensor
         for name, tensor in theirs.items()
