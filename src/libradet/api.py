@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from libradet.data.read import read
 from libradet.errors import UserError
@@ -129,7 +129,10 @@ def train(
 
 
 def load_model(
-    path: str | Path, device: "str | torch.device" = "cpu", use_ema: bool | None = None
+    path: str | Path,
+    device: "str | torch.device" = "cpu",
+    use_ema: bool | None = None,
+    runtime: Literal["onnxruntime", "openvino"] | None = None,
 ) -> "Detector | ExportedModel":
     """Load a model for inference.
 
@@ -140,17 +143,20 @@ def load_model(
         device: device of a detector; exported models run on the CPU.
         use_ema: of two sets of weights in a checkpoint, load the moving average (True) or what was trained (False); by
             default those that the toolbox's own test command uses, and a warning says which.
+        runtime: that runs an .onnx file: onnxruntime by default.
 
     Raises:
         UserError: the file does not exist, has an unknown format or is damaged; or a library is missing.
     """
+    if runtime is not None and Path(path).suffix != ".onnx":
+        raise UserError(f"{path}: the runtime {runtime} runs .onnx files; leave it out, or export the model to one")
     if Path(path).suffix not in (".onnx", ".pt2"):
         return load_checkpoint_any(path, device, use_ema)
     if use_ema is not None:
         raise UserError(f"{path}: an exported file has one set of weights; leave out use_ema")
     from libradet.export.formats import open_exported
 
-    return open_exported(path)
+    return open_exported(path, runtime or "onnxruntime")
 
 
 def export_model(

@@ -17,6 +17,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     options.add_batch_size(parser, default=4)
     options.add_device(parser)
     options.add_precision(parser)
+    options.add_runtime(parser)
     options.add_skip_broken(parser)
     options.add_proposals(parser)
     parser.add_argument("--coco_results", type=Path, metavar="FILE", help="write the detections as COCO results")
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from libradet.evaluation.tables import print_metrics
 
     metrics = evaluate(
-        load_model(args.model, options.device_of(args)),
+        load_model(args.model, options.device_of(args), runtime=args.runtime),
         args.data,
         args.split,
         skip_broken=args.skip_broken,

@@ -81,6 +81,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
 
 
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Add ``--runtime``."""
+    text = "what runs an .onnx file (default: onnxruntime)"
+    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), help=text)
+
+
 def add_skip_broken(parser: argparse.ArgumentParser) -> None:
     """Add ``--skip_broken``."""
     parser.add_argument("--skip_broken", action="store_true", help="leave out missing and corrupt images")

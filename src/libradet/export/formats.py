@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch.export import ExportedProgram
 
@@ -10,8 +10,11 @@ from libradet.errors import UserError
 from libradet.export.exported_model import ExportedModel
 from libradet.export.metadata import ExportMetadata, RunFunction
 from libradet.export.onnx_format import open_onnx, require_onnx, write_onnx
+from libradet.export.openvino_format import open_openvino
 from libradet.export.pt2_format import open_pt2, write_pt2
 from libradet.utils.atomic_io import require_exists
+
+Runtime = Literal["onnxruntime", "openvino"]
 
 
 class FileFormat(NamedTuple):
@@ -42,12 +45,16 @@ def get_format(path: str | Path) -> FileFormat:
     return FORMATS[suffix]
 
 
-def open_exported(path: str | Path) -> ExportedModel:
+def open_exported(path: str | Path, runtime: Runtime = "onnxruntime") -> ExportedModel:
     """Open an exported detector.
+
+    Args:
+        runtime: that runs ONNX files; torch runs .pt2 files.
 
     Raises:
         UserError: the file is missing, damaged, or was not written by libradet; or a library is missing.
     """
     file_format = get_format(path)
     require_exists(path)
-    return ExportedModel(*file_format.open(Path(path)))
+    open_file = open_openvino if runtime == "openvino" else file_format.open
+    return ExportedModel(*open_file(Path(path)))

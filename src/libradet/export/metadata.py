@@ -111,6 +111,11 @@ def encode_metadata(metadata: ExportMetadata) -> dict[str, str]:
     return {"format": FORMAT} | values
 
 
+def metadata_names() -> list[str]:
+    """Return the names of the texts that :func:`encode_metadata` returns."""
+    return ["format", *(f.name for f in fields(ExportMetadata))]
+
+
 def decode_metadata(texts: Mapping[str, str], path: str | Path) -> ExportMetadata:
     """Return the metadata that :func:`encode_metadata` wrote.
 
