@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from libradet.data.convert import convert
 from libradet.data.read import check, read, splits
+from libradet.errors import UserError
 
 WIDTH, HEIGHT = 100, 80
 BOX, OTHER = (10, 20, 40, 60), (50, 10, 90, 30)
@@ -122,3 +124,24 @@ def test_resource_forks_are_no_annotations(tmp_path):
     (tmp_path / "Annotations/._a.xml").write_bytes(b"\0\5\26\7")
     (tmp_path / "JPEGImages/._a.jpg").write_bytes(b"\0\5\26\7")
     assert len(read(tmp_path)[0]) == 1
+
+
+def test_corners_that_count_from_one_are_converted(tmp_path):
+    write_image(tmp_path / "voc/JPEGImages/a.jpg")
+    write_xml(tmp_path / "voc/Annotations/a.xml", "a.jpg", (1, 1, WIDTH, HEIGHT), (34, 45, 34, 45))
+    result = convert(tmp_path / "voc", tmp_path / "coco", "coco", voc_one_based=True)
+    boxes = read(tmp_path / "coco")[0].images[0].boxes.tolist()
+    assert boxes == [[0, 0, WIDTH, HEIGHT], [33, 44, 34, 45]]
+    assert "corners are read as pixels that count from 1" in result.report.notes
+    with pytest.raises(UserError, match="--voc_one_based is an option of Pascal VOC"):
+        convert(tmp_path / "coco", tmp_path / "again", "coco", voc_one_based=True)
+    assert not (tmp_path / "again").exists()
+
+
+def test_images_named_like_their_xml_file_are_noted(tmp_path):
+    write_image(tmp_path / "JPEGImages/a.jpg")
+    write_xml(tmp_path / "Annotations/a.xml", "IMG_0001.jpeg", BOX)
+    text = "1 images do not exist as <filename> names them: those named like their XML file are used"
+    assert f"{text} (a.xml names IMG_0001.jpeg)" in read(tmp_path)[1].notes
+    write_xml(tmp_path / "Annotations/a.xml", "a.jpg", BOX)
+    assert not any("<filename>" in note for note in read(tmp_path)[1].notes)

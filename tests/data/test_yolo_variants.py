@@ -154,3 +154,32 @@ def test_class_list_beside_images_and_labels(make):
         (root / kind / "train").rmdir()
     assert splits(root) == ["all"]
     assert len(read(root)[0]) == 2
+
+
+def test_predictions_with_scores_are_named(make):
+    root = make("train: images/train\nval: images/val\nnames: [cat]\n")
+    (root / "labels/train/a.txt").write_text(f"{LINE} 0.75\n{LINE}\n{LINE} name\n")
+    report = read(root, "train")[1]
+    assert (report.boxes, report.skipped[0]["count"]) == (2, 2)
+    note = "1 lines have a sixth number, the score of a prediction (save_conf): not read (a.txt:1)"
+    assert note in report.notes
+
+
+@pytest.mark.parametrize(("numbers", "noted"), [((1, 2), True), ((0, 1), False), ((1,), False), ((0, 2), False)])
+def test_class_numbers_that_count_from_one(make, numbers, noted):
+    """SAHI and PyLabel write ids of COCO as class numbers."""
+    root = make("train: images/train\nval: images/val\nnames: [cat, dog]\n")
+    for name in ("a", "b"):
+        lines = [f"{number}{LINE[1:]}" for number in numbers]
+        (root / f"labels/train/{name}.txt").write_text("\n".join(lines))
+    report = read(root, "train", strict=False)[1]
+    assert any("seem to count from 1" in note for note in report.notes) is noted
+    assert bool(report.errors) is (2 in numbers)
+
+
+def test_circles_of_links_are_noted(make):
+    root = make("train: images/train\nval: images/val\nnames: [cat]\n")
+    assert not any("links" in note for note in read(root, "train")[1].notes)
+    (root / "images/train/again").symlink_to("../../images/train")
+    notes = read(root, "train")[1].notes
+    assert any("1 links lead to folders that are listed already: left out" in note for note in notes)

@@ -39,6 +39,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     text = "copy image files, or hard-link them (default: copy)"
     parser.add_argument("--image_mode", choices=("copy", "link"), default="copy", help=text)
     parser.add_argument("--masks", action="store_true", help="yolo: write polygons for objects that have one")
+    text = "Pascal VOC source: its corners are pixels that count from 1, as data check notes"
+    parser.add_argument("--voc_one_based", action="store_true", help=text)
     options.add_skip_broken(parser)
     parser.set_defaults(run=run_convert)
 
@@ -103,6 +105,7 @@ def run_convert(args: argparse.Namespace) -> int:
         image_mode=args.image_mode,
         masks=args.masks,
         skip_broken=args.skip_broken,
+        voc_one_based=args.voc_one_based,
     )
     stdout_console().print(result.report.render(str(args.data)))
     for text in result.unsupported:

@@ -54,6 +54,7 @@ def convert(
     image_mode: ImageMode = "copy",
     masks: bool = False,
     skip_broken: bool = False,
+    voc_one_based: bool = False,
 ) -> ConversionResult:
     """Convert a dataset in any supported format to another format, in a new folder.
 
@@ -65,6 +66,7 @@ def convert(
         image_mode: "copy", or "link" to save disk space: hard links, or symbolic links across disks.
         masks: YOLO: polygons in place of boxes. COCO always keeps masks, Pascal VOC has none.
         skip_broken: skip images that are missing or damaged, instead of refusing the dataset.
+        voc_one_based: the source is in Pascal VOC format, with corners that count from 1.
 
     Raises:
         UserError: the target exists, or the dataset has errors; then nothing is written.
@@ -74,7 +76,7 @@ def convert(
         reason = "COCO keeps them anyway" if to == "coco" else "Pascal VOC has none"
         raise UserError(f"masks are an option of YOLO only: {reason}. Remove the option.")
     require_replaceable(target)
-    originals, report = _read(source, splits, skip_broken)
+    originals, report = _read(source, splits, skip_broken, voc_one_based)
     writer = _writer(to)
     splits_to_write = _prepare_splits(originals, to, writer)
     unsupported = list_unsupported(splits_to_write, to, masks) + _list_renamed(splits_to_write, originals)
@@ -91,7 +93,7 @@ def _writer(to: Format) -> Writer:
 
 
 def _read(
-    source: Path, requested: Sequence[str] | None, skip_broken: bool
+    source: Path, requested: Sequence[str] | None, skip_broken: bool, voc_one_based: bool
 ) -> tuple[list[tuple[RawAnnotations, Dataset]], Report]:
     """Read the requested splits, validated as before training."""
     splits = list_splits(source)
@@ -101,6 +103,8 @@ def _read(
     originals, reports = [], {}
     for name in names:
         raw = splits[name]()
+        if voc_one_based:
+            voc.count_from_zero(raw)
         dataset, reports[name] = validate_split(raw, training=name == names[0], skip_broken=skip_broken, records=True)
         originals.append((raw, dataset))
     report = merge(reports)

@@ -68,6 +68,7 @@ class RawAnnotations:
             line) names those that have no id of their own.
         categories: ``id``, ``name``.
         normalized: boxes and polygons are fractions of the upright image's width and height.
+        is_voc: boxes were read from Pascal VOC's corners, which count from 0 in some files and from 1 in others.
         notes: remarks for the report on how the split was read.
         unused: other annotation files in the folder, which are not read.
         extra: other top-level fields of the file, such as ``info`` and ``licenses``.
@@ -81,6 +82,7 @@ class RawAnnotations:
     annotations: list[Any]
     categories: list[Any]
     normalized: bool = False
+    is_voc: bool = False
     notes: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)

@@ -27,16 +27,22 @@ def own_name(path: Path, folders: Sequence[Path], split: str) -> str:
     return _UNPRINTABLE.sub("_", readable)
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, repeated: list[Path] | None = None) -> list[Path]:
     """Return the image files below a folder, sorted, without resource forks of macOS.
 
     Linked folders are followed after all others; one that was listed before, as in a circle of links, is left out.
+
+    Args:
+        folder: to list.
+        repeated: collects the links to folders that were listed before.
     """
     images, visited, remaining = [], set(), [str(folder)]
     for start in remaining:  # grows by the links that are met
         for root, inside, files in os.walk(start):
             real = os.path.realpath(root)
             if real in visited:
+                if repeated is not None and root == start:
+                    repeated.append(Path(root))
                 inside.clear()
                 continue
             visited.add(real)

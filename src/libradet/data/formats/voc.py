@@ -123,7 +123,7 @@ def _read_split(root: Path, split: str, listed: list[_Listed], sources: list[_So
     categories = [{"id": i, "name": name} for name, i in numbers.items()]
     first = listed[0].source
     folders = first.folders if len(listed) == 1 else [root]
-    raw = RawAnnotations(root, split, first.annotations, folders, [], [], categories)
+    raw = RawAnnotations(root, split, first.annotations, folders, [], [], categories, is_voc=True)
     num_background = 0
     image_files_of = [_ImageFiles(source) for source, _ in listed]
     for (_, files), image_files in zip(listed, image_files_of, strict=True):
@@ -170,7 +170,14 @@ def _notes(raw: RawAnnotations, listed: list[_Listed], image_files_of: list["_Im
         notes.append(f"{num_difficult} objects are marked difficult or crowd: neither targets nor negatives")
     if counts_from_one(raw.images, raw.annotations):
         notes.append(
-            "corners seem to count from 1 (none is 0, some equal the image's size): boxes are read a pixel off"
+            "corners seem to count from 1 (none is 0, some equal the image's size): boxes are read a pixel off; "
+            "data convert with --voc_one_based corrects them"
+        )
+    others = [example for image_files in image_files_of for example in image_files.matched_by_stem]
+    if others:
+        notes.append(
+            f"{len(others)} images do not exist as <filename> names them: those named like their XML file are used "
+            f"({others[0]})"
         )
     for (source, files), image_files in zip(listed, image_files_of, strict=True):
         stems = {str(file.relative_to(source.annotations).with_suffix("")) for file in (*source.files, *files)}
@@ -199,6 +206,22 @@ def counts_from_one(images: list[Any], annotations: list[Any]) -> bool:
     return reaches_end
 
 
+def count_from_zero(raw: RawAnnotations) -> None:
+    """Change boxes whose corners are pixels that count from 1: the upper left pixel is 0, the lower right is inside.
+
+    Raises:
+        UserError: the dataset is not in Pascal VOC format.
+    """
+    if not raw.is_voc:
+        raise UserError(f"{raw.root}: --voc_one_based is an option of Pascal VOC datasets, which this is not.")
+    for annotation in raw.annotations:
+        if annotation["bbox"] is not None:
+            x, y, w, h = annotation["bbox"]
+            annotation["bbox"] = [x - 1, y - 1, w + 1, h + 1]
+    raw.notes = [note for note in raw.notes if not note.startswith("corners seem to count from 1")]
+    raw.notes.append("corners are read as pixels that count from 1")
+
+
 def _file_name(image: Path, folders: list[Path]) -> str:
     return str(next(image.relative_to(folder) for folder in folders if image.is_relative_to(folder)))
 
@@ -208,11 +231,13 @@ class _ImageFiles:
 
     Attributes:
         by_stem: by path below their folder, without the suffix, and by bare name where no path is alike.
+        matched_by_stem: XML files whose image has another name than they say.
     """
 
     def __init__(self, source: _Source) -> None:
         self.source = source
         self.by_stem: dict[str, Path] = {}
+        self.matched_by_stem: list[str] = []
         for folder in source.folders:
             is_own = folder != source.parent or source.annotations == source.parent
             for path in list_images(folder) if is_own else sorted(folder.glob("*")):
@@ -228,7 +253,10 @@ class _ImageFiles:
                 for folder in self.source.folders:
                     if os.path.isfile(folder / name):
                         return folder / name
-        return self.by_stem.get(str(inside.with_suffix(""))) or self.by_stem.get(file.stem)
+        image = self.by_stem.get(str(inside.with_suffix(""))) or self.by_stem.get(file.stem)
+        if image and record is not None and record["file_name"]:
+            self.matched_by_stem.append(f"{file.name} names {record['file_name']}")
+        return image
 
     def name(self, file: Path, record: dict[str, Any]) -> str:
         """Return the name of an image that does not exist."""

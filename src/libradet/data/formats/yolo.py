@@ -28,6 +28,8 @@ from libradet.errors import UserError
 from libradet.utils.atomic_io import read_text
 from libradet.utils.text import summarize_list
 
+_NUM_FIELDS_WITH_SCORE = 6
+
 
 def list_splits(root: Path) -> Splits:
     """Return the splits that :func:`read_config` names."""
@@ -43,12 +45,13 @@ def _read_split(config: YoloConfig, split: str) -> RawAnnotations:
     raw.categories = [{"id": i, "name": name} for i, name in names.items()]
     images = _list_images(config, split, raw.notes)
     num_unlabeled, num_values = 0, config.num_keypoint_values
+    scored: list[str] = []
     for number, image in enumerate(images, start=1):
         inside = image.is_relative_to(file.parent)
         raw.images.append({"id": number, "file_name": str(image.relative_to(file.parent) if inside else image)})
         labels = _label_file(image)
         if labels.is_file():
-            _read_labels(labels, number, raw.annotations, num_values)
+            _read_labels(labels, number, raw.annotations, num_values, scored)
         else:
             num_unlabeled += 1
     if num_unlabeled:
@@ -56,13 +59,29 @@ def _read_split(config: YoloConfig, split: str) -> RawAnnotations:
     if num_values:
         shape = config.settings["kpt_shape"]
         raw.notes.append(f"labels have keypoints (kpt_shape {shape}): only their boxes are used")
+    if scored:
+        raw.notes.append(
+            f"{len(scored)} lines have a sixth number, the score of a prediction (save_conf): not read ({scored[0]})"
+        )
+    if _counts_from_one(raw):
+        raw.notes.append(
+            f"class numbers seem to count from 1 (none is 0, the largest is {len(names)}), but names from 0 as in YOLO"
+        )
     return raw
+
+
+def _counts_from_one(raw: RawAnnotations) -> bool:
+    """Return whether class numbers are one too large, as SAHI and PyLabel write them."""
+    used = {annotation["category_id"] for annotation in raw.annotations}
+    numbers = [category["id"] for category in raw.categories]
+    return numbers == list(range(len(numbers))) and len(numbers) in used and 0 not in used
 
 
 def _list_images(config: YoloConfig, split: str, notes: list[str]) -> list[Path]:
     value = config.splits[split]
     entries = value if isinstance(value, list) else [value]
     images: list[Path] = []
+    repeated: list[Path] = []
     for entry in entries:
         if not isinstance(entry, str):
             raise UserError(
@@ -70,9 +89,11 @@ def _list_images(config: YoloConfig, split: str, notes: list[str]) -> list[Path]
             )
         location = _resolve_entry(config, entry, split)
         if location.is_dir():
-            images += list_images(location)
+            images += list_images(location, repeated)
         else:
             images += _listed_images(config, location, notes)
+    if repeated:
+        notes.append(f"{len(repeated)} links lead to folders that are listed already: left out ({repeated[0]})")
     return images
 
 
@@ -127,14 +148,34 @@ def _label_file(image: Path) -> Path:
     return beside
 
 
-def _read_labels(file: Path, image_id: int, annotations: list[Any], num_keypoint_values: int) -> None:
-    """Read lines ``class cx cy w h``, the same with keypoints, or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon)."""
+def _read_labels(
+    file: Path, image_id: int, annotations: list[Any], num_keypoint_values: int, scored: list[str]
+) -> None:
+    """Read lines ``class cx cy w h``, the same with keypoints, or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon).
+
+    Args:
+        file: labels of an image.
+        image_id: of the image.
+        annotations: to extend.
+        num_keypoint_values: numbers behind a box.
+        scored: collects the lines that have a score, which have no box either.
+    """
     text = read_text(file, errors="replace")
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         record = {"id": len(annotations) + 1, "image_id": image_id, "where": f"{file.name}:{number}"}
         annotations.append(record | _parse_label(line.split(), num_keypoint_values))
+        if annotations[-1]["bbox"] is None and _has_score(line.split()):
+            scored.append(record["where"])
+
+
+def _has_score(fields: list[str]) -> bool:
+    try:
+        *_, score = [float(field) for field in fields]
+    except ValueError:
+        return False
+    return len(fields) == _NUM_FIELDS_WITH_SCORE and 0 <= score <= 1
 
 
 def _parse_label(fields: list[str], num_keypoint_values: int) -> dict[str, Any]:
