@@ -164,3 +164,10 @@ def test_coco_files_remain_coco(tmp_path):
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.png")
     (tmp_path / "annotations" / "data.json").write_text(json.dumps(content))
     assert read(tmp_path)[1].boxes == 1
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, "x", True, 10**30])
+def test_groups_and_labels_of_other_types(tmp_path, value):
+    root = write(tmp_path, item(box(1, 2, 3, 4), box(5, 6, 7, 8, group=value), box(5, 6, 7, 8, label=value, group=1)))
+    report = check(root)
+    assert report.boxes == 2 or "category ids" in report.errors[0]

@@ -7,6 +7,7 @@ import pytest
 from libradet.data.convert import convert
 from libradet.data.formats.coco import to_coco
 from libradet.data.read import check, read
+from libradet.data.segmentations import describe_missing_masks
 from libradet.evaluation.coco import coco_metrics
 from libradet.evaluation.evaluator import CocoEvaluator
 from libradet.evaluation.ground_truth import number_images
@@ -114,3 +115,14 @@ def test_annotation_ids_beyond_64_bits_are_numbered(tmp_path):
     dataset, report = read(damaged(tmp_path, lambda content: content["annotations"][0].update(id=10**30)))
     assert "1 annotations have an id that is too large" in report.warnings[0]
     assert dataset.images[0].annotation_ids.tolist() == [104, 101]
+
+
+@pytest.mark.parametrize("value", [2**63, 2**63 - 1, -(2**63) + 1, 2**64 - 1])
+def test_the_largest_annotation_ids_are_exact(tmp_path, value):
+    dataset, _ = read(damaged(tmp_path, lambda content: content["annotations"][0].update(id=value)))
+    assert dataset.images[0].annotation_ids.tolist() == [value, 101]
+
+
+def test_text_ids_are_named_where_masks_are_missing(tmp_path):
+    dataset, _ = read(damaged(tmp_path, lambda content: content["annotations"][0].update(id="first")))
+    assert "for example annotation first of p0.png" in describe_missing_masks(dataset)

@@ -116,7 +116,7 @@ def enclosing_box(segmentation: Any) -> list[float] | None:
 def describe_missing_masks(dataset: Dataset) -> str:
     """Return how many objects (crowd regions aside) have no segmentation, with an example; empty if all have one."""
     missing = [
-        (image.path.name, int(image.annotation_ids[i]))
+        (image.path.name, image.annotation_ids[i])
         for image in dataset.images
         for i in np.flatnonzero(~image.crowd)
         if image.segmentations is None or image.segmentations[i] is None

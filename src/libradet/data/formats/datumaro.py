@@ -110,7 +110,8 @@ def _objects(item: dict[str, Any], width: Any, height: Any, kinds: Counter[str])
         if kind not in _READERS:
             kinds[f"{kind} annotations"] += 1
             continue
-        key = (annotation.get("group"), annotation.get("label_id")) if annotation.get("group") else order
+        group, label = annotation.get("group"), annotation.get("label_id")
+        key = f"{group}, {label}" if group else order
         shapes.setdefault(key, []).append((order, annotation))
     for members in (part for group in shapes.values() for part in _separate_boxes(group)):
         order, first = members[0]

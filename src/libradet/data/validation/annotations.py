@@ -167,7 +167,7 @@ def _own_id_of(value: Any) -> int | str:
 
 def _id_array(ids: list[int | str]) -> Shaped[ndarray, " N"]:
     """Return ids as int64; as objects if that would change one."""
-    if all(type(i) is int and abs(i) <= -NO_ID for i in ids):
+    if all(type(i) is int and NO_ID <= i < -NO_ID for i in ids):
         return np.array(ids, np.int64)
     objects = np.empty(len(ids), object)
     objects[:] = ids
