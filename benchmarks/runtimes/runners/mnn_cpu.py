@@ -9,6 +9,9 @@ import MNN
 import numpy as np
 from common import NAMES, Run, run_cases
 
+WINOGRAD_LEVEL = 3
+"""Number of MNN's hint for the tiles of Winograd convolutions; large ones, the default, cost digits."""
+
 
 def _prepare(model: str, _: tuple[int, ...]) -> Run:
     folder = Path(tempfile.mkdtemp())
@@ -17,6 +20,7 @@ def _prepare(model: str, _: tuple[int, ...]) -> Run:
     subprocess.run([sys.executable, str(converter), *arguments, "--keepInputFormat"], check=True, capture_output=True)
     names = list(NAMES if "mask" in model else NAMES[:4])
     runtime = MNN.nn.create_runtime_manager(({"backend": "CPU", "numThread": 1, "precision": "high"},))
+    runtime.set_hint(WINOGRAD_LEVEL, 1)
     net = MNN.nn.load_module_from_file(str(folder / "model.mnn"), ["images"], names, runtime_manager=runtime)
 
     def run(images):

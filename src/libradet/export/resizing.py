@@ -129,7 +129,8 @@ def _round_ratio(
     remainder = shares * (unit / 2**10) - high * totals
     remainder = remainder * 2**5 - middle * totals
     remainder = 2 * (remainder * 2**5 - low * totals)
-    return ratio + (remainder >= totals).float() - (remainder < -totals).float()
+    # Less of negative numbers would be wrong in MNN.
+    return ratio + (remainder >= totals).float() - (-remainder > totals).float()
 
 
 def _round_pixels(sums: Tensor, unit: Tensor) -> Tensor:
