@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from libradet.experiments.definitions import AblationRow, Experiment
-from libradet.experiments.row_results import RowResults, compute_mean, paired_delta, tabulate
+from libradet.experiments.row_results import RowResults, compute_mean, metrics_by_frequency, paired_delta, tabulate
 
 FIRST = AblationRow("plain", "faster_rcnn", {}, None, {"AP": 35.9, "APs": 21.2})
 SECOND = AblationRow("balanced", "faster_rcnn", {"lr": 1}, "plain", {"AP": 38.5, "APs": 22.9})
@@ -85,6 +85,23 @@ def test_deltas_of_several_metrics_and_no_column_for_a_paper_without_values():
     table = tabulate(experiment, results, "A table", [])
     assert table.columns == ["", "runs", "AP", "APs", "delta APs (95 % CI)", "delta AP (95 % CI)"]
     assert table.rows[1][4:] == ["-10.0", "+5.0"]
+
+
+def test_groups_of_classes_by_frequency_are_thirds():
+    counts = {"a": 900, "b": 5, "c": 50, "d": 2, "e": 800, "f": 60}
+    per_class = {"a": 0.8, "b": 0.2, "c": 0.5, "d": 0.4, "e": 0.6, "f": None}
+    assert metrics_by_frequency(per_class, counts) == pytest.approx({"APr": 0.3, "APc": 0.5, "APf": 0.7})
+    assert metrics_by_frequency({"a": 1.0, "b": 1.0}, {"a": 1, "b": 2}) == {}
+
+
+@given(st.integers(3, 100))
+def test_groups_differ_by_one_class_at_most(number):
+    counts = {f"class {i}": i for i in range(number)}
+    sizes = [0, 0, 0]
+    for i in range(number):
+        groups = metrics_by_frequency({f"class {i}": 1.0}, counts)
+        sizes["rcf".index(next(iter(groups))[-1])] += 1
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_one_seed_has_neither_deviation_nor_interval():

@@ -10,7 +10,7 @@ import libradet
 from libradet.cli import main
 from libradet.errors import UserError
 from libradet.evaluation.curves import read_metrics
-from libradet.models.config import SamplingConfig
+from libradet.models.config import ClassBalanceConfig, SamplingConfig
 from libradet.training import DetectorData, DetectorModule
 from libradet.training.config import TrainConfig
 from libradet.training.resume import read_checkpoint
@@ -28,6 +28,13 @@ def scheduled():
     """A configuration whose sampler depends on the progress of the training."""
     config = tiny_config()
     config.roi.sampling = SamplingConfig(32, negatives="iou_balanced", random_schedule="linear")
+    return config
+
+
+def seesaw():
+    """A configuration whose loss depends on the samples of all steps before."""
+    config = tiny_config()
+    config.roi.class_balance = ClassBalanceConfig("seesaw")
     return config
 
 
@@ -76,7 +83,7 @@ def test_custom_trainer(tiny_data, tmp_path):
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("configure", [tiny_config, scheduled])
+@pytest.mark.parametrize("configure", [tiny_config, scheduled, seesaw])
 def test_custom_trainer_resumes_within_an_epoch(tiny_data, tmp_path, configure):
     ends, path = [], None
     for _ in range(2):

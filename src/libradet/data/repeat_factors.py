@@ -9,6 +9,14 @@ from numpy import ndarray
 from libradet.data.records import Dataset
 
 
+def count_objects(dataset: Dataset) -> list[int]:
+    """Return the number of objects of each class; crowd regions do not count."""
+    counts = np.zeros(len(dataset.class_names), np.int64)
+    for image in dataset.images:
+        counts += np.bincount(image.labels[~image.crowd], minlength=len(counts))
+    return counts.tolist()
+
+
 def class_image_fractions(dataset: Dataset) -> Float64[ndarray, " C"]:
     """Return the fraction of images that contain each class; crowd regions do not count."""
     counts = np.zeros(len(dataset.class_names))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from libradet.experiments.definitions import AblationRow, Experiment
-from libradet.experiments.row_results import RowResults, delta_cell, delta_to_baseline, tabulate
+from libradet.experiments.row_results import RowResults, delta_cell, delta_to_baseline, metrics_by_frequency, tabulate
 from libradet.experiments.runner import DatasetEntry, ExperimentRunner, check_runs
 from libradet.utils.atomic_io import atomic_write, write_json
 from libradet.utils.tables import TextTable
@@ -59,7 +59,9 @@ def collect_row(
     for dataset, seed in product(datasets, runner.seeds):
         result = results.get((dataset.name, row.name, seed))
         if result is not None and "metrics" in result:
-            metrics[dataset.name, seed] = result["metrics"]
+            per_class = result["metrics"].get("per_class") or {}
+            by_frequency = metrics_by_frequency(per_class, dataset.class_counts)
+            metrics[dataset.name, seed] = result["metrics"] | by_frequency
         elif result is not None:
             failures[dataset.name, seed] = result["failure"].splitlines()[0]
     return RowResults(row, metrics, failures)

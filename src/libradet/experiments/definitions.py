@@ -47,7 +47,8 @@ class Experiment:
 
     Attributes:
         source: origin of the paper's values.
-        metrics: names in :data:`libradet.evaluation.coco.Metrics`; ``AP@2`` is AP in the second validation of a run.
+        metrics: names in :data:`libradet.evaluation.coco.Metrics`; ``AP@2`` is AP in the second validation of a run;
+            APr, APc and APf: see :func:`libradet.experiments.row_results.metrics_by_frequency`.
         deltas: those of them whose differences from the baseline are listed.
         shared_proposals: whether all rows train on the proposals of one RPN.
     """

@@ -55,6 +55,25 @@ class RowResults:
         return compute_mean(list(self.values(metric).values()))
 
 
+def metrics_by_frequency(per_class: Mapping[str, float | None], counts: Mapping[str, int]) -> dict[str, float]:
+    """Return APr, APc and APf: mean AP of rare, common and frequent classes, as LVIS names them.
+
+    LVIS has fixed limits, for 1,203 classes; here each group is a third of the classes, by rising number of training
+    objects. Classes whose AP is not defined are left out; with less than three classes there are no groups.
+
+    Args:
+        per_class: AP by class.
+        counts: number of training objects by class.
+    """
+    by_count = sorted(counts, key=lambda name: counts[name])
+    if len(by_count) < 3:
+        return {}
+    ends = [round(len(by_count) * k / 3) for k in range(4)]
+    groups = {f"AP{group}": by_count[a:b] for group, a, b in zip("rcf", ends, ends[1:], strict=False)}
+    values = {name: [ap for cls in group if (ap := per_class.get(cls)) is not None] for name, group in groups.items()}
+    return {name: fmean(aps) for name, aps in values.items() if aps}
+
+
 def compute_mean(values: Sequence[float]) -> Mean | None:
     """Return mean and standard deviation; None without values."""
     if not values:

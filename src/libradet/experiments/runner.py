@@ -31,12 +31,14 @@ class DatasetEntry:
     Attributes:
         num_images: number of images in the training split.
         weights: initialization of backbones: a path, ``imagenet``, or None for random weights.
+        class_counts: number of training objects by class.
     """
 
     name: str
     data: Path
     num_images: int
     weights: str | None
+    class_counts: dict[str, int] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,14 @@ class ExperimentRunner:
 def make_dataset_entries(folders: Sequence[Path], preset: Preset, weights: str | None) -> tuple[DatasetEntry, ...]:
     """Return datasets named by their folders. Raises UserError if one cannot be trained on or two names are equal."""
     from libradet.data.read import read
+    from libradet.data.repeat_factors import count_objects
 
     entries = []
     for folder in folders:
         dataset, _ = read(folder, "train", training=True, masks=False)
         backbone_weights = resolve_backbone_weights(preset, weights, folder)
-        entries.append(DatasetEntry(folder.resolve().name, folder, len(dataset), backbone_weights))
+        counts = dict(zip(dataset.class_names, count_objects(dataset), strict=True))
+        entries.append(DatasetEntry(folder.resolve().name, folder, len(dataset), backbone_weights, counts))
     names = [entry.name for entry in entries]
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:

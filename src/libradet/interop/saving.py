@@ -12,7 +12,7 @@ from libradet.errors import UserError
 from libradet.interop import mmdetection, torchvision_models
 from libradet.interop.checkpoint_format import CheckpointFormat
 from libradet.interop.class_order import background_to_first
-from libradet.models.config import LOSS_WEIGHTS
+from libradet.models.config import CLASS_COUNTS, LOSS_WEIGHTS
 from libradet.models.detector import Detector
 from libradet.utils.atomic_io import atomic_write
 from libradet.utils.nested import flatten
@@ -53,7 +53,7 @@ def to_foreign_state_dict(model: Detector, toolbox: str) -> dict[str, Tensor]:
     their_layers = {ours: theirs for theirs, ours in layout.key_map}
     state: dict[str, Tensor] = {}
     for name, t in model.state_dict().items():
-        if name.startswith(LOSS_WEIGHTS):
+        if name.startswith(LOSS_WEIGHTS) or name.endswith(CLASS_COUNTS):
             continue
         layer, _, parameter = name.rpartition(".")
         if layer not in their_layers:

@@ -14,6 +14,7 @@ from libradet.geometry.boxes import clip_boxes, decode
 from libradet.geometry.indexing import gather_rows
 from libradet.geometry.matching import IGNORED, Matches
 from libradet.geometry.roi_align import pyramid_roi_align
+from libradet.models.class_balance import build_class_balance
 from libradet.models.config import RoIAlignConfig, RoIConfig
 from libradet.models.layers import conv_norm
 from libradet.models.losses import class_loss, iou_prediction_loss, localization_loss, num_samples_across_ranks
@@ -89,6 +90,7 @@ class BoxHead(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
         nn.init.normal_(self.logits.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
+        self.class_balance = build_class_balance(config.class_balance, num_classes)
         self.register_buffer("progress", build_progress(config.sampling), persistent=False)
         outputs = [self.logits, self.deltas]
         if self.iou is not None:
@@ -163,7 +165,9 @@ class BoxHead(nn.Module):
         boxes, gt, labels, positive = positives.boxes, positives.gt, positives.labels, positives.positive
         deltas = select_class(output.deltas[:, : self.max_positives], labels)
         gt_boxes = gather_rows(batch.boxes, gt)
-        loss = class_loss(output.logits, samples.labels, samples.valid, count, config.focal, samples.weight)
+        loss = class_loss(
+            output.logits, samples.labels, samples.valid, count, config.focal, samples.weight, self.class_balance
+        )
         losses = {
             "class": config.cls_loss_weight * loss,
             "box": localization_loss(deltas, boxes, gt_boxes, positive, count, config.box_loss, config.box_std),

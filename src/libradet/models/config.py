@@ -12,7 +12,7 @@ The heads of a detector are those of ``rpn``, ``roi``, ``cascade``, ``mask`` and
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from libradet.models.loss_config import BoxLossConfig, FocalConfig, MatchConfig, SamplingConfig
+from libradet.models.loss_config import BoxLossConfig, ClassBalanceConfig, FocalConfig, MatchConfig, SamplingConfig
 from libradet.utils.ranges import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -36,6 +36,9 @@ BoxStd = Annotated[tuple[float, float, float, float], Range(gt=0)]
 
 LOSS_WEIGHTS = "loss_weights."
 """Prefix of the parameters of uncertainty weighting, which are used in training only."""
+
+CLASS_COUNTS = "class_balance.counts"
+"""End of the name of a seesaw loss's sample counts, which are used in training only."""
 
 
 @dataclass
@@ -220,7 +223,8 @@ class RoIConfig:
     """Box head: ``num_convs`` convolutions with ``norm``, then ``num_fcs`` linear layers of ``fc_dim`` outputs.
 
     ``num_convs=4, norm="group", num_fcs=1`` is the head of Group Normalization (Wu and He, ECCV 2018).
-    ``cls_loss_weight``: weight of the classification loss, which is cross-entropy, or a focal loss with ``focal``.
+    ``cls_loss_weight``: weight of the classification loss, which is cross-entropy, or a focal loss with ``focal``, or
+    balanced between classes with ``class_balance``.
     ``iou``: also predict the IoU of boxes, for ``detections.score_fusion``. ``train_proposals``, ``test_proposals``:
     upper limit of precomputed proposals per image, for a detector without ``rpn``.
     """
@@ -237,6 +241,7 @@ class RoIConfig:
     class_agnostic: bool = False
     cls_loss_weight: NonNegativeFloat = 1.0
     focal: FocalConfig | None = None
+    class_balance: ClassBalanceConfig | None = None
     box_loss: BoxLossConfig = field(default_factory=BoxLossConfig)
     iou: IoUConfig | None = None
     train_proposals: PositiveInt = 2000

@@ -39,6 +39,7 @@ def validate_config(config: DetectorConfig) -> None:
         if isinstance(part, BoxLossConfig) and part.type == "balanced_l1":
             _check_balanced_l1(path, part)
     _check_scores_of_proposals(config)
+    _check_class_balance(config)
     _check_sizes(config)
     _check_classes(config)
 
@@ -104,6 +105,19 @@ def _check_scores_of_proposals(config: DetectorConfig) -> None:
         raise UserError(
             "roi.sampling.background_sampling is score_balanced: it needs the scores of an RPN, "
             f"and {config.model} has none"
+        )
+
+
+def _check_class_balance(config: DetectorConfig) -> None:
+    balance = None if config.roi is None else config.roi.class_balance
+    if balance is None or config.roi is None:
+        return
+    if config.roi.focal is not None:
+        raise UserError("roi.focal and roi.class_balance exclude each other; set one of them to null")
+    if len(balance.frequencies) not in (0, config.num_classes):
+        raise UserError(
+            f"roi.class_balance.frequencies has {len(balance.frequencies)} entries: it needs one per class "
+            f"({config.num_classes}), or none to count them in the training set"
         )
 
 

@@ -1,6 +1,7 @@
 """Detector: backbone, feature pyramid and heads, from a batch of images to losses or detections."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from libradet.data.batch import Batch
 from libradet.data.transforms.resize import Size
 from libradet.models.backbone import Backbone
 from libradet.models.box_head import BoxHead
+from libradet.models.class_balance import ClassWeights, class_weights
 from libradet.models.config import DetectorConfig
 from libradet.models.config_validation import validate_config
 from libradet.models.fpn import FeaturePyramid
@@ -76,6 +78,17 @@ class Detector(nn.Module):
         for module in self.modules():
             if isinstance(module, (RPNHead, BoxHead)) and module.progress is not None:
                 module.progress.fill_(fraction)
+
+    def set_class_frequencies(self, frequencies: Sequence[int]) -> None:
+        """Set the number of training objects of each class, from which the box heads' class weights follow."""
+        assert self.roi is not None, "only box heads have class weights"
+        assert self.config.roi is not None
+        assert self.config.roi.class_balance is not None
+        balance = replace(self.config.roi.class_balance, frequencies=tuple(frequencies))
+        self.config.roi.class_balance = balance
+        for head in self.roi.box_heads:
+            assert isinstance(head.class_balance, ClassWeights)
+            head.class_balance.set_weights(class_weights(balance, self.config.num_classes))
 
     @property
     def class_names(self) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from libradet.errors import UserError
-from libradet.models.config import LOSS_WEIGHTS, DetectorConfig
+from libradet.models.config import CLASS_COUNTS, LOSS_WEIGHTS, DetectorConfig
 from libradet.utils.text import summarize_list
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def load_matching_weights(model: "Detector", trained: "Detector", allow_partial:
     """Copy the tensors of ``trained`` into ``model``, except those of class layers if the classes differ.
 
     A layer that predicts IoUs keeps its random values if ``trained`` has none, and so does a gated pyramid, which adds
-    nothing at first. Parameters of uncertainty weighting are not copied.
+    nothing at first. Tensors of losses (uncertainty weighting, seesaw loss) are not copied.
 
     Returns:
         Names of the layers that keep their random values.
@@ -116,7 +116,7 @@ def load_matching_weights(model: "Detector", trained: "Detector", allow_partial:
             f"the weights have backbone {trained.config.backbone.name}, the model {model.config.backbone.name}: "
             "use the same backbone"
         )
-    own, theirs = _without_loss_weights(model.state_dict()), _without_loss_weights(trained.state_dict())
+    own, theirs = _without_losses(model.state_dict()), _without_losses(trained.state_dict())
     random = {name for name in own if _is_of_other_classes(name, model.config, trained.config)}
     random |= {name for name in own if IOU_LAYER.match(name) and name not in theirs}
     balanced = model.config.pyramid.balanced
@@ -139,8 +139,8 @@ def load_matching_weights(model: "Detector", trained: "Detector", allow_partial:
     return list(dict.fromkeys(name.rpartition(".")[0] for name in own if name not in matching))
 
 
-def _without_loss_weights(state: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
-    return {name: tensor for name, tensor in state.items() if not name.startswith(LOSS_WEIGHTS)}
+def _without_losses(state: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+    return {name: t for name, t in state.items() if not (name.startswith(LOSS_WEIGHTS) or name.endswith(CLASS_COUNTS))}
 
 
 def _is_of_other_classes(name: str, config: DetectorConfig, trained: DetectorConfig) -> bool:

@@ -1,9 +1,9 @@
 """Configuration of what both the RPN and the heads train with: matching, sampling and losses."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from libradet.utils.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, UnitInterval
+from libradet.utils.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, UnitInterval
 
 
 @dataclass
@@ -74,3 +74,22 @@ class FocalConfig:
 
     alpha: UnitInterval = 0.25
     gamma: NonNegativeFloat = 2.0
+
+
+@dataclass
+class ClassBalanceConfig:
+    """Balancing of classes in the classification loss of the box head; the background weighs 1.
+
+    ``inverse_frequency``: a class of n training objects weighs 1/n. ``effective_number``: it weighs
+    (1 - ``beta``) / (1 - ``beta``^n) (Cui et al., CVPR 2019). Both are scaled to a mean of 1 over the classes.
+    ``frequencies``: n of each class, counted in the training set if empty.
+
+    ``seesaw``: seesaw loss (Wang et al., CVPR 2021), with ``p`` the exponent of its mitigation factor and ``q`` that of
+    its compensation factor. See :class:`libradet.models.class_balance.SeesawLoss`.
+    """
+
+    type: Literal["inverse_frequency", "effective_number", "seesaw"] = "inverse_frequency"
+    beta: Annotated[float, Range(ge=0, lt=1)] = 0.999
+    p: NonNegativeFloat = 0.8
+    q: NonNegativeFloat = 2.0
+    frequencies: tuple[NonNegativeInt, ...] = ()

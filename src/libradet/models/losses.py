@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from libradet.balance import balanced_l1_loss
@@ -36,12 +36,19 @@ def class_loss(
     count: Float[Tensor, ""],
     focal: FocalConfig | None = None,
     weight: Float[Tensor, "B S"] | None = None,
+    class_balance: nn.Module | None = None,
 ) -> Float[Tensor, ""]:
     """Return the softmax cross entropy of the valid samples, times their ``weight``, divided by ``count``.
 
     With ``focal``, a sample of probability p in its class is weighted by (1 - p)^γ, times α (background: 1 - α).
+    ``class_balance`` replaces the cross entropy, see :mod:`libradet.models.class_balance`.
     """
-    loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+    flat_logits, flat_labels = logits.float().flatten(0, 1), labels.flatten()
+    if class_balance is None:
+        loss = F.cross_entropy(flat_logits, flat_labels, reduction="none")
+    else:
+        loss = class_balance(flat_logits, flat_labels, valid.flatten())
+    loss = loss.view(labels.shape)
     if focal is not None:
         balance = torch.where(labels < logits.shape[2] - 1, focal.alpha, 1 - focal.alpha)
         loss = balance * (1 - (-loss).exp()).pow(focal.gamma) * loss

@@ -9,9 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from libradet.data.batch import Batch
+from libradet.data.repeat_factors import count_objects
 from libradet.errors import UserError
 from libradet.evaluation.coco import Metrics, primary_metric, scalars
 from libradet.evaluation.evaluator import CocoEvaluator, build_evaluator
+from libradet.models.class_balance import needs_frequencies
 from libradet.models.detector import Detector
 from libradet.training.config import TrainConfig
 from libradet.training.datamodule import DetectorData
@@ -81,6 +83,11 @@ class DetectorModule(pl.LightningModule):
         resolved = resolve(config, self.batches_per_epoch)
         optimizer, scheduler = build_optimizer(self.detector, resolved, self.batches_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Count the objects of each class, if class weights need it."""
+        if needs_frequencies(self.detector.config):
+            self.detector.set_class_frequencies(count_objects(self.data.train_set))
 
     def on_train_epoch_start(self) -> None:
         """Shuffle for the epoch; not called for an epoch that is resumed."""

@@ -13,12 +13,14 @@ from libradet.data.cache import check_free_space
 from libradet.data.loader import check_mixing
 from libradet.data.proposals.precomputed import PrecomputedProposals
 from libradet.data.records import Dataset
+from libradet.data.repeat_factors import count_objects
 from libradet.data.segmentations import require_masks
 from libradet.data.validation.report import Report
 from libradet.errors import UserError
 from libradet.inference.proposals import check_config_proposals, load_config_proposals
 from libradet.interop.loading import resolve_init_weights
 from libradet.models.build import create_model
+from libradet.models.class_balance import needs_frequencies
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.ops.activation_checkpointing import set_activation_checkpointing
@@ -110,6 +112,8 @@ def setup_training(
     from_checkpoint = resume is not None and has_checkpoint(resume)
     model = _build(config, detector, train_set.class_names, from_checkpoint)
     model.config.category_ids = tuple(train_set.category_ids)
+    if needs_frequencies(model.config):
+        model.set_class_frequencies(count_objects(train_set))
     set_activation_checkpointing(model.backbone.body, config.activation_checkpointing)
     if config.layer_decay is not None:
         parameter_depths(model)  # refuses a backbone without stages

@@ -1,0 +1,123 @@
+"""Balancing of frequent and rare classes in the classification loss of a box head."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from libradet.models.config import ClassBalanceConfig, DetectorConfig
+from libradet.utils.distributed import world_size
+
+
+class ClassWeights(nn.Module):
+    """Cross entropy in which each class has a fixed weight, and the background weighs 1.
+
+    Args:
+        weights: one per class.
+    """
+
+    weights: Tensor
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        super().__init__()
+        # Not saved: the configuration has the frequencies from which they follow.
+        self.register_buffer("weights", torch.ones(len(weights) + 1), persistent=False)
+        self.set_weights(weights)
+
+    def set_weights(self, weights: Sequence[float]) -> None:
+        """Replace the weights of the classes."""
+        self.weights.copy_(torch.tensor([*weights, 1.0]))
+
+    def forward(
+        self, logits: Float[Tensor, "N C1"], labels: Int[Tensor, " N"], valid: Bool[Tensor, " N"]
+    ) -> Float[Tensor, " N"]:
+        """Return the weighted cross entropy of each sample; label C is background."""
+        return self.weights[labels] * F.cross_entropy(logits, labels, reduction="none")
+
+
+class SeesawLoss(nn.Module):
+    """Seesaw loss (Wang et al., CVPR 2021, equations 3 to 6), in which frequent classes suppress rare ones less.
+
+    A sample of class i counts the exponential of another class j times M_ij * C_ij. The mitigation factor M_ij is
+    (N_j / N_i)^p if class j has had fewer samples than i, else 1; the compensation factor C_ij is (s_j / s_i)^q, of the
+    softmax scores s, if j has the higher score, else 1. A score s_i below 0.01 counts as 0.01. The authors treat the
+    background in a branch of its own; here it is a class of the softmax for which both factors are 1.
+
+    Args:
+        num_classes: C.
+        p, q: exponents of mitigation and compensation; 0 switches a factor off.
+
+    Attributes:
+        counts: number of samples of each class so far, of all processes; saved with the weights.
+    """
+
+    MIN_SCORE = 0.01
+
+    counts: Tensor
+
+    def __init__(self, num_classes: int, p: float, q: float) -> None:
+        super().__init__()
+        self.p, self.q = p, q
+        self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.int64))
+
+    def forward(
+        self, logits: Float[Tensor, "N C1"], labels: Int[Tensor, " N"], valid: Bool[Tensor, " N"]
+    ) -> Float[Tensor, " N"]:
+        """Return the loss of each sample; in training mode, its samples are counted first."""
+        if self.training:
+            self._count(labels, valid)
+        logits = logits + self._log_factors(logits, labels)
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    @torch.no_grad()
+    def _count(self, labels: Int[Tensor, " N"], valid: Bool[Tensor, " N"]) -> None:
+        num_classes = len(self.counts)
+        samples = self.counts.new_zeros(num_classes + 1).scatter_add(0, labels, valid.long())[:num_classes]
+        if world_size() > 1:
+            dist.all_reduce(samples)
+        self.counts.add_(samples)
+
+    @torch.no_grad()
+    def _log_factors(self, logits: Float[Tensor, "N C1"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N C1"]:
+        """Return log(M_ij * C_ij) of each sample of class i and each class j; 0 where one is the background."""
+        log_counts = self.counts.clamp(min=1).float().log()
+        own_class = labels.clamp(max=len(log_counts) - 1)
+        log_mitigation = self.p * (log_counts[None] - log_counts[own_class, None]).clamp(max=0)
+        log_scores = logits.log_softmax(1)
+        own_score = log_scores.gather(1, labels[:, None]).clamp(min=math.log(self.MIN_SCORE))
+        log_compensation = self.q * (log_scores[:, :-1] - own_score).clamp(min=0)
+        is_object = (labels < len(log_counts))[:, None]
+        return F.pad((log_mitigation + log_compensation) * is_object, (0, 1))
+
+
+def build_class_balance(config: ClassBalanceConfig | None, num_classes: int) -> ClassWeights | SeesawLoss | None:
+    """Return the module of a configuration; None without one."""
+    if config is None:
+        return None
+    if config.type == "seesaw":
+        return SeesawLoss(num_classes, config.p, config.q)
+    return ClassWeights(class_weights(config, num_classes))
+
+
+def class_weights(config: ClassBalanceConfig, num_classes: int) -> list[float]:
+    """Return the weight of each class, on average 1; all are 1 if the frequencies are not known.
+
+    A class without an object weighs as much as one with a single object.
+    """
+    counts = [max(count, 1) for count in config.frequencies] or [1] * num_classes
+    if config.type == "effective_number":
+        weights = [(1 - config.beta) / (1 - config.beta**count) for count in counts]
+    else:
+        weights = [1 / count for count in counts]
+    mean = sum(weights) / len(weights)
+    return [weight / mean for weight in weights]
+
+
+def needs_frequencies(config: DetectorConfig) -> bool:
+    """Return whether a configuration has class weights whose frequencies are still to be counted."""
+    balance = None if config.roi is None else config.roi.class_balance
+    return balance is not None and balance.type != "seesaw" and not balance.frequencies
