@@ -64,7 +64,8 @@ def _table(rows: list[Row]) -> str:
     machine = describe_machine(1, None)
     lines = [
         f"{machine['date']}, {machine['processor']}, {', '.join(machine['instructions'])}, one thread, "
-        f"torch {machine['versions']['torch']}.",
+        f"torch {machine['versions']['torch']}. Load of the machine at the end of the run: {machine['load']} on "
+        f"{machine['cores']} cores.",
         "",
         "| runtime | version | detectors | boxes, px | scores | masks | detections lost, extra | time / eager |",
         "|---|---|---|---|---|---|---|---|",
