@@ -119,9 +119,11 @@ def _dataset_table(
 
 def _notes(runner: ExperimentRunner, experiment: Experiment) -> list[str]:
     source = f" ({experiment.source})" if experiment.source else ""
+    has_paper = any(row.paper for row in experiment.rows)
     notes = [
-        f"In percent: mean ± standard deviation over seeds, the paper's in brackets{source}.",
-        "Deltas are paired by seed, relative to the baseline that the paper uses.",
+        "In percent: mean ± standard deviation over seeds"
+        + (f", the paper's in brackets{source}." if has_paper else "."),
+        f"Deltas are paired by seed, relative to the {'baseline that the paper uses' if has_paper else 'first row'}.",
     ]
     omitted = [row.name for row in experiment.rows if not runner.preset.supports(row)]
     if omitted:

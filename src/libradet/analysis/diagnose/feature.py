@@ -58,7 +58,8 @@ def diagnose_pyramid(features: dict[str, Any], gradients: list[float]) -> Findin
         finding.paper += (
             " The two small datasets of docs/results/small_data.md have levels as dissimilar: no gain there."
         )
-        options = ["--detector.pyramid.balanced.refine non_local"]
+        # With gates, the pyramid starts as the plain one: what it adds is learned, so it can do no harm at first.
+        options = ["--detector.pyramid.balanced.gated true"]
         if features["target"] != 2:
             options.append(f"--detector.pyramid.balanced.level {features['target']}")
         finding.recommend("balanced feature pyramid", options, _CHECK)
