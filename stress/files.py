@@ -16,14 +16,15 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from libradet.errors import UserError
-from stress import fuzz_images, fuzz_records, fuzz_tensors
+from stress import fuzz_images, fuzz_records, fuzz_tensors, fuzz_tools
 from stress.common import AttemptLog
 from stress.worker import Worker
 
 KINDS = {
-    "coco": (fuzz_records.coco, 24),
-    "yolo": (fuzz_records.yolo, 12),
-    "voc": (fuzz_records.voc, 12),
+    "coco": (fuzz_records.coco, 20),
+    "yolo": (fuzz_records.yolo, 10),
+    "voc": (fuzz_records.voc, 10),
+    "tools": (fuzz_tools.tools, 8),
     "config": (fuzz_records.config, 4),
     "proposals": (fuzz_tensors.proposals, 10),
     "safetensors": (fuzz_tensors.safetensors, 7),

@@ -43,7 +43,7 @@ def prepare(base: Path) -> None:
     Image.new("RGB", (30, 20)).save(base / "outside" / "elsewhere.png")
 
 
-def _link_images(rng: Rng, base: Path, home: Path) -> list[str]:
+def link_images(rng: Rng, base: Path, home: Path) -> list[str]:
     """Link the images of a dataset; some names are unusual, some links lead outside or nowhere. Return the names."""
     home.mkdir(parents=True, exist_ok=True)
     names = list(NAMES)
@@ -63,7 +63,7 @@ def _link_images(rng: Rng, base: Path, home: Path) -> list[str]:
 
 def coco(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
     """Generate and read a COCO dataset whose JSON is mutated as a tree or as bytes."""
-    names = _link_images(rng, base, folder / "images")
+    names = link_images(rng, base, folder / "images")
     content = _records(rng, names)
     if rng.random() < 0.85:
         content = mutate_tree(rng, content, int(rng.integers(0, 5)))
@@ -74,7 +74,7 @@ def coco(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(text)
-    return _check_and_use(folder, lambda: _count_coco(text))
+    return check_and_use(folder, lambda: _count_coco(text))
 
 
 def _records(rng: Rng, names: list[str]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _count_coco(text: bytes) -> tuple[int, int]:
 
 def yolo(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
     """Generate and read a YOLO dataset: data.yaml and label files."""
-    names = _link_images(rng, base, folder / "images" / "train")
+    names = link_images(rng, base, folder / "images" / "train")
     config: dict[str, Any] = {"train": "images/train", "names": ["cat", "dog"], "nc": 2}
     if rng.random() < 0.5:
         config = mutate_tree(rng, config, int(rng.integers(1, 3)))
@@ -117,14 +117,14 @@ def yolo(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
         listed = "\n".join(f"images/train/{name}" for name in names).encode("utf-8", "surrogateescape")
         (folder / "list.txt").write_bytes(damage_bytes(rng, listed))
         (folder / "data.yaml").write_bytes(text.replace(b"images/train", b"list.txt"))
-        return _check_and_use(folder, None)
+        return check_and_use(folder, None)
 
     def count() -> tuple[int, int]:
         files = [(labels / name).with_suffix(".txt").read_text("utf-8", "replace") for name in names]
         return 4, sum(bool(line.strip()) for text in files for line in text.splitlines())
 
     usual = config.get("train") == "images/train" and b"images/train" in text
-    return _check_and_use(folder, count if usual else None)
+    return check_and_use(folder, count if usual else None)
 
 
 def _yaml(rng: Rng, config: Any) -> bytes:
@@ -169,7 +169,7 @@ def _label(rng: Rng) -> str:
 
 def voc(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
     """Generate and read a Pascal VOC dataset, with some invalid XML files."""
-    names = _link_images(rng, base, folder / "JPEGImages")
+    names = link_images(rng, base, folder / "JPEGImages")
     (folder / "Annotations").mkdir()
     valid, objects = True, 0
     for i, name in enumerate(names):
@@ -186,7 +186,7 @@ def voc(rng: Rng, base: Path, folder: Path, canary: Path) -> str | None:
         listed = "\n".join(Path(name).stem for name in names).encode("utf-8", "surrogateescape")
         (lists / "train.txt").write_bytes(damage_bytes(rng, listed))
         valid = False
-    return _check_and_use(folder, (lambda: (4, objects)) if valid else None)
+    return check_and_use(folder, (lambda: (4, objects)) if valid else None)
 
 
 _LAUGHS = '<!DOCTYPE l [<!ENTITY a0 "haha">' + "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 12))
@@ -223,7 +223,7 @@ def _xml(rng: Rng, name: str, size: tuple[int, int], count: int) -> str:
     return f"<annotation><filename>{escaped}</filename>{shown}{objects}</annotation>"
 
 
-def _check_and_use(folder: Path, count: Any) -> str | None:
+def check_and_use(folder: Path, count: Any) -> str | None:
     """Check, read and use a dataset; no record may be dropped without being counted."""
     splits = list_splits(folder)
     report = check(folder, skip_broken=len(splits) % 2 == 1, decode=True)
