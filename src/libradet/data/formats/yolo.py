@@ -64,8 +64,9 @@ def _read_split(config: YoloConfig, split: str) -> RawAnnotations:
             f"{len(scored)} lines have a sixth number, the score of a prediction (save_conf): not read ({scored[0]})"
         )
     if _counts_from_one(raw):
-        raw.notes.append(
-            f"class numbers seem to count from 1 (none is 0, the largest is {len(names)}), but names from 0 as in YOLO"
+        raise UserError(
+            f"{file}: class numbers in the labels of {split} seem to count from 1 (none is 0, the largest is "
+            f"{len(names)}), but names count from 0: write `names` as a mapping that starts at 1, or correct the labels."
         )
     return raw
 
