@@ -66,7 +66,8 @@ def _read_split(config: YoloConfig, split: str) -> RawAnnotations:
     if _counts_from_one(raw):
         raise UserError(
             f"{file}: class numbers in the labels of {split} seem to count from 1 (none is 0, the largest is "
-            f"{len(names)}), but names count from 0: write 'names' as a mapping that starts at 1, or correct the labels."
+            f"{len(names)}), but names count from 0: write 'names' as a mapping that starts at 1, or correct the "
+            "labels."
         )
     return raw
 
