@@ -6,11 +6,12 @@ from copy import deepcopy
 import pytest
 
 from libradet.analysis.diagnose import thresholds
+from libradet.analysis.diagnose.classes import diagnose_classes
 from libradet.analysis.diagnose.diagnosis import train_command
 from libradet.analysis.diagnose.feature import diagnose_pyramid
 from libradet.analysis.diagnose.finding import grade
 from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
-from libradet.analysis.diagnose.outcome import diagnose_classes, diagnose_errors, diagnose_sizes
+from libradet.analysis.diagnose.outcome import diagnose_errors, diagnose_sizes
 from libradet.analysis.diagnose.sample import diagnose_coverage, diagnose_negatives, diagnose_positives
 from libradet.models.zoo import MODELS, make_config
 from libradet.training.options import parse_train
@@ -179,7 +180,15 @@ def test_tasks():
 
 def classes(*objects_and_precisions, correlation=None):
     rows = [{"class": f"c{i}", "objects": n, "AP": ap} for i, (n, ap) in enumerate(objects_and_precisions)]
-    return {"rows": rows, "correlation": correlation}
+    return {
+        "rows": rows,
+        "correlation": correlation,
+        "split": "val",
+        "rare": ["c1"],
+        "rare_as_frequent": 0.25,
+        "repeat_factor_thresh": 0.3,
+        "repeated_epoch": 1.5,
+    }
 
 
 def test_classes():
@@ -190,6 +199,25 @@ def test_classes():
     assert "only indicative" in diagnose_classes(classes((900, 0.5), (5, 0.1))).text
     assert diagnose_classes(classes((900, 0.5))) is None
     assert diagnose_classes(classes((900, 0.5), (0, None))) is None
+
+
+@pytest.mark.parametrize(
+    ("objects", "correlation", "severity"),
+    [
+        (5000, 0.7, "strong"),
+        (5000, 0.5, "moderate"),
+        (5000, 0.3, "none"),
+        (5000, -0.9, "none"),
+        (1000, 0.9, "moderate"),
+        (900, 0.9, "none"),
+    ],
+)
+def test_classes_that_are_rare_but_not_behind_are_no_imbalance(objects, correlation, severity):
+    finding = diagnose_classes(classes((objects, 0.5), (100, 0.1), correlation=correlation))
+    assert finding.severity == severity
+    assert finding.options == (["--repeat_factor_thresh 0.3"] if severity != "none" else [])
+    assert "25\u00a0% are detected as a frequent class" in finding.text
+    assert finding.numbers[1].value == correlation
 
 
 def sizes(small, large, objects=100):
@@ -259,9 +287,12 @@ def test_recommended_options_are_options_of_train(stage):
         diagnose_pyramid(features(0.1), GRADIENTS),
         diagnose_regression(regression(0.3) | {"stage": stage}),
         *diagnose_tasks(tasks(1 / 9), {"roi": {"box": 1.0, "class": 1.0}}),
+        diagnose_classes(classes((5000, 0.5), (100, 0.1))),
     ]
     words = [word for finding in findings for option in finding.options for word in option.split(" ", 1)]
-    detector = parse_train(["--model", "faster_rcnn", "--data", "x", *words]).detector
+    request = parse_train(["--model", "faster_rcnn", "--data", "x", *words])
+    detector = request.detector
+    assert request.config.repeat_factor_thresh == 0.3
     changed = getattr(detector, stage)
     assert changed.sampling.negatives == "iou_balanced"
     assert changed.sampling.positives == "instance_balanced"

@@ -1,11 +1,11 @@
-"""Error types, classes and sizes of detections with known errors."""
+"""Error types and sizes of detections with known errors."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from libradet.analysis.levels.outcome import class_results, compute_error_types, frequency_correlation, size_results
+from libradet.analysis.levels.outcome import compute_error_types, size_results
 from libradet.data.records import Dataset, ImageRecord
 
 BOX = [10.0, 10.0, 40.0, 40.0]
@@ -91,15 +91,6 @@ def test_cost_of_half_the_objects_missed():
     assert kinds["missed"]["cost"] == pytest.approx(1 - 51 / 101)
 
 
-def test_objects_and_precision_class_results():
-    data = dataset(image(1, [BOX, BOX, BOX], [1, 1, 0], crowd=[False, False, True]), image(2, [BOX], [1]))
-    metrics = {"per_class": {"cat": None, "dog": 0.5}, "per_class_AP50": {"cat": None, "dog": 0.75}}
-    assert class_results(metrics, data) == [
-        {"class": "dog", "objects": 3, "AP": 0.5, "AP50": 0.75},
-        {"class": "cat", "objects": 0, "AP": None, "AP50": None},
-    ]
-
-
 def test_objects_size_results():
     data = dataset(image(1, [[0, 0, 31, 32], [0, 0, 32, 32], [0, 0, 96, 96], [0, 0, 300, 300]], [0, 0, 0, 1]))
     rows = size_results({"APs": 0.1, "APm": 0.2, "APl": 0.3, "ARs": 0.4, "ARm": 0.5, "ARl": None}, data)
@@ -108,10 +99,3 @@ def test_objects_size_results():
         ("medium", 1, 0.2, 0.5),
         ("large", 2, 0.3, None),
     ]
-
-
-def test_correlation_of_precision_and_frequency():
-    rows = [{"class": str(k), "objects": 10**k, "AP": 0.1 * k} for k in range(1, 6)]
-    assert frequency_correlation(rows) == pytest.approx(1)
-    assert frequency_correlation(rows[:4]) is None, "too few classes"
-    assert frequency_correlation([row | {"AP": 0.5} for row in rows]) is None

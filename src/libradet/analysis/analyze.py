@@ -16,13 +16,20 @@ from libradet.analysis.collect import (
     subset_proposals,
 )
 from libradet.analysis.diagnose.diagnosis import diagnose
+from libradet.analysis.levels.classes import (
+    TrainFrequency,
+    class_frequency,
+    class_results,
+    confusion_counts,
+    summarize_imbalance,
+)
 from libradet.analysis.levels.objective import loss_curves
-from libradet.analysis.levels.outcome import class_results, compute_error_types, frequency_correlation, size_results
+from libradet.analysis.levels.outcome import compute_error_types, size_results
 from libradet.analysis.report.figure_style import report_style, save_png, to_svg
 from libradet.analysis.report.figures import count_near_objects, draw_samples, make_figures
 from libradet.analysis.report.render import render
 from libradet.analysis.report.tables import make_tables, write_tables
-from libradet.data.read import read
+from libradet.data.read import read, splits
 from libradet.data.records import Dataset
 from libradet.errors import UserError
 from libradet.inference.proposals import check_config_proposals, load_config_proposals
@@ -106,8 +113,9 @@ def build_report(
     measurements = collect(model, analyzed, options, subset_proposals(precomputed, rows))
     skipped = [f"skipped: {entry['reason']} ({entry['count']})" for entry in checked.skipped]
     metadata = _metadata(model, dataset, analyzed, options, name, data)
-    report = _assemble(model, analyzed, measurements, metadata)
-    report["notes"] = [*skipped, *checked.warnings, *measurements.metrics["notes"]]
+    train, notes = (None, []) if model.config.is_proposal_model else _train_frequency(data, dataset)
+    report = _assemble(model, analyzed, measurements, metadata, train)
+    report["notes"] = [*skipped, *checked.warnings, *measurements.metrics["notes"], *notes]
     # The page is rendered from the same values as a reader of report.json gets.
     return AnalysisResult(json.loads(json.dumps(report)), measurements.visualizations, analyzed)
 
@@ -127,6 +135,19 @@ def _select_images(dataset: Dataset, limit: int, data: str | Path) -> tuple[Data
             "to analyze; name another --split"
         )
     return selected, rows
+
+
+def _train_frequency(data: str | Path, dataset: Dataset) -> tuple[TrainFrequency | None, list[str]]:
+    """Return the frequency of the dataset's classes in its training split, and notes; None if there is no other."""
+    if "train" not in splits(data) or dataset.split == "train":
+        return None, []
+    try:
+        train, checked = read(data, "train", strict=False, training=False, skip_broken=True, masks=False)
+    except UserError as error:
+        return None, [f"Class frequencies are those of split {dataset.split}; split train cannot be read: {error}"]
+    skipped = sum(entry["count"] for entry in checked.skipped)
+    notes = [f"Class frequencies are counted without {skipped} skipped entries of split train."] if skipped else []
+    return class_frequency(train, dataset.class_names), notes
 
 
 def _metadata(
@@ -158,10 +179,13 @@ def _metadata(
 
 
 def _assemble(
-    model: Detector, analyzed: Dataset, measurements: Measurements, metadata: dict[str, Any]
+    model: Detector,
+    analyzed: Dataset,
+    measurements: Measurements,
+    metadata: dict[str, Any],
+    train: TrainFrequency | None,
 ) -> dict[str, Any]:
     metrics, config = measurements.metrics, model.config
-    classes = [] if config.is_proposal_model else class_results(metrics, analyzed)
     error_types = None if config.is_proposal_model else compute_error_types(analyzed, measurements.detections)
     report: dict[str, Any] = {
         "metadata": metadata,
@@ -173,14 +197,38 @@ def _assemble(
         "curves": loss_curves(),
         "errors": measurements.errors,
         "gradients": measurements.gradients,
-        "classes": {"rows": classes, "correlation": frequency_correlation(classes)},
+        "classes": _class_level(config, analyzed, measurements, train),
         "sizes": size_results(metrics, analyzed),
         "error_types": error_types,
-        "not_applicable": _not_applicable(config),
+        "not_applicable": _not_applicable(config, len(analyzed.class_names)),
     }
     report["diagnosis"] = diagnose(report, metadata["model"], config, metadata["data"])
     report["tables"] = make_tables(report)
     return report
+
+
+def _class_level(
+    config: DetectorConfig, analyzed: Dataset, measurements: Measurements, train: TrainFrequency | None
+) -> dict[str, Any]:
+    """Return the numbers of the class level; of a proposal model, no rows."""
+    if config.is_proposal_model:
+        return {"rows": []}
+    names = analyzed.class_names
+    *losses, background = measurements.class_losses
+    counts = confusion_counts(analyzed, measurements.detections)
+    rows = class_results(measurements.metrics, analyzed, train, counts, losses)
+    order = [names.index(row["class"]) for row in rows]
+    confusion = {"classes": [names[i] for i in order], "counts": counts[order][:, [*order, len(names)]].tolist()}
+    repeated = train or class_frequency(analyzed, names)
+    return {
+        "rows": rows,
+        "split": analyzed.split if train is None else "train",
+        **summarize_imbalance(rows, confusion),
+        "background": background,
+        "confusion": confusion,
+        "repeat_factor_thresh": repeated.repeat_thresh,
+        "repeated_epoch": repeated.epoch,
+    }
 
 
 def _sample_images(measurements: Measurements, dataset: Dataset) -> list[dict[str, Any]]:
@@ -195,7 +243,7 @@ def _sample_images(measurements: Measurements, dataset: Dataset) -> list[dict[st
     return rows
 
 
-def _not_applicable(config: DetectorConfig) -> list[str]:
+def _not_applicable(config: DetectorConfig, num_classes: int) -> list[str]:
     """Return the parts of the report that do not apply to a detector, and why."""
     notes = []
     if config.roi is None:
@@ -205,7 +253,9 @@ def _not_applicable(config: DetectorConfig) -> list[str]:
     if config.retinanet is not None:
         notes.append("Positive sampling: a one-stage detector with focal loss trains on all anchors.")
     if config.is_proposal_model:
-        notes.append("AP by class and error types: proposals have no classes.")
+        notes.append("Class level and error types: proposals have no classes.")
+    elif num_classes < 2:
+        notes.append("Class level: the dataset has one class; only foreground against background is measured.")
     if config.pyramid.balanced is None:
         notes.append("Levels after balancing: the pyramid is not balanced.")
     if config.cascade is not None:

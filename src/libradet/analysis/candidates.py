@@ -1,6 +1,6 @@
 """Candidates of each stage of a detector, matched as in training, with their losses and regression errors."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -19,6 +19,7 @@ from libradet.geometry.roi_align import assign_levels
 from libradet.models.box_head import BoxHead, labels_of, match_proposals, select_class, training_candidates
 from libradet.models.config import BoxLossConfig, DetectorConfig, RoIConfig, SamplingConfig
 from libradet.models.detector import Detector
+from libradet.models.losses import class_loss
 from libradet.models.retinanet_head import RetinaNetOutput
 from libradet.models.roi_heads import precomputed_proposals, stage_configs
 from libradet.models.rpn import RPNOutput
@@ -125,6 +126,9 @@ class Candidates(NamedTuple):
         loss: classification loss of each candidate.
         errors: predicted minus target deltas; meaningful for positives only.
         levels: index of the pyramid level of an anchor, or that RoIAlign reads for a proposal.
+        labels: class of each candidate, the number of classes for background; None in an RPN, as are the next two.
+        class_loss: loss that the model is trained with, which differs from ``loss`` if its classes are balanced.
+        gradient: sum of the absolute values of its gradient at the logits.
     """
 
     boxes: Float[Tensor, "B N 4"]
@@ -132,6 +136,9 @@ class Candidates(NamedTuple):
     loss: Float[Tensor, "B N"]
     errors: Float[Tensor, "B N 4"]
     levels: Int[Tensor, "B N"]
+    labels: Int[Tensor, "B N"] | None = None
+    class_loss: Float[Tensor, "B N"] | None = None
+    gradient: Float[Tensor, "B N"] | None = None
 
 
 def stages_of(config: DetectorConfig) -> list[Stage]:
@@ -186,10 +193,13 @@ def _retinanet_anchors(model: Detector, activations: Activations, batch: Batch) 
     anchors, matches = head.match(output, batch)
     labels = labels_of(matches.gt, batch, head.num_classes)
     targets = (labels[..., None] == torch.arange(head.num_classes, device=labels.device)).float()
-    loss = sigmoid_focal_loss(output.logits, targets, head.config.focal.alpha, head.config.focal.gamma).sum(-1)
+    focal = head.config.focal
+    loss, gradient = _loss_and_gradient(
+        lambda logits: sigmoid_focal_loss(logits, targets.clone(), focal.alpha, focal.gamma).sum(-1), output.logits
+    )
     errors = output.deltas - encode(anchors, gather_rows(batch.boxes, matches.gt))
     levels = _anchor_levels(head.anchor_generator.level_sizes(output.shapes), anchors)
-    return Candidates(anchors, matches, loss, errors, levels)
+    return Candidates(anchors, matches, loss, errors, levels, labels, loss, gradient)
 
 
 def _proposals(model: Detector, activations: Activations, batch: Batch) -> Candidates:
@@ -208,7 +218,28 @@ def _proposals(model: Detector, activations: Activations, batch: Batch) -> Candi
     errors = select_class(deltas, labels) - encode(boxes, gather_rows(batch.boxes, matches.gt), config.box_std)
     align = config.align
     levels = assign_levels(boxes, model.strides[: align.num_levels], align.canonical_size, align.canonical_level)
-    return Candidates(boxes, matches, loss, errors, levels)
+    own_loss, gradient = _loss_and_gradient(lambda at: _own_class_loss(head, at, labels.clone()), logits)
+    return Candidates(boxes, matches, loss, errors, levels, labels, own_loss, gradient)
+
+
+def _own_class_loss(head: BoxHead, logits: Float[Tensor, "B N C1"], labels: Int[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+    """Return the loss of each candidate that the head is trained with."""
+    weight = torch.ones(labels.shape, device=labels.device, requires_grad=True)
+    valid, count = torch.ones_like(labels, dtype=torch.bool), torch.ones((), device=labels.device)
+    loss = class_loss(logits, labels, valid, count, head.config.focal, weight, head.class_balance)
+    # The loss is a sum of weighted losses: its gradient at the weights is the loss of each candidate.
+    return torch.autograd.grad(loss, weight, create_graph=True)[0]
+
+
+def _loss_and_gradient(
+    loss_of: Callable[[Tensor], Tensor], logits: Float[Tensor, "B N C"]
+) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+    """Return the loss of each candidate, and the sum of the absolute values of its gradient at the logits."""
+    with torch.inference_mode(False), torch.enable_grad():
+        at = logits.detach().clone().requires_grad_()
+        loss = loss_of(at)
+        (gradient,) = torch.autograd.grad(loss.sum(), at)
+    return loss.detach(), gradient.abs().sum(-1)
 
 
 def _run_box_head(

@@ -20,6 +20,7 @@ from libradet.analysis.candidates import (
     stages_of,
     without_mask_head,
 )
+from libradet.analysis.levels.classes import ClassLosses
 from libradet.analysis.levels.feature import PyramidStatistics, count_by_level_and_size, size_category
 from libradet.analysis.levels.gradient import GradientStatistics, measure_gradients
 from libradet.analysis.levels.objective import RegressionErrors
@@ -33,10 +34,11 @@ from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco import Metrics
 from libradet.evaluation.evaluator import build_evaluator
 from libradet.geometry.indexing import gather_rows
-from libradet.geometry.matching import Matches
+from libradet.geometry.matching import IGNORED, Matches
 from libradet.geometry.roi_align import assign_levels
 from libradet.inference.predict import eval_mode
 from libradet.models.detector import Detector
+from libradet.models.sampling import SampledIndices
 from libradet.utils.progress import progress_bar
 from libradet.utils.spacing import evenly_spaced
 from libradet.utils.workers import default_num_workers
@@ -93,6 +95,8 @@ class Measurements:
     Attributes:
         detections: rows of image number, x, y, width, height, score, label + 1 (``CocoEvaluator.rows``).
         visualizations: samples to draw.
+        class_losses: shares of each class of the dataset, and last of the background, see :class:`ClassLosses`; empty
+            for proposal models.
     """
 
     metrics: Metrics
@@ -103,6 +107,7 @@ class Measurements:
     errors: list[dict[str, Any]]
     gradients: dict[str, Any]
     visualizations: list[SampleVisualization]
+    class_losses: list[dict[str, Any]]
 
 
 def collect(
@@ -155,6 +160,7 @@ class _Collector:
         self.before, self.after = PyramidStatistics(self.target), PyramidStatistics(self.target)
         self.positive_levels = {stage.key: torch.zeros(num_levels, 3, dtype=torch.int64) for stage in self.stages}
         self.roi_levels = torch.zeros(num_levels, 3, dtype=torch.int64)
+        self.class_losses = None if model.config.is_proposal_model else ClassLosses(model.config.num_classes)
         self.visualized = set(select_images_with_objects(dataset, options.visualized_images))
         self.visualizations: list[SampleVisualization] = []
 
@@ -199,10 +205,25 @@ class _Collector:
             # As in training: drawn by the model's own sampler, with ground truths added to the proposals.
             own = sample_candidates(stage, candidates, objects.shape[1], seed)
             errors.update(gather_rows(candidates.errors, own.index), own.valid & own.positive)
+            self._update_class_losses(candidates, own)
         else:
             errors.update(candidates.errors, positive)
+            self._update_class_losses(candidates, None)
         if stage is self.stages[-1]:
             self._visualize_samples(stage, candidates, objects, seed, batch)
+
+    def _update_class_losses(self, candidates: Candidates, own: SampledIndices | None) -> None:
+        """Add the classification loss of the samples of ``own``, or of all candidates that are not ignored."""
+        labels, loss, gradient = candidates.labels, candidates.class_loss, candidates.gradient
+        if self.class_losses is None or labels is None or loss is None or gradient is None:
+            return
+        if own is None:
+            self.class_losses.update(labels, candidates.matches.gt != IGNORED, loss, gradient)
+            return
+        labels, loss, gradient = (gather_rows(values, own.index) for values in (labels, loss, gradient))
+        if own.weight is not None:
+            loss, gradient = own.weight * loss, own.weight * gradient
+        self.class_losses.update(labels, own.valid, loss, gradient)
 
     def _areas(self, batch: Batch) -> Float[Tensor, "B G"]:
         assert batch.index is not None
@@ -266,7 +287,19 @@ class _Collector:
         ]
         samples = [samples.compute() for samples in self.samples]
         detections = self.evaluator.rows()
-        return Measurements(metrics, detections, samples, features, levels, errors, gradients, self.visualizations)
+        classes = self._compute_class_losses()
+        return Measurements(
+            metrics, detections, samples, features, levels, errors, gradients, self.visualizations, classes
+        )
+
+    def _compute_class_losses(self) -> list[dict[str, Any]]:
+        """Return the shares of each class of the dataset; a class that the detector does not have has none."""
+        if self.class_losses is None:
+            return []
+        *by_class, background = self.class_losses.compute()
+        absent = {"samples": 0, "loss": 0.0, "gradient": 0.0}
+        labels = self.remap_labels.to_detector.tolist()
+        return [*(by_class[label] if label >= 0 else absent for label in labels), background]
 
 
 def _collect_gradients(
@@ -302,9 +335,10 @@ def _loss_weights(stage: Stage) -> dict[str, float]:
 
 
 def _to_cpu(candidates: Candidates) -> Candidates:
-    boxes, matches, loss, errors, levels = candidates
+    boxes, matches, loss, errors, levels, *by_class = candidates
     gt, iou = matches
-    return Candidates(boxes.cpu(), Matches(gt.cpu(), iou.cpu()), loss.cpu(), errors.cpu(), levels.cpu())
+    moved = (values if values is None else values.cpu() for values in by_class)
+    return Candidates(boxes.cpu(), Matches(gt.cpu(), iou.cpu()), loss.cpu(), errors.cpu(), levels.cpu(), *moved)
 
 
 def subset(dataset: Dataset, rows: Sequence[int]) -> Dataset:

@@ -53,7 +53,7 @@ def coco_metrics(
 
     Returns:
         ``AP`` ... ``ARl``: 0..1, or None without ground truth (-1 in COCOeval);
-        ``per_class``: class name -> AP, and ``per_class_AP50`` (both empty if ``class_agnostic``);
+        ``per_class``: class name -> AP, ``per_class_AP50`` and ``per_class_AR100`` (empty if ``class_agnostic``);
         ``ground_truths_per_class``: class name -> count; ``images``, ``ground_truths`` (without crowd regions),
         ``detections``: counts; ``notes``: messages on the evaluation.
 
@@ -76,9 +76,9 @@ def coco_metrics(
     if evaluated_ids:
         tables = _accumulate(coco, results, iou_type, limits, class_agnostic, evaluated_ids)
     metrics: Metrics = dict(_summary(tables, limits)) if tables else dict.fromkeys(_metric_names(limits))
-    metrics |= {"per_class": {}, "per_class_AP50": {}, "ground_truths_per_class": counts}
+    metrics |= {"per_class": {}, "per_class_AP50": {}, "per_class_AR100": {}, "ground_truths_per_class": counts}
     if tables and not class_agnostic:
-        metrics |= _by_class(tables["precision"], limits, list(counts))
+        metrics |= _by_class(tables, limits, list(counts))
     metrics |= {"images": len(evaluated_ids), "ground_truths": sum(counts.values()), "detections": len(results)}
     metrics["notes"] = _notes(metrics)
     return metrics
@@ -207,11 +207,13 @@ def _summary(tables: dict[str, ndarray], limits: list[int]) -> dict[str, float |
     return {name: summary[name] for name in _metric_names(limits)}
 
 
-def _by_class(precision: ndarray, limits: list[int], names: list[str]) -> dict[str, dict[str, float | None]]:
-    table = precision[:, :, :, 0, limits.index(100)]
+def _by_class(tables: dict[str, ndarray], limits: list[int], names: list[str]) -> dict[str, dict[str, float | None]]:
+    table = tables["precision"][:, :, :, 0, limits.index(100)]
+    recall = tables["recall"][:, :, 0, limits.index(100)]
     return {
         "per_class": {name: _mean(table[:, :, k]) for k, name in enumerate(names)},
         "per_class_AP50": {name: _mean(table[0, :, k]) for k, name in enumerate(names)},
+        "per_class_AR100": {name: _mean(recall[:, k]) for k, name in enumerate(names)},
     }
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from libradet.analysis.diagnose import thresholds
+from libradet.analysis.diagnose.classes import diagnose_classes
 from libradet.analysis.diagnose.feature import diagnose_pyramid
 from libradet.analysis.diagnose.finding import SEVERITY_LABELS, STAGE_NAMES, Finding
 from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
-from libradet.analysis.diagnose.outcome import diagnose_classes, diagnose_errors, diagnose_sizes
+from libradet.analysis.diagnose.outcome import diagnose_errors, diagnose_sizes
 from libradet.analysis.diagnose.sample import diagnose_coverage, diagnose_negatives, diagnose_positives
 from libradet.models.config import DetectorConfig
 from libradet.models.zoo import MODELS, make_config
@@ -70,10 +71,11 @@ def _all_findings(report: dict[str, Any]) -> list[Finding]:
 def _is_combined(finding: Finding, config: DetectorConfig) -> bool:
     """Return whether a finding's options go into the combined command.
 
-    Loss weights are changed one at a time; the paper's components together, but only those of the last stage.
+    Loss weights and repeat factors are changed one at a time; the paper's components together, but only those of the
+    last stage.
     """
     is_first_of_two = config.rpn is not None and config.roi is not None and finding.key.endswith("_rpn")
-    return not finding.key.startswith("tasks") and not is_first_of_two
+    return not finding.key.startswith(("tasks", "classes")) and not is_first_of_two
 
 
 def _summarize(findings: list[Finding]) -> str:

@@ -1,4 +1,4 @@
-"""Diagnosis of the results: class frequency, object size, and the error types that cost the most AP."""
+"""Diagnosis of the results: object size, and the error types that cost the most AP."""
 
 from typing import Any
 
@@ -39,32 +39,6 @@ FEWER_BACKGROUND_NEGATIVES = (
     "IoU-balanced sampling draws fewer background negatives, in favor of negatives near objects: it can lose in AP50 "
     "what it gains in AP75."
 )
-
-
-def diagnose_classes(classes: dict[str, Any]) -> Finding | None:
-    """Check whether some classes are far rarer than others; None with one class."""
-    rows = [row for row in classes["rows"] if row["objects"]]
-    if len(rows) < 2:
-        return None
-    most, least = rows[0], rows[-1]
-    times = most["objects"] / least["objects"]
-    severity = grade(times, thresholds.CLASSES_STRONG, thresholds.CLASSES_MODERATE)
-    numbers = [Number(times, f"times as many {most['class']} as {least['class']}", "ratio")]
-    numbers += [Number(row["AP"], f"AP of {row['class']}", "decimal") for row in (most, least) if row["AP"] is not None]
-    text = f"The most frequent class is {most['class']} ({most['objects']:,} objects), the rarest {least['class']} "
-    text += f"({least['objects']:,})."
-    if (correlation := classes["correlation"]) is not None:
-        verb = "increases" if correlation > 0.5 else "does not increase"
-        text += f" AP {verb} with the logarithm of the frequency (correlation {correlation:.2f}).".replace("-", "−")
-    elif None not in (most["AP"], least["AP"]) and least["AP"] > most["AP"] and severity != "none":
-        text += " The rare class nevertheless has the higher AP, so frequency is not the bottleneck here."
-        severity = "none"
-    if least["objects"] < thresholds.MIN_OBJECTS:
-        text += f" With fewer than {thresholds.MIN_OBJECTS} objects its AP is only indicative."
-    if is_imbalance(severity):
-        text += " None of the paper's components balances classes: add images of the rare class."
-    paper = "Not in the paper; on COCO class frequencies differ 1300-fold."
-    return Finding("classes", "Class frequency", severity, numbers, text, paper)
 
 
 def diagnose_sizes(sizes: list[dict[str, Any]], metric: str) -> Finding | None:

@@ -1,4 +1,4 @@
-"""Results by class and object size, and the cost of each error type (TIDE)."""
+"""Results by object size, and the cost of each error type (TIDE)."""
 
 from typing import Any
 
@@ -51,27 +51,6 @@ def compute_error_types(dataset: Dataset, rows: Float64[ndarray, "D 7"]) -> dict
     }
 
 
-def class_results(metrics: Metrics, dataset: Dataset) -> list[dict[str, Any]]:
-    """Return number of objects, AP and AP50 of each class, by descending frequency; None where not measured."""
-    counts = count_objects(dataset)
-    rows = [
-        {
-            "class": name,
-            "objects": counts[label],
-            "AP": metrics["per_class"].get(name),
-            "AP50": metrics["per_class_AP50"].get(name),
-        }
-        for label, name in enumerate(dataset.class_names)
-    ]
-    return sorted(rows, key=lambda row: -row["objects"])
-
-
-def count_objects(dataset: Dataset) -> list[int]:
-    """Return the number of objects of each label, without crowd regions."""
-    labels = [image.labels[~image.crowd] for image in dataset.images]
-    return np.bincount(np.concatenate([np.zeros(0, np.int64), *labels]), minlength=len(dataset.class_names)).tolist()
-
-
 def size_results(metrics: Metrics, dataset: Dataset) -> list[dict[str, Any]]:
     """Return number, AP (None for proposals) and AR100 of small, medium and large objects (COCO's sizes)."""
     areas = np.concatenate([np.zeros(0), *(image.area[~image.crowd] for image in dataset.images)])
@@ -80,11 +59,3 @@ def size_results(metrics: Metrics, dataset: Dataset) -> list[dict[str, Any]]:
         {"size": size, "objects": count, "AP": metrics.get(f"AP{size[0]}"), "AR": metrics.get(f"AR{size[0]}")}
         for size, count in zip(SIZES, counts, strict=True)
     ]
-
-
-def frequency_correlation(classes: list[dict[str, Any]]) -> float | None:
-    """Return the correlation of AP with the logarithm of class frequency; None with fewer than five classes."""
-    measured = [(np.log(row["objects"]), row["AP"]) for row in classes if row["objects"] and row["AP"] is not None]
-    if len(measured) < 5 or min(np.std(measured, axis=0)) == 0:
-        return None
-    return float(np.corrcoef(np.array(measured).T)[0, 1])

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullLocator
 from numpy import ndarray
 from PIL import Image
 
 from libradet.analysis.collect import SampleVisualization, evenly_spaced
 from libradet.analysis.levels.feature import SIZES
 from libradet.analysis.levels.sample import IOU_BIN
+from libradet.analysis.report.class_figures import plot_class_losses, plot_classes
 from libradet.analysis.report.figure_style import (
     BLUE,
     FAINT,
@@ -67,6 +67,8 @@ def make_figures(report: dict[str, Any]) -> dict[str, Figure]:
     figures["losses"] = lambda: plot_task_gradients(gradients)
     if len(report["classes"]["rows"]) > 1:
         figures["classes"] = lambda: plot_classes(report["classes"]["rows"])
+    if report["classes"]["rows"]:
+        figures["class_losses"] = lambda: plot_class_losses(report["classes"])
     figures["sizes"] = lambda: plot_sizes(report["sizes"])
     if report["error_types"]:
         figures["error_types"] = lambda: plot_error_types(report["error_types"]["types"])
@@ -278,24 +280,6 @@ def plot_task_gradients(gradients: dict[str, Any]) -> Figure:
     axis.tick_params(axis="y", length=0)
     axis.locator_params(axis="x", nbins=5)
     axis.set_xlabel("norm of the gradient at the pyramid, mean of images")
-    return figure
-
-
-def plot_classes(rows: list[dict[str, Any]]) -> Figure:
-    """Plot AP against the number of objects of each class."""
-    figure, (axis,) = new_figure(2.7)
-    measured = [row for row in rows if row["objects"] and row["AP"] is not None]
-    axis.plot([row["objects"] for row in measured], [row["AP"] for row in measured], "o", color=BLUE, markersize=6)
-    for row in measured if len(measured) <= 20 else ():
-        axis.annotate(row["class"], (row["objects"], row["AP"]), (5, 4), textcoords="offset points", fontsize=9)
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.margins(x=0.18)
-    axis.set_ylim(0, 1)
-    axis.set_xlabel("objects of the class")
-    axis.set_ylabel("AP")
     return figure
 
 

@@ -38,8 +38,7 @@ def make_tables(report: dict[str, Any]) -> dict[str, Table]:
         tables[f"errors_{errors['stage']}"] = _distribution(errors["distribution"])
     tables |= _gradients(report["gradients"])
     if report["classes"]["rows"]:
-        rows = [[row[key] for key in ("class", "objects", "AP", "AP50")] for row in report["classes"]["rows"]]
-        tables["classes"] = _table(["class", "objects", "AP", "AP50"], "text count decimal decimal", rows)
+        tables |= _classes(report["classes"])
     rows = [[row[key] for key in ("size", "objects", "AP", "AR")] for row in report["sizes"]]
     tables["sizes"] = _table(["size", "objects", "AP", "AR100"], "text count decimal decimal", rows)
     if report["error_types"]:
@@ -118,6 +117,23 @@ def _level_sizes(levels: dict[str, Any], strides: list[int]) -> Table:
     columns = ["level", *(f"{what}, {size}" for what in parts for size in SIZES)]
     rows = [[name, *(n for table in parts.values() for n in table[i])] for i, name in enumerate(level_names(strides))]
     return _table(columns, "text" + " count" * (len(columns) - 1), rows)
+
+
+def _classes(classes: dict[str, Any]) -> dict[str, Table]:
+    keys = ("class", "train_objects", "objects", "AP", "AP50", "AR100", "as_other", "as_more_frequent")
+    columns = ["class", "objects, train", "objects", "AP", "AP50", "AR100", "detected as another class"]
+    columns.append("as a more frequent one")
+    rows = [[row[key] for key in keys] for row in classes["rows"]]
+    tables = {"classes": _table(columns, "text count count decimal decimal decimal percent percent", rows)}
+    keys = ("class", "samples", "loss", "gradient")
+    rows = [[row[key] for key in keys] for row in [*classes["rows"], {"class": "background"} | classes["background"]]]
+    columns = ["class", "samples", "share of the loss", "share of the gradient"]
+    tables["class_losses"] = _table(columns, "text count percent percent", rows)
+    if len(names := classes["confusion"]["classes"]) > 1:
+        rows = [[name, *counts] for name, counts in zip(names, classes["confusion"]["counts"], strict=True)]
+        columns = ["objects of", *(f"detected as {name}" for name in names), "not detected"]
+        tables["confusion"] = _table(columns, "text" + " count" * (len(names) + 1), rows)
+    return tables
 
 
 def _curves(curves: dict[str, Any]) -> Table:

@@ -1,0 +1,69 @@
+"""Diagnosis of the class level: whether rare classes are detected worse than frequent ones."""
+
+from typing import Any
+
+from libradet.analysis.diagnose import thresholds
+from libradet.analysis.diagnose.finding import Finding, Number, Severity, grade, is_imbalance, percent
+from libradet.analysis.levels.classes import frequency
+
+_CHECK = (
+    "Train with and without this option with the same seed and compare AP by class: that of rare classes should gain "
+    "more than frequent ones lose. Alternatives change the loss instead of the images: "
+    "--detector.roi.class_balance.type effective_number or seesaw. Images of the rare classes help more than either."
+)
+
+
+def diagnose_classes(classes: dict[str, Any]) -> Finding | None:
+    """Check whether rare classes are behind frequent ones; None with one class."""
+    rows = [row for row in classes["rows"] if frequency(row)]
+    if len(rows) < 2:
+        return None
+    most, least = rows[0], rows[-1]
+    times, correlation = frequency(most) / frequency(least), classes["correlation"]
+    numbers = [Number(times, f"times as many {most['class']} as {least['class']}", "ratio")]
+    if correlation is not None:
+        numbers.append(Number(correlation, "rank correlation of class frequency and AP (1: the same order)", "decimal"))
+    numbers += [Number(row["AP"], f"AP of {row['class']}", "decimal") for row in (most, least) if row["AP"] is not None]
+    severity, reason = _grade(times, correlation, most, least)
+    text = (
+        f"In split {classes['split']}, the most frequent class is {most['class']} ({frequency(most):,} objects), the "
+        f"rarest {least['class']} ({frequency(least):,}).{reason}{_confusions(classes)}"
+    )
+    if least["objects"] < thresholds.MIN_OBJECTS:
+        text += f" With {least['objects']} evaluated objects, the AP of {least['class']} is only indicative."
+    paper = "Not in the paper, and the thresholds are libradet's own; on COCO class frequencies differ 1300-fold."
+    finding = Finding("classes", "Class frequency", severity, numbers, text, paper)
+    if is_imbalance(severity) and classes["repeat_factor_thresh"]:
+        threshold, epoch = classes["repeat_factor_thresh"], classes["repeated_epoch"]
+        finding.text += (
+            f" Repeat-factor sampling at {threshold:g}, the fraction of images with the median class, repeats images "
+            f"of rarer classes: an epoch has {epoch:.2f} times as many images."
+        )
+        finding.recommend("repeat-factor sampling", [f"--repeat_factor_thresh {threshold:g}"], _CHECK)
+    return finding
+
+
+def _grade(
+    times: float, correlation: float | None, most: dict[str, Any], least: dict[str, Any]
+) -> tuple[Severity, str]:
+    """Return the severity by imbalance ratio and by the correlation or, with few classes, by AP; and the reason."""
+    severity = grade(times, thresholds.CLASSES_STRONG, thresholds.CLASSES_MODERATE)
+    if correlation is not None:
+        by_rank = grade(correlation, thresholds.CORRELATION_STRONG, thresholds.CORRELATION_MODERATE)
+        if by_rank == "none":
+            return "none", " AP does not increase with frequency, so frequency is not the bottleneck here."
+        lower = severity if by_rank == "strong" or severity == "none" else by_rank
+        return lower, " AP increases with frequency."
+    if None not in (most["AP"], least["AP"]) and least["AP"] > most["AP"] and severity != "none":
+        return "none", " The rare class nevertheless has the higher AP, so frequency is not the bottleneck here."
+    return severity, ""
+
+
+def _confusions(classes: dict[str, Any]) -> str:
+    if classes["rare_as_frequent"] is None:
+        return ""
+    share, number = percent(classes["rare_as_frequent"]), len(classes["rare"])
+    return (
+        f" Of the objects of {number} rare class{'es' if number > 1 else ''} (below a tenth of the most frequent one), "
+        f"{share} are detected as a frequent class."
+    )
