@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from libradet.analysis.levels.classes import frequency
-from libradet.analysis.report.figure_style import BLUE, GRAY, ORANGE, legend_above, new_figure, percent_axis
+from libradet.analysis.report.figure_style import BLUE, GRAY, ORANGE, PAPER, legend_above, new_figure, percent_axis
 
 _MAX_LABELED_CLASSES, _MAX_BARS, _MAX_NAME = 12, 8, 20
 """Classes labeled in a figure, drawn as bars of their own, and the length of a name, at most."""
@@ -19,15 +19,19 @@ def plot_classes(rows: list[dict[str, Any]]) -> Figure:
     figure, (axis,) = new_figure(2.9)
     measured = [row for row in rows if frequency(row) and row["AP"] is not None]
     size = 6 if len(measured) <= _MAX_LABELED_CLASSES else 4
-    axis.plot([frequency(row) for row in measured], [row["AP"] for row in measured], "o", color=BLUE, markersize=size)
+    labeled = _labeled(measured)
+    for row in measured:
+        axis.plot(frequency(row), row["AP"], "o", color=BLUE if row in labeled else GRAY, markersize=size)
     axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+    counts = [frequency(row) for row in measured] or [1]
+    subs = (1, 2, 5) if max(counts) <= 50 * min(counts) else (1,)
+    axis.xaxis.set_major_locator(LogLocator(subs=subs))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.xaxis.set_minor_locator(NullLocator())
     axis.margins(x=0.18)
     # The upper limit follows a weak detector's AP: its dots would lie on top of each other.
     axis.set_ylim(0, min(1.0, 1.2 * max((row["AP"] for row in measured), default=0.0)) or 1.0)
-    for row in _labeled(measured):
+    for row in labeled:
         _label_class(axis, row)
     axis.set_xlabel("objects of the class" + (", training split" if rows[0]["train_objects"] is not None else ""))
     axis.set_ylabel("AP")
@@ -49,7 +53,9 @@ def _label_class(axis: Axes, row: dict[str, Any]) -> None:
     is_right = frequency(row) > (low * high) ** 0.5
     name = row["class"] if len(row["class"]) <= _MAX_NAME else row["class"][: _MAX_NAME - 3] + "..."
     at, side = (frequency(row), row["AP"]), "right" if is_right else "left"
-    axis.annotate(name, at, (-6 if is_right else 6, 4), textcoords="offset points", fontsize=9, ha=side)
+    # Other dots below the name are covered.
+    box = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.5}
+    axis.annotate(name, at, (-6 if is_right else 6, 4), textcoords="offset points", fontsize=9, ha=side, bbox=box)
 
 
 def plot_class_losses(classes: dict[str, Any]) -> Figure:
