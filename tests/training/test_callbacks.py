@@ -26,6 +26,9 @@ class SmallModule(DetectorModule):
         self.loss_reader.poll()
         return self.weight.sum()
 
+    def on_fit_start(self):
+        """No classes to count."""
+
     def on_train_epoch_start(self):
         """No data to shuffle."""
 
