@@ -86,8 +86,7 @@ class BalancedFeaturePyramid(nn.Module):
         height, width = pyramid[self.level].shape[-2:]
         average = torch.stack([rescale(x, height, width) for x in pyramid]).mean(0)
         balanced = self.refine(average)
-        added = [rescale(balanced, *x.shape[-2:]) for x in pyramid]
-        if self.gate is not None:
-            gates = self.gate.to(balanced.dtype).unbind()
-            added = [gate * x for gate, x in zip(gates, added, strict=True)]
-        return [x + y for x, y in zip(pyramid, added, strict=True)]
+        if self.gate is None:
+            return [x + rescale(balanced, *x.shape[-2:]) for x in pyramid]
+        gates = self.gate.to(balanced.dtype).unbind()
+        return [x + gate * rescale(balanced, *x.shape[-2:]) for gate, x in zip(gates, pyramid, strict=True)]
