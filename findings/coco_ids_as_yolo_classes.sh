@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Versions: sahi 0.12.8, pylabel 0.1.55 (pandas 2.3.3).
 # Behavior: export to YOLO of a COCO dataset whose category ids count from 1, as COCO's do.
-# Seen, 2026-11-27. Output: SAHI and PyLabel write the category ids as class numbers (1 for cat, 2 for dog), and the names
+# Output seen, 2026-11-27: SAHI and PyLabel write the category ids as class numbers (1 for cat, 2 for dog), and the names
 # as a list, whose numbers count from 0: class 1 is named dog, and class 2 has no name, or that of the next class.
 # Consequence: every object has the name of the next class. Where the last class has no object, nothing fails.
 set -euo pipefail

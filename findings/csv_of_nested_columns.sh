@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Versions: datasets 5.2.0 (pandas 3.1.1, numpy 2.4.6).
 # Behavior: Dataset.to_csv of a column with boxes.
-# Seen, 2026-11-27. Output: the column is written as NumPy prints arrays: seven or eight digits, and "..." in place of all
+# Output seen, 2026-11-27: the column is written as NumPy prints arrays: seven or eight digits, and "..." in place of all
 # but six of more than 1,000 boxes. Neither JSON nor Python can parse it.
 # Consequence: boxes in the file are rounded, or gone, without a message; Dataset.to_json is exact.
 set -euo pipefail

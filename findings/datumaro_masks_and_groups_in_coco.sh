@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Versions: datumaro 1.13.12.
 # Behavior: export to COCO of masks, of two boxes in one group, and of a rotated box.
-# Seen, 2026-11-27. Output: a mask without any attribute becomes iscrowd 1. Two boxes in one group, of different classes,
+# Output seen, 2026-11-27: a mask without any attribute becomes iscrowd 1. Two boxes in one group, of different classes,
 # become one annotation of the first class, whose box encloses both. A rotated box is not written, without a message.
 # Consequence: objects with masks are ignored in training and evaluation, and grouped or rotated objects are lost.
 set -euo pipefail

@@ -2,7 +2,7 @@
 # Versions: torch 2.15.0, torchvision 0.29.2.
 # Behavior: torchvision.ops.nms in a program of torch.export with a dynamic number of boxes, saved, loaded and run on
 # boxes of which NMS keeps 0, 1, 2 and 3.
-# Seen, 2026-11-27. Output: with 0 and with 1 kept box, the program raises "Runtime assertion failed for expression u0 >= 2";
+# Output seen, 2026-11-27: with 0 and with 1 kept box, the program raises "Runtime assertion failed for expression u0 >= 2";
 # the number of kept boxes is created with the tracer's default lower limit for sizes, 2.
 # Consequence: a detector exported with torchvision's NMS fails on images with one object or none. Two more boxes without
 # area and with the lowest scores, removed from the result, avoid it.

@@ -2,7 +2,7 @@
 # Versions: datasets 5.2.0.
 # Behavior: load_dataset("imagefolder") with metadata.jsonl beside the folders train and validation, and with a
 # metadata.jsonl that does not list every image of its folder.
-# Seen, 2026-11-27. Output: with folders of splits, a metadata.jsonl beside them is ignored without a message: there is no
+# Output seen, 2026-11-27: with folders of splits, a metadata.jsonl beside them is ignored without a message: there is no
 # column objects, only a label, which is None. Images without a row are not in the dataset, without a message.
 # Consequence: annotations, or images without objects, are silently absent.
 set -euo pipefail

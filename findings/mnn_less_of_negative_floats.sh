@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Versions: onnx 1.23.2, onnxruntime 1.32.0, mnn 3.6.1, on x86-64.
 # Behavior: ONNX Less, Greater, LessOrEqual and GreaterOrEqual of two float32 inputs, for all pairs of -3, -2, ..., 3.
-# Seen, 2026-11-27. Output: MNN's Less is wrong where both numbers are negative and differ: -3 < -2 is false and -2 < -3 is true,
+# Output seen, 2026-11-27: MNN's Less is wrong where both numbers are negative and differ: -3 < -2 is false and -2 < -3 is true,
 # as if their bits were compared as integers. The other three are right, and so is Less of other pairs.
 # Consequence: graphs for MNN should swap the inputs of Less and use Greater; a graph that uses Less on negative numbers
 # gives other results without an error.

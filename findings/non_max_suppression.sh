@@ -2,7 +2,7 @@
 # Versions: onnx 1.23.2, onnxruntime 1.32.0, openvino 2026.4.1.
 # Behavior: ONNX NonMaxSuppression where boxes have equal scores, an IoU equal to the threshold, a score equal to the
 # score threshold, and with 0 as the number of boxes.
-# Seen, 2026-11-27. Output: both keep the lower row of equal scores, drop a score equal to its threshold, and keep nothing for 0 boxes. Of
+# Output seen, 2026-11-27: both keep the lower row of equal scores, drop a score equal to its threshold, and keep nothing for 0 boxes. Of
 # two boxes whose IoU equals the threshold, onnxruntime keeps both and OpenVINO one.
 # Consequence: an export whose NMS keeps boxes up to and including the threshold can lose boxes in OpenVINO.
 set -euo pipefail

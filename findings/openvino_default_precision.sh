@@ -2,7 +2,7 @@
 # Versions: onnx 1.23.2, onnxruntime 1.32.0, openvino 2026.4.1.
 # Behavior: a float32 ONNX convolution compiled by OpenVINO for the CPU without options, with f32 as precision hint, and
 # with ACCURACY as execution mode.
-# Seen, 2026-11-27, on a processor with AVX-512-BF16. Output: without options OpenVINO computes in bfloat16, and outputs differ from
+# Output seen, 2026-11-27, on a processor with AVX-512-BF16: without options OpenVINO computes in bfloat16, and outputs differ from
 # onnxruntime's by 0.2 % of the largest; with either option by less than 1e-6 of it.
 # Consequence: the same file and program give other detections on newer servers; set INFERENCE_PRECISION_HINT to f32. On
 # processors without such instructions this script only checks that the default is float32.

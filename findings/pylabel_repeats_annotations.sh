@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Versions: pylabel 0.1.55 (pandas 2.3.3).
 # Behavior: import of a COCO dataset and export to COCO, with an image and a class without objects.
-# Seen, 2026-11-27. Output: for the image without objects, the last annotation is written a second time, with its id; the
+# Output seen, 2026-11-27: for the image without objects, the last annotation is written a second time, with its id; the
 # class without objects is not written.
 # Consequence: evaluation counts one object twice, and the number of classes changes.
 set -euo pipefail

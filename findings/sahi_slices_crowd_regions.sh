@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Versions: sahi 0.12.8.
 # Behavior: slicing of a COCO dataset that has a crowd region, and boxes in fractions of pixels without segmentation.
-# Seen, 2026-11-27. Output: the parts of the crowd region have iscrowd 0. A box keeps its fractions, but its area is that of
+# Output seen, 2026-11-27: the parts of the crowd region have iscrowd 0. A box keeps its fractions, but its area is that of
 # a polygon of whole pixels, 1242 for 30.5 x 40.75 = 1242.875, and the polygon is written as its segmentation.
 # Consequence: regions to ignore become objects that a detector is trained on and evaluated with.
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Versions: onnx 1.23.2, onnxruntime 1.32.0, openvino 2026.4.1.
 # Behavior: TopK of values with ties, which ONNX orders by rising index.
-# Seen, 2026-11-27. Output: onnxruntime always puts the lower index first. OpenVINO does for N 10; for N 100, k 20, 19 of 20 indices are
+# Output seen, 2026-11-27: onnxruntime always puts the lower index first. OpenVINO does for N 10; for N 100, k 20, 19 of 20 indices are
 # in another order; for N 1000, k 300, 300 of 300, and 41 of the rows are others.
 # Consequence: a graph that selects candidates by TopK over equal scores or over flags selects other candidates in
 # OpenVINO; a graph for several runtimes must not rely on this order.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Versions: ultralytics 8.4.190 (torch 2.15.0).
 # Behavior: convert_coco of COCO datasets whose category ids count from 0, and whose ids have gaps.
-# Seen, 2026-11-27. Output: the class is always the id minus 1. Ids 0, 1, 2 become the classes -1, 0, 1, and ids 1, 3, 7 the
+# Output seen, 2026-11-27: the class is always the id minus 1. Ids 0, 1, 2 become the classes -1, 0, 1, and ids 1, 3, 7 the
 # classes 0, 2, 6 of three names. No names are written, and there is no message.
 # Consequence: with ids from 0, which COCO's format allows and tools such as labelme2coco write, all classes are others.
 set -euo pipefail

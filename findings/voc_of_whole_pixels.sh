@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Versions: supervision 0.31.2, label-studio-sdk 2.0.19.
 # Behavior: export to Pascal VOC of boxes in fractions of pixels.
-# Seen, 2026-11-27. Output: supervision adds 1 to the upper left corner and rounds halves to even: a box from 10.5 to 30.5
+# Output seen, 2026-11-27: supervision adds 1 to the upper left corner and rounds halves to even: a box from 10.5 to 30.5
 # is written as pixels 12 to 30, which are 19. label-studio-sdk cuts decimals off: a box from 10.2 to 10.9 has the height
 # 0. It writes no file for an image without a box.
 # Consequence: small boxes change size or vanish, and images without objects are lost.
