@@ -3,6 +3,7 @@
 Depends on torch only, and can be used in any detector.
 """
 
+from libradet.balance.box_generation import generate_boxes
 from libradet.balance.losses import BalancedL1Loss, balanced_l1_loss
 from libradet.balance.pyramid import BalancedFeaturePyramid
 from libradet.balance.sampling import (
@@ -22,6 +23,7 @@ __all__ = [
     "background_share_priority",
     "balanced_l1_loss",
     "bins_of_iou",
+    "generate_boxes",
     "instance_balanced_priority",
     "iou_balanced_priority",
     "ohem_priority",

@@ -11,6 +11,7 @@ from libradet.analysis.diagnose import thresholds
 from libradet.analysis.diagnose.classes import diagnose_classes
 from libradet.analysis.diagnose.feature import diagnose_pyramid
 from libradet.analysis.diagnose.finding import SEVERITY_LABELS, STAGE_NAMES, Finding
+from libradet.analysis.diagnose.measured_gains import describe_gains
 from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
 from libradet.analysis.diagnose.outcome import diagnose_errors, diagnose_sizes
 from libradet.analysis.diagnose.sample import diagnose_coverage, diagnose_negatives, diagnose_positives
@@ -38,6 +39,7 @@ def diagnose(report: dict[str, Any], model: str | Path, config: DetectorConfig, 
     order = list(SEVERITY_LABELS)
     findings.sort(key=lambda finding: order.index(finding.severity))
     for finding in findings:
+        finding.measured = describe_gains(finding.key)
         if finding.options:
             finding.command = train_command(model, config, data, finding.options, f"runs/{finding.key}")
     options = [option for finding in findings if _is_combined(finding, config) for option in finding.options]

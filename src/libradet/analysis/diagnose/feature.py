@@ -55,9 +55,6 @@ def diagnose_pyramid(features: dict[str, Any], gradients: list[float]) -> Findin
         f"{names[dominant]} contributes most: {percent(before['integration'][dominant])}."
     )
     if is_imbalance(severity):
-        finding.paper += (
-            " The two small datasets of docs/results/small_data.md have levels as dissimilar: no gain there."
-        )
         # With gates, the pyramid starts as the plain one: what it adds is learned, so it can do no harm at first.
         options = ["--detector.pyramid.balanced.gated true"]
         if features["target"] != 2:

@@ -45,6 +45,7 @@ class Finding:
         numbers: the two or three values that the severity rests on.
         text: interpretation of the numbers.
         paper: the values that the paper reports, or where the thresholds come from.
+        measured: gains of the component on other datasets, with the strength there; empty where none was measured.
         recommended: component or setting that is recommended; empty if there is none or it is in use.
         options: of ``libradet train``, those that enable it.
         check: how to verify that it helped.
@@ -57,6 +58,7 @@ class Finding:
     numbers: list[Number]
     text: str
     paper: str = ""
+    measured: str = ""
     recommended: str = ""
     options: list[str] = field(default_factory=list)
     check: str = ""

@@ -1,0 +1,88 @@
+"""Gains in AP that the component of a finding brought on other datasets, next to the strength measured there.
+
+The measurements: ``libradet reproduce verdict`` and ``libradet reproduce table2`` with ``--preset small``, three seeds
+(docs/results/small_deeppcb.md, docs/results/small_bccd.md); COCO's are the paper's (Table 2), with one seed.
+"""
+
+from typing import NamedTuple
+
+
+class MeasuredGain(NamedTuple):
+    """Gain of a component on one dataset.
+
+    Attributes:
+        dataset: name in a sentence.
+        strength: first number of the finding there; None if it is not known.
+        gain: in points of AP.
+        interval: 95 % confidence interval of the gain; None for one seed.
+    """
+
+    dataset: str
+    strength: float | None
+    gain: float
+    interval: tuple[float, float] | None = None
+
+
+class Calibration(NamedTuple):
+    """Measured gains of the component that a kind of finding recommends.
+
+    Attributes:
+        component: name in a sentence.
+        label: of the strength.
+        gains: by dataset.
+    """
+
+    component: str
+    label: str
+    gains: tuple[MeasuredGain, ...]
+
+
+SAMPLING = Calibration(
+    "IoU-balanced sampling",
+    "share of hard negatives that overlap an object",
+    (
+        MeasuredGain("circuit boards", 0.77, -0.2, (-1.1, 0.6)),
+        MeasuredGain("blood cells", 0.57, -0.2, (-2.9, 2.5)),
+        MeasuredGain("COCO (paper)", 0.60, 0.9),
+    ),
+)
+
+PYRAMID = Calibration(
+    "the balanced pyramid without gates",
+    "similarity of levels",
+    (
+        MeasuredGain("circuit boards", 0.22, -0.7, (-1.3, -0.1)),
+        MeasuredGain("blood cells", 0.31, -0.2, (-2.6, 2.3)),
+        MeasuredGain("COCO (paper)", None, 0.9),
+    ),
+)
+
+REGRESSION = Calibration(
+    "balanced L1",
+    "gradient of an inlier relative to an outlier",
+    (
+        MeasuredGain("circuit boards", 0.52, 1.2, (0.6, 1.8)),
+        MeasuredGain("blood cells", 0.50, 0.2, (-2.2, 2.7)),
+        MeasuredGain("COCO (paper)", 0.30, 1.3),
+    ),
+)
+
+
+def calibration_of(key: str) -> Calibration | None:
+    """Return the measurements for a finding of the RoI heads or the pyramid; None where there are none."""
+    return {"negatives_roi": SAMPLING, "pyramid": PYRAMID, "regression_roi": REGRESSION}.get(key)
+
+
+def describe_gains(key: str) -> str:
+    """Return a sentence with the measured gains for a finding, strongest imbalance last; empty without any."""
+    calibration = calibration_of(key)
+    if calibration is None:
+        return ""
+    parts = "; ".join(_describe(gain) for gain in calibration.gains)
+    return f"Measured gain of {calibration.component} in AP, with the {calibration.label} there: {parts}."
+
+
+def _describe(gain: MeasuredGain) -> str:
+    strength = "" if gain.strength is None else f" ({gain.strength:.2f})"
+    interval = "" if gain.interval is None else f" [{gain.interval[0]:+.1f}, {gain.interval[1]:+.1f}]"
+    return f"{gain.dataset}{strength} {gain.gain:+.1f}{interval}"

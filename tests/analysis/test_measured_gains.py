@@ -1,0 +1,32 @@
+"""Tests that the gains beside the findings are those of the committed measurements."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from libradet.analysis.diagnose.measured_gains import PYRAMID, REGRESSION, SAMPLING, describe_gains
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+ROWS = {"IoU-balanced sampling": SAMPLING, "balanced feature pyramid": PYRAMID, "balanced L1": REGRESSION}
+
+
+@pytest.mark.parametrize(("dataset", "name"), [("deeppcb", "circuit boards"), ("bccd", "blood cells")])
+@pytest.mark.parametrize("row", ROWS)
+def test_values_are_those_of_the_verdict_table(dataset, name, row):
+    text = (RESULTS / f"small_{dataset}.md").read_text().split(f"## Diagnosis of {dataset}")[1]
+    _, _, _, measured, delta, *_ = next(line for line in text.splitlines() if line.startswith(f"| {row} |")).split("|")
+    strength, *_ = re.findall(r"[\d.]+", measured)
+    gain, low, high = re.findall(r"[-+][\d.]+", delta)
+    expected = next(entry for entry in ROWS[row].gains if entry.dataset == name)
+    assert (expected.strength, expected.gain, expected.interval) == (
+        float(strength),
+        float(gain),
+        (float(low), float(high)),
+    )
+
+
+def test_sentence_has_strength_gain_and_interval():
+    assert "circuit boards (0.52) +1.2 [+0.6, +1.8]" in describe_gains("regression_roi")
+    assert "COCO (paper) +0.9" in describe_gains("pyramid")
+    assert describe_gains("sizes") == ""
