@@ -6,7 +6,7 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 from libradet.errors import UserError
 from libradet.geometry.boxes import box_area, decode
-from libradet.models.box_head import BoxHeadOutput
+from libradet.models.box_head import BoxHeadOutput, training_candidates
 from libradet.models.config import DetectionConfig, IoUConfig
 from libradet.models.config_validation import validate_config
 from libradet.models.load_pretrained import load_matching_weights
@@ -265,3 +265,24 @@ def test_cascade_does_not_train_on_boxes_without_area():
     assert samples.valid.sum() == (batch.labels >= 0).sum()
     assert (box_area(samples.boxes)[samples.valid] > 0).all()
     assert all(loss.isfinite() for loss in losses.values())
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "cascade_rcnn"])
+def test_generated_boxes_are_positives_and_no_proposals_of_the_next_stage(name):
+    config = tiny_zoo_config(name)
+    config.roi.generated_boxes = 3
+    model, batch = tiny_detector(config), tiny_batch()
+    head = model.roi.box_heads[0]
+    no_proposals = Proposals(torch.zeros(2, 4, 4), torch.zeros(2, 4), torch.zeros(2, 4, dtype=torch.bool))
+    boxes, valid = training_candidates(no_proposals, batch, head.config)
+    num_gt = batch.boxes.shape[1]
+    objects = (batch.labels >= 0) & ~batch.crowd
+    assert torch.equal(valid[:, 4 : 4 + num_gt], objects)
+    generated = boxes[:, 4 + num_gt :].unflatten(1, (num_gt, 3))
+    for image in range(2):
+        for row in objects[image].nonzero().flatten():
+            assert box_iou(batch.boxes[image, row : row + 1], generated[image, row]).min() >= 0.5
+    features = [torch.zeros(2, config.pyramid.channels, 2**k, 2**k) for k in (5, 4, 3, 2)]
+    samples = head.sample_proposals(features, no_proposals, batch)
+    assert samples.positive.sum(1).tolist() == (4 * objects.sum(1)).clamp(max=head.max_positives).tolist()
+    assert bool(samples.added[samples.positive].all())

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from libradet.balance import generate_boxes
 from libradet.data.batch import Batch
 from libradet.geometry.boxes import clip_boxes, decode
 from libradet.geometry.indexing import gather_rows
@@ -45,7 +46,7 @@ class SampledProposals(NamedTuple):
         labels: 0..C-1, background C.
         valid: whether the slot is filled.
         positive: whether the slot holds a positive.
-        added: whether it is a ground truth that was added to the proposals.
+        added: whether it is a ground truth, or a box generated from one, that was added to the proposals.
         weight: of each sample in the classification loss; None where all are equal.
     """
 
@@ -218,15 +219,24 @@ def match_proposals(
 def training_candidates(
     proposals: Proposals, batch: Batch, config: RoIConfig
 ) -> tuple[Float[Tensor, "B N 4"], Bool[Tensor, "B N"]]:
-    """Return the boxes to sample from, and which are real: proposals, and ground truths if they are added to them."""
-    if not config.add_gt_as_proposals:
-        return proposals.boxes, proposals.valid
+    """Return the boxes to sample from, and which are real.
+
+    These are the proposals, then ground truths if they are added to them, then boxes that are generated from these.
+    """
+    boxes, valid = [proposals.boxes], [proposals.valid]
     objects = (batch.labels >= 0) & ~batch.crowd
-    return torch.cat([proposals.boxes, batch.boxes], 1), torch.cat([proposals.valid, objects], 1)
+    if config.add_gt_as_proposals:
+        boxes.append(batch.boxes)
+        valid.append(objects)
+    if config.generated_boxes:
+        min_iou = max(config.match.fg_iou_thresh, 0.5)
+        boxes.append(clip_boxes(generate_boxes(batch.boxes, config.generated_boxes, min_iou), batch.sizes))
+        valid.append(objects.repeat_interleave(config.generated_boxes, dim=1))
+    return torch.cat(boxes, 1), torch.cat(valid, 1)
 
 
 def pad_scores(scores: Float[Tensor, "B P"], size: int) -> Float[Tensor, "B {size}"]:
-    """Return the scores of candidates: those of proposals, then 1 for ground truths that were added to them."""
+    """Return the scores of candidates: those of proposals, then 1 for boxes that were added to them."""
     return F.pad(scores, (0, size - scores.shape[1]), value=1.0)
 
 

@@ -225,6 +225,8 @@ class RoIConfig:
     ``num_convs=4, norm="group", num_fcs=1`` is the head of Group Normalization (Wu and He, ECCV 2018).
     ``cls_loss_weight``: weight of the classification loss, which is cross-entropy, or a focal loss with ``focal``, or
     balanced between classes with ``class_balance``.
+    ``generated_boxes``: number of boxes that are drawn for each ground truth as further proposals in training, with IoUs
+    uniform above the threshold of positives (:func:`libradet.balance.generate_boxes`).
     ``iou``: also predict the IoU of boxes, for ``detections.score_fusion``. ``train_proposals``, ``test_proposals``:
     upper limit of precomputed proposals per image, for a detector without ``rpn``.
     """
@@ -237,6 +239,7 @@ class RoIConfig:
     match: MatchConfig = field(default_factory=MatchConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     add_gt_as_proposals: bool = True
+    generated_boxes: NonNegativeInt = 0
     box_std: BoxStd = (0.1, 0.1, 0.2, 0.2)
     class_agnostic: bool = False
     cls_loss_weight: NonNegativeFloat = 1.0
