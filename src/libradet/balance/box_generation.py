@@ -12,7 +12,7 @@ _BISECTIONS = 12
 def generate_boxes(
     gt_boxes: Float[Tensor, "B G 4"], count: int, min_iou: float, generator: Generator | None = None
 ) -> Float[Tensor, "B N 4"]:
-    """Draw N = G * ``count`` boxes, ``count`` for each ground truth, whose IoUs with it are uniform in [``min_iou``, 1).
+    """Draw ``count`` boxes for each ground truth, N in total, whose IoUs with it are uniform in [``min_iou``, 1).
 
     Proposals near the threshold of positives outnumber accurate ones; these boxes are balanced over IoU (Oksuz et al.,
     Generating Positive Bounding Boxes for Balanced Training of Object Detectors, WACV 2020). Each box offsets the

@@ -225,8 +225,8 @@ class RoIConfig:
     ``num_convs=4, norm="group", num_fcs=1`` is the head of Group Normalization (Wu and He, ECCV 2018).
     ``cls_loss_weight``: weight of the classification loss, which is cross-entropy, or a focal loss with ``focal``, or
     balanced between classes with ``class_balance``.
-    ``generated_boxes``: number of boxes that are drawn for each ground truth as further proposals in training, with IoUs
-    uniform above the threshold of positives (:func:`libradet.balance.generate_boxes`).
+    ``generated_boxes``: number of boxes that are drawn for each ground truth as further proposals in training, with
+    IoUs uniform above the threshold of positives (:func:`libradet.balance.generate_boxes`).
     ``iou``: also predict the IoU of boxes, for ``detections.score_fusion``. ``train_proposals``, ``test_proposals``:
     upper limit of precomputed proposals per image, for a detector without ``rpn``.
     """
