@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from libradet.data.read import read
 from libradet.errors import UserError
 from libradet.inference.proposals import check_predictor_proposals
+from libradet.interop.coco_weights import BEST, best_weights, by_name
 from libradet.interop.loading import load_checkpoint_any, resolve_init_weights
 from libradet.models import build
-from libradet.models.config import DetectorConfig
+from libradet.models.config import BackboneConfig, DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.optimize import optimize
 from libradet.training.config import TrainConfig
@@ -47,20 +48,27 @@ def create_model(
         name: name in the model zoo; ignored with ``config``.
         num_classes: C, without background; ignored with ``class_names``.
         backbone: a timm model with feature extraction, such as ``resnet18``, ``resnet50``, ``resnext101_64x4d``.
-        weights: None for random initialization, ``"imagenet"`` for a pretrained backbone, or the path of a saved model
-            or of a checkpoint of mmdetection, torchvision or detectron2. Image normalization is then that of the
-            weights, and class layers are initialized at random if the classes differ: ``model.reinitialized_layers``
-            lists them.
+        weights: None for random initialization, ``"imagenet"`` for a pretrained backbone, ``"coco"`` for the published
+            detector of highest AP of this model and backbone, a name of ``libradet models --weights``, or the path of a
+            saved model or of a checkpoint of mmdetection, torchvision or detectron2. Image normalization is then that
+            of the weights, and class layers are initialized at random if the classes differ:
+            ``model.reinitialized_layers`` lists them.
         class_names: names of labels 0..C-1.
         config: complete configuration in place of name and backbone, or a nested mapping of the fields that differ
             from theirs, as in the ``detector`` section of a YAML file; it is not modified.
-        allow_partial: load the weights that match, and initialize other layers at random.
+        allow_partial: load the weights that match, and initialize other layers at random; always so with published
+            weights.
 
     Raises:
         UserError: unknown names, or weights that cannot be loaded or do not match.
     """
     if isinstance(config, Mapping):
         config = _read_detector(config, name, backbone, weights)
+    if weights == BEST:
+        backbone_name = backbone or BackboneConfig().name
+        known = (name, backbone_name) if config is None else (config.model, config.backbone.name)
+        weights = best_weights(*known).name
+    allow_partial = allow_partial or (weights is not None and by_name(weights) is not None)
     resolved, missing = resolve_init_weights(weights, allow_partial)
     model = build.create_model(name, num_classes, backbone, resolved, class_names, config, allow_partial)
     model.reinitialized_layers += missing
@@ -139,7 +147,8 @@ def load_model(
     Args:
         path: a .safetensors file of libradet, a checkpoint of mmdetection, torchvision or detectron2, or a file of
             :func:`export_model` (.onnx, .pt2). A .pt2 file can execute code, so only load those you trust; nothing in
-            the others is executed.
+            the others is executed. Or the name of weights trained on COCO (``libradet models --weights``), such as
+            ``libra_faster_rcnn_r50_fpn_coco``: they are downloaded once.
         device: device of a detector; exported models run on the CPU.
         use_ema: of two sets of weights in a checkpoint, load the moving average (True) or what was trained (False); by
             default those that the toolbox's own test command uses, and a warning says which.

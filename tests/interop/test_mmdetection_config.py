@@ -119,6 +119,14 @@ def test_version_1(infer):
     assert (config.image.size_divisible, config.image.size) == (16, (600, 1000))
 
 
+def test_version_2_trained_before_its_release(infer):
+    """Files published with version 2.0 may say 1.x, with settings that only 2.0 has."""
+    head = "rpn_head=dict(anchor_generator=dict(scales=[8]))"
+    config = infer("faster_rcnn_r50_fpn", f"model = dict({head})", mmdet_version="1.0rc1+5f9f470")
+    assert (config.rpn.anchors.offset, config.rpn.anchors.rounded) == (0.0, False)
+    assert (config.roi.align.sampling_ratio, config.roi.align.aligned) == (0, True)
+
+
 def test_number_of_proposals_of_an_rpn(infer):
     rpn = "dict(nms_pre=3000, max_per_img=2500, nms=dict(type='nms', iou_threshold=0.8), min_bbox_size=0)"
     config = infer("rpn_r50_fpn", f"model = dict(type='RPN', test_cfg=dict(rpn={rpn}))")

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from libradet.cli import options
 from libradet.errors import UserError
+from libradet.utils.atomic_io import require_exists
 
 SETTINGS_PLACES = {"mmdet": "the mmdet config", "torchvision": "the arguments of the torchvision model"}
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """Convert a checkpoint."""
     if args.norm_eps is not None and not 0 <= args.norm_eps < 1:
         raise UserError(f"--norm_eps is {args.norm_eps}: a small number such as 0 or 1e-5 is needed")
-    options.require_inputs(args.source)
+    require_exists(args.source)
     from libradet.interop.loading import load_checkpoint, summarize_mismatches
     from libradet.interop.saving import config_differences, save_checkpoint_as
     from libradet.models.serialization import save_model

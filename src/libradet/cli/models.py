@@ -16,6 +16,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("models", help="list detectors and backbones, with parameters, GFLOPs and memory")
     text = "list timm's backbones that match a pattern, such as 'resnet*'"
     parser.add_argument("--backbones", metavar="PATTERN", help=text)
+    text = "table of weights trained on COCO that can be used by name: origin, license, AP, and whether they are cached"
+    parser.add_argument("--weights", action="store_true", help=text)
     stats = parser.add_argument_group("statistics")
     stats.add_argument("--stats", action="store_true", help="table of parameters, GFLOPs and memory")
     stats.add_argument("--model", nargs="+", metavar="NAME", help="only these detectors")
@@ -42,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.stats:
         return _print_stats(args)
+    if args.weights:
+        return _print_weights()
     if args.model:
         raise UserError("--model selects rows of the statistics: add --stats")
     for name, make in MODELS.items():
@@ -73,6 +77,14 @@ def _print_stats(args: argparse.Namespace) -> int:
         ema=args.ema,
     )
     stdout_console().print(render_stats_table(stats, _title(args), args.batch_size, limit))
+    return 0
+
+
+def _print_weights() -> int:
+    from libradet.interop.weights_cache import weights_table
+    from libradet.utils.console import stdout_console
+
+    stdout_console().print(weights_table().to_rich())
     return 0
 
 

@@ -5,11 +5,14 @@ import re
 from typing import Any, NoReturn
 
 from libradet.errors import UserError
-from libradet.utils.atomic_io import require_exists
+from libradet.interop.coco_weights import require_weights
 from libradet.utils.option_names import suggest_option
 from libradet.utils.text import suggest
 
-MODEL_HELP = "trained model: .safetensors, or a checkpoint of mmdetection, torchvision or detectron2"
+MODEL_HELP = (
+    "trained model: .safetensors, a checkpoint of mmdetection, torchvision or detectron2, or a name of libradet models "
+    "--weights"
+)
 ANY_MODEL_HELP = f"{MODEL_HELP}; or an exported .onnx or .pt2 file"
 DATA_HELP = "dataset folder with images and annotations (COCO, YOLO or Pascal VOC)"
 SIZE_METAVAR = ("MIN_SIZE", "MAX_SIZE")
@@ -136,9 +139,9 @@ def device_of(args: argparse.Namespace) -> str:
 
 
 def require_inputs(model: str | None = None, data: str | None = None) -> None:
-    """Raise UserError if the model file or the dataset does not exist; called before slow imports."""
+    """Raise UserError if the model or the dataset does not exist; called before slow imports."""
     if model:
-        require_exists(model)
+        require_weights(model)
     if data:
         from libradet.data.read import splits
 

@@ -16,8 +16,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("predict", help="detect objects in images and videos, and draw them")
     parser.add_argument("model", metavar="MODEL", help=options.ANY_MODEL_HELP)
     parser.add_argument("images", nargs="*", metavar="IMAGE|VIDEO|DIR|GLOB", help="input files")
-    text = "folder for the rendered images, predictions.json and proposals"
-    parser.add_argument("--output_dir", type=Path, required=True, metavar="DIR", help=text)
+    text = "folder for the rendered images, predictions.json and proposals (default: predictions)"
+    parser.add_argument("--output_dir", type=Path, default=Path("predictions"), metavar="DIR", help=text)
     text = "dataset in place of images: write SPLIT.safetensors with the proposals of an RPN"
     parser.add_argument("--data", metavar="DIR", help=text)
     parser.add_argument("--split", help="only this split (default: all of --data)")

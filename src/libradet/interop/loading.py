@@ -13,7 +13,8 @@ from libradet.interop import detectron2, mmdetection, torchvision_models
 from libradet.interop.averaged_weights import split_ema_buffers
 from libradet.interop.checkpoint_format import CheckpointFormat, StateDictLayout, Tensors
 from libradet.interop.class_order import background_to_last, sizes_to_last
-from libradet.interop.reading import Checkpoint, read_checkpoint
+from libradet.interop.reading import Checkpoint, read_checkpoint, read_metadata
+from libradet.interop.weights_cache import local_file
 from libradet.interop.wrappers import strip_wrappers
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
@@ -55,9 +56,14 @@ def load_checkpoint_any(path: str | Path, device: str | torch.device = "cpu", us
 
     A warning says which weights were loaded if the file has two sets, see :func:`load_checkpoint`.
 
+    Args:
+        path: the file, or the name of published weights (:mod:`libradet.interop.coco_weights`).
+
     Raises:
-        UserError: not a checkpoint, not one of a supported toolbox, or its tensors do not fit.
+        UserError: not a checkpoint, not one of a supported toolbox, or its tensors do not fit; or published weights
+            cannot be downloaded.
     """
+    path = local_file(path)
     loaded = load_checkpoint(path, use_ema=use_ema)
     _warn_of_notes(loaded, path)
     return loaded.model.to(device)
@@ -69,7 +75,11 @@ def _warn_of_notes(loaded: LoadedCheckpoint, path: str | Path) -> None:
 
 
 def load_checkpoint(
-    path: str | Path, allow_partial: bool = False, norm_eps: float | None = None, use_ema: bool | None = None
+    path: str | Path,
+    allow_partial: bool = False,
+    norm_eps: float | None = None,
+    use_ema: bool | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> LoadedCheckpoint:
     """Load a detector on the CPU from a file of ours or another toolbox's checkpoint.
 
@@ -79,14 +89,17 @@ def load_checkpoint(
             :mod:`libradet.interop.torchvision_models`) does not hold for the model.
         use_ema: of two sets of weights, load the moving average (True) or what was trained (False); None loads those
             that the toolbox's own test command uses.
+        metadata: in place of the metadata in another toolbox's file, such as its version and settings.
 
     Raises:
         UserError: as :func:`load_checkpoint_any`; or ``use_ema`` is set and the file has one set of weights.
     """
-    tensors, meta, note = _read(path, use_ema)
-    if is_model_format(meta.get("format")):
+    if _is_saved_model(path):
+        if use_ema is not None:
+            raise _one_set_of_weights(path)
         return LoadedCheckpoint(load_model(path), "libradet", [], [], [])
-    checkpoint_format, tensors, config = _infer_config(tensors, meta, path)
+    tensors, meta, note = _read(path, use_ema)
+    checkpoint_format, tensors, config = _infer_config(tensors, meta if metadata is None else metadata, path)
     config.backbone.norm_eps = config.backbone.norm_eps if norm_eps is None else norm_eps
     loaded = _load_tensors(Detector(config), tensors, checkpoint_format)
     if not allow_partial and (loaded.missing or loaded.unexpected or loaded.mismatched):
@@ -107,14 +120,15 @@ def resolve_init_weights(
     """Return the weights in the form that :func:`libradet.models.build.create_model` accepts.
 
     Args:
-        weights: None, ``"imagenet"``, the path of any file that :func:`load_checkpoint` reads, or of a backbone's
-            state dict under timm's or torchvision's names.
+        weights: None, ``"imagenet"``, the name of published weights, the path of any file that
+            :func:`load_checkpoint` reads, or of a backbone's state dict under timm's or torchvision's names.
 
     Returns:
         The weights, and the names of our tensors that the file does not have.
     """
     if weights is None or weights == "imagenet":
         return (None if weights is None else "imagenet"), []
+    weights = local_file(weights)
     if (backbone := _read_backbone_weights(weights)) is not None:
         return backbone, []
     loaded = load_checkpoint(weights, allow_partial)
@@ -125,23 +139,35 @@ def resolve_init_weights(
 def read_config_any(path: str | Path) -> DetectorConfig | BackboneWeights:
     """Return the configuration of the detector in a file, without building it, or the weights of a backbone.
 
+    ``path`` may also be the name of published weights.
+
     Raises:
         UserError: as :func:`load_checkpoint_any`.
     """
+    path = local_file(path)
+    if _is_saved_model(path):
+        return read_config(path)
     if (backbone := _read_backbone_weights(path)) is not None:
         return backbone
     tensors, meta, _ = _read(path)
-    return read_config(path) if is_model_format(meta.get("format")) else _infer_config(tensors, meta, path)[2]
+    return _infer_config(tensors, meta, path)[2]
+
+
+def _is_saved_model(path: str | Path) -> bool:
+    return is_model_format(read_metadata(path).get("format"))
+
+
+def _one_set_of_weights(path: str | Path) -> UserError:
+    return UserError(f"{path}: has one set of weights, no moving average beside it; leave out use_ema")
 
 
 def _read(path: str | Path, use_ema: bool | None = None) -> Checkpoint:
     """Read a checkpoint and undo what wrappers and moving averages have changed in its names."""
     tensors, meta, note = read_checkpoint(path, use_ema)
-    if not is_model_format(meta.get("format")):
-        tensors, buffer_note = split_ema_buffers(strip_wrappers(tensors, _is_detector), use_ema)
-        note = note or buffer_note
+    tensors, buffer_note = split_ema_buffers(strip_wrappers(tensors, _is_detector), use_ema)
+    note = note or buffer_note
     if use_ema is not None and not note:
-        raise UserError(f"{path}: has one set of weights, no moving average beside it; leave out use_ema")
+        raise _one_set_of_weights(path)
     return Checkpoint(tensors, meta, note)
 
 
@@ -156,6 +182,8 @@ def is_backbone_only(tensors: Tensors, meta: Mapping[str, Any]) -> bool:
 
 
 def _read_backbone_weights(path: str | Path) -> BackboneWeights | None:
+    if _is_saved_model(path):
+        return None
     tensors, meta, _ = _read(path)
     return BackboneWeights(Path(path), tensors) if is_backbone_only(tensors, meta) else None
 

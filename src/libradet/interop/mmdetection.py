@@ -210,8 +210,12 @@ def _background_first(tensors: Tensors) -> bool:
 
 
 def _is_version_1(tensors: Tensors, meta: Mapping[str, Any]) -> bool:
-    version = str(meta.get("mmdet_version", ""))
-    return version.startswith(("0.", "1.")) or _background_first(tensors)
+    if _background_first(tensors):
+        return True
+    # Files that were published with version 2.0, but trained before its release, say 1.x: their settings are 2.0's.
+    text = str(meta.get("cfg") or meta.get("config"))
+    has_newer_settings = "anchor_generator" in text or "roi_head" in text
+    return str(meta.get("mmdet_version", "")).startswith(("0.", "1.")) and not has_newer_settings
 
 
 def _read_class_names(meta: Mapping[str, Any]) -> tuple[str, ...]:

@@ -38,6 +38,15 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return checkpoint.tensors, checkpoint.meta
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the metadata in the header of a .safetensors file, without reading tensors; {} for any other file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
+
+
 def read_checkpoint(path: str | Path, use_ema: bool | None = None) -> Checkpoint:
     """Read tensors and metadata of a checkpoint.
 

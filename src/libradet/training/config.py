@@ -23,7 +23,8 @@ class TrainConfig:
         data: folder with images and annotations.
         model: name in the zoo (`libradet models`).
         backbone: any timm model with features at strides 4 to 32; the default of the zoo entry if null.
-        weights: none (random), imagenet (backbone only), or the path of a saved model or of a checkpoint of
+        weights: none (random), imagenet (backbone only), coco (the published detector of highest AP of this model and
+            backbone), a name of `libradet models --weights`, or the path of a saved model or of a checkpoint of
             mmdetection, torchvision or detectron2; its class layers start at random if the classes differ.
         allow_partial: load the weights that fit; the other layers start at random and are listed.
         output_dir: run folder; runs/MODEL-BACKBONE with a number if null.

@@ -18,12 +18,12 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from libradet.errors import UserError
-from libradet.models.config import DetectorConfig
+from libradet.interop.coco_weights import BEST, best_weights, require_weights
+from libradet.models.config import BackboneConfig, DetectorConfig
 from libradet.models.load_pretrained import BackboneWeights
 from libradet.models.zoo import make_config
 from libradet.training.config import TrainConfig
 from libradet.training.run_files import CONFIG
-from libradet.utils.atomic_io import require_exists
 from libradet.utils.option_names import suggest_option
 from libradet.utils.text import suggest, summarize_list
 
@@ -92,6 +92,7 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
     tree |= names
     if tree.get("weights") == "none":
         tree["weights"] = None
+    tree |= _chosen_weights(tree)
     default = _default_detector(tree, is_resumed=bool(known.resume) and not known.weights)
     parsed = _parse(default, ["--config", yaml.safe_dump(tree), *rest])
     detector = parsed.pop("detector")
@@ -116,6 +117,7 @@ def read_detector(
     """
     tree: dict[str, Any] = {"data": "", "model": values.get("model", model), "backbone": backbone, "weights": weights}
     tree["detector"] = dict(values)
+    tree |= _chosen_weights(tree)
     _refuse_unknown_keys(_flatten(tree))
     _check_types(tree)
     return _parse(_default_detector(tree, is_resumed=False), ["--config", yaml.safe_dump(tree)])["detector"]
@@ -223,6 +225,17 @@ def _read_file(path: str | Path) -> dict[str, Any]:
     return content or {}
 
 
+def _chosen_weights(tree: dict[str, Any]) -> dict[str, str]:
+    """Return the name of the published weights that ``weights: coco`` means; {} for other weights."""
+    if tree.get("weights") != BEST:
+        return {}
+    detector = tree.get("detector") or {}
+    section = detector.get("backbone")
+    backbone = tree.get("backbone") or (section.get("name") if isinstance(section, dict) else None)
+    model = tree.get("model") or detector.get("model") or TrainConfig.model
+    return {"weights": best_weights(str(model), str(backbone or BackboneConfig().name)).name}
+
+
 def _default_detector(tree: dict[str, Any], is_resumed: bool) -> DetectorConfig:
     """Return the configuration of the zoo, which file and command line override."""
     weights = tree.get("weights")
@@ -240,7 +253,7 @@ def _default_detector(tree: dict[str, Any], is_resumed: bool) -> DetectorConfig:
 
 
 def _read_weights_config(path: str) -> DetectorConfig | BackboneWeights:
-    require_exists(path)
+    require_weights(path)
     from libradet.interop.loading import read_config_any
 
     return read_config_any(path)

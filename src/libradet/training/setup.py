@@ -18,6 +18,7 @@ from libradet.data.segmentations import require_masks
 from libradet.data.validation.report import Report
 from libradet.errors import UserError
 from libradet.inference.proposals import check_config_proposals, load_config_proposals
+from libradet.interop.coco_weights import BEST, best_weights, by_name
 from libradet.interop.loading import resolve_init_weights
 from libradet.models.build import create_model
 from libradet.models.class_balance import needs_frequencies
@@ -101,6 +102,9 @@ def setup_training(
     if resume is not None and config.output_dir is not None and Path(config.output_dir) != resume:
         raise UserError(f"--output_dir {config.output_dir}: the run in {resume} is resumed there; leave it out")
     detector_config = detector.config if isinstance(detector, Detector) else detector or make_config(config.model)
+    if config.weights == BEST:
+        backbone = config.backbone or detector_config.backbone.name
+        config = replace(config, weights=best_weights(detector_config.model, backbone).name)
     for path in (config.proposals, config.val_proposals or config.proposals):
         check_config_proposals(detector_config, path)
     check_mixing(make_augmentation(config), config.proposals is not None)
@@ -192,6 +196,8 @@ def _build(
         return detector.train()
     # A resumed run loads its weights from its checkpoint.
     weights, lost = resolve_init_weights(None if from_checkpoint else config.weights, config.allow_partial)
+    # Published weights start any model with what fits: a Libra model from a plain detector, for example.
+    is_published = config.weights is not None and by_name(config.weights) is not None
     with silence_loggers("huggingface_hub"):
         model = create_model(
             config.model,
@@ -199,7 +205,7 @@ def _build(
             weights=weights,
             class_names=class_names,
             config=detector,
-            allow_partial=config.allow_partial,
+            allow_partial=config.allow_partial or is_published,
         )
     model.reinitialized_layers += lost
     return model.train()

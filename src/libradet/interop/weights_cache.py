@@ -1,0 +1,121 @@
+"""Published weights as local files: downloaded to torch.hub's folder and converted there, both once."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from libradet import __version__
+from libradet.errors import UserError
+from libradet.interop.coco_weights import (
+    COCO_WEIGHTS,
+    PublishedWeights,
+    by_name,
+    require_weights,
+    with_torchvision_facts,
+)
+from libradet.utils.tables import TextTable
+
+MIRROR = "LIBRADET_WEIGHTS_URL"
+"""Environment variable with a base address that replaces scheme and host of all addresses."""
+
+# mmdetection published its version 2.0 with files that were trained before that release and say 1.x. Their layers, and
+# the settings behind their AP, are version 2's.
+MMDETECTION_METADATA: Mapping[str, Any] = {"mmdet_version": "2.0.0"}
+
+
+def local_file(weights: str | Path) -> str | Path:
+    """Return the local .safetensors file of published weights, downloaded and converted if necessary.
+
+    Args:
+        weights: a name; the path of a file is returned as it is.
+
+    Raises:
+        UserError: neither a file nor a known name; the download failed; or the file is not what was published.
+    """
+    published = by_name(weights)
+    if published is None:
+        require_weights(weights)
+        return weights
+    return _local_file(with_torchvision_facts(published))
+
+
+def cache_path(weights: PublishedWeights) -> Path:
+    """Return where the origin's file is, or would be: in the folder of ``torch.hub`` (``TORCH_HOME``)."""
+    import torch
+
+    return Path(torch.hub.get_dir(), "checkpoints", weights.file_name)
+
+
+def cached_bytes(weights: PublishedWeights) -> int | None:
+    """Return the size of the origin's file, or of the converted one, in the cache; None if neither is there."""
+    original = cache_path(weights)
+    return next((path.stat().st_size for path in (original, _converted(original)) if path.is_file()), None)
+
+
+def address(weights: PublishedWeights) -> str:
+    """Return the address to download from: the origin's, or that of a mirror.
+
+    Raises:
+        UserError: the environment variable of the mirror is not an address.
+    """
+    mirror = os.environ.get(MIRROR, "")
+    if not mirror:
+        return weights.url
+    if not mirror.startswith(("http://", "https://", "file://")):
+        raise UserError(f"{MIRROR} is {mirror}: it must be an address such as https://mirror.example.org")
+    return mirror.rstrip("/") + urlsplit(weights.url).path
+
+
+def _local_file(weights: PublishedWeights) -> Path:
+    original = cache_path(weights)
+    converted = _converted(original)
+    if converted.is_file():
+        return converted
+    from libradet.interop.download import check_hash, download, locked
+
+    with locked(original):
+        if converted.is_file():  # by the process that had the lock
+            return converted
+        if original.exists():
+            check_hash(original, weights.sha256)
+        else:
+            download(address(weights), original, weights.sha256)
+        _convert(weights, original, converted)
+    return converted
+
+
+def _converted(original: Path) -> Path:
+    """Return the path of the converted file; another version of libradet may read the original differently."""
+    return original.with_name(f"{original.stem}.libradet-{__version__}.safetensors")
+
+
+def _convert(weights: PublishedWeights, original: Path, converted: Path) -> None:
+    from libradet.interop.loading import load_checkpoint
+    from libradet.models.serialization import save_model
+
+    metadata = MMDETECTION_METADATA if weights.origin == "mmdetection" else None
+    model = load_checkpoint(original, metadata=metadata).model
+    content = (model.config.model, model.config.backbone.name)
+    if content != (weights.model, weights.backbone):
+        raise UserError(f"{original}: contains {' on '.join(content)}, not {weights.model} on {weights.backbone}")
+    save_model(model, converted)
+    for outdated in original.parent.glob(f"{original.stem}.libradet-*.safetensors"):
+        if outdated != converted:
+            outdated.unlink(missing_ok=True)
+
+
+def weights_table() -> TextTable:
+    """Return the table of all published weights: architecture, origin, AP, size, and whether they are cached."""
+    columns = ["name", "model", "backbone", "origin", "license", "box AP", "mask AP", "epochs", "MB", "cached"]
+    rows = []
+    for weights in map(with_torchvision_facts, COCO_WEIGHTS):
+        cached = cached_bytes(weights)
+        megabytes = weights.megabytes if cached is None else cached / 1e6
+        numbers = (weights.box_ap, weights.mask_ap, weights.epochs, None if megabytes is None else round(megabytes))
+        cells = ["" if number is None else str(number) for number in numbers]
+        facts = [weights.name, weights.model, weights.backbone, weights.origin, weights.license]
+        rows.append([*facts, *cells, "no" if cached is None else "yes"])
+    title = "Detectors trained on COCO; AP on val2017 as published by their origin"
+    return TextTable(title, columns, rows, [f"cached in {cache_path(COCO_WEIGHTS[0]).parent}"])
