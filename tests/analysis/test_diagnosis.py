@@ -12,7 +12,12 @@ from libradet.analysis.diagnose.feature import diagnose_pyramid
 from libradet.analysis.diagnose.finding import grade
 from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
 from libradet.analysis.diagnose.outcome import diagnose_errors, diagnose_sizes
-from libradet.analysis.diagnose.sample import diagnose_coverage, diagnose_negatives, diagnose_positives
+from libradet.analysis.diagnose.sample import (
+    diagnose_coverage,
+    diagnose_negatives,
+    diagnose_positive_ious,
+    diagnose_positives,
+)
 from libradet.models.zoo import MODELS, make_config
 from libradet.training.options import parse_train
 
@@ -102,6 +107,20 @@ def test_positives():
     taken = diagnose_positives(samples(choice=0.1))
     assert taken.severity == "none"
     assert "all are used" in taken.text
+
+
+@pytest.mark.parametrize(
+    ("below", "severity"), [(0.8, "strong"), (0.65, "moderate"), (0.5, "none"), (None, "inconclusive")]
+)
+def test_inaccurate_positives(below, severity):
+    ious = {"below": share(below), "middle": 0.75, "generated_boxes": 0}
+    finding = diagnose_positive_ious({"candidates": "proposals", "stage": "roi", "positive_ious": ious})
+    assert finding.severity == severity
+    assert bool(finding.options) == (severity in ("strong", "moderate"))
+    assert diagnose_positive_ious({"candidates": "anchors", "stage": "rpn", "positive_ious": ious}) is None
+    ious["generated_boxes"] = 4
+    generated = diagnose_positive_ious({"candidates": "proposals", "stage": "roi", "positive_ious": ious})
+    assert generated.severity == ("inconclusive" if below is None else "balanced")
 
 
 def test_objects_without_a_positive_anchor():

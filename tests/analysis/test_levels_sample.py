@@ -60,6 +60,17 @@ def test_shares_of_all_hard_and_hardest_negatives():
     assert rows["random"]["count"] == 4
 
 
+def test_ious_of_sampled_positives():
+    # Three positives below the middle of 0.5 and 1, one at it, which counts as below, and one above; one negative.
+    gt, iou = [[0, 0, 0, 0, 0, NEGATIVE]], [[0.52, 0.55, 0.7, 0.75, 0.98, 0.3]]
+    ious = statistics_of(make_candidates(gt, iou, [[1.0] * 6]), [[True]], size=10, fraction=1.0)["positive_ious"]
+    assert ious["count"] == 5
+    assert ious["middle"] == 0.75
+    assert ious["below"]["value"] == pytest.approx(0.8)
+    assert ious["shares"][10] == pytest.approx(0.4)  # (0.5, 0.55]
+    assert ious["shares"][19] == pytest.approx(0.2)
+
+
 def test_hard_negatives_are_no_more_than_are_sampled():
     candidates = make_candidates([[NEGATIVE] * 200], [[0.0] * 200], [np.linspace(0, 1, 200).tolist()])
     assert statistics_of(candidates, [[True]], size=4)["negatives"]["hard"]["count"] == 4

@@ -95,6 +95,7 @@ class Stage:
         max_iou: candidates below this IoU are negatives.
         box_loss: box regression loss.
         cls_loss_weight: weight of the classification loss; None if it is fixed.
+        generated_boxes: number of boxes that training adds for each ground truth.
     """
 
     key: Literal["rpn", "roi", "retinanet"]
@@ -103,6 +104,7 @@ class Stage:
     max_iou: float
     box_loss: BoxLossConfig
     cls_loss_weight: float | None = None
+    generated_boxes: int = 0
 
     @property
     def uses_sampling(self) -> bool:
@@ -155,7 +157,15 @@ def stages_of(config: DetectorConfig) -> list[Stage]:
     if config.roi is not None:
         roi = first_roi_config(config)
         stages.append(
-            Stage("roi", "proposals", roi.sampling, roi.match.bg_iou_thresh, roi.box_loss, roi.cls_loss_weight)
+            Stage(
+                "roi",
+                "proposals",
+                roi.sampling,
+                roi.match.bg_iou_thresh,
+                roi.box_loss,
+                roi.cls_loss_weight,
+                roi.generated_boxes,
+            )
         )
     return stages
 

@@ -14,7 +14,12 @@ from libradet.analysis.diagnose.finding import SEVERITY_LABELS, STAGE_NAMES, Fin
 from libradet.analysis.diagnose.measured_gains import describe_gains
 from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
 from libradet.analysis.diagnose.outcome import diagnose_errors, diagnose_sizes
-from libradet.analysis.diagnose.sample import diagnose_coverage, diagnose_negatives, diagnose_positives
+from libradet.analysis.diagnose.sample import (
+    diagnose_coverage,
+    diagnose_negatives,
+    diagnose_positive_ious,
+    diagnose_positives,
+)
 from libradet.models.config import DetectorConfig
 from libradet.models.zoo import MODELS, make_config
 from libradet.training.run_files import CONFIG
@@ -59,6 +64,7 @@ def _all_findings(report: dict[str, Any]) -> list[Finding]:
     findings = [
         *(diagnose_negatives(samples) for samples in reversed(report["samples"])),
         *(diagnose_positives(samples) for samples in reversed(report["samples"])),
+        *(diagnose_positive_ious(samples) for samples in reversed(report["samples"])),
         *(diagnose_coverage(samples) for samples in report["samples"]),
         diagnose_pyramid(report["features"], report["gradients"]["levels"]["before"]),
         *(diagnose_regression(errors) for errors in reversed(report["errors"])),

@@ -22,6 +22,9 @@ An even tenth has 0.10, so "strong" equals its entire even share."""
 MIN_OVERSUBSCRIBED = 0.2
 """Share of images with more positives than slots below which the sampler of positives makes no difference."""
 
+BELOW_STRONG, BELOW_MODERATE = 0.7, 0.6
+"""Share of positives whose IoU is below the middle between the threshold and 1. libradet's own: 0.5 is uniform."""
+
 WITHOUT_STRONG, WITHOUT_MODERATE = 0.2, 0.05
 """Share of objects without a positive candidate. libradet's own: such objects are trained as background."""
 

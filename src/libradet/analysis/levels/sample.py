@@ -99,6 +99,7 @@ class SampleStatistics:
         self.bins = max(2, round(stage.max_iou / IOU_BIN))
         self._negatives: dict[str, list[Tensor]] = {}
         self._positives: dict[str, list[Tensor]] = {}
+        self._positive_ious: list[Tensor] = []
         self._areas: list[Tensor] = []
         self._has_choice: list[Tensor] = []
 
@@ -126,6 +127,8 @@ class SampleStatistics:
         self._append("hard", self._hard_negatives(candidates, negatives, num_sampled))
         own = sample_candidates(self.stage, candidates, num_gt, seed)
         self._append("own", iou_histogram(gather_rows(matches.iou, own.index), own.valid & ~own.positive, self.bins))
+        chosen = own.valid & own.positive
+        self._positive_ious.append(iou_histogram(gather_rows(matches.iou, own.index), chosen, round(1 / IOU_BIN)))
         self._count_positives(candidates, positives, objects, areas, seed)
 
     def _hard_negatives(self, candidates: Candidates, negatives: Tensor, sampled: Tensor) -> Tensor:
@@ -167,6 +170,7 @@ class SampleStatistics:
             "gap": estimate_gap(rows["hard"].above_threshold, rows["random"].above_threshold, self.seed),
             "gap_own": estimate_gap(rows["own"].above_threshold, rows["random"].above_threshold, self.seed),
             "positives": self._compute_positives(),
+            "positive_ious": self._compute_positive_ious(),
         }
 
     def _compute_positives(self) -> dict[str, Any]:
@@ -176,6 +180,24 @@ class SampleStatistics:
             "objects": len(areas),
             "images_with_choice": float(torch.cat(self._has_choice).double().mean()),
             "by_sampler": {name: summarize_positives(values, areas) for name, values in counts.items()},
+        }
+
+    def _compute_positive_ious(self) -> dict[str, Any]:
+        """Return how the IoUs of the stage's own positives are distributed: shares by bin, and below the middle.
+
+        The middle is that of the interval from the threshold to 1: if IoUs were uniform, half would be below.
+        """
+        counts = torch.cat(self._positive_ious).numpy()
+        middle = (self.stage.max_iou + 1) / 2
+        below = counts[:, : round(middle / IOU_BIN)].sum(1)
+        total = counts.sum()
+        return {
+            "count": float(total),
+            "edges": [round(k * IOU_BIN, 2) for k in range(counts.shape[1] + 1)],
+            "shares": (counts.sum(0) / total).tolist() if total else [0.0] * counts.shape[1],
+            "middle": middle,
+            "below": estimate(below, counts.sum(1), self.seed),
+            "generated_boxes": self.stage.generated_boxes,
         }
 
 

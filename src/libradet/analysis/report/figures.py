@@ -52,6 +52,8 @@ def make_figures(report: dict[str, Any]) -> dict[str, Figure]:
         figures[f"negatives_{stage}"] = lambda s=samples: plot_sampler_shares(s)
         if samples["uses_sampling"]:
             figures[f"positives_{stage}"] = lambda s=samples: plot_positives(s)
+        if samples["candidates"] == "proposals" and samples["positive_ious"]["count"]:
+            figures[f"positive_ious_{stage}"] = lambda s=samples: plot_positive_ious(s)
     for when in ("before", "after"):
         if features[when]:
             figures[f"similarity_{when}"] = lambda w=when: plot_similarity(features, w)
@@ -91,6 +93,21 @@ def plot_iou_histogram(samples: dict[str, Any]) -> Figure:
     axis.set_xlabel("IoU with the nearest object")
     percent_axis(axis.yaxis)
     legend_above(axis)
+    return figure
+
+
+def plot_positive_ious(samples: dict[str, Any]) -> Figure:
+    """Plot the distribution of the IoU of sampled positives, and the uniform one."""
+    figure, (axis,) = new_figure(2.3)
+    ious, first = samples["positive_ious"], round(samples["edges"][-1] / IOU_BIN)
+    edges, shares = np.array(ious["edges"][first:]), ious["shares"][first:]
+    at = np.arange(len(shares))
+    axis.bar(at, shares, 0.8, color=GRAY)
+    axis.axhline(1 / len(shares), color=BLUE, linewidth=1, linestyle=(0, (2, 2)))
+    axis.set_xticks(np.arange(len(edges))[::2] - 0.5, [f"{edge:g}" for edge in edges[::2]])
+    axis.grid(axis="x", visible=False)
+    axis.set_xlabel("IoU of positives with their object")
+    percent_axis(axis.yaxis)
     return figure
 
 

@@ -30,6 +30,7 @@ def make_tables(report: dict[str, Any]) -> dict[str, Table]:
     for samples in report["samples"]:
         tables[f"negatives_{samples['stage']}"] = _negatives(samples)
         tables[f"positives_{samples['stage']}"] = _positives(samples)
+        tables[f"positive_ious_{samples['stage']}"] = _positive_ious(samples["positive_ious"])
     tables |= _features(report["features"], report["gradients"])
     tables["level_sizes"] = _level_sizes(report["levels"], report["features"]["strides"])
     tables["loss_curves"] = _curves(report["curves"])
@@ -84,6 +85,11 @@ def _positives(samples: dict[str, Any]) -> Table:
     columns = ["positives", "count", "mean per object", "median", "objects without", "top 10 % of objects"]
     columns += ["mean, small", "mean, medium", "mean, large"]
     return _table(columns, "text count decimal decimal percent percent decimal decimal decimal", rows)
+
+
+def _positive_ious(ious: dict[str, Any]) -> Table:
+    rows = [[f"IoU {name}", share] for name, share in zip(_bins(ious["edges"]), ious["shares"], strict=True)]
+    return _table(["sampled positives", "share"], "text percent", rows)
 
 
 def _features(features: dict[str, Any], gradients: dict[str, Any]) -> dict[str, Table]:
