@@ -1,7 +1,5 @@
 """Configurations of the model zoo."""
 
-from dataclasses import replace
-
 import pytest
 
 from libradet.errors import UserError
