@@ -62,7 +62,10 @@ def test_a_value_at_a_threshold_has_the_higher_severity(value, severity):
 def test_the_papers_own_numbers_are_a_strong_imbalance():
     finding = diagnose_negatives(samples(thresholds.PAPER_HARD, thresholds.PAPER_RANDOM))
     assert finding.severity == "strong"
-    assert finding.options == ["--detector.roi.sampling.negatives iou_balanced"]
+    assert finding.options == [
+        "--detector.roi.sampling.negatives iou_balanced",
+        "--detector.roi.sampling.random_fraction 0.5",
+    ]
     assert "30 points" in finding.text
     assert [number.value for number in finding.numbers] == [0.6, 0.3, 0.7]
     errors = regression(thresholds.PAPER_INLIER_RATIO)
