@@ -1,6 +1,6 @@
 """Public Python API."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -81,6 +81,7 @@ def train(
     *,
     detector: DetectorConfig | Mapping[str, Any] | None = None,
     resume: str | Path | None = None,
+    augmentations: Any = None,
     callbacks: "Sequence[Callback]" = (),
     logger: "Sequence[Logger | str] | Logger | str | None" = None,
     **settings: Any,
@@ -94,6 +95,9 @@ def train(
         detector: complete configuration of a new detector, in place of ``model``, or a nested mapping of the fields
             that differ from those of ``model``, as in a YAML file; its class names come from the data.
         resume: run folder to resume from, with its own detector; ``data`` and ``settings`` change its configuration.
+        augmentations: list of transforms of torchvision.transforms.v2, of other callables with their signature (image,
+            target), and of Albumentations pipelines; or of mappings as in a YAML file. Applied after all others. See
+            :mod:`libradet.data.transforms.custom`.
         callbacks: Lightning callbacks, in addition to those of libradet.
         logger: Lightning loggers, or names such as "wandb", in addition to metrics.csv.
         settings: fields of :class:`libradet.training.config.TrainConfig`, such as ``max_epochs``, ``lr`` or
@@ -107,10 +111,14 @@ def train(
     """
     from lightning.pytorch.loggers import Logger
 
+    from libradet.data.transforms.build import prepare_transforms
     from libradet.training.run import train as run_training
 
     _check_settings(settings)
     settings |= {name: str(settings[name]) for name in ("proposals", "val_proposals") if settings.get(name)}
+    transforms = None
+    if augmentations is not None:
+        settings["augmentations"], transforms = prepare_transforms(augmentations)
     loggers: list[Logger] = []
     if logger is not None:
         requested = [logger] if isinstance(logger, Logger | str) else list(logger)
@@ -120,7 +128,7 @@ def train(
         if detector is not None or isinstance(model, Detector):
             raise UserError("resume continues the run's own detector: leave out model and detector")
         settings |= {"data": str(data)} if data else {}
-        return _resume(Path(resume), model, settings, callbacks, loggers)
+        return _resume(Path(resume), model, settings, callbacks, loggers, transforms)
     if isinstance(model, Detector) and detector is not None:
         raise UserError("model is a built detector: leave out detector, or pass the name of a model")
     model = TrainConfig.model if model is None else model
@@ -133,7 +141,7 @@ def train(
         settings = {"backbone": described.backbone.name, **settings}
         config = TrainConfig(data=str(data), model=described.model, **settings)
     new_or_trained = model if isinstance(model, Detector) else detector
-    return run_training(config, new_or_trained, callbacks=callbacks, loggers=loggers)
+    return run_training(config, new_or_trained, callbacks=callbacks, loggers=loggers, transforms=transforms)
 
 
 def load_model(
@@ -223,7 +231,7 @@ def evaluate(
         skip_broken: skip missing and damaged images; by default they are an error.
         proposals: proposal file, or folder with one for each split, for a detector without RPN.
         settings: keyword arguments of :func:`libradet.evaluation.evaluate.evaluate`, such as ``size``, ``device``,
-            ``coco_results``, ``tta_flip`` or ``tta_scales``.
+            ``coco_results``, ``tta_flip``, ``tta_scales`` or ``tiles``.
 
     Returns:
         the metrics, see :func:`libradet.evaluation.coco.coco_metrics`.
@@ -265,6 +273,7 @@ def _resume(
     settings: dict[str, Any],
     callbacks: "Sequence[Callback]",
     loggers: "Sequence[Logger]",
+    transforms: "tuple[Callable[..., Any], ...] | None",
 ) -> "TrainResult":
     from libradet.training.options import parse_train
     from libradet.training.run import train as run_training
@@ -275,4 +284,4 @@ def _resume(
         if value not in (None, own):
             raise UserError(f"{folder}: the run was started with {name} {own}; leave out {name}={value!r}")
     config = replace(request.config, **settings)
-    return run_training(config, request.detector, folder, callbacks=callbacks, loggers=loggers)
+    return run_training(config, request.detector, folder, callbacks=callbacks, loggers=loggers, transforms=transforms)

@@ -7,15 +7,18 @@ import threading
 import pytest
 import torch
 import yaml
+from torchvision.transforms import v2
 
+import libradet
 from libradet.cli import main
 from libradet.data.proposals.proposal_file import ImageProposals, write_proposals
 from libradet.data.read import read
+from libradet.errors import UserError
 from libradet.evaluation.curves import read_metrics
 from libradet.training.optim import cosine_factor
 from libradet.training.resume import read_checkpoint
 from tests.helpers.launching import wait_for
-from tests.helpers.training_runs import rows
+from tests.helpers.training_runs import assert_same, rows, tiny_config, weights
 
 SWITCHES = (
     *("--optimizer", "adamw", "--layer_decay", "0.7", "--lr_schedule", "cosine", "--scale_jitter", "[0.5, 1.5]"),
@@ -31,6 +34,8 @@ SWITCHES = (
         "--ema",
         "0.9",
     ),
+    *("--vflip_prob", "0.5", "--rotate90_prob", "0.3", "--mixup_prob", "0.3", "--gaussian_blur", "1"),
+    *("--gaussian_noise", "0.05", "--augmentations", "[{class_path: RandomRotation, init_args: {degrees: 10}}]"),
     *("--save_every_n_steps", "1", "--max_epochs", "2", "--check_val_every_n_epoch", "2", "--decay_norm_bias", "false"),
 )
 
@@ -61,7 +66,10 @@ def test_stopped_and_resumed_with_a_cache_and_a_worker(untouched, tiny_data, tin
     assert main(tiny(tiny_data, out, *SWITCHES)) == 143
     thread.join()
     assert 4 <= read_checkpoint(out / "last.ckpt")["libradet"]["batches_done"] < 12
-    for option, value in (("--scale_jitter", "null"), ("--optimizer", "sgd")):
+    other = "[{class_path: RandomRotation, init_args: {degrees: 11}}]"
+    for option, value in (
+        *(("--scale_jitter", "null"), ("--optimizer", "sgd"), ("--vflip_prob", "0"), ("--augmentations", other)),
+    ):
         capfd.readouterr()
         assert main(["train", "--resume", str(out), option, value]) == 2
         said = capfd.readouterr().err
@@ -72,6 +80,7 @@ def test_stopped_and_resumed_with_a_cache_and_a_worker(untouched, tiny_data, tin
     assert "AdamW" in said
     assert "cosine to 0.01 times lr after 12 steps" in said
     assert "flip 0.5, scale jitter 0.5 to 1.5, mosaic 0.5 until epoch 1" in said
+    assert "vflip 0.5, rotate90 0.3, color jitter 0.4, gaussian blur 1, gaussian noise 0.05, RandomRotation" in said
     a, b = state(out), state(untouched)
     assert len(a) == len(b)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
@@ -98,3 +107,40 @@ def test_mixing_is_refused_with_precomputed_proposals(tiny_data, tiny, tmp_path,
     assert main([*argv, "--mosaic_prob", "0.5"]) == 2
     assert "no precomputed proposals" in capfd.readouterr().err
     assert not out.exists()
+
+
+class Shift(v2.Transform):
+    """A transform that no file can create."""
+
+    def __init__(self, pixels):
+        super().__init__()
+        self.pixels = pixels
+
+    def transform(self, inpt, params):
+        return v2.functional.affine(inpt, 0.0, [self.pixels, 0], 1.0, [0.0])
+
+
+def broken(image, target):
+    return image
+
+
+def test_transforms_of_python_are_resumed_in_python(tiny_data, tmp_path, capfd):
+    first, whole = tmp_path / "first", tmp_path / "whole"
+    own = [Shift(5), v2.RandomRotation(20), {"class_path": "RandomInvert"}]
+    steps = {"batch_size": 2, "num_workers": 0, "num_val_images_logged": 0, "val_split": "train", "ema": 0.9}
+    settings = {"data": tiny_data, "detector": tiny_config(), "check_val_every_n_epoch": 9, **steps}
+    with pytest.raises(UserError, match=r"augmentation broken, image .*not image and target"):
+        libradet.train(augmentations=[broken], output_dir=str(first), **settings)
+    assert not first.exists(), "refused before anything is written"
+    libradet.train(augmentations=own, output_dir=str(whole), max_steps=3, **settings)
+    libradet.train(augmentations=own, output_dir=str(first), max_steps=1, **settings)
+    entries = yaml.safe_load((first / "config.yaml").read_text())["augmentations"]
+    assert [list(entry) for entry in entries] == [["python"], ["python"], ["class_path"]]
+    capfd.readouterr()
+    assert main(["train", "--resume", str(first), "--max_steps", "3"]) == 2
+    said = capfd.readouterr().err
+    assert "test_augmented_training.Shift(pixels=5), which its configuration cannot create" in said
+    with pytest.raises(UserError, match=r"started with augmentations .*Shift\(pixels=5.* cannot be resumed with"):
+        libradet.train(resume=first, augmentations=[Shift(6), *own[1:]], max_steps=3)
+    libradet.train(resume=first, augmentations=own, max_steps=3)
+    assert_same(weights(first), weights(whole))

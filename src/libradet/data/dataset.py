@@ -1,5 +1,6 @@
 """Map-style dataset: decodes, resizes and augments one image at a time."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,17 +15,22 @@ from libradet.data.image_io import read_image
 from libradet.data.masks import FULL_IMAGE, decode_masks
 from libradet.data.proposals.precomputed import PrecomputedProposals
 from libradet.data.records import Dataset
-from libradet.data.transforms.augmentation import Augmentation
+from libradet.data.transforms.augmentation import NO_AUGMENTATION, Augmentation
 from libradet.data.transforms.color import color_jitter
 from libradet.data.transforms.copy_paste import copy_paste
 from libradet.data.transforms.crop import CropBox, crop_sample, random_crop_box
-from libradet.data.transforms.flip import hflip
+from libradet.data.transforms.custom import apply_transforms
+from libradet.data.transforms.fit import shrink_to_fit
+from libradet.data.transforms.flip import hflip, vflip
+from libradet.data.transforms.mixup import mixup
 from libradet.data.transforms.mosaic import build_mosaic, mosaic_cells, paste_offset, sample_tile_scale
+from libradet.data.transforms.noise import gaussian_blur, gaussian_noise
 from libradet.data.transforms.resize import Size, cached_size, resize_to, scale_size, target_size
+from libradet.data.transforms.rotate import rotate90
 from libradet.data.transforms.sample import Sample, remove_empty_masks
 
 # Streams of random numbers: part of the seed of each augmentation, so never renumber them.
-_HFLIP, _SCALE, _MOSAIC, _COPY_PASTE, _COLOR = range(1, 6)
+_HFLIP, _SCALE, _MOSAIC, _COPY_PASTE, _COLOR, _VFLIP, _ROTATE, _MIXUP, _BLUR, _NOISE, _CUSTOM = range(1, 12)
 
 
 class SampleIndex(NamedTuple):
@@ -98,12 +104,34 @@ class DetectionDataset(torch.utils.data.Dataset):
             sample = self._paste_objects(sample, paste_rng)
         if not self.masks:
             sample = sample._replace(masks=None)
+        mixup_rng = self._draw(key, _MIXUP, augment.mixup_prob if mixing else 0.0)
+        if mixup_rng is not None:
+            sample = self._mix(sample, mixup_rng)
+        sample = self._flip_and_rotate(sample, key)
+        sample = sample._replace(image=self._change_pixels(sample.image, key))
+        if augment.transforms:
+            seed, file = int(self._rng(key, _CUSTOM).integers(2**32)), self.dataset.images[key.index].path.name
+            sample = apply_transforms(sample, augment.transforms, seed, len(self.dataset.class_names), file)
+        return shrink_to_fit(sample, size)
+
+    def _flip_and_rotate(self, sample: Sample, key: SampleIndex) -> Sample:
+        augment = self.augmentation
         if self._draw(key, _HFLIP, augment.hflip_prob) is not None:
             sample = hflip(sample)
+        if self._draw(key, _VFLIP, augment.vflip_prob) is not None:
+            sample = vflip(sample)
+        rotation_rng = self._draw(key, _ROTATE, augment.rotate90_prob)
+        return sample if rotation_rng is None else rotate90(sample, int(rotation_rng.integers(1, 4)))
+
+    def _change_pixels(self, image: UInt8[Tensor, "3 H W"], key: SampleIndex) -> UInt8[Tensor, "3 H W"]:
+        augment = self.augmentation
         if augment.color_jitter:
-            image = color_jitter(sample.image, augment.color_jitter, self._rng(key, _COLOR))
-            sample = sample._replace(image=image)
-        return sample
+            image = color_jitter(image, augment.color_jitter, self._rng(key, _COLOR))
+        if augment.gaussian_blur:
+            image = gaussian_blur(image, augment.gaussian_blur, self._rng(key, _BLUR))
+        if augment.gaussian_noise:
+            image = gaussian_noise(image, augment.gaussian_noise, self._rng(key, _NOISE))
+        return image
 
     def _rng(self, key: SampleIndex, stream: int) -> np.random.Generator:
         repeat = [key.repeat] if key.repeat else []
@@ -153,6 +181,14 @@ class DetectionDataset(torch.utils.data.Dataset):
         offset = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
         return copy_paste(sample, build_mosaic([source], [offset], (height, width)), rng)
 
+    def _mix(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Average with another image, which is flipped, resized and placed by draws of its own."""
+        height, width = sample.image.shape[1:]
+        source = self._load_jittered(int(rng.integers(len(self.dataset))), (height, width), self.masks, rng)
+        source = hflip(source) if rng.random() < self.augmentation.hflip_prob else source
+        rows, columns = source.image.shape[1:]
+        return mixup(sample, source, (int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))))
+
     def _load(self, index: int, size: tuple[int, int], masks: bool, crop: CropBox | None = None) -> Sample:
         """Load an image resized to ``size``, or a crop of it."""
         image, (height, width) = self.dataset.images[index], size
@@ -187,3 +223,11 @@ class DetectionDataset(torch.utils.data.Dataset):
         if self.cache:
             self.cache.put(index, resized)
         return resized
+
+
+def load_sample(dataset: Dataset, index: int, size: Size, masks: bool = False) -> Sample:
+    """Load one image without augmentation. Raises UserError if its file cannot be read."""
+    image = dataset.images[index]
+    sizes = np.array([target_size(image.height, image.width, size)], np.int64)
+    single = replace(dataset, images=[image])
+    return DetectionDataset(single, size, 0, NO_AUGMENTATION, sizes, masks, None, False, None)[SampleIndex(0, 0)]

@@ -152,11 +152,15 @@ def make_loader(
 
 
 def check_mixing(augmentation: Augmentation, has_proposals: bool) -> None:
-    """Raise UserError if images with precomputed proposals would be mixed."""
+    """Raise UserError if images with precomputed proposals would be mixed, or changed by users' own transforms."""
     if has_proposals and augmentation.is_mixed:
         raise UserError(
-            "mosaic and copy-paste create images that have no precomputed proposals: set mosaic_prob and "
-            "copy_paste_prob to 0, or use a model with an RPN"
+            "mosaic, copy-paste and mixup create images that have no precomputed proposals: set mosaic_prob, "
+            "copy_paste_prob and mixup_prob to 0, or use a model with an RPN"
+        )
+    if has_proposals and augmentation.transforms:
+        raise UserError(
+            "augmentations of your own do not move precomputed proposals: leave them out, or use a model with an RPN"
         )
 
 
@@ -170,7 +174,9 @@ def _collate_batch(
     if isinstance(samples, LoadError):
         return samples
     most = max(len(sample.labels) for sample in samples)
-    rows = min(max_objects, max(MIN_PADDED_OBJECTS, 1 << (most - 1).bit_length()))
+    rows = max(MIN_PADDED_OBJECTS, 1 << (most - 1).bit_length())
+    if most <= max_objects:  # users' own transforms may add objects
+        rows = min(max_objects, rows)
     height, width = padded_sizes[samples[0].index].tolist()
     return collate(samples, padded_size=(height, width), max_objects=rows, max_proposals=num_proposals)
 

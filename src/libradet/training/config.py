@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from libradet.data.transforms.entries import encode_entries
 from libradet.errors import UserError
 from libradet.utils.ranges import (
     NonNegativeFloat,
@@ -74,7 +75,16 @@ class TrainConfig:
             segmentations; as rectangles where there are none.
         color_jitter: maximum relative change of brightness, contrast and saturation; the hue rotates by up to a quarter
             of this value, in turns.
-        no_aug_epochs: epochs at the end without mosaic and copy-paste (as in YOLOX, Ge et al., 2021).
+        vflip_prob: probability of a vertical flip.
+        rotate90_prob: probability of a rotation by 90, 180 or 270 degrees; shrunk to the padded size where it exceeds
+            it.
+        mixup_prob: probability that another image is averaged in, with its objects (Zhang et al., 2018).
+        gaussian_blur: largest standard deviation in pixels of a blur, which is drawn between 0 and it.
+        gaussian_noise: largest standard deviation of noise as a fraction of white, drawn between 0 and it.
+        augmentations: list of transforms of torchvision.transforms.v2, each as class_path and init_args, and of
+            Albumentations pipelines, as albumentations and a file that albumentations.save wrote; applied last, in this
+            order.
+        no_aug_epochs: epochs at the end without mosaic, copy-paste and mixup (as in YOLOX, Ge et al., 2021).
         repeat_factor_thresh: classes in a smaller fraction of the training images are rare: their images occur up to
             sqrt(repeat_factor_thresh / fraction) times in an epoch (repeat-factor sampling of LVIS, Gupta et al.,
             2019); 0 repeats none.
@@ -131,6 +141,12 @@ class TrainConfig:
     mosaic_prob: UnitInterval = 0.0
     copy_paste_prob: UnitInterval = 0.0
     color_jitter: UnitInterval = 0.0
+    vflip_prob: UnitInterval = 0.0
+    rotate90_prob: UnitInterval = 0.0
+    mixup_prob: UnitInterval = 0.0
+    gaussian_blur: NonNegativeFloat = 0.0
+    gaussian_noise: UnitInterval = 0.0
+    augmentations: list[str] = field(default_factory=list)
     no_aug_epochs: NonNegativeInt = 0
     repeat_factor_thresh: UnitInterval = 0.0
     check_val_every_n_epoch: PositiveInt = 1
@@ -148,6 +164,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check the values. Raises UserError with field, value and range."""
         check_ranges(self)
+        self.augmentations = encode_entries(self.augmentations)
         jitter = self.scale_jitter
         if jitter is not None and not (len(jitter) == 2 and 0 < jitter[0] <= jitter[1]):
             raise UserError(f"scale_jitter is {list(jitter)}: it must be two positive factors, the smaller one first")

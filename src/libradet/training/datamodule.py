@@ -1,7 +1,9 @@
 """LightningDataModule for training a detector."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -10,6 +12,7 @@ from torch.utils.data import DataLoader
 from libradet.data.batch import Batch
 from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
 from libradet.data.cache import CacheKind, ImageCache, cache_bytes
+from libradet.data.dataset import load_sample
 from libradet.data.formats.detect import choose_split, list_splits
 from libradet.data.loader import make_loader
 from libradet.data.proposals.precomputed import PrecomputedProposals
@@ -17,6 +20,7 @@ from libradet.data.read import read
 from libradet.data.records import Dataset
 from libradet.data.sampler import GroupedBatchSampler
 from libradet.data.transforms.augmentation import HFLIP_ONLY, Augmentation
+from libradet.data.transforms.custom import check_transforms
 from libradet.data.transforms.resize import Size
 from libradet.data.validation.report import Report, merge
 from libradet.errors import UserError
@@ -118,6 +122,19 @@ class DetectorData(pl.LightningDataModule):
     def count_batches(self, world_size: int) -> int:
         """Return the training batches of each of ``world_size`` processes per epoch."""
         return len(self._loader(0, world_size, training=True, num_workers=0))
+
+    def check_transforms(self, transforms: Sequence[Callable[..., Any]]) -> None:
+        """Check users' own transforms on the first training image with objects.
+
+        Raises:
+            UserError: see :func:`libradet.data.transforms.custom.check_transforms`.
+        """
+        if not transforms:
+            return
+        images = self.train_set.images
+        index = next((i for i, image in enumerate(images) if len(image.labels)), 0)
+        sample = load_sample(self.train_set, index, self.size, self.masks)
+        check_transforms(sample, transforms, len(self.class_names), images[index].path.name)
 
     def train_dataloader(self) -> DataLoader:
         """Return the training batches, from the progress of the run on."""

@@ -2,14 +2,15 @@
 
 The schedule is a closed form in the step (:func:`lr_lambda` with torch's LambdaLR). A chain of SequentialLR, LinearLR,
 MultiStepLR and CosineAnnealingLR multiplies the rate of the previous step, so its rates differ in the last bits.
-Parameter groups follow the stages of the backbone, which ``timm.optim.param_groups_layer_decay`` does not support for
+Parameter groups follow the layers of the backbone, which ``timm.optim.param_groups_layer_decay`` does not support for
 feature extractors, and exempt learned loss weights from decay.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import ceil, cos, pi, sqrt
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -17,7 +18,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from libradet.data.transforms.augmentation import Augmentation
-from libradet.models.backbone import NUM_STAGES, Backbone, param_stage_ids
+from libradet.models.backbone import Backbone, layer_depths
 from libradet.models.config import LOSS_WEIGHTS
 from libradet.training.config import TrainConfig
 
@@ -69,15 +70,31 @@ def default_lr(config: TrainConfig) -> float:
     return LR_PER_16[config.optimizer] * (ratio if config.optimizer == "sgd" else sqrt(ratio))
 
 
-def make_augmentation(config: TrainConfig, batches_per_epoch: int | None = None) -> Augmentation:
-    """Return the augmentation of training images; ``no_aug_epochs`` needs ``batches_per_epoch``."""
+def make_augmentation(
+    config: TrainConfig, batches_per_epoch: int | None = None, transforms: tuple[Callable[..., Any], ...] = ()
+) -> Augmentation:
+    """Return the augmentation of training images; ``no_aug_epochs`` needs ``batches_per_epoch``.
+
+    ``transforms`` are those of ``config.augmentations``.
+    """
     mixing_epochs = None
     if config.no_aug_epochs and batches_per_epoch is not None:
         steps = total_steps(config, batches_per_epoch)
         mixing_epochs = max(0, ceil(steps / steps_per_epoch(config, batches_per_epoch)) - config.no_aug_epochs)
     jitter = None if config.scale_jitter is None else (config.scale_jitter[0], config.scale_jitter[1])
     return Augmentation(
-        config.hflip_prob, jitter, config.mosaic_prob, config.copy_paste_prob, config.color_jitter, mixing_epochs
+        hflip_prob=config.hflip_prob,
+        scale_jitter=jitter,
+        mosaic_prob=config.mosaic_prob,
+        copy_paste_prob=config.copy_paste_prob,
+        color_jitter=config.color_jitter,
+        mixing_epochs=mixing_epochs,
+        vflip_prob=config.vflip_prob,
+        rotate90_prob=config.rotate90_prob,
+        mixup_prob=config.mixup_prob,
+        gaussian_blur=config.gaussian_blur,
+        gaussian_noise=config.gaussian_noise,
+        transforms=transforms,
     )
 
 
@@ -152,7 +169,9 @@ def _weight_groups(model: nn.Module, trained: list[tuple[str, nn.Parameter]], co
 
 
 def parameter_depths(model: nn.Module) -> dict[str, int]:
-    """Return how many stages below the FPN each parameter is: 1 in the last stage, STAGES + 1 in the stem, else 0.
+    """Return how many stages (of a plain ViT: blocks) below the pyramid each parameter is, and 0 outside the backbone.
+
+    See :func:`libradet.models.backbone.layer_depths`.
 
     Raises:
         UserError: the backbone has no stages.
@@ -160,8 +179,7 @@ def parameter_depths(model: nn.Module) -> dict[str, int]:
     depths = {name: 0 for name, _ in model.named_parameters()}
     for prefix, part in model.named_modules():
         if isinstance(part, Backbone):
-            stages = param_stage_ids(part)
-            depths |= {f"{prefix}.{name}": NUM_STAGES + 1 - stage for name, stage in stages.items()}
+            depths |= {f"{prefix}.{name}": depth for name, depth in layer_depths(part).items()}
     return depths
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from libradet.data.transforms.entries import encode_entries
 from libradet.errors import UserError
 from libradet.interop.coco_weights import BEST, best_weights, require_weights
 from libradet.models.config import BackboneConfig, DetectorConfig
@@ -80,6 +81,11 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
     if known.resume:
         _require_run(Path(known.resume))
     tree = _read_files([Path(known.resume) / CONFIG] if known.resume else known.config)
+    if known.augmentations is not None:
+        tree["augmentations"] = _read_value("augmentations", known.augmentations)
+    if "augmentations" in tree:
+        # As text, since jsonargparse creates an object of any class that is named in a mapping of unknown type.
+        tree["augmentations"] = encode_entries(tree["augmentations"])
     _refuse_unknown_options(arg[2:].split("=")[0] for arg in rest if arg.startswith("--"))
     if known.resume:
         _refuse_other_versions(_flatten(tree), Path(known.resume) / CONFIG)
@@ -131,6 +137,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """
     _refuse_unknown_keys(settings)
     of_run = {key: value for key, value in settings.items() if key in {f.name for f in fields(TrainConfig)}}
+    of_run |= {key: encode_entries(value) for key, value in of_run.items() if key == "augmentations"}
     _parse(make_config(TrainConfig.model), ["--config", yaml.safe_dump({"data": "", **of_run})])
 
 
@@ -168,7 +175,7 @@ def _parse_known(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse the options that determine the defaults of all others; return them and the rest of the command line."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action="append", default=[])
-    for name in ("resume", *_NAMES):
+    for name in ("resume", "augmentations", *_NAMES):
         parser.add_argument(f"--{name}")
     try:
         known, rest = parser.parse_known_args(argv)
@@ -223,6 +230,13 @@ def _read_file(path: str | Path) -> dict[str, Any]:
     if content is not None and not isinstance(content, dict):
         raise UserError(f"{path}: contains no keys; expected lines such as 'max_epochs: 12'")
     return content or {}
+
+
+def _read_value(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise UserError(f"--{name}: not valid YAML ({' '.join(str(e).split())[:300]})") from e
 
 
 def _chosen_weights(tree: dict[str, Any]) -> dict[str, str]:

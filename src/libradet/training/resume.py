@@ -1,8 +1,8 @@
 """Resume a run: select its newest intact checkpoint, and check that dataset and settings have not changed."""
 
 import zipfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from libradet.data.records import Dataset, ImageRecord
+from libradet.data.transforms.describe import describe
 from libradet.errors import UserError
 from libradet.training.config import TrainConfig
 from libradet.training.run_files import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
@@ -24,6 +25,7 @@ class RunIdentity:
     Attributes:
         num_images: in the training split.
         world_size: number of processes that train together.
+        augmentations: users' own transforms as text, see :func:`libradet.data.transforms.describe.describe`.
         train_data, val_data: see :func:`fingerprint`; empty without validation images.
     """
 
@@ -43,6 +45,19 @@ class RunIdentity:
     repeat_factor_thresh: float
     train_data: list[int]
     val_data: list[int]
+    vflip_prob: float = 0.0
+    rotate90_prob: float = 0.0
+    mixup_prob: float = 0.0
+    gaussian_blur: float = 0.0
+    gaussian_noise: float = 0.0
+    augmentations: list[str] = field(default_factory=list)
+
+
+DEFAULTS = {f.name: f.default for f in fields(RunIdentity) if f.default is not MISSING} | {"augmentations": []}
+"""Values of settings that are newer than a checkpoint."""
+
+MAX_SETTING_LENGTH = 300
+"""Of a setting in a message."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +79,19 @@ class ResumeState:
     note: str = ""
 
 
-def run_identity(config: TrainConfig, train_set: Dataset, val_set: Dataset | None) -> RunIdentity:
-    """Return the identity of a run that is about to start."""
+def run_identity(
+    config: TrainConfig,
+    train_set: Dataset,
+    val_set: Dataset | None,
+    transforms: Sequence[Callable[..., Any]] = (),
+) -> RunIdentity:
+    """Return the identity of a run that is about to start; ``transforms`` are those of ``config.augmentations``."""
     derived: dict[str, Any] = {
         "num_images": len(train_set),
         "class_names": train_set.class_names,
         "world_size": config.world_size,
         "scale_jitter": None if config.scale_jitter is None else list(config.scale_jitter),
+        "augmentations": [describe(transform) for transform in transforms],
         "train_data": fingerprint(train_set),
         "val_data": [] if val_set is None else fingerprint(val_set),
     }
@@ -131,9 +152,11 @@ def load_resume_state(folder: Path, identity: RunIdentity, train_set: Dataset, v
         raise UserError(f"{path}: not a checkpoint of libradet train; resume it with the Trainer that wrote it")
     for name, value in asdict(identity).items():
         # A setting that is newer than the checkpoint had its default then.
-        if name not in ("train_data", "val_data") and name in saved and saved[name] != value:
+        before = saved.get(name, DEFAULTS.get(name, value))
+        if name not in ("train_data", "val_data") and before != value:
+            before, value = (_shorten(setting) for setting in (before, value))
             raise UserError(
-                f"{path}: the run was started with {name} {saved[name]} and cannot be resumed with {value}; "
+                f"{path}: the run was started with {name} {before} and cannot be resumed with {value}; "
                 "restore the setting, or start a new run"
             )
     if saved["train_data"]:
@@ -145,6 +168,11 @@ def load_resume_state(folder: Path, identity: RunIdentity, train_set: Dataset, v
     ]
     batches_done = checkpoint["libradet"]["batches_done"]
     return ResumeState(batches_done, checkpoint["global_step"], max(wait_counts, default=0), path, note)
+
+
+def _shorten(setting: Any) -> str:
+    text = str(setting)
+    return text if len(text) <= MAX_SETTING_LENGTH else f"{text[:MAX_SETTING_LENGTH]}..."
 
 
 def _check_dataset(path: Path, saved: Sequence[int], current: Sequence[int], dataset: Dataset) -> None:

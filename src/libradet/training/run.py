@@ -1,9 +1,9 @@
 """Training run, from its configuration to its results."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import DeviceStatsMonitor, EarlyStopping, EMAWeightAveraging, LearningRateMonitor
@@ -54,6 +54,7 @@ def train(
     console: Console | None = None,
     callbacks: Sequence[pl.Callback] = (),
     loggers: Sequence[Logger] = (),
+    transforms: tuple[Callable[..., Any], ...] | None = None,
 ) -> TrainResult:
     """Train and validate a detector, and write the results to a run folder.
 
@@ -62,6 +63,7 @@ def train(
         resume: run folder to resume, with the configuration it was started with.
         console: for progress; stdout if None.
         callbacks, loggers: additional ones.
+        transforms: those that ``config.augmentations`` describes; created from it if None.
 
     Raises:
         UserError: the run cannot start, or its loss is NaN or infinite.
@@ -71,7 +73,7 @@ def train(
     is_first = is_first_process()
     console = (console or stdout_console()) if is_first else Console(quiet=True)
     setup = setup_training(
-        config, detector, resume, lambda report: console.print(report.render(f"Dataset {config.data}"))
+        config, detector, resume, lambda report: console.print(report.render(f"Dataset {config.data}")), transforms
     )
     console.print(summarize_setup(setup))
     with translate_errors(setup.folder, setup.config.world_size):

@@ -15,6 +15,8 @@ from libradet.data.proposals.precomputed import PrecomputedProposals
 from libradet.data.records import Dataset
 from libradet.data.repeat_factors import count_objects
 from libradet.data.segmentations import require_masks
+from libradet.data.transforms.build import prepare_transforms
+from libradet.data.transforms.entries import decode_entry
 from libradet.data.validation.report import Report
 from libradet.errors import UserError
 from libradet.inference.proposals import check_config_proposals, load_config_proposals
@@ -87,6 +89,7 @@ def setup_training(
     detector: DetectorConfig | Detector | None = None,
     resume: Path | None = None,
     on_report: Callable[[Report], None] = lambda report: None,
+    transforms: tuple[Callable[..., Any], ...] | None = None,
 ) -> TrainSetup:
     """Read and validate the data, build the detector, and resolve the configuration.
 
@@ -94,10 +97,14 @@ def setup_training(
         detector: configuration, or a built detector to train; that of ``config.model`` if None.
         resume: run folder to resume.
         on_report: called with the report on the data as soon as it is available.
+        transforms: those that ``config.augmentations`` describes; created from it if None.
 
     Raises:
         UserError: the run cannot start.
     """
+    if transforms is None:
+        texts, transforms = prepare_transforms(config.augmentations)
+        config = replace(config, augmentations=texts)
     started = read_saved_settings(resume)
     if resume is not None and config.output_dir is not None and Path(config.output_dir) != resume:
         raise UserError(f"--output_dir {config.output_dir}: the run in {resume} is resumed there; leave it out")
@@ -107,7 +114,7 @@ def setup_training(
         config = replace(config, weights=best_weights(detector_config.model, backbone).name)
     for path in (config.proposals, config.val_proposals or config.proposals):
         check_config_proposals(detector_config, path)
-    check_mixing(make_augmentation(config), config.proposals is not None)
+    check_mixing(make_augmentation(config, transforms=transforms), config.proposals is not None)
     train_set, val_set, report = _read_data(config, with_masks=detector_config.mask is not None, on_report=on_report)
     on_gpu = torch.cuda.is_available()
     _check_devices(config, on_gpu)
@@ -122,11 +129,12 @@ def setup_training(
     if config.layer_decay is not None:
         parameter_depths(model)  # refuses a backbone without stages
     folder = resume or choose_run_dir(config, model.config.backbone.name)
-    identity = run_identity(config, train_set, val_set)
+    identity = run_identity(config, train_set, val_set, transforms)
     resume_state = load_resume_state(folder, identity, train_set, val_set) if resume else ResumeState()
     if config.world_size > 1:
         convert_sync_batchnorm(model, on_gpu)
     data = _make_data(config, model, train_set, val_set, train_proposals, val_proposals)
+    data.check_transforms(transforms)
     if config.cache:
         check_free_space(config.cache, data.cache_bytes * config.devices, folder)
     batches_per_epoch = _count_batches(config, data)
@@ -134,7 +142,7 @@ def setup_training(
     if config.precision != "auto" and started.get("precision") == config.precision:
         reason = "as before"
     config = resolve(replace(config, precision=precision), batches_per_epoch)
-    data.augmentation = make_augmentation(config, batches_per_epoch)
+    data.augmentation = make_augmentation(config, batches_per_epoch, transforms)
     epochs = started.get("max_epochs")
     return TrainSetup(
         config, model, folder, data, report, batches_per_epoch, resume_state, identity, on_gpu, reason, epochs
@@ -275,6 +283,7 @@ def read_saved_settings(folder: Path | None) -> dict[str, Any]:
 def write_config(folder: Path, config: TrainConfig, detector: DetectorConfig) -> None:
     """Write all settings but the output folder, so that the file alone reproduces the run."""
     tree = asdict(replace(config, output_dir=None)) | {"detector": asdict(detector)}
+    tree["augmentations"] = [decode_entry(text) for text in config.augmentations]
     with atomic_write(folder / CONFIG) as partial:
         partial.write_text(yaml.safe_dump(_tuples_to_lists(tree), sort_keys=False, allow_unicode=True))
 

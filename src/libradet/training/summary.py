@@ -4,6 +4,7 @@ from rich.table import Table
 
 from libradet.data.bit_depth import describe_bit_depth
 from libradet.data.cache import format_bytes
+from libradet.data.transforms.describe import name_of
 from libradet.training.optim import total_steps
 from libradet.training.setup import TrainSetup
 from libradet.utils.tables import facts_table
@@ -87,8 +88,13 @@ def _augmentation(setup: TrainSetup) -> dict[str, str]:
         parts.append(f"copy-paste {config.copy_paste_prob:g}{until}")
     if config.repeat_factor_thresh:
         parts.append(f"repeat factors below {config.repeat_factor_thresh:g}")
-    if config.color_jitter:
-        parts.append(f"color jitter {config.color_jitter:g}")
+    if config.mixup_prob:
+        parts.append(f"mixup {config.mixup_prob:g}{until}")
+    switches = ("vflip_prob", "rotate90_prob", "color_jitter", "gaussian_blur", "gaussian_noise")
+    for name in switches:
+        if value := getattr(config, name):
+            parts.append(f"{name.removesuffix('_prob').replace('_', ' ')} {value:g}")
+    parts += map(name_of, augmentation.transforms)
     return {"augmentation": ", ".join([f"flip {config.hflip_prob:g}", *parts])} if parts else {}
 
 

@@ -1,6 +1,8 @@
 """Augmentation settings. Does not import torch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,13 @@ class Augmentation:
         mosaic_prob: probability of a mosaic of four images (``mosaic.py``).
         copy_paste_prob: probability that objects of another image are pasted (``copy_paste.py``).
         color_jitter: strength of color jitter (``color.py``).
-        mixing_epochs: number of epochs after which mosaic and copy-paste stop; None for never.
+        mixing_epochs: number of epochs after which mosaic, copy-paste and mixup stop; None for never.
+        vflip_prob: probability of a vertical flip.
+        rotate90_prob: probability of a rotation by 90, 180 or 270 degrees, each equally likely.
+        mixup_prob: probability that an image is averaged with another one (``mixup.py``).
+        gaussian_blur: largest standard deviation, in pixels, of a Gaussian blur (``noise.py``).
+        gaussian_noise: largest standard deviation of Gaussian noise, as a fraction of white.
+        transforms: users' own ones, applied last and in this order (``custom.py``).
     """
 
     hflip_prob: float = 0.5
@@ -23,6 +31,12 @@ class Augmentation:
     copy_paste_prob: float = 0.0
     color_jitter: float = 0.0
     mixing_epochs: int | None = None
+    vflip_prob: float = 0.0
+    rotate90_prob: float = 0.0
+    mixup_prob: float = 0.0
+    gaussian_blur: float = 0.0
+    gaussian_noise: float = 0.0
+    transforms: tuple[Callable[..., Any], ...] = ()
 
     @property
     def max_scale(self) -> float | None:
@@ -32,7 +46,7 @@ class Augmentation:
     @property
     def is_mixed(self) -> bool:
         """Whether an image may contain parts of other images."""
-        return self.mosaic_prob > 0 or self.copy_paste_prob > 0
+        return self.mosaic_prob > 0 or self.copy_paste_prob > 0 or self.mixup_prob > 0
 
     def uses_mixing(self, epoch: int) -> bool:
         """Return whether an image may contain parts of other images in this epoch."""
@@ -41,7 +55,7 @@ class Augmentation:
     @property
     def max_source_images(self) -> int:
         """Maximum number of images whose objects are in one."""
-        return (4 if self.mosaic_prob > 0 else 1) + (self.copy_paste_prob > 0)
+        return (4 if self.mosaic_prob > 0 else 1) + (self.copy_paste_prob > 0) + (self.mixup_prob > 0)
 
 
 HFLIP_ONLY = Augmentation()
