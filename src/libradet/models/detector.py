@@ -17,11 +17,12 @@ from libradet.models.class_balance import ClassWeights, class_weights
 from libradet.models.config import DetectorConfig
 from libradet.models.config_validation import validate_config
 from libradet.models.fpn import FeaturePyramid
+from libradet.models.empty_slots import count_used_slots
 from libradet.models.load_pretrained import BackboneWeights
 from libradet.models.mask_head import MaskHead
 from libradet.models.retinanet_head import RetinaNetHead
 from libradet.models.roi_heads import build_roi_heads, precomputed_proposals
-from libradet.models.rpn import RPNHead, proposals_to_detections
+from libradet.models.rpn import Proposals, RPNHead, proposals_to_detections
 from libradet.models.uncertainty_weighting import build_uncertainty_weighting
 from libradet.structures import Detections
 
@@ -203,6 +204,8 @@ class Detector(nn.Module):
             proposals = precomputed_proposals(batch)
         if self.roi is None:
             return proposals_to_detections(proposals, self.config.detections)
+        used = count_used_slots(proposals.valid)
+        proposals = Proposals(*(tensor[:, :used] for tensor in proposals))
         detections = self.roi.detect(features, proposals, batch.sizes)
         return detections if self.mask is None else self.mask.add_masks(features, detections)
 

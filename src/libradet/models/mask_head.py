@@ -13,6 +13,7 @@ from libradet.errors import UserError
 from libradet.geometry.masks import crop_masks
 from libradet.models.box_head import SampledProposals, roi_pool
 from libradet.models.config import MaskConfig
+from libradet.models.empty_slots import count_used_slots
 from libradet.models.layers import conv_norm
 from libradet.models.losses import num_samples_across_ranks
 from libradet.structures import Detections
@@ -67,9 +68,12 @@ class MaskHead(nn.Module):
 
     def add_masks(self, features: Sequence[Tensor], detections: Detections) -> Detections:
         """Return the detections with a mask for each."""
-        logits = self(roi_pool(features, detections.boxes, detections.valid, self.strides, self.config.align))
-        masks = _select_class(logits, detections.labels).sigmoid()
-        return detections._replace(masks=masks * detections.valid[..., None, None])
+        used = count_used_slots(detections.valid)
+        boxes, valid, labels = (t[:, :used] for t in (detections.boxes, detections.valid, detections.labels))
+        logits = self(roi_pool(features, boxes, valid, self.strides, self.config.align))
+        masks = _select_class(logits, labels).sigmoid() * valid[..., None, None]
+        num_empty = detections.valid.shape[1] - used
+        return detections._replace(masks=F.pad(masks, (0, 0, 0, 0, 0, num_empty)))
 
 
 def _select_class(logits: Float[Tensor, "R K M M"], labels: Int[Tensor, "B S"]) -> Float[Tensor, "B S M M"]:

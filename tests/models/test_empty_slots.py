@@ -1,0 +1,53 @@
+"""Tests that empty slots are not computed in eager inference, and that this changes no detection."""
+
+import pytest
+import torch
+from torch import nn
+
+from libradet.models import detector, mask_head
+from libradet.models.empty_slots import count_used_slots
+from tests.helpers.tiny_detectors import lively, tiny_batch, tiny_detector, tiny_zoo_config
+
+
+@pytest.mark.parametrize(
+    ("valid", "count"), [([[1, 0, 1, 0], [0, 0, 0, 0]], 3), ([[0, 0], [0, 0]], 1), ([[1, 1], [0, 1]], 2)]
+)
+def test_slots_up_to_the_last_filled_one(valid, count):
+    assert count_used_slots(torch.tensor(valid).bool()) == count
+
+
+def test_all_slots_count_in_a_graph():
+    valid = torch.tensor([[True, False, False]])
+    program = torch.export.export(_Slots(), (torch.zeros(1, 3, dtype=torch.bool),))
+    assert program.module()(valid).shape == (1, 3)
+    assert _Slots()(valid).shape == (1, 1)
+
+
+class _Slots(nn.Module):
+    def forward(self, valid):
+        return valid[:, : count_used_slots(valid)].clone()
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "cascade_rcnn", "mask_rcnn"])
+def test_detections_are_those_of_all_slots(name, monkeypatch):
+    config = tiny_zoo_config(name)
+    config.rpn.test_proposals.post_nms_top_n, config.detections.score_thresh = 400, 0.2
+    model, batch = lively(tiny_detector(config)).eval(), tiny_batch()
+    rows = []
+    heads = [head.fc1 for head in model.roi.box_heads] + ([model.mask.deconv] if model.mask else [])
+    for layer in heads:
+        layer.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    with torch.no_grad():
+        skipped = model(batch)
+        for module in (detector, mask_head):
+            monkeypatch.setattr(module, "count_used_slots", lambda valid: valid.shape[1])
+        computed = model(batch)
+    half = len(rows) // 2
+    assert all(few < all_rows for few, all_rows in zip(rows[:half], rows[half:], strict=True))
+    assert torch.equal(skipped.valid, computed.valid)
+    assert torch.equal(skipped.labels, computed.labels)
+    assert 0 < skipped.valid.sum() < skipped.valid.numel()
+    torch.testing.assert_close(skipped.boxes, computed.boxes, atol=1e-3, rtol=0)
+    torch.testing.assert_close(skipped.scores, computed.scores, atol=1e-5, rtol=0)
+    if skipped.masks is not None:
+        torch.testing.assert_close(skipped.masks, computed.masks, atol=1e-5, rtol=0)
