@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.dataset_tools.comparison import Result, compare
-from benchmarks.dataset_tools.environments import TOOLS, Tool, install
+from benchmarks.dataset_tools.environments import TOOLS, Tool
 from benchmarks.dataset_tools.report import update_page
 from benchmarks.dataset_tools.source import write_source
+from benchmarks.environments import install_python_packages
 from benchmarks.processes import ROOT
 
 FOLDER = ROOT / "build" / "dataset_tools"
@@ -41,7 +42,7 @@ def _run(tool: Tool, source: Path) -> dict[str, Result]:
     shutil.rmtree(outputs, ignore_errors=True)
     outputs.mkdir(parents=True)
     try:
-        python = install(tool, FOLDER / "environments" / tool.package)
+        python = install_python_packages(tool.requirements, FOLDER / "environments" / tool.package)
     except RuntimeError as error:
         return {"-": Result(failure=f"not installed: {error}")}
     environment = os.environ | {"OMP_NUM_THREADS": "1", "QT_QPA_PLATFORM": "offscreen"}

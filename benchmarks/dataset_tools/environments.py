@@ -1,12 +1,11 @@
 """Tools that export datasets, each with a driver and a folder of exactly pinned packages."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.environments import pinned_version
+
 HERE = Path(__file__).parent
-INSTALL_SECONDS = 1800
 
 
 class Tool(NamedTuple):
@@ -28,8 +27,7 @@ class Tool(NamedTuple):
     @property
     def version(self) -> str:
         """Pinned version of the package."""
-        lines = self.requirements.read_text().splitlines()
-        return next(line.split("==")[1] for line in lines if line.startswith(f"{self.package}=="))
+        return pinned_version(self.requirements, self.package)
 
     @property
     def script(self) -> Path:
@@ -51,26 +49,3 @@ TOOLS = (
     Tool("pylabel", "pylabel_exports.py"),
     Tool("imantics", "imantics_exports.py"),
 )
-
-
-def install(tool: Tool, folder: Path) -> Path:
-    """Install the packages of a tool in a folder, unless they are there, and return its Python.
-
-    Raises:
-        RuntimeError: the packages cannot be installed.
-    """
-    marker, python = folder / "installed.txt", folder / "bin" / "python"
-    pins = tool.requirements.read_text()
-    if not marker.exists() or marker.read_text() != pins:
-        uv = str(Path(sys.executable).with_name("uv"))
-        _run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
-        _run([uv, "pip", "install", "--quiet", "--python", str(python), "-r", str(tool.requirements)])
-        marker.write_text(pins)
-    return python
-
-
-def _run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS)
-    if result.returncode:
-        lines = result.stderr.strip().splitlines() or [f"{command[0]} ended with exit code {result.returncode}"]
-        raise RuntimeError(lines[0])

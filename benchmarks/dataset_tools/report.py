@@ -6,9 +6,7 @@ from pathlib import Path
 
 from benchmarks.dataset_tools.comparison import Result
 from benchmarks.dataset_tools.environments import Tool
-from libradet.errors import UserError
-
-BEGIN, END = "<!-- table: written by make dataset-tools -->", "<!-- end of table -->"
+from benchmarks.page import replace_table
 
 
 def update_page(path: Path, results: Mapping[Tool, Mapping[str, Result]]) -> None:
@@ -17,14 +15,6 @@ def update_page(path: Path, results: Mapping[Tool, Mapping[str, Result]]) -> Non
     Raises:
         UserError: the page has no markers.
     """
-    text = path.read_text()
-    if BEGIN not in text or END not in text:
-        raise UserError(f"{path}: the table's markers are missing; add lines with {BEGIN!r} and {END!r}")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    path.write_text(f"{before}{BEGIN}\n{_table(results)}\n{END}{after}")
-
-
-def _table(results: Mapping[Tool, Mapping[str, Result]]) -> str:
     lines = [
         f"{datetime.now(UTC):%Y-%m-%d}.",
         "",
@@ -32,7 +22,7 @@ def _table(results: Mapping[Tool, Mapping[str, Result]]) -> str:
         "|---|---|---|---|---|---|---|",
         *(_line(tool, name, result) for tool, own in results.items() for name, result in own.items()),
     ]
-    return "\n".join(lines)
+    replace_table(path, "make dataset-tools", lines)
 
 
 def _line(tool: Tool, name: str, result: Result) -> str:

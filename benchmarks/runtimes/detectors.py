@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +29,8 @@ DETECTORS = (
 IMAGE_SHAPES = tuple((batch, *size) for size in ((240, 320), (201, 277)) for batch in (1, 3))
 """Batch size, height and width of the inputs; one size is odd and of another aspect ratio than the model's."""
 
-STATIC_SHAPE = (1, 201, 277)
-"""Batch size, height and width of files of one shape."""
+STATIC_SHAPES = ((1, 201, 277), (3, 240, 320))
+"""Those of the inputs for which files of one shape are exported: both sizes, both batch sizes."""
 
 REPEATS = 5
 
@@ -86,19 +86,18 @@ def draw_inputs() -> Iterator[ndarray]:
 def write_inputs(folder: Path) -> None:
     """Write each batch as a file that is named after its shape, such as 3x201x277.u8.
 
-    The folders are ``all``, and ``static`` for files of one shape.
+    The folders are ``all``, and one for each static shape, named after it.
     """
-    for name in ("all", "static"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
     for images in draw_inputs():
-        images.tofile(folder / "all" / f"{case_name(images)}.u8")
-        if images.shape[:3] == STATIC_SHAPE:
-            images.tofile(folder / "static" / f"{case_name(images)}.u8")
+        name, shape = case_name(images.shape), images.shape[:3]
+        for case in ("all", name) if shape in STATIC_SHAPES else ("all",):
+            (folder / case).mkdir(parents=True, exist_ok=True)
+            images.tofile(folder / case / f"{name}.u8")
 
 
-def case_name(images: ndarray) -> str:
+def case_name(shape: Sequence[int]) -> str:
     """Return batch size, height and width as text."""
-    return "x".join(map(str, images.shape[:3]))
+    return "x".join(map(str, shape[:3]))
 
 
 def run_eager(model: Detector) -> dict[str, Expected]:
@@ -111,7 +110,7 @@ def run_eager(model: Detector) -> dict[str, Expected]:
             start = time.process_time()
             _detect(fused, images)
             seconds.append(time.process_time() - start)
-        results[case_name(images)] = Expected(outputs, statistics.median(seconds))
+        results[case_name(images.shape)] = Expected(outputs, statistics.median(seconds))
     return results
 
 

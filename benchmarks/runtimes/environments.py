@@ -1,14 +1,14 @@
 """Environments of the runtimes: a folder with exactly pinned packages for each."""
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.environments import install_python_packages, is_current, mark_current, pinned_version, run_command
+
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "requirements"
 RUNNERS = HERE / "runners"
-INSTALL_SECONDS = 1800
 
 
 class Runtime(NamedTuple):
@@ -41,8 +41,7 @@ class Runtime(NamedTuple):
     @property
     def version(self) -> str:
         """Pinned version of the package."""
-        lines = self.requirements.read_text().splitlines()
-        return next(line.split("==")[1] for line in lines if line.startswith(f"{self.package}=="))
+        return pinned_version(self.requirements, self.package)
 
 
 RUNTIMES = (
@@ -70,42 +69,14 @@ def install(runtime: Runtime, folder: Path) -> list[str]:
         return _install_npm(runtime, folder, script)
     if runtime.package == "torch":  # the version that libradet itself is pinned to
         return [sys.executable, script]
-    python = folder / "bin" / "python"
-    if not _is_current(runtime, folder):
-        _run([_uv(), "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
-        _run([_uv(), "pip", "install", "--quiet", "--python", str(python), "-r", str(runtime.requirements)])
-        _mark_current(runtime, folder)
-    return [str(python), script]
+    return [str(install_python_packages(runtime.requirements, folder)), script]
 
 
 def _install_npm(runtime: Runtime, folder: Path, script: str) -> list[str]:
     packages = folder / "packages"
-    if not _is_current(runtime, folder):
+    if not is_current(runtime.requirements, folder):
         packages.mkdir(parents=True, exist_ok=True)
         (packages / "package.json").write_text("{}")
-        _run(["npm", "install", "--silent", "--prefix", str(packages), f"{runtime.package}@{runtime.version}"])
-        _mark_current(runtime, folder)
+        run_command(["npm", "install", "--silent", "--prefix", str(packages), f"{runtime.package}@{runtime.version}"])
+        mark_current(runtime.requirements, folder)
     return ["node", script, str(packages)]
-
-
-def _is_current(runtime: Runtime, folder: Path) -> bool:
-    marker = folder / "installed.txt"
-    return marker.exists() and marker.read_text() == runtime.requirements.read_text()
-
-
-def _mark_current(runtime: Runtime, folder: Path) -> None:
-    (folder / "installed.txt").write_text(runtime.requirements.read_text())
-
-
-def _uv() -> str:
-    return str(Path(sys.executable).with_name("uv"))
-
-
-def _run(command: list[str]) -> None:
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS)
-    except FileNotFoundError as error:
-        raise RuntimeError(f"{command[0]} is not installed") from error
-    if result.returncode:
-        lines = result.stderr.strip().splitlines() or [f"{command[0]} ended with exit code {result.returncode}"]
-        raise RuntimeError(lines[0])

@@ -6,10 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.machine import describe_machine
+from benchmarks.page import replace_table
 from benchmarks.runtimes.comparison import Comparison
-from libradet.errors import UserError
-
-BEGIN, END = "<!-- table: written by make runtimes -->", "<!-- end of table -->"
 
 
 @dataclass
@@ -53,14 +51,10 @@ def update_page(path: Path, rows: list[Row]) -> None:
     Raises:
         UserError: the page has no markers.
     """
-    text = path.read_text()
-    if BEGIN not in text or END not in text:
-        raise UserError(f"{path}: the table's markers are missing; add lines with {BEGIN!r} and {END!r}")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    path.write_text(f"{before}{BEGIN}\n{_table(rows)}\n{END}{after}")
+    replace_table(path, "make runtimes", _table(rows))
 
 
-def _table(rows: list[Row]) -> str:
+def _table(rows: list[Row]) -> list[str]:
     machine = describe_machine(1, None)
     lines = [
         f"{machine['date']}, {machine['processor']}, {', '.join(machine['instructions'])}, one thread, "
@@ -72,7 +66,7 @@ def _table(rows: list[Row]) -> str:
         *(_line(row) for row in rows),
     ]
     reasons = [line for row in rows for line in _reasons(row)]
-    return "\n".join([*lines, "", *reasons] if reasons else lines)
+    return [*lines, "", *reasons] if reasons else lines
 
 
 def _line(row: Row) -> str:
