@@ -187,7 +187,8 @@ def test_norms_train_when_nothing_is_frozen():
     [
         ("resnet1888", r"similar names: .*resnet\d+\b"),
         ("nonsense_net", "resnet50"),
-        ("vit_tiny_patch16_224", "strides"),
+        ("beit_base_patch16_224", "strides"),
+        ("vit_base_patch32_224", "patch size 32: only 14 and 16"),
     ],
 )
 def test_unusable_backbones_are_refused(name, words):

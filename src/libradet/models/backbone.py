@@ -1,19 +1,20 @@
-"""Backbones: timm models with features at strides 4, 8, 16 and 32."""
+"""Backbones: timm models with features at strides 4, 8, 16 and 32, and plain ViTs with one of stride 16."""
 
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from libradet.errors import UserError
+from libradet.models.backbone_body import STRIDES, create_body, load_weights
 from libradet.models.config import BackboneConfig
-from libradet.models.load_pretrained import IMAGENET_TAGS, BackboneWeights
+from libradet.models.load_pretrained import BackboneWeights
 from libradet.models.ops.fast_depthwise import replace_depthwise_convs
 from libradet.models.ops.fuse_conv_bn import pair_convs_with_norms
-from libradet.utils.text import summarize_list
+from libradet.models.plain_vit import freeze_plain_vit, plain_vit_depths
 
-STRIDES = (4, 8, 16, 32)
 NUM_STAGES = len(STRIDES)
 
 
@@ -25,26 +26,25 @@ class Backbone(nn.Module):
         pretrained: load ImageNet weights through timm, or the weights of a file.
 
     Attributes:
-        channels: of C2 to C5.
+        strides: of the features: 4 to 32, or 16 alone for a plain ViT.
+        channels: of the features.
         origin: summary of the loaded and ignored tensors of a file; empty without one.
 
     Raises:
-        UserError: unknown name, no features at strides 4 to 32, or weights that cannot be downloaded or do not match.
+        UserError: unknown name, no features that detectors need, or weights that cannot be downloaded or do not match.
     """
 
     def __init__(self, config: BackboneConfig, pretrained: bool | BackboneWeights = False) -> None:
         super().__init__()
-        self.frozen_norm = config.frozen_norm
-        self.body, self.rows = _create_body(config.name, pretrained is True)
+        self.frozen, self.frozen_norm = config.frozen, config.frozen_norm
+        self.body, self.rows, self.strides = create_body(config.name, pretrained is True)
         self.origin = ""
         if isinstance(pretrained, BackboneWeights):
-            self.origin = _load_weights(self.body, config.name, pretrained)
+            self.origin = load_weights(self.body, config.name, pretrained)
         info: Any = self.body.feature_info
         self.channels: list[int] = [info.channels()[row] for row in self.rows]
         self.outputs_nhwc = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
-        first_stage = info.module_name()[self.rows[0]].split(".")
-        if config.freeze_at and not _freeze(self.body, config.freeze_at - 1, first_stage):
-            raise UserError(f"backbone {config.name!r} has no separate stem and stages to freeze; set freeze_at to 0")
+        self._freeze(config)
         if config.stride_in_1x1:
             _move_strides_to_1x1(self.body, config.name)
         for module in self.body.modules():
@@ -54,9 +54,16 @@ class Backbone(nn.Module):
         replace_depthwise_convs(self.body)
         self.train()
 
+    @property
+    def is_plain_vit(self) -> bool:
+        """Whether there is one feature map, of stride 16."""
+        return len(self.strides) == 1
+
     def train(self, mode: bool = True) -> "Backbone":
-        """Set the mode; frozen norms, and norms of frozen layers, stay in evaluation mode."""
+        """Set the mode; a frozen backbone, frozen norms, and norms of frozen layers stay in evaluation mode."""
         super().train(mode)
+        if self.frozen:
+            self.body.eval()
         for module in self.modules():
             if isinstance(module, _BatchNorm) and (
                 self.frozen_norm or (module.weight is not None and not module.weight.requires_grad)
@@ -65,10 +72,40 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
-        """Return the features C2 to C5, of strides 4, 8, 16 and 32."""
-        features = self.body(images)
+        """Return the features, finest first: C2 to C5, or the one of a plain ViT."""
+        if self.frozen and torch.is_grad_enabled():
+            with torch.no_grad():
+                features = self.body(images)
+        else:
+            features = self.body(images)
         features = [features[row] for row in self.rows]
         return [f.permute(0, 3, 1, 2) for f in features] if self.outputs_nhwc else features
+
+    def _freeze(self, config: BackboneConfig) -> None:
+        if config.frozen:
+            self.body.requires_grad_(False)
+        if not config.freeze_at:
+            return
+        if self.is_plain_vit:
+            freeze_plain_vit(self.body, config.freeze_at - 1)
+            return
+        info: Any = self.body.feature_info
+        first_stage = info.module_name()[self.rows[0]].split(".")
+        if not _freeze(self.body, config.freeze_at - 1, first_stage):
+            raise UserError(f"backbone {config.name!r} has no separate stem and stages to freeze; set freeze_at to 0")
+
+
+def layer_depths(backbone: Backbone) -> dict[str, int]:
+    """Return how many layers below the pyramid each parameter is, for layer-wise decay of the learning rate.
+
+    Layers are the blocks of a plain ViT, else the stages: 1 in the last one, NUM_STAGES + 1 in the stem.
+
+    Raises:
+        UserError: see :func:`param_stage_ids`.
+    """
+    if backbone.is_plain_vit:
+        return {f"body.{name}": depth for name, depth in plain_vit_depths(backbone.body).items()}
+    return {name: NUM_STAGES + 1 - stage for name, stage in param_stage_ids(backbone).items()}
 
 
 def param_stage_ids(backbone: Backbone) -> dict[str, int]:
@@ -97,65 +134,6 @@ def param_stage_ids(backbone: Backbone) -> dict[str, int]:
     if not stages.issuperset(range(1, NUM_STAGES + 1)):
         raise UserError(f"the backbone ({type(backbone.body).__name__}) has no separate stages: leave layer_decay out")
     return stage_ids
-
-
-def _create_body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
-    """Return the timm feature extractor and the indices of its features C2 to C5."""
-    import timm
-
-    # Swin transformers accept one image size only, unless this is set.
-    options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
-    try:
-        # A configuration may come from an untrusted file: timm would download "hf-hub:..." or read "local-dir:...".
-        if not timm.is_model(name):
-            raise AttributeError(name)
-        body: Any = timm.create_model(name, features_only=True, pretrained=False, **options)
-        reductions = body.feature_info.reduction()
-        rows = [reductions.index(stride) for stride in STRIDES]
-    except ValueError as e:
-        raise UserError(f"backbone {name!r} has no features at strides {STRIDES}; choose one that has") from e
-    except (RuntimeError, AttributeError, TypeError) as e:
-        similar = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]) or "resnet50"
-        raise UserError(f"backbone {name!r} is not a timm model with features; similar names: {similar}") from e
-    return (_create_pretrained_body(name, options) if pretrained else body), rows
-
-
-def _create_pretrained_body(name: str, options: dict[str, Any]) -> nn.Module:
-    import timm
-
-    tag = IMAGENET_TAGS.get(name, name)
-    if not timm.is_model_pretrained(tag):
-        raise UserError(f"timm has no ImageNet weights of {tag!r}; use --weights none, or another backbone")
-    try:
-        return timm.create_model(tag, features_only=True, pretrained=True, **options)
-    except (OSError, RuntimeError) as e:
-        raise UserError(
-            f"ImageNet weights of {tag!r} could not be downloaded ({type(e).__name__}): no model hub can be reached. "
-            "Use --weights none, --weights PATH of a saved model or of the backbone's weights, or fill the hub's cache "
-            "on a connected machine"
-        ) from e
-
-
-def _load_weights(body: nn.Module, name: str, weights: BackboneWeights) -> str:
-    """Load all tensors that the features need; return a summary of the loaded and the ignored tensors."""
-    own = body.state_dict()
-    # timm flattens most models: "stages.0.x" is then "stages_0.x".
-    own_names = {n: n if n in own else n.replace(".", "_", 1) for n in weights.tensors}
-    matching = {
-        own_names[n]: t
-        for n, t in weights.tensors.items()
-        if own_names[n] in own and own[own_names[n]].shape == t.shape
-    }
-    missing = [n for n in own if n not in matching and not n.endswith("num_batches_tracked")]
-    if missing:
-        raise UserError(
-            f"{weights.path}: not weights of the backbone {name}: {len(missing)} of its {len(own)} tensors are missing "
-            f"or of another shape ({summarize_list(missing, 3)}); set --backbone to the model that they belong to"
-        )
-    body.load_state_dict(matching, strict=False)
-    ignored = [n for n in weights.tensors if own_names[n] not in matching]
-    summary = f"{len(ignored)} ignored ({summarize_list(ignored, 4)})" if ignored else "none ignored"
-    return f"{len(matching)} tensors of {name} from {weights.path}, {summary}"
 
 
 def _move_strides_to_1x1(body: nn.Module, name: str) -> None:

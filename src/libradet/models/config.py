@@ -22,8 +22,9 @@ from libradet.utils.ranges import (
     UnitInterval,
 )
 
-Norm = Literal["none", "batch", "group"]
-"""Normalization after each convolution of a pyramid or head: none, batch norm, or group norm of 32 groups."""
+Norm = Literal["none", "batch", "group", "layer"]
+"""Normalization after each convolution of a pyramid or head: none, batch norm, group norm of 32 groups, or layer norm
+over the channels of each cell."""
 
 MAX_LAYERS = 100
 """Upper limit of layer counts: a configuration may come from an untrusted file, and building layers is slow."""
@@ -66,9 +67,11 @@ class ImageConfig:
 class BackboneConfig:
     """A timm feature extractor.
 
-    ``freeze_at``: 0 freezes nothing, 1 the stem, 2 the stem and the first stage. ``frozen_norm``: batch norms use and
-    keep their stored statistics. ``norm_eps``: epsilon of batch norms; None keeps that of the timm model.
-    ``stride_in_1x1``: bottlenecks of a ResNet downsample in their first convolution (Caffe), not in the 3x3.
+    ``freeze_at``: 0 freezes nothing, 1 the stem, 2 the stem and the first stage; a stage of a plain ViT is a quarter of
+    its blocks. ``frozen``: the whole backbone keeps its weights and is in evaluation mode; training stores none of its
+    activations. ``frozen_norm``: batch norms use and keep their stored statistics. ``norm_eps``: epsilon of batch
+    norms; None keeps that of the timm model. ``stride_in_1x1``: bottlenecks of a ResNet downsample in their first
+    convolution (Caffe), not in the 3x3.
     """
 
     name: str = "resnet50"
@@ -76,6 +79,7 @@ class BackboneConfig:
     frozen_norm: bool = False
     norm_eps: NonNegativeFloat | None = None
     stride_in_1x1: bool = False
+    frozen: bool = False
 
 
 @dataclass
@@ -94,11 +98,12 @@ class BalancedPyramidConfig:
 class PyramidConfig:
     """Feature pyramid of ``num_levels`` outputs, the finest of which has stride ``start_stride``.
 
+    ``type``: ``simple`` is ViTDet's simple feature pyramid, for plain ViTs, which have one feature map of stride 16.
     ``extra_levels``: how levels above C5 are computed. ``extra_relu``: a ReLU before the second and further extra
     convolutions. ``norm``: after every convolution except the extra ones.
     """
 
-    type: Literal["fpn", "pafpn"] = "fpn"
+    type: Literal["fpn", "pafpn", "simple"] = "fpn"
     channels: PositiveInt = 256
     num_levels: AtLeastOneLayer = 5
     start_stride: int = 4

@@ -16,13 +16,13 @@ from libradet.models.box_head import BoxHead
 from libradet.models.class_balance import ClassWeights, class_weights
 from libradet.models.config import DetectorConfig
 from libradet.models.config_validation import validate_config
-from libradet.models.fpn import FeaturePyramid
 from libradet.models.empty_slots import count_used_slots
 from libradet.models.load_pretrained import BackboneWeights
 from libradet.models.mask_head import MaskHead
 from libradet.models.retinanet_head import RetinaNetHead
 from libradet.models.roi_heads import build_roi_heads, precomputed_proposals
 from libradet.models.rpn import Proposals, RPNHead, proposals_to_detections
+from libradet.models.simple_pyramid import build_pyramid
 from libradet.models.uncertainty_weighting import build_uncertainty_weighting
 from libradet.structures import Detections
 
@@ -55,7 +55,7 @@ class Detector(nn.Module):
         # Set by optimize, which fuses norms into convolutions: the layers differ from those of a file.
         self.is_optimized = False
         self.backbone = Backbone(config.backbone, pretrained)
-        self.pyramid = FeaturePyramid(self.backbone.channels, config.pyramid)
+        self.pyramid = build_pyramid(self.backbone, config)
         self.strides = self.pyramid.strides
         balanced, channels, classes = config.pyramid.balanced, config.pyramid.channels, config.num_classes
         num_gates = config.pyramid.num_levels if balanced and balanced.gated else 0

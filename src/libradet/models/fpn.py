@@ -13,68 +13,49 @@ from libradet.models.layers import conv_norm
 BACKBONE_STRIDES = (4, 8, 16, 32)
 
 
-class FeaturePyramid(nn.Module):
-    """FPN on C2..C5 (or C3..C5): lateral 1x1 convolutions, top-down sums, 3x3 outputs, extra coarse levels.
+class ExtraLevels(nn.Module):
+    """Base of pyramids: levels of stride ``config.start_stride`` to 32, and extra coarse ones.
 
-    With ``type="pafpn"``, a bottom-up path follows the top-down one. The extra levels are P5 subsampled
-    (``max_pool``), or strided convolutions on C5 or P5.
+    Attributes:
+        start: index into ``BACKBONE_STRIDES`` of the finest level.
+        num_extra: number of levels above stride 32.
 
     Raises:
         UserError: a stride or number of levels that the backbone does not have.
     """
 
-    def __init__(self, in_channels: Sequence[int], config: PyramidConfig) -> None:
+    extra_convs: nn.ModuleList
+
+    def __init__(self, config: PyramidConfig) -> None:
         super().__init__()
         if config.start_stride not in BACKBONE_STRIDES:
             raise UserError(f"pyramid.start_stride is {config.start_stride}; set it to one of {BACKBONE_STRIDES}")
         self.start = BACKBONE_STRIDES.index(config.start_stride)
         self.extra, self.extra_relu = config.extra_levels, config.extra_relu
-        used, width = list(in_channels)[self.start :], config.channels
-        self.num_extra = config.num_levels - len(used)
+        num_levels = len(BACKBONE_STRIDES) - self.start
+        self.num_extra = config.num_levels - num_levels
         if self.num_extra < 0:
             raise UserError(
                 f"pyramid.num_levels is {config.num_levels}; "
-                f"set it to at least {len(used)}, as pyramid.start_stride is {config.start_stride}"
+                f"set it to at least {num_levels}, as pyramid.start_stride is {config.start_stride}"
             )
-        norm = config.norm
-        self.lateral = nn.ModuleList(conv_norm(c, width, 1, norm) for c in used)
-        self.output = nn.ModuleList(conv_norm(width, width, 3, norm) for _ in used)
-        self.bottom_up = nn.ModuleList()
-        self.bottom_up_output = nn.ModuleList()
-        if config.type == "pafpn":
-            self.bottom_up.extend(conv_norm(width, width, 3, norm, stride=2) for _ in used[1:])
-            self.bottom_up_output.extend(conv_norm(width, width, 3, norm) for _ in used[1:])
+
+    def add_extra_convs(self, c5_channels: int, channels: int) -> None:
+        """Add the convolutions of the extra levels, the last layers in the order of parameters."""
         self.extra_convs = nn.ModuleList()
-        if config.extra_levels != "max_pool":
-            first = used[-1] if config.extra_levels == "conv_on_c5" else width
-            widths = ([first] + [width] * self.num_extra)[: self.num_extra]
-            self.extra_convs.extend(nn.Conv2d(c, width, 3, stride=2, padding=1) for c in widths)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        if self.extra != "max_pool":
+            first = c5_channels if self.extra == "conv_on_c5" else channels
+            widths = ([first] + [channels] * self.num_extra)[: self.num_extra]
+            self.extra_convs.extend(nn.Conv2d(c, channels, 3, stride=2, padding=1) for c in widths)
 
     @property
     def strides(self) -> list[int]:
         """Strides of the output levels."""
         first = BACKBONE_STRIDES[self.start]
-        return [first * 2**i for i in range(len(self.lateral) + self.num_extra)]
+        return [first * 2**i for i in range(len(BACKBONE_STRIDES) - self.start + self.num_extra)]
 
-    def forward(self, features: Sequence[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
-        """Return the levels, finest first."""
-        used = list(features)[self.start :]
-        merged = [lateral(x) for lateral, x in zip(self.lateral, used, strict=True)]
-        for i in range(len(merged) - 1, 0, -1):
-            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[-2:], mode="nearest")
-        levels = [output(x) for output, x in zip(self.output, merged, strict=True)]
-        for i, down in enumerate(self.bottom_up):
-            levels[i + 1] = levels[i + 1] + down(levels[i])
-        if self.bottom_up_output:
-            levels[1:] = [output(x) for output, x in zip(self.bottom_up_output, levels[1:], strict=True)]
-        return levels + self._extra_levels(used[-1] if self.extra == "conv_on_c5" else levels[-1])
-
-    def _extra_levels(self, x: Tensor) -> list[Tensor]:
+    def extra_levels(self, x: Float[Tensor, "B _ _ _"]) -> list[Float[Tensor, "B C _ _"]]:
+        """Return the extra levels, from C5 or the coarsest other level."""
         extra = []
         for i in range(self.num_extra):
             if self.extra == "max_pool":
@@ -92,3 +73,45 @@ class FeaturePyramid(nn.Module):
             # a kernel uninitialized.
             return F.conv2d(x, layer.weight[:, :, 1:2, 1:2], layer.bias)
         return layer(x)
+
+
+class FeaturePyramid(ExtraLevels):
+    """FPN on C2..C5 (or C3..C5): lateral 1x1 convolutions, top-down sums, 3x3 outputs, extra coarse levels.
+
+    With ``type="pafpn"``, a bottom-up path follows the top-down one. The extra levels are P5 subsampled
+    (``max_pool``), or strided convolutions on C5 or P5.
+
+    Raises:
+        UserError: a stride or number of levels that the backbone does not have.
+    """
+
+    def __init__(self, in_channels: Sequence[int], config: PyramidConfig) -> None:
+        super().__init__(config)
+        used, width = list(in_channels)[self.start :], config.channels
+        norm = config.norm
+        self.lateral = nn.ModuleList(conv_norm(c, width, 1, norm) for c in used)
+        self.output = nn.ModuleList(conv_norm(width, width, 3, norm) for _ in used)
+        self.bottom_up = nn.ModuleList()
+        self.bottom_up_output = nn.ModuleList()
+        if config.type == "pafpn":
+            self.bottom_up.extend(conv_norm(width, width, 3, norm, stride=2) for _ in used[1:])
+            self.bottom_up_output.extend(conv_norm(width, width, 3, norm) for _ in used[1:])
+        self.add_extra_convs(used[-1], width)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, features: Sequence[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
+        """Return the levels, finest first."""
+        used = list(features)[self.start :]
+        merged = [lateral(x) for lateral, x in zip(self.lateral, used, strict=True)]
+        for i in range(len(merged) - 1, 0, -1):
+            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[-2:], mode="nearest")
+        levels = [output(x) for output, x in zip(self.output, merged, strict=True)]
+        for i, down in enumerate(self.bottom_up):
+            levels[i + 1] = levels[i + 1] + down(levels[i])
+        if self.bottom_up_output:
+            levels[1:] = [output(x) for output, x in zip(self.bottom_up_output, levels[1:], strict=True)]
+        return levels + self.extra_levels(used[-1] if self.extra == "conv_on_c5" else levels[-1])

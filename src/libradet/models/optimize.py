@@ -100,7 +100,8 @@ def choose_precision(requested: Literal["auto", "fp32", "bf16"], device: str) ->
 
 def _convert_to_bf16(model: Detector) -> None:
     """Convert weights to bfloat16, except those of batch norms and the parameters that decode boxes."""
-    heads = (m for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.GroupNorm))
+    layers = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.GroupNorm, nn.LayerNorm)
+    heads = (m for m in model.modules() if isinstance(m, layers))
     backbone = (m for m in model.backbone.modules() if not isinstance(m, _BatchNorm))
     for module in (*heads, *backbone):
         for parameter in module.parameters(recurse=False):

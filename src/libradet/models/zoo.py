@@ -23,6 +23,7 @@ from libradet.models.config import (
     SamplingConfig,
 )
 from libradet.models.load_pretrained import BackboneWeights, inherit_config, pixel_statistics
+from libradet.models.plain_vit import uses_simple_pyramid
 from libradet.models.serialization import read_config
 from libradet.utils.text import suggest
 
@@ -155,9 +156,10 @@ def make_config(
 
     Args:
         name: one of ``MODELS``.
-        backbone: a timm model with features; that of the zoo entry if None.
+        backbone: a timm model with features; that of the zoo entry if None. On a plain ViT, the pyramid is ViTDet's.
         weights: None for training from random values. With ``"imagenet"``, or a backbone's weights from a file, stem,
-            first stage and norm statistics are frozen, and images are normalized as in the training of these weights.
+            first stage and norm statistics are frozen (not of a plain ViT), and images are normalized as in the
+            training of these weights.
             Of a saved model (its path or configuration), preprocessing, backbone and conventions are inherited, see
             :func:`libradet.models.load_pretrained.inherit_config`.
 
@@ -182,4 +184,16 @@ def make_config(
         config.backbone = replace(config.backbone, name=backbone)
     if backbone_only and (statistics := pixel_statistics(config.backbone.name)):
         config.image = replace(config.image, mean=statistics[0], std=statistics[1])
+    if uses_simple_pyramid(config.backbone.name):
+        _adapt_to_plain_vit(config, backbone_only)
     return config
+
+
+def _adapt_to_plain_vit(config: DetectorConfig, backbone_only: bool) -> None:
+    """Set the pyramid of ViTDet (Li et al., 2022), which trains the whole backbone."""
+    pyramid = config.pyramid
+    if pyramid.type != "simple":
+        extra_levels = "max_pool" if pyramid.extra_levels == "max_pool" else "conv_on_p5"
+        config.pyramid = replace(pyramid, type="simple", norm="layer", extra_levels=extra_levels)
+    if backbone_only:
+        config.backbone.freeze_at = 0

@@ -20,7 +20,7 @@ class ConvNorm(nn.Module):
     memory and one saved activation are avoided.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.GroupNorm) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.Module) -> None:
         super().__init__()
         self.conv = conv
         self.norm = norm

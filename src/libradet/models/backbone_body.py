@@ -1,0 +1,127 @@
+"""Feature extractors of timm, and weights for them."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from libradet.errors import UserError
+from libradet.models.load_pretrained import IMAGENET_TAGS, BackboneWeights
+from libradet.models.plain_vit import (
+    PATCH_SIZES,
+    STRIDE,
+    build_plain_vit,
+    convert_plain_vit_weights,
+    describe_plain_vit,
+)
+from libradet.utils.text import summarize_list
+
+STRIDES = (4, 8, 16, 32)
+
+
+class Body(NamedTuple):
+    """Attributes:
+    module: the feature extractor.
+    rows: indices of the features that are used, finest first.
+    strides: of these features: 4 to 32, or 16 alone for a plain ViT.
+    """
+
+    module: nn.Module
+    rows: list[int]
+    strides: tuple[int, ...]
+
+
+def create_body(name: str, pretrained: bool) -> Body:
+    """Build the feature extractor of a timm model, with weights of timm if ``pretrained``.
+
+    Raises:
+        UserError: unknown name, no features that detectors need, or weights that cannot be downloaded.
+    """
+    import timm
+
+    try:
+        # A configuration may come from an untrusted file: timm would download "hf-hub:..." or read "local-dir:...".
+        if not timm.is_model(name):
+            raise AttributeError(name)
+        body: Any = _build(name)
+        rows, strides = _used_features(body, name)
+    except (RuntimeError, AttributeError, TypeError) as e:
+        similar = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]) or "resnet50"
+        raise UserError(f"backbone {name!r} is not a timm model with features; similar names: {similar}") from e
+    return Body(_build_pretrained(name) if pretrained else body, rows, strides)
+
+
+def load_weights(body: nn.Module, name: str, weights: BackboneWeights) -> str:
+    """Load all tensors that the features need; return a summary of the loaded and the ignored tensors.
+
+    Raises:
+        UserError: tensors are missing or of another shape.
+    """
+    own, tensors = body.state_dict(), weights.tensors
+    if describe_plain_vit(name) is not None:
+        tensors = _convert_plain_vit_weights(body, name, weights)
+    # timm flattens most models: "stages.0.x" is then "stages_0.x".
+    own_names = {n: n if n in own else n.replace(".", "_", 1) for n in tensors}
+    matching = {
+        own_names[n]: t for n, t in tensors.items() if own_names[n] in own and own[own_names[n]].shape == t.shape
+    }
+    missing = [n for n in own if n not in matching and not n.endswith("num_batches_tracked")]
+    if missing:
+        raise UserError(
+            f"{weights.path}: not weights of the backbone {name}: {len(missing)} of its {len(own)} tensors are missing "
+            f"or of another shape ({summarize_list(missing, 3)}); set --backbone to the model that they belong to"
+        )
+    body.load_state_dict(matching, strict=False)
+    ignored = [n for n in tensors if own_names[n] not in matching]
+    summary = f"{len(ignored)} ignored ({summarize_list(ignored, 4)})" if ignored else "none ignored"
+    return f"{len(matching)} tensors of {name} from {weights.path}, {summary}"
+
+
+def _build(name: str, pretrained: bool = False) -> nn.Module:
+    import timm
+
+    vit = describe_plain_vit(name)
+    if vit is not None:
+        return build_plain_vit(name, vit, pretrained)
+    # Swin transformers accept one image size only, unless this is set.
+    options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
+    return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+
+
+def _used_features(body: Any, name: str) -> tuple[list[int], tuple[int, ...]]:
+    """Return indices and strides of the features that a detector uses."""
+    vit, reductions = describe_plain_vit(name), body.feature_info.reduction()
+    if vit is not None and vit.patch_size not in PATCH_SIZES:
+        sizes = " and ".join(map(str, PATCH_SIZES))
+        raise UserError(f"backbone {name!r} is a plain ViT of patch size {vit.patch_size}: only {sizes} are supported")
+    if vit is not None:
+        return [0], (STRIDE,)
+    if not set(STRIDES) <= set(reductions):
+        raise UserError(f"backbone {name!r} has no features at strides {STRIDES}; choose one that has")
+    return [reductions.index(stride) for stride in STRIDES], STRIDES
+
+
+def _build_pretrained(name: str) -> nn.Module:
+    import timm
+
+    tag = IMAGENET_TAGS.get(name, name)
+    if not timm.is_model_pretrained(tag):
+        raise UserError(f"timm has no ImageNet weights of {tag!r}; use --weights none, or another backbone")
+    try:
+        return _build(tag, pretrained=True)
+    except (OSError, RuntimeError) as e:
+        raise UserError(
+            f"ImageNet weights of {tag!r} could not be downloaded ({type(e).__name__}): no model hub can be reached. "
+            "Use --weights none, --weights PATH of a saved model or of the backbone's weights, or fill the hub's cache "
+            "on a connected machine"
+        ) from e
+
+
+def _convert_plain_vit_weights(body: nn.Module, name: str, weights: BackboneWeights) -> dict[str, Tensor]:
+    try:
+        return convert_plain_vit_weights(body, weights.tensors)
+    except (RuntimeError, AttributeError, LookupError, TypeError, ValueError) as e:
+        reason = " ".join(str(e).split())[:100]
+        raise UserError(
+            f"{weights.path}: not weights of the backbone {name} ({reason}); set --backbone to the model that they "
+            "belong to"
+        ) from e
