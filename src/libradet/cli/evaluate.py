@@ -14,6 +14,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help=options.DATA_HELP)
     options.add_split(parser)
     options.add_test_time_augmentation(parser)
+    options.add_tiles(parser)
     options.add_batch_size(parser, default=4)
     options.add_device(parser)
     options.add_precision(parser)
@@ -44,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
         proposals=args.proposals,
         tta_flip=args.tta_flip,
         tta_scales=args.tta_scales,
+        tiles=args.tiles,
+        tile_merge=args.tile_merge,
     )
     print_metrics(metrics, f"{args.model} on {args.split} of {args.data}")
     if args.json:

@@ -76,7 +76,8 @@ def add_split(parser: argparse.ArgumentParser) -> None:
 
 def add_batch_size(parser: argparse.ArgumentParser, default: int) -> None:
     """Add ``--batch_size``."""
-    parser.add_argument("--batch_size", type=int, default=default, help=f"images per batch (default: {default})")
+    text = f"images or tiles per batch (default: {default})"
+    parser.add_argument("--batch_size", type=int, default=default, help=text)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +119,14 @@ def add_test_time_augmentation(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument("--tta_scales", type=int, nargs="+", default=(), metavar="MIN_SIZE", help=text)
     text = "test-time augmentation: predict on the mirrored image as well and merge the detections"
     parser.add_argument("--tta_flip", action="store_true", help=text)
+
+
+def add_tiles(parser: argparse.ArgumentParser) -> None:
+    """Add ``--tiles`` and ``--tile_merge``."""
+    text = "run on tiles of SIZE x SIZE pixels that overlap by a fraction, such as 640 0.2, and merge the detections"
+    parser.add_argument("--tiles", type=float, nargs=2, metavar=("SIZE", "OVERLAP"), help=text)
+    text = "how detections of several tiles are merged: class-wise NMS or weighted boxes fusion (default: nms)"
+    parser.add_argument("--tile_merge", choices=("nms", "wbf"), default="nms", help=text)
 
 
 def add_proposals(parser: argparse.ArgumentParser, metavar: str = "FILE|DIR") -> None:

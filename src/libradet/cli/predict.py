@@ -27,6 +27,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     options.add_proposals(parser, metavar="FILE")
     parser.add_argument("--score_thresh", type=float, default=0.5, help="minimum score (default: 0.5)")
     options.add_test_time_augmentation(parser)
+    options.add_tiles(parser)
     options.add_device(parser)
     parser.set_defaults(run=run)
 
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write_detections(args: argparse.Namespace, model: "Predictor") -> int:
+    from libradet.inference.tiles import make_tiling
     from libradet.inference.tta import with_tta
     from libradet.inference.writers import format_summary, predict_files
 
@@ -63,6 +65,7 @@ def _write_detections(args: argparse.Namespace, model: "Predictor") -> int:
         size=options.size_of(args),
         batch_size=args.batch_size,
         proposals=args.proposals,
+        tiling=make_tiling(model, args.tiles, args.tile_merge),
     )
     print(format_summary(summary, args.output_dir))
     return 0
@@ -71,16 +74,17 @@ def _write_detections(args: argparse.Namespace, model: "Predictor") -> int:
 def _write_proposals(args: argparse.Namespace, model: "Predictor") -> int:
     from libradet.data.read import read, splits
     from libradet.inference.proposals import check_is_proposal_model, check_predictor_proposals, write_dataset_proposals
+    from libradet.inference.tiles import make_tiling
     from libradet.inference.tta import with_tta
 
     check_is_proposal_model(model)
     check_predictor_proposals(model, args.proposals)
     predictor = with_tta(model, args.tta_flip, args.tta_scales)
+    settings = {"size": options.size_of(args), "batch_size": args.batch_size}
+    settings["tiling"] = make_tiling(model, args.tiles, args.tile_merge)
     for split in [args.split] if args.split else splits(args.data):
         dataset, _ = read(args.data, split, training=False, masks=False)
         path = args.output_dir / f"{dataset.split}.safetensors"
-        count = write_dataset_proposals(
-            predictor, dataset, path, size=options.size_of(args), batch_size=args.batch_size
-        )
+        count = write_dataset_proposals(predictor, dataset, path, **settings)
         print(f"{path}: {count} proposals in {len(dataset)} images")
     return 0

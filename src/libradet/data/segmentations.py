@@ -150,12 +150,21 @@ def encode_masks(
             pixels outside are background.
         height, width: of the image in pixels.
     """
-    encoded = []
-    for rows, columns, pixels in windows:
-        mask = np.zeros((height, width), dtype=bool, order="F")
-        mask[rows, columns] = pixels
-        encoded.append(rle.encode(mask))
-    return encoded
+    return [_encode_window(rows, columns, pixels, height, width) for rows, columns, pixels in windows]
+
+
+def _encode_window(
+    rows: slice, columns: slice, pixels: Bool[ndarray, "_ _"], height: int, width: int
+) -> dict[str, Any]:
+    """Encode the pixels of a window without an array of the whole image, which may be large."""
+    across, down = np.nonzero(pixels.T)
+    # RLE counts column by column.
+    positions = (columns.start + across) * height + rows.start + down
+    is_first = np.diff(positions, prepend=-2) != 1
+    is_last = np.diff(positions, append=height * width + 1) != 1
+    bounds = np.stack([positions[is_first], positions[is_last] + 1], 1).ravel()
+    counts = np.diff(bounds, prepend=0, append=height * width)
+    return rle.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
 
 
 def rle_to_json(encoded: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from libradet.data.segmentations import describe_missing_masks
 from libradet.data.transforms.resize import Size
 from libradet.evaluation.coco import Metrics
 from libradet.evaluation.evaluator import build_evaluator
+from libradet.geometry.tiles import TilesLike
 from libradet.inference.dataset_runner import run_on_dataset
 from libradet.inference.proposals import load_predictor_proposals
+from libradet.inference.tiles import TileMerge, make_tiling
 from libradet.inference.tta import with_tta
 from libradet.models.detector import Detector
 from libradet.models.optimize import optimize_predictor
@@ -36,6 +38,8 @@ def evaluate(
     proposals: str | Path | None = None,
     tta_flip: bool = False,
     tta_scales: Sequence[int | Size] = (),
+    tiles: TilesLike | None = None,
+    tile_merge: TileMerge = "nms",
     progress: bool = True,
 ) -> Metrics:
     """Evaluate ``model`` on every image of ``dataset``; mode and device of the model are restored afterwards.
@@ -52,6 +56,9 @@ def evaluate(
         proposals: proposal file, or folder with one for each split, for a detector without RPN.
         tta_flip, tta_scales: test-time augmentation by flipping and at several scales, see
             :func:`libradet.inference.tta.with_tta`.
+        tiles, tile_merge: size and overlap of tiles, such as (640, 0.2), each resized to ``size``, of which
+            ``batch_size`` are a batch; and how their detections are merged; see
+            :func:`libradet.inference.tiles.make_tiling`.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -63,6 +70,7 @@ def evaluate(
         UserError: model and dataset have no class in common, an image cannot be read, or proposals are missing or
             not needed.
     """
+    tiling = make_tiling(model, tiles, tile_merge)
     missing_masks = describe_missing_masks(dataset) if model.has_masks else ""
     evaluator, notes = build_evaluator(model, dataset, masks=model.has_masks and not missing_masks)
     precomputed = load_predictor_proposals(model, proposals, dataset)
@@ -78,6 +86,7 @@ def evaluate(
         device=device,
         progress=progress,
         batch_invariant_padding=isinstance(model, Detector) and model.config.image.batch_invariant_padding,
+        tiling=tiling,
     )
     metrics = evaluator.compute()
     if dark := describe_bit_depth([image.path for image in dataset.images], bit_depth_of(model)):

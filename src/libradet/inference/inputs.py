@@ -14,6 +14,7 @@ from torch import Tensor
 from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
 from libradet.data.image_headers import IMAGE_SUFFIXES
 from libradet.data.image_io import image_to_tensor, read_image
+from libradet.data.windows import DecodedImage, WindowReader, open_windows
 from libradet.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,12 +33,24 @@ class InputImage:
         path: its file, None for an array.
         frame: frame number from 0 in a video, None otherwise.
         proposals: precomputed proposals for a detector without RPN, best first, xyxy in pixels of ``image``.
+        windows: reads windows of a file that is not decoded whole; ``image`` is then empty.
     """
 
     image: UInt8[Tensor, "3 H W"]
     path: Path | None = None
     frame: int | None = None
     proposals: Float[Tensor, "P 4"] | None = None
+    windows: WindowReader | None = None
+
+    @property
+    def reader(self) -> WindowReader:
+        """Reads windows of the image, whether it is in memory or not."""
+        return self.windows or DecodedImage(self.image)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.reader.height, self.reader.width
 
 
 def list_image_files(sources: Sequence[str | Path]) -> list[Path]:
@@ -103,24 +116,47 @@ def video_frames(path: Path) -> Iterator[InputImage]:
         yield InputImage(rgb, path, number)
 
 
+def read_input(
+    path: Path, bit_depth: int = DEFAULT_BIT_DEPTH, by_window: bool = False, proposals: Tensor | None = None
+) -> Iterator[InputImage]:
+    """Yield one image, with its file open for windows until the next one is requested if ``by_window`` and it has some.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if not by_window:
+        yield InputImage(read_image(path, bit_depth=bit_depth), path, proposals=proposals)
+        return
+    with open_windows(path, bit_depth=bit_depth) as reader:
+        if isinstance(reader, DecodedImage):
+            yield InputImage(reader.pixels, path)
+        else:
+            yield InputImage(torch.zeros(3, 0, 0, dtype=torch.uint8), path, windows=reader)
+
+
 def iter_inputs(
-    images: Iterable[Any], proposals: Iterable[Any] | None = None, bit_depth: int = DEFAULT_BIT_DEPTH
+    images: Iterable[Any],
+    proposals: Iterable[Any] | None = None,
+    bit_depth: int = DEFAULT_BIT_DEPTH,
+    by_window: bool = False,
 ) -> Iterator[InputImage]:
     """Read files, Pillow images and arrays, one at a time.
 
     Args:
         proposals: boxes [P, 4] for each image, for a detector without RPN.
         bit_depth: of the values in 16-bit files.
+        by_window: leave the pixels of files that have windows in their files; each is open until the next is requested.
 
     Raises:
         UserError: an image of another type, or a file that cannot be read.
     """
     remaining = None if proposals is None else iter(proposals)
     for image in images:
-        path = Path(image) if isinstance(image, str | Path) else None
-        pixels = read_image(path, bit_depth=bit_depth) if path else image_to_tensor(image, bit_depth)
         boxes = None if remaining is None else _to_boxes(next(remaining, None))
-        yield InputImage(pixels, path, proposals=boxes)
+        if isinstance(image, str | Path):
+            yield from read_input(Path(image), bit_depth, by_window, boxes)
+        else:
+            yield InputImage(image_to_tensor(image, bit_depth), proposals=boxes)
 
 
 def _to_boxes(proposals: Any) -> Float[Tensor, "P 4"]:

@@ -10,6 +10,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from libradet.data.batch import Batch
+from libradet.data.segmentations import encode_masks
 from libradet.geometry.masks import paste_masks
 from libradet.structures import Detections
 
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def postprocess(
-    detections: Detections, batch: Batch, class_names: Sequence[str], score_thresh: float = 0.0
+    detections: Detections,
+    batch: Batch,
+    class_names: Sequence[str],
+    score_thresh: float = 0.0,
+    compact_masks: bool = False,
 ) -> "list[supervision.Detections]":
     """Filter by score, rescale to the original images, and return one ``supervision.Detections`` per image.
 
@@ -26,6 +31,8 @@ def postprocess(
         detections: of ``batch``, in pixels of the resized images.
         class_names: names of labels 0..C-1.
         score_thresh: minimum score, 0..1.
+        compact_masks: return masks as ``supervision.CompactMask``, if this version of supervision has it: hundreds of
+            masks of a large image do not fit into memory as arrays.
     """
     from libradet.utils.warnings_filter import supervision as sv
 
@@ -42,7 +49,8 @@ def postprocess(
         masks = None
         if detections.masks is not None:
             width, height = original_sizes[i].astype(int).tolist()
-            masks = _paste(detections.masks[i].cpu()[torch.from_numpy(keep)], corners.reshape(-1, 4), height, width)
+            paste = _paste_compact if compact_masks and hasattr(sv, "CompactMask") else _paste
+            masks = paste(detections.masks[i].cpu()[torch.from_numpy(keep)], corners.reshape(-1, 4), height, width)
         results.append(
             sv.Detections(
                 xyxy=corners.clip(0, original_sizes[i]).reshape(-1, 4).astype(np.float32),
@@ -63,3 +71,16 @@ def _paste(
     for i, (rows, columns, pixels) in enumerate(paste_masks(masks.float().numpy(), boxes, height, width)):
         pasted[i, rows, columns] = pixels
     return pasted
+
+
+def _paste_compact(
+    masks: Float[Tensor, "D M M"], boxes: Float64[ndarray, "D 4"], height: int, width: int
+) -> "supervision.CompactMask":
+    """Return the same masks, each stored inside its window."""
+    from libradet.utils.warnings_filter import supervision as sv
+
+    windows = list(paste_masks(masks.float().numpy(), boxes, height, width))
+    # Both ends of supervision's crops are inside.
+    crops = [(columns.start, rows.start, columns.stop - 1, rows.stop - 1) for rows, columns, _ in windows]
+    encoded = encode_masks(windows, height, width)
+    return sv.CompactMask.from_coco_rle(encoded, np.array(crops, np.float64).reshape(-1, 4), (height, width))

@@ -1,15 +1,13 @@
 """Prediction: inputs are read, preprocessed to batches, run through the model and postprocessed to detections."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from numpy import ndarray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from libradet.data.batch import Batch
 from libradet.data.transforms.resize import Size
@@ -17,6 +15,8 @@ from libradet.errors import UserError
 from libradet.inference.inputs import InputImage, is_video, iter_inputs, list_image_files, video_frames
 from libradet.inference.postprocess import postprocess
 from libradet.inference.preprocess import preprocess
+from libradet.inference.run_model import eval_mode, run_model
+from libradet.inference.tiles import Tiling, batch_without_pixels, detect_in_tiles
 from libradet.predictor import Predictor, bit_depth_of, resolve_size
 from libradet.structures import Detections
 
@@ -40,6 +40,7 @@ def predict(
     size: Size | None = None,
     batch_size: int = 1,
     proposals: Boxes | Sequence[Boxes] | None = None,
+    tiling: Tiling | None = None,
 ) -> "supervision.Detections | list[supervision.Detections] | Iterator[supervision.Detections]":
     """Detect objects in images, on the model's device; the model's mode is restored afterwards.
 
@@ -53,12 +54,14 @@ def predict(
             than one is faster on a GPU.
         proposals: boxes [P, 4] for a detector without RPN, best first, xyxy in pixels of the upright image; a list of
             them for a list of images.
+        tiling: run the model on tiles of each image, of which ``batch_size`` are a batch
+            (:func:`libradet.inference.tiles.make_tiling`).
 
     Returns:
         One ``supervision.Detections`` for one image; a list for a list, folder or pattern; a lazy iterator for a video
         or a generator. Detections are sorted by descending score; ``xyxy`` in pixels of the original upright image,
         clipped to it; ``confidence``; ``class_id`` 0..C-1; ``data["class_name"]``; ``mask`` [D, H, W] if the
-        detector has masks.
+        detector has masks, with tiles a ``supervision.CompactMask`` of this shape.
 
     Raises:
         UserError: an image cannot be read, or an argument is out of range.
@@ -68,17 +71,19 @@ def predict(
         raise UserError(f"batch_size is {batch_size}: it must be at least 1")
     if proposals is not None and not model.num_proposals:
         raise UserError(f"{model.name} uses no precomputed proposals: leave the argument out")
-    options = score_thresh, size, batch_size
+    options = score_thresh, size, batch_size, tiling
     if isinstance(images, str | Path) and is_video(Path(images)):
         return _detections_only(predict_stream(model, video_frames(Path(images)), *options))
     if isinstance(images, str | Path) and _is_folder_or_pattern(images):
         images = list_image_files([images])
     if isinstance(images, str | Path | Image.Image | ndarray):
-        inputs = iter_inputs([images], None if proposals is None else [proposals], bit_depth_of(model))
+        inputs = iter_inputs(
+            [images], None if proposals is None else [proposals], bit_depth_of(model), tiling is not None
+        )
         return _predict_all(model, inputs, *options)[0]
     if proposals is not None and isinstance(images, list | tuple) and len(proposals) != len(images):
         raise UserError(f"proposals has {len(proposals)} entries for {len(images)} images: pass one array per image")
-    inputs = iter_inputs(images, proposals, bit_depth_of(model))
+    inputs = iter_inputs(images, proposals, bit_depth_of(model), tiling is not None)
     if isinstance(images, list | tuple):
         return _predict_all(model, inputs, *options)
     return _detections_only(predict_stream(model, inputs, *options))
@@ -90,15 +95,16 @@ def predict_stream(
     score_thresh: float = 0.0,
     size: Size | None = None,
     batch_size: int = 1,
+    tiling: Tiling | None = None,
 ) -> "Iterator[tuple[InputImage, supervision.Detections]]":
     """Yield every input image with its detections, in order, a few batches at a time; see :func:`predict`.
 
     Between two images the model is in the mode it had before.
     """
     size = resolve_size(model, size)
-    for chunk in _chunks(inputs, batch_size):
+    for chunk in _chunks(inputs, batch_size if tiling is None else 1):
         with eval_mode(model):
-            results = _predict_chunk(model, chunk, score_thresh, size, batch_size)
+            results = _predict_chunk(model, chunk, score_thresh, size, batch_size, tiling)
         yield from zip(chunk, results, strict=True)
 
 
@@ -108,27 +114,6 @@ def predict_batch(model: Predictor, batch: Batch) -> Detections:
         return run_model(model, batch)
 
 
-def run_model(model: Predictor, batch: Batch) -> Detections:
-    """Run a model that is in evaluation mode, on its own device and without gradients."""
-    with torch.inference_mode():
-        return model(batch.to(model.device, non_blocking=True))
-
-
-@contextmanager
-def eval_mode(model: Predictor) -> Iterator[None]:
-    """Set evaluation mode, and restore the mode of every submodule afterwards."""
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def check_score_thresh(score_thresh: float) -> None:
     """Raise UserError unless the threshold lies between 0 and 1."""
     if not 0 <= score_thresh <= 1:
@@ -136,25 +121,45 @@ def check_score_thresh(score_thresh: float) -> None:
 
 
 def _predict_all(
-    model: Predictor, inputs: Iterable[InputImage], score_thresh: float, size: Size | None, batch_size: int
+    model: Predictor,
+    inputs: Iterable[InputImage],
+    score_thresh: float,
+    size: Size | None,
+    batch_size: int,
+    tiling: Tiling | None,
 ) -> "list[supervision.Detections]":
     size = resolve_size(model, size)
     results = []
     with eval_mode(model):
-        for chunk in _chunks(inputs, batch_size):
-            results += _predict_chunk(model, chunk, score_thresh, size, batch_size)
+        for chunk in _chunks(inputs, batch_size if tiling is None else 1):
+            results += _predict_chunk(model, chunk, score_thresh, size, batch_size, tiling)
     return results
 
 
 def _predict_chunk(
-    model: Predictor, inputs: Sequence[InputImage], score_thresh: float, size: Size, batch_size: int
+    model: Predictor,
+    inputs: Sequence[InputImage],
+    score_thresh: float,
+    size: Size,
+    batch_size: int,
+    tiling: Tiling | None,
 ) -> "list[supervision.Detections]":
+    if tiling is not None:
+        return [_predict_tiles(model, image, score_thresh, size, batch_size, tiling) for image in inputs]
     results: dict[int, supervision.Detections] = {}
     for batch in preprocess(model, inputs, size, batch_size):
         assert batch.index is not None
         detections = postprocess(run_model(model, batch), batch, model.class_names, score_thresh)
         results |= zip(batch.index.tolist(), detections, strict=True)
     return [results[row] for row in range(len(inputs))]
+
+
+def _predict_tiles(
+    model: Predictor, image: InputImage, score_thresh: float, size: Size, batch_size: int, tiling: Tiling
+) -> "supervision.Detections":
+    detections = detect_in_tiles(model, image.reader, tiling, size, batch_size)
+    batch = batch_without_pixels(*image.size)
+    return postprocess(detections, batch, model.class_names, score_thresh, compact_masks=True)[0]
 
 
 def _chunks(inputs: Iterable[InputImage], batch_size: int) -> Iterator[list[InputImage]]:

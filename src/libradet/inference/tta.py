@@ -16,8 +16,8 @@ from libradet.data.transforms.sample import Sample
 from libradet.errors import UserError
 from libradet.geometry.boxes import clip_boxes
 from libradet.geometry.nms import batched_nms
-from libradet.inference.predict import eval_mode, run_model
 from libradet.inference.preprocess import iter_batches
+from libradet.inference.run_model import eval_mode, run_model
 from libradet.models.config import DetectorConfig
 from libradet.models.nms import multiclass_nms
 from libradet.predictor import Predictor, bit_depth_of

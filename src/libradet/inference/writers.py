@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -13,13 +13,14 @@ from hotcoco.mask import encode
 
 from libradet.data.bit_depth import describe_bit_depth
 from libradet.data.collate import Size
-from libradet.data.image_io import read_image
 from libradet.data.proposals.precomputed import PrecomputedProposals, proposals_for_images
 from libradet.data.proposals.proposal_file import ImageProposals, write_proposals
 from libradet.data.segmentations import rle_to_json
+from libradet.data.windows import reduced_image
 from libradet.errors import UserError
-from libradet.inference.inputs import InputImage, is_video, list_image_files, video_frames, video_info
+from libradet.inference.inputs import InputImage, is_video, list_image_files, read_input, video_frames, video_info
 from libradet.inference.predict import check_score_thresh, predict_stream
+from libradet.inference.tiles import Tiling
 from libradet.inference.video import VideoWriter
 from libradet.inference.visualize import draw_detections, save_image
 from libradet.predictor import Predictor, bit_depth_of
@@ -28,6 +29,9 @@ from libradet.utils.progress import progress_bar
 from libradet.utils.warnings_filter import supervision as sv
 
 PREDICTIONS_FILE, IMAGES_FILE, PROPOSALS_FILE = "predictions.json", "images.json", "proposals.safetensors"
+
+MAX_RENDERED_SIDE = 4096
+"""Longest side of the rendered image of a file that is read by window, in pixels."""
 
 
 @dataclass
@@ -96,7 +100,7 @@ class ResultWriter:
         assert image.path is not None
         assert self._append_result is not None
         image_id = self._image_ids[image.path] if self._counter is None else next(self._counter)
-        height, width = image.image.shape[1:]
+        height, width = image.size
         if self._model.is_proposal_model:
             self._keep_proposals(image, image_id, detections)
             detections = _filter_by_score(detections, self._score_thresh)
@@ -114,7 +118,7 @@ class ResultWriter:
     def _keep_proposals(self, image: InputImage, image_id: int, detections: sv.Detections) -> None:
         assert image.path is not None
         assert detections.confidence is not None
-        height, width = image.image.shape[1:]
+        height, width = image.size
         name = image.path.as_posix() if image.frame is None else f"{image.path.as_posix()}#{image.frame}"
         self.summary.proposals.append(
             ImageProposals(image_id, name, width, height, detections.xyxy, detections.confidence)
@@ -122,7 +126,11 @@ class ResultWriter:
 
     def _render(self, image: InputImage, detections: sv.Detections, path: Path) -> None:
         assert image.path is not None
-        rendered = draw_detections(image.image.permute(1, 2, 0).numpy(), detections)
+        pixels = image.image
+        if image.windows is not None:
+            pixels, step = reduced_image(image.windows, MAX_RENDERED_SIDE)
+            detections = replace(detections, xyxy=detections.xyxy / step, mask=None)
+        rendered = draw_detections(pixels.permute(1, 2, 0).numpy(), detections)
         if image.frame is None:
             save_image(rendered, path)
         else:
@@ -144,6 +152,7 @@ def predict_files(
     size: Size | None = None,
     batch_size: int = 1,
     proposals: str | Path | None = None,
+    tiling: Tiling | None = None,
     progress: bool = True,
 ) -> PredictSummary:
     """Detect objects in files and write rendered images and results as they are computed.
@@ -153,11 +162,12 @@ def predict_files(
     ``segmentation`` (RLE) if the detector has masks); ``images.json``, a COCO dataset without annotations that maps
     each ``image_id`` to its file and each ``category_id`` to its class; ``proposals.safetensors``, for proposal
     models. Category ids are those of the training dataset. Image ids are the file names if all of them are numbers, as
-    in COCO; otherwise 1, 2, ... in order. Files that cannot be read are skipped and listed.
+    in COCO; otherwise 1, 2, ... in order. Files that cannot be read are skipped and listed. Rendered images of files
+    that are read by window have sides of at most MAX_RENDERED_SIDE, and no masks.
 
     Args:
         sources: files, folders and globs, see :func:`libradet.inference.inputs.list_image_files`.
-        score_thresh, size, batch_size: as in :func:`libradet.inference.predict.predict`.
+        score_thresh, size, batch_size, tiling: as in :func:`libradet.inference.predict.predict`.
         proposals: proposal file, for a detector without RPN.
         progress: show a progress bar on stderr.
 
@@ -173,12 +183,12 @@ def predict_files(
     show_progress = progress and (len(paths) > 1 or is_video(paths[0]))
     with progress_bar(show_progress) as bar, ResultWriter(model, paths, output_dir, score_thresh) as writer:
         summary = writer.summary
-        inputs = _read_inputs(paths, precomputed, summary.unreadable, bit_depth_of(model))
+        inputs = _read_inputs(paths, precomputed, summary.unreadable, bit_depth_of(model), tiling is not None)
         summary.note = describe_bit_depth(paths, bit_depth_of(model))
         # Proposals are written at any score.
         model_thresh = 0.0 if model.is_proposal_model else score_thresh
         task = bar.add_task("predicting", total=_count_images(paths) if show_progress else None)
-        for image, detections in predict_stream(model, inputs, model_thresh, size, batch_size):
+        for image, detections in predict_stream(model, inputs, model_thresh, size, batch_size, tiling):
             writer.write(image, detections)
             bar.update(task, completed=summary.num_inputs)
         bar.update(task, completed=summary.num_inputs)
@@ -225,7 +235,11 @@ def to_coco_results(
 
 
 def _read_inputs(
-    paths: Sequence[Path], proposals: PrecomputedProposals | None, unreadable: dict[Path, str], bit_depth: int
+    paths: Sequence[Path],
+    proposals: PrecomputedProposals | None,
+    unreadable: dict[Path, str],
+    bit_depth: int,
+    by_window: bool,
 ) -> Iterator[InputImage]:
     """Yield the images and frames of all files; the errors of unreadable ones are added to ``unreadable``."""
     for row, path in enumerate(paths):
@@ -233,13 +247,12 @@ def _read_inputs(
             if is_video(path):
                 yield from video_frames(path)
                 continue
-            image = read_image(path, bit_depth=bit_depth)
+            for image in read_input(path, bit_depth, by_window):
+                height, width = image.size
+                boxes = None if proposals is None else proposals.boxes_of(row, width, height)
+                yield replace(image, proposals=boxes)
         except UserError as error:
             unreadable[path] = str(error)
-            continue
-        height, width = image.shape[1:]
-        boxes = None if proposals is None else proposals.boxes_of(row, width, height)
-        yield InputImage(image, path, proposals=boxes)
 
 
 def _count_images(paths: Sequence[Path]) -> int | None:

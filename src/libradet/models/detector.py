@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
@@ -219,6 +219,8 @@ class Detector(nn.Module):
         *,
         tta_flip: bool = False,
         tta_scales: Sequence[int | Size] = (),
+        tiles: Sequence[int | float] | None = None,
+        tile_merge: Literal["nms", "wbf"] = "nms",
     ) -> "supervision.Detections | list[supervision.Detections] | Iterator[supervision.Detections]":
         """Detect objects in one or more images, in pixels of the original; see :mod:`libradet.inference.predict`.
 
@@ -231,8 +233,13 @@ class Detector(nn.Module):
             proposals: boxes [P, 4], or a list of them for each image, for a detector without rpn.
             tta_flip, tta_scales: test-time augmentation with the mirrored image and at each of these sizes; see
                 :func:`libradet.inference.tta.with_tta`.
+            tiles, tile_merge: size and overlap of tiles, such as (640, 0.2), for small objects in large images; and
+                how their detections are merged; see :func:`libradet.inference.tiles.make_tiling`.
         """
         from libradet.inference.predict import predict
+        from libradet.inference.tiles import make_tiling
         from libradet.inference.tta import with_tta
 
-        return predict(with_tta(self, tta_flip, tta_scales, size), images, score_thresh, size, batch_size, proposals)
+        tiling = make_tiling(self, tiles, tile_merge)
+        model = with_tta(self, tta_flip, tta_scales, size)
+        return predict(model, images, score_thresh, size, batch_size, proposals, tiling)

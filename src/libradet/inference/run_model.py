@@ -1,0 +1,35 @@
+"""A model in evaluation mode, run on a batch."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from libradet.data.batch import Batch
+from libradet.predictor import Predictor
+from libradet.structures import Detections
+
+OnBatch = Callable[[Detections, Batch], None]
+"""Receives the detections of one batch, and the batch with its ``index`` and ``scales``."""
+
+
+def run_model(model: Predictor, batch: Batch) -> Detections:
+    """Run a model that is in evaluation mode, on its own device and without gradients."""
+    with torch.inference_mode():
+        return model(batch.to(model.device, non_blocking=True))
+
+
+@contextmanager
+def eval_mode(model: Predictor) -> Iterator[None]:
+    """Set evaluation mode, and restore the mode of every submodule afterwards."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
