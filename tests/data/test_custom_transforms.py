@@ -16,25 +16,16 @@ from libradet.data.synthesis.synthetic import synthesize
 from libradet.data.transforms.augmentation import NO_AUGMENTATION, Augmentation
 from libradet.data.transforms.custom import apply_transforms, check_transforms
 from libradet.data.transforms.describe import describe
-from libradet.data.transforms.sample import Sample
 from libradet.data.transforms.seeding import seeded
 from libradet.errors import UserError
+from tests.helpers.samples import COLOR_STEP, drawn_rectangles
 
 CLASSES = 6
 HEIGHT, WIDTH = 60, 80
 
 
-def drawn(count=CLASSES, masks=True) -> Sample:
-    """Return separate rectangles on black: object i has label i and color 40 * (i + 1)."""
-    image, boxes = torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8), []
-    for i in range(count):
-        left, top = 4 + 26 * (i % 3), 4 + 30 * (i // 3)
-        boxes.append([left, top, left + 15 + i, top + 20 - i])
-        image[:, top : top + 20 - i, left : left + 15 + i] = 40 * (i + 1)
-    labels = torch.arange(count)
-    drawn_masks = (image[0] == 40 * (labels + 1)[:, None, None]).to(torch.uint8) if masks else None
-    corners = torch.tensor(boxes).float().reshape(-1, 4)
-    return Sample(image, corners, labels, labels % 3 == 2, (1.0, 1.0), 0, drawn_masks)
+def drawn(count=CLASSES, masks=True):
+    return drawn_rectangles(count, masks)
 
 
 def extent(pixels):
@@ -67,13 +58,13 @@ def test_annotations_are_those_of_the_pixels(transform):
     for seed in range(15):
         result = apply(drawn(), transform, seed=seed)
         assert result.image.shape[1:] == result.masks.shape[1:]
-        present = {int(color) // 40 - 1 for color in result.image.unique() if color}
+        present = {int(color) // COLOR_STEP - 1 for color in result.image.unique() if color}
         # The random IoU crop removes objects whose center is outside, though a part of them is visible.
         assert present == set(result.labels.tolist()) or "IoUCrop" in repr(transform)
         assert present >= set(result.labels.tolist())
         assert result.crowd.tolist() == [label % 3 == 2 for label in result.labels.tolist()]
         for box, label, mask in zip(result.boxes, result.labels.tolist(), result.masks, strict=True):
-            pixels = result.image[0] == 40 * (label + 1)
+            pixels = result.image[0] == COLOR_STEP * (label + 1)
             assert torch.allclose(box, extent(pixels), atol=1e-4)
             assert torch.equal(mask.bool(), pixels)
 
@@ -84,7 +75,7 @@ def test_rotated_boxes_hold_their_objects(expand, masks):
     for seed in range(10):
         result = apply(drawn(masks=masks), v2.RandomRotation(30, expand=expand), seed=seed)
         for box, label in zip(result.boxes, result.labels.tolist(), strict=True):
-            inside = extent(result.image[0] == 40 * (label + 1))
+            inside = extent(result.image[0] == COLOR_STEP * (label + 1))
             assert ((inside - box) * torch.tensor([1, 1, -1, -1]) > -2).all()
 
 

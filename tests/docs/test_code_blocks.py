@@ -40,7 +40,7 @@ def lines(chosen=RUN):
 def pages_with_python():
     """Those that take longest are for `make test-slow`; the README trains, measures and predicts as they do."""
     names = [str(page.relative_to(ROOT)) for page in PAGES if any(block.kind == "python" for block in blocks(page))]
-    slow = ("docs/index.md", "docs/python.md", "docs/supervision.md", "docs/export.md")
+    slow = ("docs/augmentation.md", "docs/index.md", "docs/python.md", "docs/supervision.md", "docs/export.md")
     return [pytest.param(ROOT / name, id=name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
 
 

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from importlib import import_module
+from inspect import signature
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,8 @@ from torchvision.tv_tensors import Image, Mask
 
 from libradet.data.transforms.custom import corner_boxes
 from libradet.errors import UserError
+
+INSTALL_HINT = "pip install '.[albumentations]' in the folder of libradet"
 
 _ROWS = "rows"
 _THRESHOLDS = ("min_area", "min_visibility", "min_width", "min_height", "max_accept_ratio")
@@ -33,6 +36,7 @@ class AlbumentationsTransform:
     def __init__(self, pipeline: Any) -> None:
         self._original = pipeline
         self._pipeline = _with_own_params(pipeline)
+        self._accepts_seed = "invocation_seed" in signature(self._pipeline.__call__).parameters
         members = getattr(pipeline, "transforms", [pipeline])
         self.name = f"Albumentations pipeline ({', '.join(type(member).__name__ for member in members)})"
 
@@ -44,7 +48,8 @@ class AlbumentationsTransform:
     def __call__(self, image: Tensor, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Transform an image and its target."""
         # The pipeline has generators of its own; torch's is seeded for each sample.
-        self._pipeline.set_random_seed(int(torch.randint(2**31, ())))
+        seed = int(torch.randint(2**31, ()))
+        self._pipeline.set_random_seed(seed)
         boxes, masks = target["boxes"].as_subclass(Tensor), target.get("masks")
         inputs = {
             "image": np.ascontiguousarray(image.permute(1, 2, 0).numpy()),
@@ -53,7 +58,8 @@ class AlbumentationsTransform:
         }
         if masks is not None and len(masks):
             inputs["masks"] = masks.numpy()
-        result = self._pipeline(**inputs)
+        # AlbumentationsX adds the number of the worker to any other seed.
+        result = self._pipeline(**inputs, **{"invocation_seed": seed} if self._accepts_seed else {})
         pixels = result["image"]
         if not (isinstance(pixels, np.ndarray) and pixels.ndim == 3):
             return pixels, target
@@ -66,7 +72,7 @@ class AlbumentationsTransform:
         }
         if masks is not None:
             changed["masks"] = Mask(_masks_of(result.get("masks"), rows, height, width))
-        return Image(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)), changed
+        return Image(torch.from_numpy(np.array(pixels)).permute(2, 0, 1)), changed
 
 
 def is_pipeline(value: Any) -> bool:
@@ -103,7 +109,7 @@ def _library() -> ModuleType:
     try:
         return import_module("albumentations")
     except ImportError as e:
-        raise UserError("augmentations: Albumentations is not installed; pip install 'libradet[albumentations]'") from e
+        raise UserError(f"augmentations: Albumentations is not installed: {INSTALL_HINT}") from e
 
 
 def _with_own_params(pipeline: Any) -> Any:
@@ -119,4 +125,4 @@ def _with_own_params(pipeline: Any) -> Any:
 def _masks_of(masks: Any, rows: np.ndarray, height: int, width: int) -> Tensor:
     if masks is None:
         return torch.zeros(0, height, width, dtype=torch.uint8)
-    return torch.from_numpy(np.ascontiguousarray(np.asarray(masks)[rows]))
+    return torch.from_numpy(np.asarray(masks)[rows])

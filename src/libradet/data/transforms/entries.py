@@ -49,7 +49,7 @@ def _encode(entry: Any) -> str:
             "albumentations and a file"
         )
     try:
-        return json.dumps(entry)
+        return json.dumps(entry, sort_keys=True)
     except TypeError as e:
         raise UserError(f"augmentations: {str(entry)[:100]}: {e}; values must be numbers, text, lists, mappings") from e
 
