@@ -11,6 +11,8 @@ from PIL import Image
 
 from libradet.cli import main
 from libradet.data.synthesis.synthetic import synthesize
+from libradet.interop.coco_weights import COCO_WEIGHTS, with_torchvision_facts
+from libradet.interop.weights_cache import converted_path
 
 TINY = ROOT / "tests" / "training" / "tiny.yaml"
 
@@ -40,6 +42,12 @@ def things(tmp_path_factory) -> Path:
     shutil.copytree(run, folder / "runs" / "libra")
     assert main(["convert", str(run / "best.safetensors"), str(folder / "epoch_12.pth"), "--to", "mmdet"]) == 0
     shutil.copy(folder / "epoch_12.pth", folder / "model_final.pkl")
+    checkpoints = folder / "cache" / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TORCH_HOME", str(folder / "cache"))
+        for weights in map(with_torchvision_facts, COCO_WEIGHTS):
+            converted_path(weights).symlink_to(run / "best.safetensors")
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     for name in ("street", "a", "b"):
         Image.fromarray(image).save(folder / f"{name}.jpg")
@@ -58,4 +66,6 @@ def place(things, tmp_path, monkeypatch) -> Path:
     for run in (things / "runs").iterdir():
         (tmp_path / "runs" / run.name).symlink_to(run)
     monkeypatch.chdir(tmp_path)
+    # Whatever name of published weights a page uses, the run's detector is cached under it.
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     return tmp_path

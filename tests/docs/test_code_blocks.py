@@ -181,9 +181,11 @@ def train_a_step(train, model="libra_faster_rcnn", data="", **settings):
     return train(model, data, **settings | small | {"weights": None, "detector": detector})
 
 
-def create_small(create, name="libra_faster_rcnn", num_classes=80, backbone=None, class_names=()):
+def create_small(create, name="libra_faster_rcnn", num_classes=80, backbone=None, class_names=(), weights=None):
     """``libradet.create_model`` as the page says it, but small."""
     make_config(name, num_classes, backbone)
+    if weights is not None:
+        return create(name, class_names=class_names, weights=weights)
     return create(config=narrow(make_config(name, num_classes, "test_resnet")), class_names=class_names)
 
 

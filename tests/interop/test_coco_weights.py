@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -54,6 +55,16 @@ def test_hashes_and_addresses(weights):
     assert weights.origin == "detectron2" or f"-{weights.sha256}.pth" in weights.url
     assert (weights.box_ap is None) == (weights.model == "rpn")
     assert (weights.mask_ap is not None) == (weights.model == "mask_rcnn")
+
+
+def test_documentation_lists_all_with_their_ap():
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    for weights in map(with_torchvision_facts, COCO_WEIGHTS):
+        ap = "" if weights.box_ap is None else f"{weights.box_ap} "
+        ap += "" if weights.mask_ap is None else f"({weights.mask_ap}) "
+        start = f"| `{weights.name}` | {weights.backbone} | {ap}| {weights.epochs or ''}".rstrip()
+        [row] = [line for line in page.splitlines() if line.startswith(f"{start} |")]
+        assert row.endswith(f" | {weights.origin} |")
 
 
 def test_facts_of_torchvision_are_its_own():

@@ -48,10 +48,16 @@ def cache_path(weights: PublishedWeights) -> Path:
     return Path(torch.hub.get_dir(), "checkpoints", weights.file_name)
 
 
+def converted_path(weights: PublishedWeights) -> Path:
+    """Return the path of the converted file; another version of libradet may read the original differently."""
+    original = cache_path(weights)
+    return original.with_name(f"{original.stem}.libradet-{__version__}.safetensors")
+
+
 def cached_bytes(weights: PublishedWeights) -> int | None:
     """Return the size of the origin's file, or of the converted one, in the cache; None if neither is there."""
-    original = cache_path(weights)
-    return next((path.stat().st_size for path in (original, _converted(original)) if path.is_file()), None)
+    paths = (cache_path(weights), converted_path(weights))
+    return next((path.stat().st_size for path in paths if path.is_file()), None)
 
 
 def address(weights: PublishedWeights) -> str:
@@ -69,8 +75,7 @@ def address(weights: PublishedWeights) -> str:
 
 
 def _local_file(weights: PublishedWeights) -> Path:
-    original = cache_path(weights)
-    converted = _converted(original)
+    original, converted = cache_path(weights), converted_path(weights)
     if converted.is_file():
         return converted
     from libradet.interop.download import check_hash, download, locked
@@ -84,11 +89,6 @@ def _local_file(weights: PublishedWeights) -> Path:
             download(address(weights), original, weights.sha256)
         _convert(weights, original, converted)
     return converted
-
-
-def _converted(original: Path) -> Path:
-    """Return the path of the converted file; another version of libradet may read the original differently."""
-    return original.with_name(f"{original.stem}.libradet-{__version__}.safetensors")
 
 
 def _convert(weights: PublishedWeights, original: Path, converted: Path) -> None:
