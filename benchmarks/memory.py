@@ -5,6 +5,7 @@ by PyTorch's allocator on a CPU or GPU; and, in another process without a profil
 after the imports ("resident"), which includes fragmentation.
 
     python benchmarks/memory.py --model faster_rcnn retinanet --images 1 2 4 --size 256 320
+    python benchmarks/memory.py --model faster_rcnn --backbone vit_small_patch16_dinov3 --frozen
 """
 
 import argparse
@@ -45,6 +46,7 @@ def random_batch(model: Detector, images: int, size: tuple[int, int]) -> Batch:
 def run(args: argparse.Namespace, device: str) -> None:
     """Build the model and run two training steps or two inferences."""
     config = make_config(args.model[0], backbone=args.backbone, weights="imagenet" if args.freeze else None)
+    config.backbone.frozen = args.frozen
     with torch.device(device):
         model = Detector(config).train(args.task == "train")
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), 1e-6, 0.9, weight_decay=1e-4)
@@ -93,6 +95,7 @@ def measure(args: argparse.Namespace, name: str, images: int, task: str, precisi
     command += ["--images", str(images)]
     command += ["--precision", precision, "--backbone", args.backbone, "--size", *map(str, args.size)]
     command += ["--threads", str(args.threads)] + (["--freeze"] if args.freeze else [])
+    command += ["--frozen"] if args.frozen else []
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
@@ -100,7 +103,7 @@ def measure(args: argparse.Namespace, name: str, images: int, task: str, precisi
 def compare(args: argparse.Namespace, name: str, precision: str) -> None:
     """Print a row for each task and batch size."""
     config = make_config(name, backbone=args.backbone, weights="imagenet" if args.freeze else None)
-    config.image.size = tuple(args.size)
+    config.image.size, config.backbone.frozen = tuple(args.size), args.frozen
     stats = compute_stats(config, bf16=precision == "bf16")
     for task, memory in (("infer", stats.inference), ("train", stats.training)):
         for images in args.images:
@@ -122,6 +125,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--precision", choices=["fp32", "bf16"], nargs="+", default=["fp32"])
     parser.add_argument("--freeze", action="store_true")
+    parser.add_argument("--frozen", action="store_true", help="backbone.frozen: no part of the backbone is trained")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -180,10 +180,17 @@ def test_layers_of_the_learning_rate_decay_are_those_of_vitdet(name):
             assert depth in (0, 1), parameter
 
 
-@pytest.mark.parametrize("detector", ["libra_faster_rcnn", "libra_retinanet"])
-def test_a_detector_on_padded_images_trains_and_is_saved(detector, tmp_path):
+@pytest.mark.parametrize(
+    ("detector", "backbone"),
+    [
+        ("libra_faster_rcnn", "test_vit"),
+        ("libra_retinanet", "vit_small_patch16_dinov3"),
+        ("faster_rcnn", "eva02_tiny_patch14_224"),
+    ],
+)
+def test_a_detector_on_padded_images_trains_and_is_saved(detector, backbone, shallow, tmp_path):
     config = tiny_zoo_config(detector)
-    config.backbone, config.pyramid.type, config.pyramid.norm = BackboneConfig("test_vit"), "simple", "layer"
+    config.backbone, config.pyramid.type, config.pyramid.norm = BackboneConfig(backbone), "simple", "layer"
     config.pyramid.extra_levels = "max_pool"
     model, batch = tiny_detector(config), tiny_batch(size=(96, 160))
     batch = batch._replace(sizes=torch.tensor([[96, 160], [70, 101]]))
