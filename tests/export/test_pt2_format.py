@@ -1,4 +1,4 @@
-"""Translations of the package's custom operators to torchvision's give the operators' results."""
+"""Exported programs with torchvision's NMS, and thresholds of IoUs in float32 and float64."""
 
 import numpy as np
 import pytest
@@ -8,23 +8,8 @@ from torch.export import Dim, export
 
 from libradet.export import pt2_format
 from libradet.export.pt2_format import float32_iou_threshold, float64_iou_threshold
-from libradet.geometry import roi_align
 from tests.helpers.exported_detectors import shape_checks_disabled
-from tests.helpers.operator_cases import (
-    ALIGN_CASES,
-    ALIGN_OPTIONS,
-    NMS_CASES,
-    NMS_OPTIONS,
-    align,
-    assert_same_nms,
-)
-
-
-@pytest.mark.parametrize(("threshold", "size"), NMS_OPTIONS)
-@pytest.mark.parametrize("case", NMS_CASES)
-def test_batched_nms(case, threshold, size):
-    rows, filled = pt2_format.batched_nms(*case, threshold, size)
-    assert_same_nms(rows, filled, case, threshold, size)
+from tests.helpers.operator_cases import NMS_CASES, NMS_OPTIONS, assert_same_nms
 
 
 class OneNMS(nn.Module):
@@ -42,14 +27,6 @@ def test_exported_nms_of_no_and_of_one_box():
     for count in range(4):
         case = boxes, scores, groups, torch.arange(boxes.shape[1])[None] < count
         assert_same_nms(*program.module()(*case), case, *NMS_OPTIONS[0])
-
-
-@pytest.mark.parametrize("options", ALIGN_OPTIONS)
-def test_pyramid_roi_align(options, monkeypatch):
-    expected = [align(*case, *options) for case in ALIGN_CASES]
-    monkeypatch.setattr(roi_align, "_pyramid_roi_align", pt2_format.pyramid_roi_align)
-    for case, pooled in zip(ALIGN_CASES, expected, strict=True):
-        torch.testing.assert_close(align(*case, *options), pooled, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.6, 0.7, 0.9])

@@ -100,10 +100,24 @@ def pyramid_roi_align(
     out = boxes.new_zeros(batch_size * num_boxes, pyramid[0].shape[1], size, size)
     for level, (features, stride) in enumerate(zip(pyramid, strides, strict=True)):
         rows = (levels.flatten() == level).nonzero().squeeze(1)
-        rois = torch.cat([(rows // num_boxes)[:, None].to(boxes.dtype), boxes.flatten(0, 1)[rows]], 1)
-        pooled = torch.ops.torchvision.roi_align(features, rois, 1 / stride, size, size, sampling_ratio, aligned)
+        pooled = roi_align_rows(features, boxes, rows, 1 / stride, size, sampling_ratio, aligned)
         out = out.index_put((rows,), pooled)
     return out
+
+
+def roi_align_rows(
+    features: Float[Tensor, "B C _ _"],
+    boxes: Float[Tensor, "B S 4"],
+    rows: Int[Tensor, "R"],
+    scale: float,
+    size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Float[Tensor, "R C size size"]:
+    """Return torchvision's RoIAlign of some boxes at one level, by their rows in ``boxes.flatten(0, 1)``."""
+    image = (rows // boxes.shape[1])[:, None].to(boxes.dtype)
+    rois = torch.cat([image, boxes.flatten(0, 1)[rows]], 1)
+    return torch.ops.torchvision.roi_align(features, rois, scale, size, size, sampling_ratio, aligned)
 
 
 DECOMPOSITIONS: dict[torch._ops.OperatorBase, Callable] = {

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch._higher_order_ops.scan import scan_op
 
-from libradet.export.pt2_format import float32_iou_threshold
+from libradet.export.pt2_format import float32_iou_threshold, roi_align_rows
 
 
 def batched_nms(
@@ -130,13 +130,10 @@ def _sample_axis(
 def _align_at_each_level(
     pyramid: Sequence[Tensor], boxes: Tensor, levels: Tensor, strides: Sequence[int], size: int, aligned: bool
 ) -> Float[Tensor, "BS C size size"]:
-    batch_size, num_boxes = levels.shape
-    image = torch.arange(batch_size, device=boxes.device, dtype=boxes.dtype)
-    image = image[:, None].expand(-1, num_boxes).reshape(-1, 1)
-    rois = torch.cat([image, boxes.flatten(0, 1)], 1)
-    result = boxes.new_zeros(batch_size * num_boxes, pyramid[0].shape[1], size, size)
+    rows = torch.arange(levels.numel(), device=boxes.device)
+    result = boxes.new_zeros(levels.numel(), pyramid[0].shape[1], size, size)
     for level, (features, stride) in enumerate(zip(pyramid, strides, strict=True)):
-        pooled = torch.ops.torchvision.roi_align(features, rois, 1 / stride, size, size, 0, aligned)
+        pooled = roi_align_rows(features, boxes, rows, 1 / stride, size, 0, aligned)
         result = torch.where((levels.flatten() == level)[:, None, None, None], pooled, result)
     return result
 
