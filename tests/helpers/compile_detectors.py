@@ -4,16 +4,18 @@ A separate script, without the run-time type checks of the test suite, which can
 
     python -m tests.helpers.compile_detectors NAME ...
 
-A plus after a name enables uncertainty weighting, IoU prediction and Soft-NMS or IoU-guided NMS.
+A plus after a name enables uncertainty weighting, IoU prediction and Soft-NMS or IoU-guided NMS; ``NAME=KIND`` balances
+classes in the loss of the box head.
 """
 
 import sys
+from copy import deepcopy
 
 import torch
 
 from libradet.geometry.masks import pack_masks
-from libradet.models.config import IoUConfig
-from tests.helpers.tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
+from libradet.models.config import ClassBalanceConfig, IoUConfig
+from tests.helpers.tiny_detectors import take_all_samples, tiny_batch, tiny_config, tiny_detector, tiny_zoo_config
 
 
 def check(name: str) -> None:
@@ -51,7 +53,33 @@ def check(name: str) -> None:
     torch.testing.assert_close(compiled_result, plain, atol=1e-3, rtol=1e-3)
 
 
+def check_class_balance(name: str, kind: str) -> None:
+    """Training steps with balanced classes, without chance: losses, gradients and what is counted are the same."""
+    config = take_all_samples(tiny_config(name))
+    config.roi.class_balance = ClassBalanceConfig(kind, frequencies=(50, 5, 1))
+    config.roi.sampling.negatives = "ohem"
+    model = tiny_detector(config)
+    model.backbone.eval()  # its norms count, too
+    before = deepcopy(model.state_dict())
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
+    results = {}
+    for run, call in (("plain", model), ("compiled", compiled)):
+        model.load_state_dict(before)
+        results[run] = []
+        for seed in (1, 2):
+            model.zero_grad()
+            losses = call(tiny_batch(seed=seed))
+            sum(losses.values()).backward()
+            gradients = {name: p.grad.clone() for name, p in model.roi.named_parameters()}
+            counted = {name: buffer.clone() for name, buffer in model.roi.named_buffers()}
+            results[run].append((losses, gradients, counted))
+    torch.testing.assert_close(results["compiled"], results["plain"], rtol=1e-3, atol=1e-5)
+    counted = [values for *_, values in results["compiled"]]
+    changes = any(not torch.equal(counted[0][name], counted[1][name]) for name in counted[0])
+    assert changes == (kind in ("seesaw", "eql_v2"))
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        check(name)
+        check_class_balance(*name.split("=")) if "=" in name else check(name)
         print("compiled", name, flush=True)

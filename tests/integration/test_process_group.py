@@ -1,4 +1,4 @@
-"""Synchronized batch norm, and agreement on signals, in a group of two processes."""
+"""Synchronized batch norm, balanced classes, and agreement on signals, in a group of two processes."""
 
 import multiprocessing
 
@@ -8,10 +8,14 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from libradet.models.class_balance import build_class_balance
+from libradet.models.config import ClassBalanceConfig
+from libradet.models.losses import class_loss, num_samples_across_ranks
 from libradet.models.ops.sync_batchnorm import convert_sync_batchnorm
 from libradet.training.signals import SignalSync, StopAction
 
 PROCESSES = 2
+CLASS_BALANCES = ("inverse_frequency", "effective_number", "seesaw", "eql_v2")
 
 
 def build():
@@ -32,6 +36,25 @@ def step(model, x):
     return [*(p.grad for p in model.parameters() if p.grad is not None), *model.state_dict().values()]
 
 
+def balanced_step(kind, rank=None):
+    """Two steps of a loss on six, then five images; of process ``rank`` two of them, of the other the rest.
+
+    Returns the losses, the gradients at the logits, and the buffers.
+    """
+    balance = build_class_balance(ClassBalanceConfig(kind, frequencies=(90, 9, 1)), 3).train()
+    generator, outcome = torch.Generator().manual_seed(5), []
+    for num_images in (6, 5):
+        logits = torch.randn(num_images, 8, 4, generator=generator)
+        labels = torch.tensor([0, 0, 1, 2, 3, 3])[torch.randint(6, (num_images, 8), generator=generator)]
+        valid = torch.rand(num_images, 8, generator=generator) < 0.7
+        rows = slice(None) if rank is None else slice(2) if rank == 0 else slice(2, None)
+        logits = logits[rows].requires_grad_()
+        count = num_samples_across_ranks(valid[rows])
+        loss = class_loss(logits, labels[rows], valid[rows], count, class_balance=balance)
+        outcome += [loss.detach(), *torch.autograd.grad(loss, logits)]
+    return [*outcome, *balance.buffers()]
+
+
 def run_process(rank, folder, results):
     """Run one process: its rows (two or four) through the synchronized model."""
     torch.set_num_threads(1)
@@ -44,7 +67,8 @@ def run_process(rank, folder, results):
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     for gradient in gradients:
         dist.all_reduce(gradient)
-    results.put((rank, kinds, [t.detach().numpy() for t in state], agree(rank)))
+    balanced = {kind: [t.numpy() for t in balanced_step(kind, rank)] for kind in CLASS_BALANCES}
+    results.put((rank, kinds, [t.detach().numpy() for t in state], balanced, agree(rank)))
     dist.barrier()
 
 
@@ -81,7 +105,7 @@ def outcomes(tmp_path_factory):
 
 def test_gradients_and_statistics_are_those_of_the_joint_batch(outcomes):
     expected = step(build(), images())
-    for _, _, state, _ in outcomes:
+    for _, _, state, *_ in outcomes:
         assert len(state) == len(expected)
         for actual, wanted in zip(state, expected, strict=True):
             torch.testing.assert_close(torch.from_numpy(actual), wanted.detach())
@@ -90,6 +114,20 @@ def test_gradients_and_statistics_are_those_of_the_joint_batch(outcomes):
 def test_only_norms_that_train_are_synchronized(outcomes):
     kinds = outcomes[0][1]
     assert kinds == ["Conv2d", "SyncBatchNorm2d", "Conv2d", "SyncBatchNormAct2d", "BatchNorm2d"]
+
+
+@pytest.mark.parametrize("kind", CLASS_BALANCES)
+def test_balanced_classes_are_those_of_the_joint_batch(outcomes, kind):
+    """Losses and gradients of the processes average to those of the joint batch, and both count all samples."""
+    joint = balanced_step(kind)
+    first, second = ([torch.from_numpy(t) for t in balanced[kind]] for *_, balanced, _ in outcomes)
+    for step in range(2):
+        loss, gradient = (2 * step, 2 * step + 1)
+        torch.testing.assert_close((first[loss] + second[loss]) / PROCESSES, joint[loss])
+        torch.testing.assert_close(torch.cat([first[gradient], second[gradient]]) / PROCESSES, joint[gradient])
+    for buffers in (first[4:], second[4:]):
+        torch.testing.assert_close(buffers, joint[4:])
+    assert len(joint) > 4, "weights, counts or sums of gradients"
 
 
 def test_processes_agree_one_step_later_on_the_highest_request(outcomes):

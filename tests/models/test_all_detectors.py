@@ -15,6 +15,7 @@ from libradet.models.zoo import MODELS
 from tests.helpers.tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
 ROOT = Path(__file__).resolve().parents[2]
+BALANCED_CLASSES = ["faster_rcnn=inverse_frequency", "faster_rcnn=seesaw", "faster_rcnn=eql_v2", "cascade_rcnn=eql_v2"]
 LOSSES = {
     "rpn": {"rpn_class", "rpn_box"},
     "fast_rcnn": {"class", "box"},
@@ -101,7 +102,7 @@ def test_saved_model_has_the_same_detections(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*MODELS, "mask_rcnn+", "cascade_rcnn+", "retinanet+"])
+@pytest.mark.parametrize("name", [*MODELS, "mask_rcnn+", "cascade_rcnn+", "retinanet+", *BALANCED_CLASSES])
 def test_training_and_detection_compile_to_one_graph(name):
     subprocess.run([sys.executable, "-m", "tests.helpers.compile_detectors", name], cwd=ROOT, check=True)
 

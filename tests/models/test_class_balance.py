@@ -11,12 +11,14 @@ from libradet.data.read import read
 from libradet.data.repeat_factors import count_objects
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
+from libradet.models.box_head import labels_of, match_proposals, training_candidates
 from libradet.models.class_balance import SeesawLoss, class_weights, needs_frequencies
-from libradet.models.config import ClassBalanceConfig, FocalConfig
+from libradet.models.config import ClassBalanceConfig, FocalConfig, SamplingConfig
 from libradet.models.config_validation import validate_config
 from libradet.models.serialization import load_model, save_model
 from tests.helpers.tiny_detectors import tiny_batch, tiny_config, tiny_detector
 
+KINDS = ["inverse_frequency", "effective_number", "seesaw", "eql_v2"]
 FREQUENCIES = (1000, 100, 10, 0)
 
 
@@ -70,6 +72,26 @@ def test_seesaw_equals_its_formula(p, q):
         torch.testing.assert_close(actual, F.cross_entropy(logits, labels, reduction="none"))
 
 
+@pytest.mark.parametrize(("p", "q"), [(0.8, 2.0), (0.3, 0.0), (0.0, 1.0)])
+def test_seesaw_without_background_is_the_class_branch_of_mmdetection(p, q):
+    """There, the background has a branch of its own: the softmax is that of the classes, on objects alone."""
+    generator = torch.Generator().manual_seed(4)
+    z = 4 * torch.randn(50, 5, generator=generator, dtype=torch.float64)
+    labels, counts = torch.randint(5, (50,), generator=generator), torch.tensor([900.0, 50.0, 50.0, 0.0, 3.0]).double()
+    frequency = counts.clamp(min=1)
+    mitigation = torch.minimum((frequency[None] / frequency[labels, None]) ** p, torch.tensor(1.0))
+    scores = z.exp() / z.exp().sum(1, keepdim=True)
+    own = scores[torch.arange(50), labels][:, None]
+    compensation = torch.maximum((scores / own.clamp(min=0.01)) ** q, torch.tensor(1.0))
+    factors = (mitigation * compensation).scatter(1, labels[:, None], 1.0)
+    expected = -(own[:, 0] / (factors * scores).sum(1)).log()
+    loss = SeesawLoss(5, p, q).eval()
+    loss.counts.copy_(counts)
+    logits = torch.cat([z, torch.full((50, 1), -1e4)], 1).float()
+    actual = loss(logits, labels, torch.ones(50, dtype=torch.bool))
+    torch.testing.assert_close(actual, expected.float(), rtol=1e-4, atol=1e-5)
+
+
 def test_seesaw_counts_valid_samples_before_it_uses_the_counts():
     loss = SeesawLoss(3, 0.8, 0.0)
     logits, labels = torch.zeros(5, 4), torch.tensor([0, 0, 2, 3, 1])
@@ -88,7 +110,7 @@ def balanced_config(kind, name="faster_rcnn"):
     return config
 
 
-@pytest.mark.parametrize("kind", ["inverse_frequency", "effective_number", "seesaw"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["faster_rcnn", "cascade_rcnn"])
 def test_detectors_train_with_it_and_are_saved(kind, name, tmp_path):
     model = tiny_detector(balanced_config(kind, name)).train()
@@ -100,7 +122,7 @@ def test_detectors_train_with_it_and_are_saved(kind, name, tmp_path):
     assert loaded.config.roi.class_balance == model.config.roi.class_balance
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
     has_counts = any("class_balance" in name for name in loaded.state_dict())
-    assert has_counts == (kind == "seesaw")
+    assert has_counts == (kind in ("seesaw", "eql_v2"))
 
 
 def test_class_weights_scale_the_loss_of_their_class():
@@ -117,11 +139,62 @@ def test_class_weights_scale_the_loss_of_their_class():
     assert model.config.roi.class_balance.frequencies == (9, 1, 1)
 
 
-def test_weights_of_a_plain_detector_are_a_start(tmp_path):
+@pytest.mark.parametrize("kind", ["seesaw", "eql_v2"])
+def test_weights_of_a_plain_detector_are_a_start(kind, tmp_path):
     save_model(tiny_detector(tiny_config("faster_rcnn")), tmp_path / "plain.safetensors")
-    model = libradet.create_model(config=balanced_config("seesaw"), weights=tmp_path / "plain.safetensors")
+    model = libradet.create_model(config=balanced_config(kind), weights=tmp_path / "plain.safetensors")
     assert model.reinitialized_layers == []
-    assert model.roi.class_balance.counts.sum() == 0
+    assert all(buffer.sum() == 0 for buffer in model.roi.class_balance.buffers())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ohem_ranks_by_the_balanced_loss_without_counting(kind):
+    """Of the positives of classes 0 and 2, the two of each image with the largest balanced loss."""
+    config = balanced_config(kind)
+    config.roi.sampling = SamplingConfig(8, 0.25, "ohem", "ohem")
+    model, batch = (
+        tiny_detector(config).train(),
+        tiny_batch(boxes=((5, 6, 50, 40), (30, 20, 90, 60)) * 3, labels=(0, 2, 2) * 2),
+    )
+    balance = model.roi.class_balance
+    if kind == "seesaw":
+        balance.counts.copy_(torch.tensor([1, 5, 1000]))
+    elif kind == "eql_v2":
+        balance.positive_gradients.copy_(torch.tensor([1.0, 1.0, 50.0]))
+        balance.negative_gradients.copy_(torch.tensor([10.0, 10.0, 10.0]))
+    else:
+        model.set_class_frequencies((1, 5, 1000))
+    before = {name: buffer.clone() for name, buffer in balance.named_buffers()}
+    with torch.no_grad():
+        pyramid = model.extract_features(batch)
+        proposals = model.rpn.propose(model.rpn(pyramid), batch.sizes, training=True)
+        samples = model.roi.sample_proposals(pyramid, proposals, batch)
+        boxes, valid = training_candidates(proposals, batch, config.roi)
+        matches = match_proposals(boxes, valid, batch, config.roi)
+        logits = model.roi.run_box_head(pyramid, boxes, valid).logits
+    assert all(torch.equal(buffer, before[name]) for name, buffer in balance.named_buffers())
+    labels = labels_of(matches.gt, batch, 3)
+    loss = balance.eval()(logits.flatten(0, 1), labels.flatten(), valid.flatten()).view(labels.shape)
+    for b in range(2):
+        wanted = loss[b][matches.gt[b] >= 0].sort(descending=True).values[:2]
+        chosen = samples.boxes[b][samples.positive[b]]
+        rows = (boxes[b][:, None] == chosen).all(-1).float().argmax(0)
+        torch.testing.assert_close(loss[b][rows].sort(descending=True).values, wanted)
+
+
+@pytest.mark.parametrize("kind", ["seesaw", "eql_v2"])
+def test_a_step_with_ohem_counts_its_samples_once(kind):
+    config = balanced_config(kind)
+    config.roi.sampling = SamplingConfig(64, positives="ohem", negatives="ohem")
+    model = tiny_detector(config).train()
+    model(tiny_batch())
+    balance = model.roi.class_balance
+    if kind == "seesaw":
+        assert 0 < balance.counts.sum() <= 2 * 16, "at most a quarter of 64 samples of two images"
+        assert balance.counts[1] == 0
+    else:
+        assert 0 < balance.positive_gradients.sum() <= 2 * 16, "no gradient is above 1"
+        assert balance.positive_gradients[1] == 0
 
 
 def test_training_counts_the_objects(tmp_path):

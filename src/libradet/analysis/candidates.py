@@ -17,6 +17,7 @@ from libradet.geometry.indexing import gather_rows
 from libradet.geometry.matching import Matches
 from libradet.geometry.roi_align import assign_levels
 from libradet.models.box_head import BoxHead, labels_of, match_proposals, select_class, training_candidates
+from libradet.models.class_balance import unbalanced_losses
 from libradet.models.config import BoxLossConfig, DetectorConfig, RoIConfig, SamplingConfig
 from libradet.models.detector import Detector
 from libradet.models.losses import class_loss
@@ -224,7 +225,7 @@ def _proposals(model: Detector, activations: Activations, batch: Batch) -> Candi
     matches = match_proposals(boxes, valid, batch, config)
     logits, deltas = _run_box_head(head, activations.balanced, boxes, valid)
     labels = labels_of(matches.gt, batch, head.num_classes)
-    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+    loss = unbalanced_losses(logits.flatten(0, 1), labels.flatten(), config.class_balance).view(labels.shape)
     errors = select_class(deltas, labels) - encode(boxes, gather_rows(batch.boxes, matches.gt), config.box_std)
     align = config.align
     levels = assign_levels(boxes, model.strides[: align.num_levels], align.canonical_size, align.canonical_level)

@@ -12,7 +12,8 @@ from libradet.errors import UserError
 from libradet.interop import mmdetection, torchvision_models
 from libradet.interop.checkpoint_format import CheckpointFormat
 from libradet.interop.class_order import background_to_first
-from libradet.models.config import CLASS_COUNTS, LOSS_WEIGHTS
+from libradet.models.class_balance import uses_sigmoid
+from libradet.models.config import CLASS_BALANCE, LOSS_WEIGHTS
 from libradet.models.detector import Detector
 from libradet.utils.atomic_io import atomic_write
 from libradet.utils.nested import flatten
@@ -44,16 +45,21 @@ def to_foreign_state_dict(model: Detector, toolbox: str) -> dict[str, Tensor]:
     """Return the state dict with the toolbox's names and order of classes.
 
     Raises:
-        UserError: the toolbox is not supported, or does not have such a detector.
+        UserError: the toolbox is not supported, or does not have such a detector or its scores.
     """
     if toolbox not in WRITABLE_FORMATS:
         raise UserError(f"--to {toolbox} is not supported; choose from {', '.join(WRITABLE_FORMATS)}")
     checkpoint_format = WRITABLE_FORMATS[toolbox]
+    if model.config.roi is not None and uses_sigmoid(model.config.roi.class_balance):
+        raise UserError(
+            f"{checkpoint_format.name} scores boxes by softmax, this {model.config.model} by sigmoid "
+            "(roi.class_balance.type eql_v2), so its detections would differ there: export it instead"
+        )
     layout = checkpoint_format.layout(None, model.config)
     their_layers = {ours: theirs for theirs, ours in layout.key_map}
     state: dict[str, Tensor] = {}
     for name, t in model.state_dict().items():
-        if name.startswith(LOSS_WEIGHTS) or name.endswith(CLASS_COUNTS):
+        if name.startswith(LOSS_WEIGHTS) or CLASS_BALANCE in name:
             continue
         layer, _, parameter = name.rpartition(".")
         if layer not in their_layers:

@@ -1,5 +1,6 @@
 """Box head: classification and refinement of proposals (Fast R-CNN), and prediction of their IoU (IoU-Net)."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,12 +16,15 @@ from libradet.geometry.boxes import clip_boxes, decode
 from libradet.geometry.indexing import gather_rows
 from libradet.geometry.matching import IGNORED, Matches
 from libradet.geometry.roi_align import pyramid_roi_align
-from libradet.models.class_balance import build_class_balance
+from libradet.models.class_balance import build_class_balance, class_scores, uses_sigmoid
 from libradet.models.config import RoIAlignConfig, RoIConfig
 from libradet.models.layers import conv_norm
 from libradet.models.losses import class_loss, iou_prediction_loss, localization_loss, num_samples_across_ranks
 from libradet.models.rpn import Proposals
 from libradet.models.sampling import build_progress, match_to_gt, max_positives, sample, uses_ohem
+
+PRIOR_PROB = 0.001
+"""Score of every class at the start of training where each class is a classifier of its own (Tan et al., 2021)."""
 
 
 class BoxHeadOutput(NamedTuple):
@@ -99,6 +103,8 @@ class BoxHead(nn.Module):
             outputs.append(self.iou)
         for layer in (*shared, *outputs):
             nn.init.zeros_(layer.bias)
+        if uses_sigmoid(config.class_balance):
+            nn.init.constant_(self.logits.bias, -math.log((1 - PRIOR_PROB) / PRIOR_PROB))
 
     def forward(self, x: Float[Tensor, "R C size size"]) -> BoxHeadOutput:
         """Return the predictions for each region, from its pooled features."""
@@ -132,9 +138,7 @@ class BoxHead(nn.Module):
         proposal_loss = None
         if uses_ohem(config.sampling):
             logits = self.run_box_head(features, boxes, matches.gt >= -1).logits
-            labels = labels_of(matches.gt, batch, self.num_classes)
-            proposal_loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-            proposal_loss = proposal_loss.view(labels.shape)
+            proposal_loss = self._ranking_losses(logits, labels_of(matches.gt, batch, self.num_classes))
         samples = sample(
             matches,
             batch.boxes.shape[1],
@@ -154,6 +158,20 @@ class BoxHead(nn.Module):
             added=samples.index >= proposals.boxes.shape[1],
             weight=samples.weight,
         )
+
+    def _ranking_losses(self, logits: Float[Tensor, "B N C1"], labels: Int[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+        """Return the loss by which OHEM ranks candidates: the one that is trained, without counting its classes.
+
+        A focal loss ranks as cross entropy does, which is used in its place: positives and negatives are ranked apart.
+        """
+        logits, flat_labels = logits.flatten(0, 1), labels.flatten()
+        if self.class_balance is None:
+            return F.cross_entropy(logits, flat_labels, reduction="none").view(labels.shape)
+        return self.class_balance.sample_losses(logits, flat_labels).view(labels.shape)
+
+    def scores(self, logits: Float[Tensor, "*N C1"]) -> Float[Tensor, "*N C1"]:
+        """Return the score of each class, background last."""
+        return class_scores(logits, self.config.class_balance)
 
     def sample_losses(
         self, features: Sequence[Tensor], samples: SampledProposals, batch: Batch

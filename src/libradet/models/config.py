@@ -38,8 +38,8 @@ BoxStd = Annotated[tuple[float, float, float, float], Range(gt=0)]
 LOSS_WEIGHTS = "loss_weights."
 """Prefix of the parameters of uncertainty weighting, which are used in training only."""
 
-CLASS_COUNTS = "class_balance.counts"
-"""End of the name of a seesaw loss's sample counts, which are used in training only."""
+CLASS_BALANCE = "class_balance."
+"""Part of the names of what losses that balance classes have counted, which is used in training only."""
 
 
 @dataclass
@@ -261,7 +261,7 @@ class CascadeConfig:
     """Box heads in sequence (Cai and Vasconcelos, CVPR 2018): each refines the boxes of the one before.
 
     One entry per stage: ``iou_thresholds`` of positives, ``box_stds`` of deltas, ``weights`` of losses. ``average``:
-    average the stages' logits (mmdetection) or softmax scores (detectron2).
+    average the stages' logits (mmdetection) or scores (detectron2).
     """
 
     iou_thresholds: tuple[PositiveFloat, ...] = (0.5, 0.6, 0.7)

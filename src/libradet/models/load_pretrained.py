@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from libradet.errors import UserError
-from libradet.models.config import CLASS_COUNTS, LOSS_WEIGHTS, DetectorConfig
+from libradet.models.config import CLASS_BALANCE, LOSS_WEIGHTS, DetectorConfig
 from libradet.utils.text import summarize_list
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def load_matching_weights(model: "Detector", trained: "Detector", allow_partial:
     """Copy the tensors of ``trained`` into ``model``, except those of class layers if the classes differ.
 
     A layer that predicts IoUs keeps its random values if ``trained`` has none, and so does a gated pyramid, which adds
-    nothing at first. Tensors of losses (uncertainty weighting, seesaw loss) are not copied.
+    nothing at first. Tensors of losses (uncertainty weighting, balanced classes) are not copied.
 
     Returns:
         Names of the layers that keep their random values.
@@ -140,7 +140,7 @@ def load_matching_weights(model: "Detector", trained: "Detector", allow_partial:
 
 
 def _without_losses(state: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
-    return {name: t for name, t in state.items() if not (name.startswith(LOSS_WEIGHTS) or name.endswith(CLASS_COUNTS))}
+    return {name: t for name, t in state.items() if not (name.startswith(LOSS_WEIGHTS) or CLASS_BALANCE in name)}
 
 
 def _is_of_other_classes(name: str, config: DetectorConfig, trained: DetectorConfig) -> bool:

@@ -86,10 +86,16 @@ class ClassBalanceConfig:
 
     ``seesaw``: seesaw loss (Wang et al., CVPR 2021), with ``p`` the exponent of its mitigation factor and ``q`` that of
     its compensation factor. See :class:`libradet.models.class_balance.SeesawLoss`.
+
+    ``eql_v2``: equalization loss v2 (Tan et al., CVPR 2021) with its ``gamma``, ``mu`` and ``alpha``; scores are
+    sigmoids. See :class:`libradet.models.class_balance.EqualizationLoss`.
     """
 
-    type: Literal["inverse_frequency", "effective_number", "seesaw"] = "inverse_frequency"
+    type: Literal["inverse_frequency", "effective_number", "seesaw", "eql_v2"] = "inverse_frequency"
     beta: Annotated[float, Range(ge=0, lt=1)] = 0.999
     p: NonNegativeFloat = 0.8
     q: NonNegativeFloat = 2.0
+    gamma: PositiveFloat = 12.0
+    mu: NonNegativeFloat = 0.8
+    alpha: NonNegativeFloat = 4.0
     frequencies: tuple[NonNegativeInt, ...] = ()

@@ -54,7 +54,7 @@ class RoIHeads(BoxHead):
     def detect(self, features: Sequence[Tensor], proposals: Proposals, sizes: Int[Tensor, "B 2"]) -> Detections:
         """Score and refine every proposal for every class, apply NMS within classes, and return the best boxes."""
         output = self.run_box_head(features, proposals.boxes, proposals.valid)
-        scores = output.logits.softmax(-1)
+        scores = self.scores(output.logits)
         return postprocess_detections(scores, output, proposals, sizes, self.config.box_std, self.detections)
 
 
@@ -114,13 +114,13 @@ class CascadeRoIHeads(nn.ModuleList):
         stage_scores, output = [], None
         for head in heads:
             output = head.run_box_head(features, proposals.boxes, proposals.valid)
-            stage_scores.append(output.logits if average_logits else output.logits.softmax(-1))
+            stage_scores.append(output.logits if average_logits else head.scores(output.logits))
             if len(stage_scores) < len(heads):
                 labels = output.logits[..., :-1].argmax(-1)
                 proposals = refine(proposals.boxes, output.deltas, labels, proposals.valid, sizes, head.config)
         assert output is not None, "a cascade has at least one stage"
         scores = torch.stack(stage_scores).mean(0)
-        scores = scores.softmax(-1) if average_logits else scores
+        scores = heads[-1].scores(scores) if average_logits else scores
         return postprocess_detections(scores, output, proposals, sizes, heads[-1].config.box_std, self.detections)
 
 
