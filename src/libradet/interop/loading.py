@@ -16,7 +16,7 @@ from libradet.interop.class_order import background_to_last, sizes_to_last
 from libradet.interop.reading import Checkpoint, read_checkpoint, read_metadata
 from libradet.interop.weights_cache import local_file
 from libradet.interop.wrappers import strip_wrappers
-from libradet.models.config import DetectorConfig
+from libradet.models.config import CLASS_BALANCE, DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.load_pretrained import BackboneWeights
 from libradet.models.serialization import is_model_format, load_model, read_config
@@ -236,8 +236,13 @@ def _load_tensors(model: Detector, tensors: Tensors, checkpoint_format: Checkpoi
             mismatched[ours] = f"{name} {list(t.shape)} instead of {list(own[ours].shape)}"
     model.load_state_dict(state, strict=False)
     present = state.keys() | mismatched.keys()
-    missing = [name for name in own if name not in present and not name.endswith("num_batches_tracked")]
+    # Losses begin to count from zero.
+    missing = [name for name in own if name not in present and not _is_counted(name)]
     return LoadedCheckpoint(model.eval(), checkpoint_format.name, missing, unexpected, list(mismatched.values()))
+
+
+def _is_counted(name: str) -> bool:
+    return name.endswith("num_batches_tracked") or CLASS_BALANCE in name
 
 
 def _convert_order(name: str, rows: Tensor, layout: StateDictLayout, config: DetectorConfig) -> Tensor:

@@ -11,11 +11,13 @@ from libradet.errors import UserError
 from libradet.interop import mmdetection_config
 from libradet.interop.checkpoint_format import CheckpointFormat, KeyMap, StateDictLayout, Tensors
 from libradet.interop.coco_classes import class_names_and_ids
+from libradet.interop.mmdetection_losses import check_equalization, check_logits
 from libradet.interop.resnet import ResNetNaming, infer_backbone_name, resnet_key_map
 from libradet.models.config import BackboneConfig, BalancedPyramidConfig, DetectorConfig
 from libradet.models.zoo import make_config
 
 NAMING = ResNetNaming("backbone.")
+BOX_HEADS = tuple(f"roi_head.bbox_head.{stage}" for stage in ("", "0.", "1.", "2."))
 # Added to the renamed tensors if the heads were not under "roi_head".
 VERSION_1_MARK = "version_1"
 
@@ -57,6 +59,8 @@ def infer_config(tensors: Tensors, meta: Mapping[str, Any]) -> DetectorConfig:
         _infer_version_1(config)
     names = _read_class_names(meta)
     mmdetection_config.apply_config(config, meta)
+    if config.roi is not None:
+        check_equalization(tensors, config.roi, str(meta.get("cfg") or meta.get("config")))
     config.class_names, config.category_ids = class_names_and_ids(
         config.num_classes, names if len(names) == config.num_classes else ()
     )
@@ -70,7 +74,9 @@ def layout(tensors: Tensors | None, config: DetectorConfig) -> StateDictLayout:
     if tensors is None and config.is_proposal_model:
         keys = [(theirs.replace("rpn_head.", "bbox_head."), ours) for theirs, ours in keys]
     return StateDictLayout(
-        keys, ignored=(VERSION_1_MARK,), background_first=tensors is not None and _background_first(tensors)
+        keys,
+        ignored=(VERSION_1_MARK, *(f"{head}loss_cls." for head in BOX_HEADS)),
+        background_first=tensors is not None and _background_first(tensors),
     )
 
 
@@ -94,8 +100,7 @@ def _head_keys() -> KeyMap:
         ("rpn_head.rpn_cls", "rpn.logits"),
         ("rpn_head.rpn_reg", "rpn.deltas"),
     ]
-    for stage in ("", "0.", "1.", "2."):
-        theirs, ours = f"roi_head.bbox_head.{stage}", f"roi.{stage}"
+    for theirs, ours in zip(BOX_HEADS, ("roi.", "roi.0.", "roi.1.", "roi.2."), strict=True):
         keys += [
             (f"{theirs}shared_fcs.0", f"{ours}fc1"),
             (f"{theirs}shared_fcs.1", f"{ours}fc2"),
@@ -141,6 +146,7 @@ def _infer_pyramid(config: DetectorConfig, tensors: Tensors, neck: str) -> None:
 def _infer_heads(config: DetectorConfig, tensors: Tensors) -> None:
     if config.roi is not None:
         head = _first_head(tensors)
+        check_logits(tensors, head)
         config.num_classes = tensors[f"{head}fc_cls.weight"].shape[0] - 1
         config.roi.fc_dim = tensors[f"{head}shared_fcs.0.weight"].shape[0]
         config.roi.class_agnostic = tensors[f"{head}fc_reg.weight"].shape[0] == 4

@@ -5,6 +5,7 @@ from typing import Any
 
 from libradet.errors import UserError
 from libradet.interop.literal_config import first_dict, iter_dicts, parse_literals
+from libradet.interop.mmdetection_losses import apply_class_losses, check_mask_head
 from libradet.interop.mmdetection_sampling import apply_samplers
 from libradet.models.config import AnchorConfig, DetectionConfig, DetectorConfig, ProposalConfig, RoIAlignConfig
 
@@ -123,6 +124,7 @@ def _apply_roi_heads(config: DetectorConfig, model: Settings) -> None:
     settings = first_dict(model, "roi_head") or model
     heads = settings.get("bbox_head")
     heads = heads if isinstance(heads, list) else [heads or {}]
+    apply_class_losses(config.roi, [head for head in heads if isinstance(head, dict)])
     if config.cascade is None:
         config.roi.box_std = _box_std(heads[0], config.roi.box_std)
     elif len(heads) == len(config.cascade.box_stds):
@@ -131,6 +133,7 @@ def _apply_roi_heads(config: DetectorConfig, model: Settings) -> None:
     _apply_align(config.roi.align, first_dict(settings, "bbox_roi_extractor"))
     if config.mask is not None:
         _apply_align(config.mask.align, first_dict(settings, "mask_roi_extractor"))
+        check_mask_head(first_dict(settings, "mask_head"))
 
 
 def _box_std(head: Settings, default: BoxStd) -> BoxStd:
