@@ -200,7 +200,7 @@ def test_tasks():
     assert first.options == ["--detector.rpn.box_loss.weight 0.5"]
 
 
-def classes(*objects_and_precisions, correlation=None):
+def classes(*objects_and_precisions, correlation=None, **trained_with):
     rows = [{"class": f"c{i}", "objects": n, "AP": ap} for i, (n, ap) in enumerate(objects_and_precisions)]
     return {
         "rows": rows,
@@ -210,6 +210,7 @@ def classes(*objects_and_precisions, correlation=None):
         "rare_as_frequent": 0.25,
         "repeat_factor_thresh": 0.3,
         "repeated_epoch": 1.5,
+        "trained_with": {"repeat_factor_thresh": 0.0, "class_balance": None, "has_box_head": True} | trained_with,
     }
 
 
@@ -240,6 +241,33 @@ def test_classes_that_are_rare_but_not_behind_are_no_imbalance(objects, correlat
     assert finding.options == (["--repeat_factor_thresh 0.3"] if severity != "none" else [])
     assert "25\u00a0% are detected as a frequent class" in finding.text
     assert finding.numbers[1].value == correlation
+
+
+@pytest.mark.parametrize("thresh", [0.0, None])
+def test_class_balance_is_an_alternative_of_models_with_a_box_head(thresh):
+    with_box_head = diagnose_classes(classes((5000, 0.5), (100, 0.1), repeat_factor_thresh=thresh))
+    retinanet = diagnose_classes(classes((5000, 0.5), (100, 0.1), repeat_factor_thresh=thresh, has_box_head=False))
+    for finding in (with_box_head, retinanet):
+        assert finding.options == ["--repeat_factor_thresh 0.3"]
+    assert "roi.class_balance" in with_box_head.check
+    assert "roi.class_balance" not in retinanet.check + retinanet.text
+
+
+def test_class_options_in_use_are_stated_and_not_recommended_again():
+    rows = (5000, 0.5), (100, 0.1)
+    finding = diagnose_classes(classes(*rows, repeat_factor_thresh=0.05))
+    assert (finding.severity, finding.options) == ("balanced", [])
+    assert "was trained with repeat-factor sampling at 0.05. Alternatives" in finding.text
+    finding = diagnose_classes(classes(*rows, class_balance="seesaw"))
+    assert (finding.severity, finding.options) == ("strong", ["--repeat_factor_thresh 0.3"])
+    assert "was trained with seesaw loss." in finding.text
+    assert "roi.class_balance" not in finding.check
+    finding = diagnose_classes(classes(*rows, repeat_factor_thresh=0.05, class_balance="eql_v2"))
+    assert (finding.severity, finding.options) == ("balanced", [])
+    assert "repeat-factor sampling at 0.05 and equalization loss v2. Images" in finding.text
+    unaffected = diagnose_classes(classes((900, 0.5), (100, 0.1), repeat_factor_thresh=0.05))
+    assert unaffected.severity == "none", "no imbalance is left"
+    assert "was trained with repeat-factor sampling at 0.05." in unaffected.text
 
 
 def sizes(small, large, objects=100):

@@ -11,6 +11,7 @@ from libradet.analysis.levels.classes import (
     ClassLosses,
     TrainFrequency,
     class_frequency,
+    class_options,
     class_results,
     confusion_counts,
     entropy,
@@ -25,6 +26,8 @@ from libradet.data.loader import make_loader
 from libradet.data.read import read
 from libradet.inference.predict import eval_mode
 from libradet.models.class_balance import ClassWeights
+from libradet.models.config import ClassBalanceConfig
+from libradet.models.zoo import make_config
 from tests.analysis.test_levels_outcome import BOX, dataset, image, row
 
 OTHER = [210.0, 210.0, 40.0, 40.0]
@@ -61,6 +64,30 @@ def test_frequency_of_the_training_split():
         [3, 0, 1], [0.5, 0.0, 0.25], 0.38, pytest.approx(math.ceil(3 + math.sqrt(0.38 / 0.25)) / 4)
     )
     assert class_frequency(dataset(image(1, [], [])), ["cat", "dog"]).repeat_thresh is None
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("repeat_factor_thresh: 0.05", 0.05),
+        ("max_epochs: 2", 0.0),
+        (None, None),
+        ("[1, 2", None),
+        ("5", None),
+        ("repeat_factor_thresh: many", None),
+    ],
+)
+def test_options_that_the_model_was_trained_with(tmp_path, content, expected):
+    if content is not None:
+        (tmp_path / "config.yaml").write_text(content)
+    config = make_config("faster_rcnn")
+    config.roi.class_balance = ClassBalanceConfig("seesaw")
+    (tmp_path / "best.safetensors").touch()
+    options = class_options(config, tmp_path / "best.safetensors")
+    assert class_options(config, tmp_path / "model")["repeat_factor_thresh"] is None, "not a file of this folder"
+    assert options == {"repeat_factor_thresh": expected, "class_balance": "seesaw", "has_box_head": True}
+    plain = class_options(make_config("retinanet"), "model")
+    assert (plain["class_balance"], plain["has_box_head"]) == (None, False)
 
 
 def test_losses_by_class():

@@ -19,6 +19,7 @@ from libradet.analysis.diagnose.diagnosis import diagnose
 from libradet.analysis.levels.classes import (
     TrainFrequency,
     class_frequency,
+    class_options,
     class_results,
     confusion_counts,
     summarize_imbalance,
@@ -197,7 +198,7 @@ def _assemble(
         "curves": loss_curves(),
         "errors": measurements.errors,
         "gradients": measurements.gradients,
-        "classes": _class_level(config, analyzed, measurements, train),
+        "classes": _class_level(config, metadata["model"], analyzed, measurements, train),
         "sizes": size_results(metrics, analyzed),
         "error_types": error_types,
         "not_applicable": _not_applicable(config, len(analyzed.class_names)),
@@ -208,7 +209,7 @@ def _assemble(
 
 
 def _class_level(
-    config: DetectorConfig, analyzed: Dataset, measurements: Measurements, train: TrainFrequency | None
+    config: DetectorConfig, model: str, analyzed: Dataset, measurements: Measurements, train: TrainFrequency | None
 ) -> dict[str, Any]:
     """Return the numbers of the class level; of a proposal model, no rows."""
     if config.is_proposal_model:
@@ -228,6 +229,7 @@ def _class_level(
         "confusion": confusion,
         "repeat_factor_thresh": repeated.repeat_thresh,
         "repeated_epoch": repeated.epoch,
+        "trained_with": class_options(config, model),
     }
 
 

@@ -8,9 +8,19 @@ from libradet.analysis.levels.classes import frequency
 
 _CHECK = (
     "Train with and without this option with the same seed and compare AP by class: that of rare classes should gain "
-    "more than frequent ones lose. Alternatives change the loss instead of the images: "
-    "--detector.roi.class_balance.type effective_number or seesaw. Images of the rare classes help more than either."
+    "more than frequent ones lose."
 )
+_ALTERNATIVES = (
+    " Alternatives change the loss instead of the images: --detector.roi.class_balance.type effective_number, seesaw "
+    "or eql_v2."
+)
+_MORE_IMAGES = " Images of the rare classes help more than any option."
+_LOSSES = {
+    "inverse_frequency": "class weights by inverse frequency",
+    "effective_number": "class weights by effective number",
+    "seesaw": "seesaw loss",
+    "eql_v2": "equalization loss v2",
+}
 
 
 def diagnose_classes(classes: dict[str, Any]) -> Finding | None:
@@ -33,14 +43,33 @@ def diagnose_classes(classes: dict[str, Any]) -> Finding | None:
         text += f" With {least['objects']} evaluated objects, the AP of {least['class']} is only indicative."
     paper = "Not in the paper, and the thresholds are libradet's own; on COCO class frequencies differ 1300-fold."
     finding = Finding("classes", "Class frequency", severity, numbers, text, paper)
-    if is_imbalance(severity) and classes["repeat_factor_thresh"]:
+    finding.text += _options_in_use(classes["trained_with"])
+    if is_imbalance(severity):
+        _recommend(finding, classes)
+    return finding
+
+
+def _options_in_use(used: dict[str, Any]) -> str:
+    options = [f"repeat-factor sampling at {used['repeat_factor_thresh']:g}"] if used["repeat_factor_thresh"] else []
+    options += [_LOSSES[used["class_balance"]]] if used["class_balance"] else []
+    return f" The model was trained with {' and '.join(options)}." if options else ""
+
+
+def _recommend(finding: Finding, classes: dict[str, Any]) -> None:
+    """Recommend repeat-factor sampling, unless the model was trained with it; name the losses that it has not."""
+    used = classes["trained_with"]
+    can_balance_loss = used["has_box_head"] and not used["class_balance"]
+    if used["repeat_factor_thresh"]:
+        finding.severity = "balanced"
+        finding.text += (_ALTERNATIVES if can_balance_loss else "") + _MORE_IMAGES
+    elif classes["repeat_factor_thresh"]:
         threshold, epoch = classes["repeat_factor_thresh"], classes["repeated_epoch"]
         finding.text += (
             f" Repeat-factor sampling at {threshold:g}, the fraction of images with the median class, repeats images "
             f"of rarer classes: an epoch has {epoch:.2f} times as many images."
         )
-        finding.recommend("repeat-factor sampling", [f"--repeat_factor_thresh {threshold:g}"], _CHECK)
-    return finding
+        check = _CHECK + (_ALTERNATIVES if can_balance_loss else "") + _MORE_IMAGES
+        finding.recommend("repeat-factor sampling", [f"--repeat_factor_thresh {threshold:g}"], check)
 
 
 def _grade(

@@ -1,10 +1,12 @@
 """Class level: frequency of each class against its AP, its share of the classification loss, and its confusions."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, SupportsInt
 
 import numpy as np
 import torch
+import yaml
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from numpy import ndarray
 from scipy.stats import spearmanr
@@ -15,6 +17,8 @@ from libradet.data.records import Dataset
 from libradet.data.repeat_factors import class_image_fractions, count_objects, num_repeated, repeat_factors
 from libradet.evaluation.coco import Metrics
 from libradet.evaluation.ground_truth import ground_truth_from_dataset
+from libradet.models.config import DetectorConfig
+from libradet.training.run_files import CONFIG
 
 MATCH_IOU = 0.5
 """IoU from which a detection matches an object, whatever its class."""
@@ -55,6 +59,33 @@ def class_frequency(dataset: Dataset, class_names: Sequence[str]) -> TrainFreque
         threshold,
         epoch,
     )
+
+
+def class_options(config: DetectorConfig, model: str | Path) -> dict[str, Any]:
+    """Return the options against class imbalance that a model was trained with.
+
+    Args:
+        model: its file; the settings of the run are those of config.yaml in its folder, if there is one.
+
+    Returns:
+        ``repeat_factor_thresh``: 0 without it, None if the settings of the run are not known; ``class_balance``: type
+        of the box head's loss, None without one; ``has_box_head``: whether there is a box head, which has such losses.
+    """
+    balance = None if config.roi is None else config.roi.class_balance
+    return {
+        "repeat_factor_thresh": _repeat_factor_thresh(Path(model).parent / CONFIG) if Path(model).is_file() else None,
+        "class_balance": None if balance is None else balance.type,
+        "has_box_head": config.roi is not None,
+    }
+
+
+def _repeat_factor_thresh(run_config: Path) -> float | None:
+    try:
+        settings = yaml.safe_load(run_config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    value = settings.get("repeat_factor_thresh", 0) if isinstance(settings, dict) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 class ClassLosses:
