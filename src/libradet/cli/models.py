@@ -6,15 +6,15 @@ from libradet.cli.options import SIZE_METAVAR
 from libradet.errors import UserError
 
 BACKBONE_HINT = (
-    "--backbone: resnet18, resnet50, resnet101, resnext101_64x4d, or any timm model with features "
-    "(list them: --backbones '*')"
+    "--backbone: resnet18, resnet50, resnet101, resnext101_64x4d, or another timm model, also a "
+    "plain ViT (list them: --backbones '*')"
 )
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's parser."""
     parser = commands.add_parser("models", help="list detectors and backbones, with parameters, GFLOPs and memory")
-    text = "list timm's backbones that match a pattern, such as 'resnet*'"
+    text = "list timm's models that match a pattern, such as 'resnet*', and that detectors can be built on"
     parser.add_argument("--backbones", metavar="PATTERN", help=text)
     text = "table of weights trained on COCO that can be used by name: origin, license, AP, and whether they are cached"
     parser.add_argument("--weights", action="store_true", help=text)
@@ -52,10 +52,17 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name:22} {make.__doc__}")
     print(BACKBONE_HINT)
     if args.backbones:
-        import timm
-
-        print(*timm.list_models(args.backbones), sep="\n")
+        _print_backbones(args.backbones)
     return 0
+
+
+def _print_backbones(pattern: str) -> None:
+    from libradet.models.backbone_list import list_backbones
+
+    names = list_backbones(pattern)
+    if not names:
+        raise UserError(f"--backbones {pattern}: no timm model of such a name fits a detector; list all with '*'")
+    print(*names, sep="\n")
 
 
 def _print_stats(args: argparse.Namespace) -> int:

@@ -1,0 +1,83 @@
+"""Names of the timm models that detectors can be built on, without building them."""
+
+from libradet.models.plain_vit import MODULES, uses_simple_pyramid
+
+# Modules of timm whose models all have features at strides 4 to 32, according to their feature info, and accept images
+# of any padded size. Those of other modules have other strides, or windows and embeddings of one image size.
+FAMILIES = frozenset(
+    [
+        "byobnet",
+        "convnext",
+        "cpubone",
+        "cspnet",
+        "cspnext",
+        "davit",
+        "densenet",
+        "dla",
+        "dpn",
+        "edgenext",
+        "efficientnet",
+        "efficientvit_mit",
+        "fasternet",
+        "fastvit",
+        "focalnet",
+        "ghostnet",
+        "hardcorenas",
+        "hgnet",
+        "hieradet_sam2",
+        "hrnet",
+        "iformer",
+        "inception_next",
+        "lcnetv2",
+        "lowformer",
+        "mambaout",
+        "metaformer",
+        "mobilenetv3",
+        "mobilenetv5",
+        "mobilevit",
+        "mvitv2",
+        "nasnet",
+        "nextvit",
+        "nfnet",
+        "pnasnet",
+        "pvt_v2",
+        "rdnet",
+        "regnet",
+        "repghost",
+        "repvit",
+        "res2net",
+        "resnest",
+        "resnet",
+        "resnetv2",
+        "rexnet",
+        "selecsls",
+        "senet",
+        "sknet",
+        "starnet",
+        "swiftformer",
+        "swin_transformer",
+        "swin_transformer_v2",
+        "swin_transformer_v2_cr",
+        "tiny_vit",
+        "tresnet",
+        "twins",
+        "vgg",
+        "vovnet",
+        "xception_aligned",
+    ]
+)
+
+OTHER_STRIDES = ("sedarknet21",)
+"""Models of these modules that are exceptions."""
+
+
+def list_backbones(pattern: str) -> list[str]:
+    """Return the names that match a pattern such as ``convnext*`` and that detectors can be built on."""
+    import timm
+
+    def is_supported(name: str) -> bool:
+        if timm.models.is_model_in_modules(name, MODULES):
+            return uses_simple_pyramid(name)
+        return name not in OTHER_STRIDES and timm.models.is_model_in_modules(name, FAMILIES)
+
+    return [name for name in timm.list_models(pattern) if is_supported(name)]
