@@ -17,9 +17,12 @@ NAMES = [
     "swin_tiny_patch4_window7_224",
     "swinv2_tiny_window8_256",
 ]
-CHANNELS = {"convnext_pico": [64, 128, 256, 512]} | dict.fromkeys(
-    ["convnext_tiny.dinov3_lvd1689m", "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"], [96, 192, 384, 768]
-)
+CHANNELS = {
+    "convnext_pico": [64, 128, 256, 512],
+    "convnext_tiny.dinov3_lvd1689m": [96, 192, 384, 768],
+    "swin_tiny_patch4_window7_224": [96, 192, 384, 768],
+    "swinv2_tiny_window8_256": [96, 192, 384, 768],
+}
 PARAMETERS = {"resnet50": 23.5e6, "resnet101": 42.5e6, "resnext101_64x4d": 81.4e6}
 LARGE = {"resnet101", "resnext101_64x4d"}
 
