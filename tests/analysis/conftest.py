@@ -31,7 +31,7 @@ def make_detector():
 
     def make(name, data):
         dataset, _ = read(data, "val")
-        config = tiny_zoo_config(name)
+        config = tiny_zoo_config(name, backbone="resnet18")
         config.image.size = (96, 128)
         config.class_names = tuple(dataset.class_names)
         return tiny_detector(config)

@@ -32,7 +32,7 @@ def sums(candidates, beta):
 
 
 def test_two_stages():
-    config = take_all_samples(tiny_config("faster_rcnn"))
+    config = take_all_samples(tiny_config("faster_rcnn", backbone="resnet18"))
     config.roi.sampling.positive_fraction = 1.0
     candidates, losses = candidates_and_losses(tiny_detector(config), BATCH)
     for key, prefix in (("rpn", "rpn_"), ("roi", "")):
@@ -44,7 +44,7 @@ def test_two_stages():
 
 
 def test_one_stage():
-    config = tiny_zoo_config("retinanet")
+    config = tiny_zoo_config("retinanet", backbone="resnet18")
     candidates, losses = candidates_and_losses(tiny_detector(config), BATCH)
     classes, boxes, _, positives = sums(candidates["retinanet"], config.retinanet.box_loss.beta)
     assert losses["class"].item() == pytest.approx(classes.item() / positives.item(), rel=1e-4)
@@ -52,7 +52,7 @@ def test_one_stage():
 
 
 def test_of_a_cascade_the_first_stage_is_analyzed():
-    config = tiny_zoo_config("cascade_rcnn")
+    config = tiny_zoo_config("cascade_rcnn", backbone="resnet18")
     config.roi.sampling.batch_size_per_image, config.roi.sampling.positive_fraction = 256, 1.0
     candidates, losses = candidates_and_losses(tiny_detector(config), BATCH)
     classes, boxes, learned, _ = sums(candidates["roi"], 1.0)
@@ -61,7 +61,7 @@ def test_of_a_cascade_the_first_stage_is_analyzed():
 
 
 def test_given_proposals():
-    config = tiny_zoo_config("fast_rcnn")
+    config = tiny_zoo_config("fast_rcnn", backbone="resnet18")
     config.roi.sampling.batch_size_per_image, config.roi.sampling.positive_fraction = 64, 1.0
     batch = tiny_batch(proposals=20)
     candidates, losses = candidates_and_losses(tiny_detector(config), batch)
@@ -71,7 +71,7 @@ def test_given_proposals():
 
 
 def test_levels_of_anchors():
-    model = tiny_detector(tiny_zoo_config("rpn"))
+    model = tiny_detector(tiny_zoo_config("rpn", backbone="resnet18"))
     candidates, _ = candidates_and_losses(model, BATCH)
     counts = torch.bincount(candidates["rpn"].levels[0]).tolist()
     assert counts == [3 * (64 // s) * (-(-96 // s)) for s in (4, 8, 16, 32)] + counts[4:]
@@ -80,9 +80,9 @@ def test_levels_of_anchors():
 
 
 def test_errors_are_in_units_of_the_losses_beta():
-    two = stages_of(tiny_zoo_config("faster_rcnn"))
+    two = stages_of(tiny_zoo_config("faster_rcnn", backbone="resnet18"))
     assert [stage.beta for stage in two] == [1 / 9, 1.0]
-    config = tiny_zoo_config("retinanet")
+    config = tiny_zoo_config("retinanet", backbone="resnet18")
     config.retinanet.box_loss = BoxLossConfig(type="l1")
     assert stages_of(config)[0].beta == 1 / 9, "L1 has no β: the zoo's is used"
     assert not stages_of(config)[0].uses_sampling

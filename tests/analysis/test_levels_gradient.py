@@ -42,7 +42,7 @@ def test_levels_before_an_average_receive_the_gradient_of_all_levels_after_it():
 
 @pytest.mark.parametrize("name", ["libra_faster_rcnn", "retinanet", "libra_rpn", "cascade_rcnn"])
 def test_the_model_is_left_unchanged(name):
-    model = tiny_detector(tiny_zoo_config(name))
+    model = tiny_detector(tiny_zoo_config(name, backbone="resnet18"))
     model.rpn and model.rpn.eval()
     state = {key: value.clone() for key, value in model.state_dict().items()}
     modes = [part.training for part in model.modules()]

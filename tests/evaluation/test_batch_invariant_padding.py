@@ -48,7 +48,7 @@ def max_difference(one, other):
 
 @pytest.mark.parametrize("invariant", [True, False])
 def test_evaluate_equals_predict_with_invariant_padding(dataset, tmp_path, invariant):
-    config = tiny_config()
+    config = tiny_config(backbone="resnet18")
     config.image.batch_invariant_padding, config.image.size_divisible = invariant, 128
     config.detections.score_thresh, config.detections.detections_per_img = 0.0, 20
     model = tiny_detector(config).eval()

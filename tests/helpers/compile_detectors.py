@@ -20,7 +20,7 @@ from tests.helpers.tiny_detectors import take_all_samples, tiny_batch, tiny_conf
 
 def check(name: str) -> None:
     """A training step and a detection, each without a graph break."""
-    config = tiny_zoo_config(name.removesuffix("+"))
+    config = tiny_zoo_config(name.removesuffix("+"), backbone="resnet18")
     if name.endswith("+"):
         config.uncertainty_weighting, config.detections.nms_type = True, "soft_linear"
         if config.roi is not None:

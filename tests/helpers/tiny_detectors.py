@@ -8,8 +8,8 @@ from libradet.models.detector import Detector
 from libradet.models.zoo import make_config
 
 
-def tiny_config(name: str = "libra_faster_rcnn", num_classes: int = 3, backbone: str = "resnet18") -> DetectorConfig:
-    """The zoo's configuration on ResNet-18 with narrow heads."""
+def tiny_config(name: str = "libra_faster_rcnn", num_classes: int = 3, backbone: str = "test_resnet") -> DetectorConfig:
+    """The zoo's configuration on a small ResNet with narrow heads."""
     config = make_config(name, num_classes, backbone)
     config.class_names = tuple(f"class_{i}" for i in range(num_classes))
     config.pyramid.channels, config.roi.fc_dim = 16, 32
@@ -17,9 +17,9 @@ def tiny_config(name: str = "libra_faster_rcnn", num_classes: int = 3, backbone:
     return config
 
 
-def tiny_zoo_config(name: str, num_classes: int = 3) -> DetectorConfig:
-    """Any entry of the zoo on ResNet-18 with narrow heads and few samples."""
-    config = make_config(name, num_classes, "resnet18")
+def tiny_zoo_config(name: str, num_classes: int = 3, backbone: str = "test_resnet") -> DetectorConfig:
+    """Any entry of the zoo on a small ResNet with narrow heads and few samples."""
+    config = make_config(name, num_classes, backbone)
     config.class_names = tuple(f"class_{i}" for i in range(num_classes))
     config.pyramid.channels = 16
     if config.rpn is not None:

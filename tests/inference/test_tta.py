@@ -115,7 +115,7 @@ def test_masks_of_flipped_images_are_flipped():
     [("faster_rcnn", ()), ("mask_rcnn", ()), ("mask_rcnn", (48, 64)), ("retinanet", ()), ("fast_rcnn", (48, 64))],
 )
 def test_flipped_images_have_flipped_detections(name, sizes):
-    model = tiny_detector(tiny_zoo_config(name)).eval()
+    model = tiny_detector(tiny_zoo_config(name, backbone="resnet18")).eval()
     model.config.image.size, model.config.detections.score_thresh = (64, 96), 0.1
     batch = tiny_batch(size=(64, 96), proposals=20)
     width = torch.tensor([[96.0], [80.0]])
@@ -200,7 +200,7 @@ def test_nms_within_classes_over_all_views():
 
 @pytest.mark.parametrize("kind", ["nms", "soft_gaussian"])
 def test_merged_by_the_nms_of_the_detector(kind):
-    model = tiny_detector(tiny_zoo_config("faster_rcnn")).eval()
+    model = tiny_detector(tiny_zoo_config("faster_rcnn", backbone="resnet18")).eval()
     settings = model.config.detections
     settings.nms_type, settings.nms_thresh, settings.score_thresh, settings.min_score = kind, 0.3, 0.1, 0.05
     batch = tiny_batch()
@@ -225,7 +225,7 @@ def test_merged_by_the_nms_of_the_detector(kind):
 
 
 def test_proposals_of_all_views_are_merged():
-    model = tiny_detector(tiny_zoo_config("rpn")).eval()
+    model = tiny_detector(tiny_zoo_config("rpn", backbone="resnet18")).eval()
     found = with_tta(model, tta_flip=True, tta_scales=[48, 64])(tiny_batch())
     assert found.valid.sum(1).min() > 60, "more than in any single view"
     for boxes, scores, valid in zip(found.boxes, found.scores, found.valid, strict=True):
@@ -308,7 +308,7 @@ def test_proposals_with_tta(folder, tmp_path):
 
 
 def test_detector_predict_with_tta():
-    model = tiny_detector(tiny_zoo_config("faster_rcnn"))
+    model = tiny_detector(tiny_zoo_config("faster_rcnn", backbone="resnet18"))
     model.config.image.size, image = (64, 96), random_image(96, 64)
     several = model.predict(image, score_thresh=0.0, tta_flip=True, tta_scales=[48, (64, 96)])
     expected = predict(with_tta(model, True, [48, (64, 96)]), image, score_thresh=0.0)

@@ -98,7 +98,7 @@ def test_models_without_published_weights():
 
 @pytest.fixture(scope="module")
 def detector():
-    config = tiny_config("faster_rcnn", 80)
+    config = tiny_config("faster_rcnn", 80, "resnet18")
     config.class_names, config.category_ids = (), ()
     return tiny_detector(config).eval()
 

@@ -12,7 +12,7 @@ from tests.helpers.tiny_detectors import tiny_batch, tiny_config, tiny_detector
 
 
 def test_class_names_decide_the_number_of_classes():
-    model = create_model("faster_rcnn", backbone="resnet18", class_names=["cat", "dog"], config=tiny_config())
+    model = create_model("faster_rcnn", backbone="test_resnet", class_names=["cat", "dog"], config=tiny_config())
     assert model.class_names == ["cat", "dog"]
     assert model.config.num_classes == 2
     assert model.roi.logits.out_features == 3
@@ -47,7 +47,7 @@ def test_weights_of_the_same_classes_are_all_kept(tmp_path):
 
 def test_weights_of_another_backbone_are_refused(tmp_path):
     save_model(tiny_detector(), tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="backbone resnet18, the model resnet34"):
+    with pytest.raises(UserError, match="backbone test_resnet, the model resnet34"):
         create_model(config=tiny_config(backbone="resnet34"), weights=tmp_path / "model.safetensors")
 
 

@@ -199,9 +199,11 @@ def test_a_step_with_ohem_counts_its_samples_once(kind):
 
 def test_training_counts_the_objects(tmp_path):
     synthesize(tmp_path / "data", train=4, val=2, size=(96, 80), classes=3)
+    config = balanced_config("effective_number")
+    config.image.size = (64, 96)
     result = libradet.train(
         data=str(tmp_path / "data"),
-        detector=balanced_config("effective_number"),
+        detector=config,
         max_epochs=1,
         max_steps=1,
         output_dir=str(tmp_path / "run"),

@@ -77,7 +77,7 @@ def test_the_arithmetic_of_resnet50_is_the_known_one():
     ],
 )
 def test_every_entry_agrees_with_a_count_by_layers(name):
-    config = tiny_zoo_config(name)
+    config = tiny_zoo_config(name, backbone="resnet18")
     config.image.size = (128, 128)
     cost = compute_stats(config)
     counted = count_by_layers(Detector(config), filling_batch(128, 128))
@@ -91,7 +91,7 @@ def test_every_entry_agrees_with_a_count_by_layers(name):
 @pytest.mark.slow
 def test_stats_grow_with_the_image():
     def cost(size):
-        config = tiny_zoo_config("faster_rcnn")
+        config = tiny_zoo_config("faster_rcnn", backbone="resnet18")
         config.image.size = size
         config.image.size_divisible = 64
         return compute_stats(config)
@@ -155,7 +155,7 @@ def allocated(work) -> int:
     ],
 )
 def test_training_memory_matches_the_allocator(name, images, bf16):
-    config = tiny_zoo_config(name)
+    config = tiny_zoo_config(name, backbone="resnet18")
     config.image.size = (128, 128)
     claimed = compute_stats(config, bf16=bf16).training.peak(images)
     found = allocated(lambda: two_steps(config, images, 128, bf16))
@@ -164,7 +164,7 @@ def test_training_memory_matches_the_allocator(name, images, bf16):
 
 @pytest.mark.parametrize("name", ["faster_rcnn", "retinanet"])
 def test_inference_memory_matches_the_allocator(name):
-    config = tiny_zoo_config(name)
+    config = tiny_zoo_config(name, backbone="resnet18")
     config.image.size = (128, 128)
 
     def detect() -> None:
@@ -189,7 +189,7 @@ def test_training_memory_matches_a_gpu(images, bf16):
 
 
 def test_max_images_is_the_last_that_fits():
-    config = tiny_zoo_config("faster_rcnn")
+    config = tiny_zoo_config("faster_rcnn", backbone="resnet18")
     config.image.size = (128, 128)
     memory = compute_stats(config).training
     for limit in (memory.peak(1) + 1, 2**28, 2**30 + 12345):
