@@ -1,5 +1,6 @@
 """Shared by all tests: run-time checks of shapes, the datasets that lie beside the repository, fixed seeds."""
 
+import gc
 import os
 import random
 from collections.abc import Callable
@@ -12,6 +13,10 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 from torch import Tensor
 
+# Imported modules and collected tests live as long as the process. The garbage collector would traverse them again and
+# again, a tenth of the time: it starts after the collection of tests, and leaves out what was there before.
+gc.disable()
+
 # Before anything of the package is imported, so that every annotated function is checked.
 install_import_hook("libradet", "beartype.beartype")
 
@@ -22,6 +27,16 @@ torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 # The same examples on every run, and no time limit on a machine that others use, too.
 settings.register_profile("libradet", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("libradet")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first, so that processes end together: the last ones to be shared out are short."""
+    items.sort(key=lambda item: "export" not in item.path.parts)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
