@@ -14,7 +14,7 @@ from tests.helpers.exported_detectors import shape_checks_disabled, small_detect
 
 def test_static_padding_keeps_symbolic_sizes_simple():
     """Nested roundings in the sizes of features would make tracing very slow."""
-    backbone = Backbone(BackboneConfig("tf_efficientnet_lite0")).eval()
+    backbone = Backbone(BackboneConfig("tf_mobilenetv3_small_minimal_100")).eval()
     x = torch.rand(1, 3, 64, 96)
     expected = backbone(x)
     use_static_padding(backbone)

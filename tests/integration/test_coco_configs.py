@@ -2,6 +2,8 @@
 
 import re
 import shlex
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,16 @@ def documented() -> list[list[str]]:
     return [shlex.split(line)[shlex.split(line).index("train") + 1 :] for line in lines]
 
 
+@cache
+def _parsed(argv: tuple[str, ...]):
+    return parse_train(list(argv))
+
+
+def parsed(argv: list[str]):
+    """What a documented line asks for; several tests are about each of them."""
+    return deepcopy(_parsed(tuple(argv)))
+
+
 def name_of(argv: list[str]) -> str:
     return " ".join(a.removeprefix("configs/coco/") for a in argv if a not in ("--data", "coco", "--config"))
 
@@ -33,7 +45,7 @@ def systems() -> set[tuple[str, str, int]]:
     """Model, backbone and epochs of the documented lines."""
     found = set()
     for argv in documented():
-        config = parse_train(argv).config
+        config = parsed(argv).config
         if "--devices" not in argv and not any(a.startswith("--detector") for a in argv):
             found.add((config.model, config.backbone, config.max_epochs))
     return found
@@ -46,7 +58,7 @@ def _at_the_root(monkeypatch):
 
 @pytest.mark.parametrize("argv", documented(), ids=name_of)
 def test_documented_commands_follow_the_papers_protocol(argv):
-    request = parse_train(argv)
+    request = parsed(argv)
     config = resolve(request.config, IMAGES // request.config.batch_size // request.config.world_size)
     assert config.effective_batch_size == 16 or (
         "--lr" in argv and config.lr * 16 == 0.01 * config.effective_batch_size
@@ -90,7 +102,7 @@ def test_every_system_of_the_paper_is_documented():
 
 @pytest.mark.parametrize("argv", documented(), ids=name_of)
 def test_documented_commands_describe_detectors_that_can_be_built(argv):
-    request = parse_train(argv)
+    request = parsed(argv)
     with torch.device("meta"):
         model = Detector(request.detector)
     assert (model.balance is not None) == (request.detector.pyramid.balanced is not None)

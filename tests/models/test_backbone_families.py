@@ -32,17 +32,16 @@ def marked(names):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("canvas", [(96, 160), (224, 224), (800, 1344), (1344, 800)])
-def test_features_are_channels_first_at_any_input_size(name, canvas):
-    height, width = canvas
+def test_features_are_channels_first_at_any_input_size(name):
     with torch.device("meta"):
         backbone = Backbone(BackboneConfig(name))
-        features = backbone(torch.empty(2, 3, height, width))
     channels = CHANNELS.get(name, [256, 512, 1024, 2048])
     assert backbone.channels == channels
-    assert [tuple(f.shape) for f in features] == [
-        (2, c, height // s, width // s) for c, s in zip(channels, STRIDES, strict=True)
-    ]
+    for height, width in ((96, 160), (224, 224), (800, 1344), (1344, 800)):
+        features = backbone(torch.empty(2, 3, height, width, device="meta"))
+        assert [tuple(f.shape) for f in features] == [
+            (2, c, height // s, width // s) for c, s in zip(channels, STRIDES, strict=True)
+        ]
     parameters = sum(p.numel() for p in backbone.parameters())
     assert parameters == pytest.approx(PARAMETERS.get(name, parameters), rel=2e-3)
 
