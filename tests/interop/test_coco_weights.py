@@ -154,6 +154,7 @@ def test_from_server_to_detector(publish, checkpoint, detector, tmp_path, capsys
     assert {layer.partition(".")[0] for layer in libra.reinitialized_layers} == {"balance", "roi"}
     assert torch.equal(libra.rpn.logits.weight, detector.rpn.logits.weight)
     monkeypatch.setattr("libradet.interop.weights_cache.COCO_WEIGHTS", (weights,))
+    monkeypatch.delenv("COLUMNS", raising=False)
     capsys.readouterr()
     assert main(["models", "--weights"]) == 0
     assert "yes" in next(line for line in capsys.readouterr().out.splitlines() if NAME in line).split()

@@ -5,7 +5,7 @@ from torchvision.ops import box_iou
 
 from libradet.models.config import BalancedPyramidConfig, BoxLossConfig, DetectionConfig, IoUConfig
 from libradet.structures import Detections
-from tests.helpers.tiny_detectors import take_all_samples, tiny_batch, tiny_config, tiny_detector
+from tests.helpers.tiny_detectors import compute_all_slots, take_all_samples, tiny_batch, tiny_config, tiny_detector
 
 BATCHES = {
     "objects": {},
@@ -313,10 +313,11 @@ def test_training_step_does_not_synchronize(name, switch):
         ({"score_fusion": "iou_guided"}, "iou_guided_nms"),
     ],
 )
-def test_detection_does_not_synchronize(detections, operator):
+def test_detection_does_not_synchronize(detections, operator, monkeypatch):
     config = tiny_config()
     with_related_work(config)
     config.detections = DetectionConfig(**detections)
+    compute_all_slots(monkeypatch)
     model, batch = tiny_detector(config).eval(), tiny_batch()
     with torch.no_grad(), NoSynchronization() as mode:
         model(batch)

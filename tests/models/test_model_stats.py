@@ -17,7 +17,7 @@ from libradet.models.profiling.memory import MemoryTracker, fit_linear_memory
 from libradet.models.profiling.model_stats import OBJECTS_PER_IMAGE, compute_stats, compute_zoo_stats
 from libradet.models.profiling.stats_table import parse_bytes, usable_memory
 from libradet.models.zoo import MODELS, make_config
-from tests.helpers.tiny_detectors import tiny_batch, tiny_zoo_config
+from tests.helpers.tiny_detectors import compute_all_slots, tiny_batch, tiny_zoo_config
 
 
 def count_by_layers(model: Detector, batch: Batch) -> int:
@@ -49,7 +49,8 @@ def filling_batch(height: int, width: int, masks: bool = False) -> Batch:
     return batch._replace(proposals=batch.boxes[:, :1].expand(-1, 1000, -1))
 
 
-def test_faster_rcnn_agrees_with_a_count_by_layers_of_a_real_image():
+def test_faster_rcnn_agrees_with_a_count_by_layers_of_a_real_image(monkeypatch):
+    compute_all_slots(monkeypatch)
     config = make_config("faster_rcnn", backbone="resnet50")
     config.image.size = (128, 192)
     cost = compute_stats(config)
@@ -76,7 +77,8 @@ def test_the_arithmetic_of_resnet50_is_the_known_one():
         for name in MODELS
     ],
 )
-def test_every_entry_agrees_with_a_count_by_layers(name):
+def test_every_entry_agrees_with_a_count_by_layers(name, monkeypatch):
+    compute_all_slots(monkeypatch)
     config = tiny_zoo_config(name, backbone="resnet18")
     config.image.size = (128, 128)
     cost = compute_stats(config)

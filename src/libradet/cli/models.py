@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     if args.model:
         raise UserError("--model selects rows of the statistics: add --stats")
     for name, make in MODELS.items():
-        print(f"{name:22} {make.__doc__}")
+        summary = (make.__doc__ or "").splitlines()[0]
+        print(f"{name:22} {summary}")
     print(BACKBONE_HINT)
     if args.backbones:
         _print_backbones(args.backbones)

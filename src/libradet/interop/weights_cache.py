@@ -107,15 +107,14 @@ def _convert(weights: PublishedWeights, original: Path, converted: Path) -> None
 
 
 def weights_table() -> TextTable:
-    """Return the table of all published weights: architecture, origin, AP, size, and whether they are cached."""
-    columns = ["name", "model", "backbone", "origin", "license", "box AP", "mask AP", "epochs", "MB", "cached"]
+    """Return the table of all published weights: origin, AP, size, and whether they are cached."""
+    columns = ["name", "origin", "license", "box AP", "mask AP", "MB", "cached"]
     rows = []
     for weights in map(with_torchvision_facts, COCO_WEIGHTS):
         cached = cached_bytes(weights)
         megabytes = weights.megabytes if cached is None else cached / 1e6
-        numbers = (weights.box_ap, weights.mask_ap, weights.epochs, None if megabytes is None else round(megabytes))
+        numbers = (weights.box_ap, weights.mask_ap, None if megabytes is None else round(megabytes))
         cells = ["" if number is None else str(number) for number in numbers]
-        facts = [weights.name, weights.model, weights.backbone, weights.origin, weights.license]
-        rows.append([*facts, *cells, "no" if cached is None else "yes"])
+        rows.append([weights.name, weights.origin, weights.license, *cells, "no" if cached is None else "yes"])
     title = "Detectors trained on COCO; AP on val2017 as published by their origin"
     return TextTable(title, columns, rows, [f"cached in {cache_path(COCO_WEIGHTS[0]).parent}"])

@@ -44,7 +44,9 @@ def rich_table(
     """Return a rich table: first column left-aligned, the others right-aligned. Cells are text, not markup."""
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=box)
     for i, header in enumerate(columns):
-        table.add_column(header, justify="left" if i == 0 else "right")
+        # A narrow terminal breaks other cells across lines before the names of rows, and cuts nothing off.
+        is_name = i == 0
+        table.add_column(header, justify="left" if is_name else "right", overflow="fold", no_wrap=is_name)
     for cells in rows:
         table.add_row(*(Text(cell) for cell in cells))
     return table
