@@ -46,7 +46,7 @@ def create_model(
 
     Args:
         name: name in the model zoo; ignored with ``config``.
-        num_classes: C, without background; ignored with ``class_names``.
+        num_classes: C, without background; ignored with ``class_names``, and where ``config`` has it.
         backbone: a timm model with feature extraction, such as ``resnet18``, ``resnet50``, ``resnext101_64x4d``.
         weights: None for random initialization, ``"imagenet"`` for a pretrained backbone, ``"coco"`` for the published
             detector of highest AP of this model and backbone, a name of ``libradet models --weights``, or the path of a
@@ -63,7 +63,7 @@ def create_model(
         UserError: unknown names, or weights that cannot be loaded or do not match.
     """
     if isinstance(config, Mapping):
-        config = _read_detector(config, name, backbone, weights)
+        config = _read_detector({"num_classes": num_classes} | dict(config), name, backbone, weights)
     if weights == BEST:
         backbone_name = backbone or BackboneConfig().name
         known = (name, backbone_name) if config is None else (config.model, config.backbone.name)

@@ -127,7 +127,8 @@ def test_resuming_from_python_drops_no_argument(folder, arguments, message):
 def test_a_detector_as_in_a_file(tiny_data, tmp_path):
     with pytest.raises(UserError, match=r"did you mean detector\.roi\.fc_dim"):
         libradet.train("faster_rcnn", tiny_data, detector={"roi": {"fc_dims": 8}})
-    model = libradet.create_model("faster_rcnn", backbone="test_resnet", config={"roi": {"fc_dim": 8}})
+    model = libradet.create_model("faster_rcnn", 2, backbone="test_resnet", config={"roi": {"fc_dim": 8}})
+    assert model.config.num_classes == 2
     assert model.config.roi is not None
     assert (model.config.roi.fc_dim, model.config.backbone.name) == (8, "test_resnet")
     with pytest.raises(UserError, match="leave out detector"):

@@ -15,7 +15,7 @@ HEAD = "roi_head.bbox_head."
 @pytest.fixture(scope="module")
 def state():
     """Faster R-CNN with three classes."""
-    return to_foreign_state_dict(tiny_detector(tiny_config("faster_rcnn")), "mmdet")
+    return to_foreign_state_dict(tiny_detector(tiny_config("faster_rcnn", backbone="resnet18")), "mmdet")
 
 
 def checkpoint(path, state, loss=None, head=""):

@@ -24,7 +24,7 @@ CHANNELS = {
     "swinv2_tiny_window8_256": [96, 192, 384, 768],
 }
 PARAMETERS = {"resnet50": 23.5e6, "resnet101": 42.5e6, "resnext101_64x4d": 81.4e6}
-LARGE = {"resnet101", "resnext101_64x4d"}
+LARGE = {"resnet101", "resnext101_64x4d", "convnext_tiny.dinov3_lvd1689m", "swinv2_tiny_window8_256"}
 
 
 def marked(names):
