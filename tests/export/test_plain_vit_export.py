@@ -6,6 +6,7 @@ import pytest
 import timm
 
 import libradet
+from libradet.errors import UserError
 from libradet.models.config import BackboneConfig
 from tests.export.test_exporter import assert_same
 from tests.helpers.exported_detectors import scene, shape_checks_disabled
@@ -41,6 +42,11 @@ def vit_detector(name, backbone):
 def test_same_detections(name, backbone, suffix, static, tmp_path, monkeypatch):
     monkeypatch.setattr(timm, "create_model", partial(create_model, depth=2))
     model = vit_detector(name, backbone)
+    if static is None and "dinov3" in backbone:
+        # Rotary position embeddings of timm need whole numbers of cells.
+        with shape_checks_disabled(), pytest.raises(UserError, match=r"cannot be exported with dynamic.*\n.*--static"):
+            libradet.export_model(model, tmp_path / f"model.{suffix}")
+        return
     with shape_checks_disabled():
         libradet.export_model(model, tmp_path / f"model.{suffix}", static=static)
     exported = libradet.load_model(tmp_path / f"model.{suffix}")

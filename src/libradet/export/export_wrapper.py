@@ -171,10 +171,13 @@ def trace_detector(model: Detector, metadata: ExportMetadata) -> ExportedProgram
             return _trace_static(StaticExportWrapper(model, size, *metadata.static[1:]), metadata)
     except Exception as error:  # the tracer raises nearly any exception
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        kind = "dynamic sizes" if metadata.static is None else "static sizes"
+        is_dynamic = metadata.static is None
+        kind, hint = (
+            ("dynamic", "\ntry --static BATCH HEIGHT WIDTH, a file for one size") if is_dynamic else ("static", "")
+        )
         raise UserError(
-            f"{model.name} on {model.config.backbone.name} cannot be exported with {kind} by torch "
-            f"{torch.__version__}: {lines[0][:200]}"
+            f"{model.name} on {model.config.backbone.name} cannot be exported with {kind} sizes by torch "
+            f"{torch.__version__}: {lines[0][:200]}{hint}"
         ) from error
 
 
