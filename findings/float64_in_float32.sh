@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Versions: onnx 1.23.2, onnxruntime 1.32.0, openvino 2026.4.1, mnn 3.6.1.
 # Behavior: a graph of Cast(double), Add, Sub, Cast(float), where x + b - b for b = 1e8 keeps x's digits only in float64.
-# Seen, 2026-11-27. Output for x = 0.25 0.5 1.25 2.75: onnxruntime returns x, OpenVINO and MNN return 0 0 0 0.
+# Output seen, 2026-11-27: for x = 0.25 0.5 1.25 2.75, onnxruntime returns x, OpenVINO and MNN return 0 0 0 0.
 # Consequence: OpenVINO's CPU device and MNN accept graphs with float64 and compute them in float32 without a warning;
 # weights of a resize that are computed in float64 inside the graph then round differently.
 set -euo pipefail

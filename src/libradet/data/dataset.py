@@ -18,7 +18,7 @@ from libradet.data.records import Dataset
 from libradet.data.transforms.augmentation import NO_AUGMENTATION, Augmentation
 from libradet.data.transforms.color import color_jitter
 from libradet.data.transforms.copy_paste import copy_paste
-from libradet.data.transforms.crop import CropBox, crop_sample, random_crop_box
+from libradet.data.transforms.crop import crop_sample, random_crop_box
 from libradet.data.transforms.custom import apply_transforms
 from libradet.data.transforms.fit import shrink_to_fit
 from libradet.data.transforms.flip import hflip, vflip
@@ -28,6 +28,7 @@ from libradet.data.transforms.noise import gaussian_blur, gaussian_noise
 from libradet.data.transforms.resize import Size, cached_size, resize_to, scale_size, target_size
 from libradet.data.transforms.rotate import rotate90
 from libradet.data.transforms.sample import Sample, remove_empty_masks
+from libradet.geometry.tiles import Window
 
 # Streams of random numbers: part of the seed of each augmentation, so never renumber them.
 _HFLIP, _SCALE, _MOSAIC, _COPY_PASTE, _COLOR, _VFLIP, _ROTATE, _MIXUP, _BLUR, _NOISE, _CUSTOM = range(1, 12)
@@ -167,7 +168,7 @@ class DetectionDataset(torch.utils.data.Dataset):
         offsets = [paste_offset(tile, cell) for tile, cell in zip(tiles, cells, strict=True)]
         return build_mosaic(tiles, offsets, size)
 
-    def _load_tile(self, index: int, cell: CropBox, masks: bool, rng: np.random.Generator) -> Sample:
+    def _load_tile(self, index: int, cell: Window, masks: bool, rng: np.random.Generator) -> Sample:
         target = self._target_size(index)
         size = scale_size(*target, sample_tile_scale(*target, cell, rng))
         return self._load(index, size, masks, random_crop_box(*size, (cell.height, cell.width), rng))
@@ -189,7 +190,7 @@ class DetectionDataset(torch.utils.data.Dataset):
         rows, columns = source.image.shape[1:]
         return mixup(sample, source, (int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))))
 
-    def _load(self, index: int, size: tuple[int, int], masks: bool, crop: CropBox | None = None) -> Sample:
+    def _load(self, index: int, size: tuple[int, int], masks: bool, crop: Window | None = None) -> Sample:
         """Load an image resized to ``size``, or a crop of it."""
         image, (height, width) = self.dataset.images[index], size
         pixels = resize_to(self._pixels(index), height, width)

@@ -1,7 +1,5 @@
 """Random crops of a sample, and which of its objects remain."""
 
-from typing import NamedTuple
-
 import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -9,33 +7,20 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import BoundingBoxFormat
 
 from libradet.data.transforms.sample import Sample, filter_instances, is_at_least_one_pixel
+from libradet.geometry.tiles import Window
 
 MIN_VISIBLE_SHARE = 0.1
 """An object of which a smaller share remains visible is dropped from the ground truth."""
 
 
-class CropBox(NamedTuple):
-    """Part of an image, in whole pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """Rows and columns."""
-        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
-
-
-def random_crop_box(height: int, width: int, max_size: tuple[int, int], rng: np.random.Generator) -> CropBox:
+def random_crop_box(height: int, width: int, max_size: tuple[int, int], rng: np.random.Generator) -> Window:
     """Draw a crop of at most ``max_size`` (height, width) at a random place of an image; all of it where it fits."""
     rows, columns = min(height, max_size[0]), min(width, max_size[1])
     top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
-    return CropBox(top, left, rows, columns)
+    return Window(top, left, rows, columns)
 
 
-def crop_sample(sample: Sample, crop: CropBox) -> tuple[Sample, Bool[Tensor, " G"]]:
+def crop_sample(sample: Sample, crop: Window) -> tuple[Sample, Bool[Tensor, " G"]]:
     """Crop a sample without masks; also return which of its objects remain.
 
     Boxes are clipped to the crop. Those that keep less than MIN_VISIBLE_SHARE of their area, or have a side below one
@@ -51,7 +36,7 @@ def crop_sample(sample: Sample, crop: CropBox) -> tuple[Sample, Bool[Tensor, " G
     return filter_instances(cropped, keep), keep
 
 
-def _crop_boxes(boxes: Float[Tensor, "N 4"], crop: CropBox) -> Float[Tensor, "N 4"]:
+def _crop_boxes(boxes: Float[Tensor, "N 4"], crop: Window) -> Float[Tensor, "N 4"]:
     return F.crop_bounding_boxes(boxes, BoundingBoxFormat.XYXY, *crop)[0]
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from libradet.data.transforms.crop import CropBox
 from libradet.data.transforms.sample import Sample
+from libradet.geometry.tiles import Window
 
 CENTER_RANGE = (0.25, 0.75)
 """Where the four cells meet, as a fraction of height and width."""
@@ -23,21 +23,21 @@ PAD_VALUE = 114
 """Gray where no image reaches, as in YOLO."""
 
 
-def mosaic_cells(size: tuple[int, int], rng: np.random.Generator) -> list[CropBox]:
+def mosaic_cells(size: tuple[int, int], rng: np.random.Generator) -> list[Window]:
     """Draw the four cells around a random point of a mosaic of ``size`` (height, width)."""
     height, width = size
     y, x = round(height * rng.uniform(*CENTER_RANGE)), round(width * rng.uniform(*CENTER_RANGE))
     rows, columns = ((0, y), (y, height - y)), ((0, x), (x, width - x))
-    return [CropBox(top, left, h, w) for top, h in rows for left, w in columns]
+    return [Window(top, left, h, w) for top, h in rows for left, w in columns]
 
 
-def sample_tile_scale(height: int, width: int, cell: CropBox, rng: np.random.Generator) -> float:
+def sample_tile_scale(height: int, width: int, cell: Window, rng: np.random.Generator) -> float:
     """Draw the fraction of its training size (``height``, ``width``) to which an image is resized for its cell."""
     filling = max(cell.height / height, cell.width / width)
     return min(max(rng.uniform(*SCALE_RANGE), filling), SCALE_RANGE[1])
 
 
-def paste_offset(sample: Sample, cell: CropBox) -> tuple[int, int]:
+def paste_offset(sample: Sample, cell: Window) -> tuple[int, int]:
     """Return top and left of an image in a mosaic: where it is smaller than its cell, it touches the common point."""
     height, width = sample.image.shape[1:]
     top = cell.height - height if cell.top == 0 else cell.top
