@@ -50,7 +50,7 @@ format: $(READY)
 	$(BIN)/ruff format src tests benchmarks examples stress docs/figures.py
 	$(BIN)/ruff check --fix src tests benchmarks examples stress docs/figures.py
 
-# Compares speed and memory with torchvision, half an hour or more on two cores; BENCH="--all --output docs/results/all" for more.
+# Compares speed and memory with torchvision, at most 40 minutes; BENCH="--publish" also updates docs/results/speed.md.
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH)
 

@@ -1,4 +1,4 @@
-"""Equality of libradet's and torchvision's detections and losses, checked before anything is timed."""
+"""Equality of libradet's and torchvision's detections and losses."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import Case, Contender
-from benchmarks.models import ModelUnderTest, build_libradet, prepare_libradet, prepare_torchvision, sum_losses
+from benchmarks.models import build_libradet, prepare_libradet, prepare_torchvision, sum_losses
 from benchmarks.step import make_step
-from benchmarks.synthetic_inputs import make_inputs
+from benchmarks.synthetic_inputs import make_inputs, to_batch
 
 Detected = list[tuple[Tensor, Tensor, Tensor]]
 """Boxes, scores and labels of each image."""
@@ -19,24 +19,17 @@ Detected = list[tuple[Tensor, Tensor, Tensor]]
 EXACT = (0.1, 1e-3)
 """Pixels and score by which equal detections may differ by rounding."""
 NEAR = (8.0, 0.1)
-"""The same where one was computed in bf16, which has about three digits."""
+"""The same where one was computed in bf16 or int8, which have about three and two digits."""
 MIN_MATCHED = 0.98
 MAX_LOSS_DIFFERENCE = 0.01
 
 
-def detections_agree(case: Case, weights: Path) -> dict[str, Any]:
-    """Compare detections with torchvision's in fp32.
-
-    Returns:
-        ``same``: at least 98 % of the detections of each side match in fp32; the counts behind it; ``near``: matches
-        of bf16 detections, of both libraries, with wider tolerances.
-    """
+def write_reference(case: Case, weights: Path, file: Path) -> dict[str, Any]:
+    """Write torchvision's detections in fp32 to a file; return their number, and that of proposals of both."""
     inputs = make_inputs(case)
-    first_label = int(case.model != "retinanet")
     model = build_libradet(case, weights)
     # Counted before the model is optimized for inference.
-    proposals = {} if model.rpn is None else {"ours": _count_proposals(model, case)}
-    detected: dict[str, Detected] = {}
+    proposals = {} if model.rpn is None else {"ours": count_proposals(model, case)}
     there = prepare_torchvision(case, "plain", inputs, weights)
     their_proposals: list[list[int]] = []
     if proposals:
@@ -45,24 +38,28 @@ def detections_agree(case: Case, weights: Path) -> dict[str, Any]:
             their_proposals.append([len(boxes) for boxes in output[0]])
 
         there.model.rpn.register_forward_hook(count)
-    for precision in ("fp32", "bf16"):
-        detected[f"torchvision-{precision}"] = _detect_torchvision(there, case, precision, first_label)
+    detected = _to_detected(make_step(there, case, "fp32")(), case)
     if their_proposals:
         proposals["theirs"] = their_proposals[0]
-    for precision in ("fp32", "bf16"):
-        here = prepare_libradet(build_libradet(case, weights), case, Contender("ours", precision), inputs)
-        detected[f"ours-{precision}"] = _detect_libradet(here, case, precision)
-    reference = detected.pop("torchvision-fp32")
-    exact = match(reference, detected["ours-fp32"], EXACT)
-    near = {name: match(reference, other, NEAR)["matched"] for name, other in detected.items()}
+    torch.save(detected, file)
+    return {"detections": sum(len(boxes) for boxes, _, _ in detected), "proposals": proposals}
+
+
+def compare_detections(output: Any, case: Case, file: Path) -> dict[str, Any]:
+    """Compare a step's detections with those of :func:`write_reference`.
+
+    Returns:
+        ``same``: at least 98 % of the detections of each side match; the counts behind it; ``near``: matches with
+        wider tolerances, for precisions other than fp32.
+    """
+    reference, detected = torch.load(file, weights_only=True), _to_detected(output, case)
+    exact, near = match(reference, detected, EXACT), match(reference, detected, NEAR)["matched"]
     num_detections = max(exact["theirs"], exact["ours"], 1)
-    same = exact["matched"] >= MIN_MATCHED * num_detections
-    return {"same": same, "proposals": proposals, **exact, "near": near}
+    return {"same": exact["matched"] >= MIN_MATCHED * num_detections, **exact, "near": near}
 
 
-def _count_proposals(model, case: Case) -> list[int]:
-    from benchmarks.synthetic_inputs import to_batch
-
+def count_proposals(model, case: Case) -> list[int]:
+    """Return the number of proposals that libradet's detector has for each image."""
     batch = to_batch(make_inputs(case), model.size_divisible)
     with torch.inference_mode():
         output = model.eval().rpn(model.extract_features(batch))
@@ -70,14 +67,12 @@ def _count_proposals(model, case: Case) -> list[int]:
     return proposals.valid.sum(1).tolist()
 
 
-def _detect_torchvision(subject: ModelUnderTest, case: Case, precision: str, first_label: int) -> Detected:
-    images = make_step(subject, case, precision)()
-    return [(d["boxes"].float(), d["scores"].float(), d["labels"] - first_label) for d in images]
-
-
-def _detect_libradet(subject: ModelUnderTest, case: Case, precision: str) -> Detected:
-    d = make_step(subject, case, precision)()
-    fields = zip(d.boxes.float(), d.scores.float(), d.labels, d.valid, strict=True)
+def _to_detected(output: Any, case: Case) -> Detected:
+    """Return boxes, scores and labels of libradet's or torchvision's output."""
+    if isinstance(output, list):
+        first_label = int(case.model != "retinanet")
+        return [(d["boxes"].float(), d["scores"].float(), d["labels"] - first_label) for d in output]
+    fields = zip(output.boxes.float(), output.scores.float(), output.labels, output.valid, strict=True)
     return [(boxes[valid], scores[valid], labels[valid]) for boxes, scores, labels, valid in fields]
 
 

@@ -6,13 +6,21 @@ from itertools import product
 from typing import Literal
 
 Task = Literal["infer", "train"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
+Variant = Literal["eager", "compiled", "onnxruntime", "openvino", "plain", "channels_last"]
 
 MODELS = ("faster_rcnn", "libra_faster_rcnn", "retinanet", "libra_retinanet", "mask_rcnn")
 SIZES = ((480, 640), (800, 1344))
 BATCHES = (1, 2, 8)
 OURS = ("ours", "before")
 """Libraries that are libradet: this checkout, and another one."""
+ENGINE_PRECISIONS: dict[Variant, tuple[Precision, ...]] = {
+    "eager": ("fp32", "bf16"),
+    "compiled": ("fp32", "bf16"),
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+}
+"""Precisions in which each of libradet's engines for inference is measured."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +28,12 @@ class Contender:
     """An implementation.
 
     Attributes:
-        variant: ``eager`` or ``compiled`` for libradet; for torchvision the memory layout of weights and images.
+        variant: libradet's engine; for torchvision the memory layout of weights and images.
     """
 
-    library: Literal["ours", "before", "torchvision", "mmdetection", "detectron2"]
+    library: Literal["ours", "before", "torchvision", "mmdetection", "detectron2", "rfdetr"]
     precision: Precision
-    variant: Literal["eager", "compiled", "plain", "channels_last"] = "eager"
+    variant: Variant = "eager"
 
     @property
     def name(self) -> str:
@@ -62,16 +70,33 @@ class Case:
         """The detector without Libra components, which the other libraries have too and whose weights are shared."""
         return self.model.removeprefix("libra_")
 
+    @property
+    def has_shared_weights(self) -> bool:
+        """Whether torchvision has this detector, so that its outputs are compared."""
+        return self.model == self.shared_model and self.backbone == "resnet50"
+
 
 SMALL_BACKBONES = ("tf_efficientnet_lite0", "resnet18")
 SMALL = tuple(Case("train", "libra_faster_rcnn", (256, 448), 2, backbone) for backbone in SMALL_BACKBONES)
-DEFAULT = (
-    Case("infer", "faster_rcnn", (480, 640), 1),
-    Case("train", "faster_rcnn", (480, 640), 2),
-    Case("train", "libra_faster_rcnn", (480, 640), 2),
-    *SMALL,
+INFER = Case("infer", "faster_rcnn", (480, 640), 1)
+TRAIN = Case("train", "faster_rcnn", (480, 640), 2)
+LIBRA = Case("train", "libra_faster_rcnn", (480, 640), 2)
+TARGETS = (INFER, TRAIN, LIBRA, *SMALL)
+"""Cases of the performance targets, in every round."""
+OTHERS = (
+    Case("infer", "retinanet", (480, 640), 1),
+    Case("infer", "mask_rcnn", (480, 640), 1),
+    Case("infer", "faster_rcnn", (800, 1344), 1),
+    Case("infer", "faster_rcnn", (480, 640), 8),
+    Case("train", "retinanet", (480, 640), 2),
+    Case("train", "mask_rcnn", (480, 640), 2),
+    Case("train", "faster_rcnn", (800, 1344), 2),
+    Case("train", "faster_rcnn", (480, 640), 8),
 )
-ALL = (*(Case(*c) for c in product(("infer", "train"), MODELS, SIZES, BATCHES)), *SMALL)
+"""Further cases of the default run: one round with fewer steps, the most common first."""
+ALL = tuple(
+    dict.fromkeys((*TARGETS, *OTHERS, *(Case(*c) for c in product(("infer", "train"), MODELS, SIZES, BATCHES))))
+)
 
 
 def shrink(case: Case) -> Case:
@@ -79,22 +104,33 @@ def shrink(case: Case) -> Case:
     return Case(**asdict(case) | {"size": (128, 192)})
 
 
-def list_contenders(case: Case, compiled: bool, before: bool) -> list[Contender]:
+def list_contenders(
+    case: Case, bf16: bool, before: bool = False, engines: bool = False, compiled: bool = False, peers: bool = False
+) -> list[Contender]:
     """Return the contenders of a case in the order of their turns.
 
     Args:
-        compiled: include compiled libradet.
+        bf16: include bf16, which processors without it emulate; light backbones are measured in one precision.
         before: include the libradet of another checkout.
+        engines: include libradet's other engines for inference.
+        compiled: include compiled training.
+        peers: include the libraries that are installed in environments of their own.
     """
-    variants = ("eager", "compiled") if compiled else ("eager",)
     ours = OURS if before else OURS[:1]
-    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    precisions: tuple[Precision, ...] = ("fp32", "bf16") if bf16 else ("fp32",)
     if case.backbone != "resnet50":
-        return [Contender(library, "bf16", variant) for variant in variants for library in ours]
-    contenders = [Contender(library, p, variant) for p in precisions for variant in variants for library in ours]
-    layouts = ("plain", "channels_last")
-    contenders += [Contender("torchvision", p, layout) for p in precisions for layout in layouts]
-    return contenders + [Contender(library, p) for library in ("mmdetection", "detectron2") for p in precisions]
+        return [Contender(library, precisions[-1]) for library in ours]
+    contenders = [Contender(library, precision) for precision in precisions for library in ours]
+    contenders += [Contender("torchvision", p, layout) for p in precisions for layout in ("plain", "channels_last")]
+    if case.task == "infer" and engines:
+        others = [(engine, p) for engine, choices in ENGINE_PRECISIONS.items() if engine != "eager" for p in choices]
+        contenders += [Contender("ours", p, engine) for engine, p in others if bf16 or p != "bf16"]
+    if case.task == "train" and compiled:
+        contenders += [Contender("ours", p, "compiled") for p in precisions]
+    if peers:
+        contenders += [Contender(library, "fp32") for library in ("mmdetection", "detectron2")]
+        contenders += [Contender("rfdetr", "fp32")] if case.task == "infer" else []
+    return contenders
 
 
 def select_cases(cases: tuple[Case, ...], patterns: list[str]) -> list[Case]:

@@ -4,10 +4,11 @@ Both load the same images in this process with one thread, in turns, in batches 
 torchvision's training script: Pillow, `v2` (tensor, flip, float), and the resizing and batching of its
 `GeneralizedRCNNTransform`, without normalization, which libradet's detector does.
 
-    python benchmarks/loader.py coco_cc bccd deeppcb --sizes 800,1333 320,533
+    python -m benchmarks.loader coco_cc bccd deeppcb --sizes 800,1333 320,533
 """
 
 import argparse
+import json
 import os
 import platform
 import statistics
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -23,11 +25,18 @@ from torchvision import tv_tensors
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import v2
 
+from benchmarks.cases import Case
+from benchmarks.results import format_range, ratios
+from benchmarks.synthetic_inputs import CLASSES, make_inputs
 from libradet.data.loader import make_loader
 from libradet.data.read import read
 from libradet.data.records import Dataset
 
 BATCH = 4
+FILES = ((480, 640, ((480, 640), (800, 1333))), (1080, 1920, ((480, 640),)))
+"""Height and width of files, and (short, long) sides to which they are resized."""
+QUALITY = 85
+"""Of the JPEG files; those of 480x640 then have 155 KB, about as many as in COCO."""
 
 
 class ReferenceDataset(torch.utils.data.Dataset):
@@ -68,34 +77,71 @@ def ours(dataset: Dataset, size: tuple[int, int], epoch: int) -> Iterator:
 
 
 def time_call(function: Callable[[], object]) -> float:
-    """Return the seconds of one call."""
-    start = time.perf_counter()
+    """Return the processor seconds of one call: images per second and core, whatever else runs on the machine."""
+    start = time.process_time()
     function()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
-def compare(folder: Path, size: tuple[int, int], images: int, rounds: int) -> str:
-    """Return a row of the table: medians over rounds, in which both load batches in turns."""
-    dataset = read(folder, "train")[0]
-    dataset = replace(dataset, images=dataset.images[:images])
+def compare(dataset: Dataset, size: tuple[int, int], rounds: int) -> dict[str, list[float]]:
+    """Return seconds of both in each round, in which both load batches in turns."""
     num_batches = len(dataset) // BATCH
-    our_seconds, their_seconds = [], []
+    seconds: dict[str, list[float]] = {"ours": [], "torchvision": []}
     for round_ in range(rounds + 1):
-        our_batches, their_batches = ours(dataset, size, round_), reference(dataset, size)
-        our_total = their_total = 0.0
+        iterators = {"ours": ours(dataset, size, round_), "torchvision": reference(dataset, size)}
+        totals = dict.fromkeys(iterators, 0.0)
         for _ in range(num_batches):
-            our_total += time_call(lambda batches=our_batches: next(batches))
-            their_total += time_call(lambda batches=their_batches: next(batches))
+            for name, batches in iterators.items():
+                totals[name] += time_call(lambda batches=batches: next(batches))
         if round_ > 0:  # the first round is warm-up
-            our_seconds.append(our_total)
-            their_seconds.append(their_total)
-    ratios = sorted(theirs / ours for ours, theirs in zip(our_seconds, their_seconds, strict=True))
-    count = num_batches * BATCH
-    return (
-        f"| {folder.name} | {size[0]} x {size[1]} | {count / statistics.median(our_seconds):.0f} "
-        f"| {count / statistics.median(their_seconds):.0f} "
-        f"| {statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f}) |"
-    )
+            for name, total in totals.items():
+                seconds[name].append(total)
+    return seconds
+
+
+def measure_loader(folder: Path, rounds: int, images: int) -> list[dict[str, Any]]:
+    """Measure the loading of generated JPEG files, in one thread.
+
+    Returns:
+        for each size of files and each size after resizing: number of ``images`` and ``seconds`` by library, one
+        value per round.
+    """
+    torch.set_num_threads(1)
+    results = []
+    for height, width, sizes in FILES:
+        source = folder / f"{height}x{width}"
+        mean_bytes = write_dataset(source, images, height, width)
+        dataset = read(source, "train")[0]
+        for size in sizes:
+            result = {"file": [height, width], "bytes": mean_bytes, "size": size, "images": images // BATCH * BATCH}
+            results.append(result | {"seconds": compare(dataset, size, rounds)})
+    return results
+
+
+def write_dataset(folder: Path, images: int, height: int, width: int) -> int:
+    """Write JPEG files with as many bytes per pixel as those of COCO, with objects; return their mean bytes."""
+    case = Case("train", "faster_rcnn", (height, width), 1)
+    (folder / "train").mkdir(parents=True)
+    records, annotations, total = [], [], 0
+    for i in range(images):
+        inputs, file = make_inputs(case, seed=i), folder / "train" / f"{i}.jpg"
+        Image.fromarray(inputs.images[0].permute(1, 2, 0).numpy()).save(file, quality=QUALITY)
+        total += file.stat().st_size
+        records.append({"id": i, "file_name": file.name, "height": height, "width": width})
+        for box, label in zip(inputs.boxes[0].tolist(), inputs.labels[0].tolist(), strict=True):
+            x, y, right, bottom = box
+            bbox = [x, y, right - x, bottom - y]
+            row = {"id": len(annotations) + 1, "image_id": i, "category_id": label, "bbox": bbox, "iscrowd": 0}
+            annotations.append(row | {"area": bbox[2] * bbox[3]})
+    categories = [{"id": label, "name": f"class {label}"} for label in range(CLASSES)]
+    content = {"images": records, "annotations": annotations, "categories": categories}
+    (folder / "train" / "_annotations.coco.json").write_text(json.dumps(content))
+    return total // images
+
+
+def images_per_second(images: int, seconds: list[float]) -> float:
+    """Return the median over rounds."""
+    return images / statistics.median(seconds)
 
 
 def main() -> None:
@@ -110,9 +156,14 @@ def main() -> None:
     print(f"{platform.machine()}, torch {torch.__version__}, 1 thread, load {os.getloadavg()[0]:.1f}\n")
     print("| dataset | size | libradet, images/s | reference, images/s | ratio |\n|---|---|---|---|---|")
     for folder in args.data:
+        dataset = read(folder, "train")[0]
+        dataset = replace(dataset, images=dataset.images[: args.images])
         for text in args.sizes:
             short, long = map(int, text.split(","))
-            print(compare(folder, (short, long), args.images, args.rounds), flush=True)
+            seconds = compare(dataset, (short, long), args.rounds)
+            speeds = [images_per_second(len(dataset) // BATCH * BATCH, values) for values in seconds.values()]
+            ratio = format_range(ratios(seconds["torchvision"], seconds["ours"]))
+            print(f"| {folder.name} | {short} x {long} | {speeds[0]:.0f} | {speeds[1]:.0f} | {ratio} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,16 +15,24 @@ from benchmarks.processes import HERE
 VECTOR_INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512-BF16", "amx_bf16": "AMX-BF16"}
 
 
-def describe_machine(threads: int, before: Path | None) -> dict[str, Any]:
-    """Return date, processor, vector instructions, load, versions and commits."""
+def describe_machine(threads: int, before: Path | None, restriction: str | None = None) -> dict[str, Any]:
+    """Return date, processor, vector instructions, load, versions and commits.
+
+    Args:
+        restriction: widest vector instructions that are used, such as "avx2".
+    """
     cpu = _cpuinfo()
+    flags = cpu.get("flags", "").split()
+    instructions = [name for flag, name in VECTOR_INSTRUCTIONS.items() if flag in flags]
+    restricted = instructions if restriction is None else [VECTOR_INSTRUCTIONS[restriction]]
     commits = {"ours": read_commit(HERE)} | ({"before": read_commit(before)} if before else {})
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": cpu.get("model name", platform.processor() or platform.machine()),
         "cores": os.cpu_count(),
         "threads": threads,
-        "instructions": [name for flag, name in VECTOR_INSTRUCTIONS.items() if flag in cpu.get("flags", "").split()],
+        "instructions": restricted,
+        "not used": [name for name in instructions if name not in restricted],
         "torch computes in": torch.backends.cpu.get_cpu_capability(),
         "load": round(os.getloadavg()[0], 1),
         "versions": {
@@ -50,3 +58,9 @@ def _cpuinfo() -> dict[str, str]:
     except OSError:
         return {}
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def kind_of(instructions: list[str]) -> str:
+    """Return the processors with which results are comparable: the widest vectors, and bf16 if there is that."""
+    width = "avx512" if "AVX-512" in instructions else "avx2" if "AVX2" in instructions else "baseline"
+    return f"{width}_bf16" if {"AVX-512-BF16", "AMX-BF16"} & set(instructions) else width

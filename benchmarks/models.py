@@ -60,14 +60,17 @@ def _match_torchvision_losses(config) -> None:
 
 
 def prepare_libradet(model, case: Case, contender: Contender, inputs: SyntheticInputs) -> ModelUnderTest:
-    """Return libradet's detector: optimized for inference unless it trains, and compiled if asked for."""
+    """Return libradet's detector: for inference with the contender's engine, for training compiled if asked for."""
     import libradet
 
     batch = to_batch(inputs, model.size_divisible)
     model.train(case.task == "train")
-    module = model if model.training else libradet.optimize(model, contender.precision)
-    if contender.variant == "compiled":
-        module = torch.compile(module, dynamic=False)
+    if model.training:
+        module = torch.compile(model, dynamic=False) if contender.variant == "compiled" else model
+    elif contender.variant == "eager":
+        module = libradet.optimize(model, precision=contender.precision)
+    else:
+        module = libradet.optimize(model, engine=contender.variant, precision=contender.precision)
     return ModelUnderTest(model, lambda: module(batch))
 
 

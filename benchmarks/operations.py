@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,12 +30,14 @@ class Candidates(NamedTuple):
         gt: objects [2, G, 4].
         count: number of samples per image.
         thresholds: IoU from which a candidate is positive, and below which it is negative.
+        canvas: width and height of the images.
     """
 
     boxes: Tensor
     gt: Tensor
     count: int
     thresholds: tuple[float, float]
+    canvas: tuple[int, int]
 
     def match(self) -> Matches:
         """Match candidates as the RPN does."""
@@ -78,10 +81,10 @@ def _time_in_turns(functions: dict[str, Function], rounds: int) -> tuple[dict[st
     return seconds, results
 
 
-def _objects(width: float, height: float, g: torch.Generator) -> Tensor:
+def _objects(width: float, height: float, g: torch.Generator, number: int = OBJECTS) -> Tensor:
     sides = torch.tensor([width, height])
-    extent = sides * (0.03 + 0.4 * torch.rand(IMAGES, OBJECTS, 2, generator=g))
-    corner = (sides - extent) * torch.rand(IMAGES, OBJECTS, 2, generator=g)
+    extent = sides * (0.03 + 0.4 * torch.rand(IMAGES, number, 2, generator=g))
+    corner = (sides - extent) * torch.rand(IMAGES, number, 2, generator=g)
     return torch.cat([corner, corner + extent], -1)
 
 
@@ -93,7 +96,9 @@ def _anchors(quick: bool) -> Candidates:
         base = base_anchors(stride, (8.0,), (0.5, 1.0, 2.0))
         levels.append(grid_anchors(base, -(-height // stride), -(-width // stride), stride))
     boxes = torch.cat(levels).expand(IMAGES, -1, -1).contiguous()
-    return Candidates(boxes, _objects(width, height, torch.Generator().manual_seed(0)), 256, (0.7, 0.3))
+    return Candidates(
+        boxes, _objects(width, height, torch.Generator().manual_seed(0)), 256, (0.7, 0.3), (width, height)
+    )
 
 
 def _proposals() -> Candidates:
@@ -102,7 +107,7 @@ def _proposals() -> Candidates:
     gt = _objects(1344, 800, g)
     boxes = gt.repeat(1, 2000 // OBJECTS, 1)
     side = (boxes[..., 2:] - boxes[..., :2]).repeat(1, 1, 2)
-    return Candidates(boxes + 0.5 * side * torch.randn(boxes.shape, generator=g), gt, 512, (0.5, 0.5))
+    return Candidates(boxes + 0.5 * side * torch.randn(boxes.shape, generator=g), gt, 512, (0.5, 0.5), (1344, 800))
 
 
 def _samplers(candidates: Candidates, rounds: int) -> dict[str, Any]:
@@ -146,16 +151,23 @@ def _is_balanced(chosen: np.ndarray, negatives: np.ndarray, iou: np.ndarray, cou
 
 
 def _matching(candidates: Candidates, rounds: int) -> dict[str, Any]:
+    """Measure matching to 20 objects, and to ten times as many."""
+    many = candidates._replace(gt=_objects(*candidates.canvas, torch.Generator().manual_seed(1), 10 * OBJECTS))
     matcher = Matcher(*candidates.thresholds, allow_low_quality_matches=True)
 
-    def theirs() -> list[Tensor]:
-        return [matcher(box_iou(gt, boxes)) for gt, boxes in zip(candidates.gt, candidates.boxes, strict=True)]
+    def theirs(c: Candidates) -> list[Tensor]:
+        return [matcher(box_iou(gt, boxes)) for gt, boxes in zip(c.gt, c.boxes, strict=True)]
 
-    seconds, results = _time_in_turns({"ours": candidates.match, "torchvision": theirs}, rounds)
+    functions: dict[str, Function] = {}
+    for c in (candidates, many):
+        functions[f"ours, {c.gt.shape[1]} objects"] = c.match
+        functions[f"torchvision, {c.gt.shape[1]} objects"] = partial(theirs, c)
+    seconds, results = _time_in_turns(functions, rounds)
+    pairs = [(results[f"ours, {n} objects"], results[f"torchvision, {n} objects"]) for n in (OBJECTS, 10 * OBJECTS)]
     # Which of two objects with equal IoU is matched is undefined, so only matched or not is compared.
-    same = torch.equal(results["ours"].gt.clamp(max=0), torch.stack(results["torchvision"]).clamp(max=0))
+    same = all(torch.equal(ours.gt.clamp(max=0), torch.stack(other).clamp(max=0)) for ours, other in pairs)
     number = candidates.boxes.shape[1]
-    return {"name": f"matching {IMAGES}x{number:,} to {OBJECTS}", "seconds": seconds, "same": same}
+    return {"name": f"matching {IMAGES}x{number:,}", "seconds": seconds, "same": same}
 
 
 def _random_boxes(number: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,6 +33,11 @@ def unavailable_reason(library: str, case: Case) -> str | None:
     return None if case.model in known.get(library, (case.model,)) else f"{library} has no {case.model}"
 
 
+def python_of(library: str) -> str | None:
+    """Return the Python of the environment of a library; None for this one."""
+    return None
+
+
 def prepare(case: Case, library: str, inputs: SyntheticInputs, weights: Path) -> ModelUnderTest:
     """Return the library's detector with the shared weights."""
     build = _mmdetection if library == "mmdetection" else _detectron2

@@ -11,44 +11,77 @@ from benchmarks.results import CaseResults, Results, format_range, ratios
 from benchmarks.targets import TargetResult, evaluate_targets, ratio_to_kernels
 from libradet.utils.tables import markdown_table
 
+METHOD = (
+    "All contenders have the same random weights, scaled so that the RPN and the RoI heads output their maximum "
+    "number of boxes, and the same images; stem, first stage and norms are frozen; a training step includes SGD's. "
+    "Contenders alternate, each in its own process. Numbers are medians over rounds, with the range in brackets. "
+    "A run has a time budget: what exceeds it is left out and listed.\n"
+)
+
 
 def write_report(results: Results, path: Path) -> None:
     """Write ``path``.md and ``path``.json."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = asdict(results) | {"targets": [asdict(t) | {"met": t.met} for t in evaluate_targets(results)]}
-    names = [m.case.name for m in results.cases]
-    content["cases"] = [c | {"name": name} for c, name in zip(content["cases"], names, strict=True)]
-    path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    path.with_suffix(".json").write_text(to_json(results))
     path.with_suffix(".md").write_text("\n".join(to_markdown(results)) + "\n")
+
+
+def to_json(results: Results) -> str:
+    """Return the results, with the targets, as JSON; :meth:`Results.from_json` reads it."""
+    content = asdict(results) | {"targets": [asdict(t) | {"met": t.met} for t in evaluate_targets(results)]}
+    return json.dumps(content, indent=1) + "\n"
 
 
 def to_markdown(results: Results) -> Iterator[str]:
     """Yield the parts of the report."""
+    yield "# Speed and memory on a CPU\n"
+    yield METHOD
+    yield from results_section(results)
+
+
+def results_section(results: Results, level: int = 2) -> Iterator[str]:
+    """Yield the section of the results of one machine, whose heading has this level."""
+    m = results.machine
+    yield f"{'#' * level} {kind_title(m['instructions'])}\n"
+    yield _describe_machine(results)
+    yield f"```\n{results.command}\n```\n"
+    if results.left_out:
+        yield f"Left out by the time budget: {'; '.join(results.left_out)}.\n"
+    for name, reason in results.unavailable.items():
+        yield f"{name}: {reason}.\n"
+    heading = "#" * (level + 1)
+    yield f"{heading} Targets\n"
+    yield _table(("target", "measured", "wanted", "result"), map(target_row, evaluate_targets(results)))
+    parts: list[Iterator[str]] = [_case_section(case) for case in results.cases]
+    parts += [_proposals_section(results.proposals)] if results.proposals else []
+    parts += [_loader_section(results.loader)] if results.loader else []
+    parts += [_scaling_section(results.scaling)] if results.scaling else []
+    parts += [_operations_section(results.operations)] if results.operations else []
+    parts += [_evaluation_section(results.evaluation)] if results.evaluation else []
+    for part in parts:
+        yield f"{heading} {next(part)}\n"
+        yield from part
+
+
+def kind_title(instructions: list[str]) -> str:
+    """Return the kind of processors as a heading."""
+    width = "AVX-512" if "AVX-512" in instructions else "AVX2" if "AVX2" in instructions else "Without AVX2"
+    has_bf16 = {"AVX-512-BF16", "AMX-BF16"} & set(instructions)
+    return f"{width} {'with' if has_bf16 else 'without'} bf16"
+
+
+def _describe_machine(results: Results) -> str:
     m = results.machine
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
     commits = ", ".join(f"{name} {commit}" for name, commit in m["commits"].items())
     instructions = ", ".join(m["instructions"]) or "no wide vectors"
-    yield "# Speed and memory on a CPU\n"
-    yield (
+    if m.get("not used"):
+        instructions += f"; {', '.join(m['not used'])} of the processor switched off"
+    return (
         f"{m['date']}, {m['processor']}, {m['cores']} cores ({instructions}; torch uses {m['torch computes in']}), "
-        f"{m['threads']} threads, load {m['load']} at the start.\n{versions}; commits: {commits}.\n"
+        f"{m['threads']} threads, load {m['load']} at the start; {results.minutes:.0f} minutes.\n"
+        f"{versions}; commits: {commits}.\n"
     )
-    yield f"```\n{results.command}\n```\n"
-    yield (
-        "All contenders have the same random weights, scaled so that the RPN and the RoI heads output their maximum "
-        "number of boxes, and the same images; stem, first stage and norms are frozen; a training step includes SGD's. "
-        "Contenders alternate, each in its own process. Numbers are medians over rounds, with the range in brackets.\n"
-    )
-    yield "## Targets\n"
-    yield _table(("target", "measured", "wanted", "result"), map(target_row, evaluate_targets(results)))
-    for case in results.cases:
-        yield from _case_section(case)
-    if results.scaling:
-        yield from _scaling_section(results.scaling)
-    if results.operations:
-        yield from _operations_section(results.operations)
-    if results.evaluation:
-        yield from _evaluation_section(results.evaluation)
 
 
 def target_row(result: TargetResult) -> tuple[str, str, str, str]:
@@ -58,7 +91,8 @@ def target_row(result: TargetResult) -> tuple[str, str, str, str]:
         bounds.append(f">= {result.min_value:g}")
     if result.max_value is not None:
         bounds.append(f"<= {result.max_value:g}")
-    outcome = {True: "met", False: "**not met**", None: "" if result.values else "not measured"}[result.met]
+    missing = f"not measured: {result.missing_reason}" if result.missing_reason else "not measured"
+    outcome = {True: "met", False: "**not met**", None: "" if result.values else missing}[result.met]
     if result.invalid_reason:
         outcome += f" ({result.invalid_reason})"
     value = format_range(result.values) + result.unit if result.values else "-"
@@ -76,12 +110,10 @@ def describe_agreement(results: CaseResults) -> str:
         return _describe_losses(a)
     proposals = ""
     if a["proposals"]:
-        proposals = f"Proposals: libradet {a['proposals']['ours']}, torchvision {a['proposals']['theirs']}. "
-    near = ", ".join(f"{name} {count}" for name, count in a["near"].items())
+        proposals = f" Proposals: libradet {a['proposals']['ours']}, torchvision {a['proposals']['theirs']}."
     return (
-        f"{'' if a['same'] else '**Detections differ.** '}{proposals}Of torchvision's {a['theirs']} detections (fp32) "
-        f"{a['matched']} match within 0.1 pixels and 0.001 of score (largest differences {a['pixels']:.0e} and "
-        f"{a['score']:.0e}); libradet has {a['ours']}. Matches within 8 pixels and 0.1 of score: {near}."
+        f"torchvision has {a['detections']} detections in fp32, of which each contender has 'same' ones within 0.1 "
+        f"pixels and 0.001 of score, and 'near' ones within 8 pixels and 0.1 of score.{proposals}"
     )
 
 
@@ -103,32 +135,79 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _case_section(m: CaseResults) -> Iterator[str]:
-    yield f"## {m.case.name}\n"
+    yield m.case.name
     yield f"{m.case.objects} objects per image; load {m.load}. {describe_agreement(m)}\n"
     reference = m.best("torchvision", "fp32") or next(iter(m.runs), None)
     if reference is not None:
-        columns = ("", "seconds", f"speed vs {reference}", "/ kernels alone", "of peak FLOPS", "peak MiB")
+        columns = (
+            "",
+            "seconds",
+            f"speed vs {reference}",
+            "/ kernels alone",
+            "of peak FLOPS",
+            "peak MiB",
+            "prepared in s",
+        )
+        columns += ("same, near",) if m.case.task == "infer" else ()
         yield _table(columns, [_contender_row(m, name, reference) for name in m.runs])
-    for name, reason in m.skipped.items():
-        yield f"{name}: {reason}\n"
+    for reason in dict.fromkeys(m.skipped.values()):
+        yield f"{', '.join(name for name in m.skipped if m.skipped[name] == reason)}: {reason}.\n"
 
 
 def _contender_row(m: CaseResults, name: str, reference: str) -> tuple[str, ...]:
     runs, seconds = m.runs[name], m.seconds(name)
     overhead = [ratio_to_kernels(run) for run in runs if run["kernels"]]
     utilization = [run["flops"] / s / run["peak_flops"] for run, s in zip(runs, seconds, strict=True) if "flops" in run]
-    return (
+    row = (
         name,
         f"{median(seconds):.3f} ({min(seconds):.3f}-{max(seconds):.3f})",
         format_range(ratios(m.seconds(reference), seconds)) + "x",
         f"{format_range(overhead)} ({runs[0]['layout']})" if overhead else "",
         f"{median(utilization):.0%}" if utilization else "",
         f"{median(run['peak'] for run in runs):.0f}",
+        f"{runs[0]['preparation'] + runs[0]['first']:.1f}",
     )
+    if m.case.task == "train":
+        return row
+    matches = runs[0].get("matches")
+    return *row, f"{matches['matched']}, {matches['near']}" if matches else ""
+
+
+def _proposals_section(proposals: list[dict[str, Any]]) -> Iterator[str]:
+    yield "Few proposals"
+    yield "infer/faster_rcnn/480x640/b1, fp32: proposals smaller than a number of pixels are removed.\n"
+    rows = []
+    for p in proposals:
+        counts, seconds = p["proposals"], p["seconds"]
+        ratio = format_range(ratios(seconds["ours"], seconds["torchvision"])) + "x"
+        times = [f"{median(seconds[name]):.3f}" for name in ("ours", "torchvision")]
+        rows.append((f"{counts['ours']}, {counts['torchvision']}", *times, p["layout"], ratio))
+    columns = (
+        "proposals: libradet, torchvision",
+        "libradet, s",
+        "torchvision, s",
+        "its layout",
+        "libradet / torchvision",
+    )
+    yield _table(columns, rows)
+
+
+def _loader_section(loader: list[dict[str, Any]]) -> Iterator[str]:
+    yield "Loading"
+    yield "Images per second of one core: decoding of JPEG files, resizing, flipping and batching.\n"
+    rows = []
+    for m in loader:
+        speeds = {name: m["images"] / median(seconds) for name, seconds in m["seconds"].items()}
+        ratio = format_range(ratios(m["seconds"]["torchvision"], m["seconds"]["ours"])) + "x"
+        file = f"{m['file'][1]}x{m['file'][0]}, {m['bytes'] / 1000:.0f} KB"
+        speed = [f"{speeds[name]:.0f}" if name in speeds else "-" for name in ("ours", "torchvision", "ultralytics")]
+        rows.append((file, f"{m['size'][0]} x {m['size'][1]}", *speed, ratio))
+    columns = ("files", "size", "libradet", "torchvision", "ultralytics", "libradet / torchvision")
+    yield _table(columns, rows)
 
 
 def _scaling_section(scaling: dict[str, Any]) -> Iterator[str]:
-    yield "## Scaling\n"
+    yield "Scaling"
     yield f"{scaling['case']}, {scaling['precision']}: seconds of a training step per image.\n"
     for quantity, name in (("batch", "images per batch (8 objects each)"), ("objects", "objects per image (2 images)")):
         first = next(iter(scaling[quantity].values()))
@@ -140,7 +219,7 @@ def _scaling_section(scaling: dict[str, Any]) -> Iterator[str]:
 
 
 def _operations_section(operations: list[dict[str, Any]]) -> Iterator[str]:
-    yield "## Operations\n"
+    yield "Operations"
     rows = []
     for operation in operations:
         first = next(iter(operation["seconds"].values()))
@@ -152,7 +231,7 @@ def _operations_section(operations: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _evaluation_section(e: dict[str, Any]) -> Iterator[str]:
-    yield "## Evaluation\n"
+    yield "Evaluation"
     seconds = ", ".join(f"{name} {median(s):.2f} s" for name, s in e["seconds"].items())
     ratio = format_range(ratios(e["seconds"]["pycocotools"], e["seconds"]["ours"]))
     yield (

@@ -14,22 +14,39 @@ from benchmarks.kernel_replay import KernelReplay, measure_peak_flops, record_ca
 from benchmarks.models import ModelUnderTest, build_libradet, prepare_libradet, prepare_torchvision, sum_losses
 from benchmarks.synthetic_inputs import SyntheticInputs, make_inputs, to_batch
 
-WARM_UP = 2
+SLOW_STEP = 10.0
+"""Seconds of a step from which one step is enough to warm up."""
 
 
-def measure_step(case: Case, contender: Contender, weights: Path, steps: int, replay_kernels: bool) -> dict[str, Any]:
+def measure_step(
+    case: Case,
+    contender: Contender,
+    weights: Path,
+    steps: int,
+    seconds: float,
+    replay_kernels: bool,
+    reference: str | None = None,
+) -> dict[str, Any]:
     """Return seconds of each step and of the first one, and the process's peak memory at the end and before, in MiB.
 
     Args:
+        steps: timed steps, fewer where they would exceed ``seconds``; at least one.
         replay_kernels: also measure the step's convolutions and matrix products alone, in turns with the steps, and
             the machine's peak FLOPS.
+        reference: file with torchvision's detections, compared with this contender's.
     """
     inputs = make_inputs(case)
+    start = time.perf_counter()
     subject = prepare_model(case, contender, inputs, weights)
+    preparation = time.perf_counter() - start
     step = make_step(subject, case, contender.precision)
     before = _peak_mib()
-    first, *_ = [_time(step) for _ in range(WARM_UP)]
-    result: dict[str, Any] = {"first": first, "peak": _peak_mib(), "before": before, "seconds": [], "kernels": []}
+    first = last = _time(step)
+    if first < SLOW_STEP or contender.variant == "compiled":
+        last = _time(step)
+    steps = max(1, min(steps, int(seconds / last)))
+    result: dict[str, Any] = {"preparation": preparation, "first": first, "before": before, "peak": _peak_mib()}
+    result |= {"seconds": [], "kernels": []}
     replay = None
     if replay_kernels:
         replay = make_kernel_replay(case, contender.precision, weights)
@@ -37,8 +54,14 @@ def measure_step(case: Case, contender: Contender, weights: Path, steps: int, re
         result |= {"flops": replay.flops, "peak_flops": peak_flops, "layout": replay.layout}
     for _ in range(steps):
         result["seconds"].append(_time(step))
-        if replay is not None:
+        if replay is None:
+            result["peak"] = _peak_mib()
+        else:
             result["kernels"].append(_time(replay.run))
+    if reference:
+        from benchmarks.agreement import compare_detections
+
+        result["matches"] = compare_detections(step(), case, Path(reference))
     return result
 
 

@@ -27,11 +27,26 @@ def run(job: dict[str, Any]) -> Any:
         from benchmarks.torchvision_models import write_weights
 
         return write_weights(job["case"], job["weights"])
-    if kind == "agreement":
-        from benchmarks import agreement
+    if kind == "losses":
+        from benchmarks.agreement import losses_agree
 
-        compare = agreement.detections_agree if job["case"].task == "infer" else agreement.losses_agree
-        return compare(**job)
+        return losses_agree(**job)
+    if kind == "reference":
+        from benchmarks.agreement import write_reference
+
+        return write_reference(job["case"], job["weights"], Path(job["file"]))
+    if kind == "proposals":
+        from benchmarks.proposals import measure_proposals
+
+        return measure_proposals(**job)
+    if kind == "loader":
+        from benchmarks.loader import measure_loader
+
+        return measure_loader(**job)
+    if kind == "peak_flops":
+        from benchmarks.kernel_replay import measure_peak_flops
+
+        return measure_peak_flops("fp32")
     if kind == "scaling":
         from benchmarks.scaling import measure_scaling
 

@@ -1,0 +1,49 @@
+"""Write docs/results/speed.md from the results of each kind of processor in benchmarks/results/.
+
+python -m benchmarks.publish
+"""
+
+import json
+from pathlib import Path
+
+from benchmarks.machine import kind_of
+from benchmarks.processes import ROOT
+from benchmarks.report import METHOD, kind_title, results_section, to_json
+from benchmarks.results import Results
+
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "results" / "speed.md"
+KINDS = {"avx512_bf16": ["AVX-512", "AVX-512-BF16"], "avx2": ["AVX2"]}
+"""Kinds of processors that the page names in any case, by a set of their instructions."""
+
+
+def publish(results: Results) -> Path:
+    """Store the results as those of their kind of processor, write the page and return its path."""
+    RESULTS.mkdir(exist_ok=True)
+    result_file(kind_of(results.machine["instructions"])).write_text(to_json(results))
+    return write_page()
+
+
+def result_file(kind: str) -> Path:
+    """Return the file of a kind of processor."""
+    return RESULTS / f"speed_{kind}.json"
+
+
+def write_page() -> Path:
+    """Write the page, with a section for each kind of processor."""
+    lines = ["# Speed and memory on a CPU\n", METHOD]
+    measured = sorted(path.stem.removeprefix("speed_") for path in RESULTS.glob("speed_*.json"))
+    for kind in dict.fromkeys([*KINDS, *measured]):
+        if kind in measured:
+            lines += results_section(Results.from_json(json.loads(result_file(kind).read_text())))
+        else:
+            lines += [
+                f"## {kind_title(KINDS[kind])}\n",
+                'No results yet: `make bench BENCH="--publish"` writes them.\n',
+            ]
+    PAGE.write_text("\n".join(lines))
+    return PAGE
+
+
+if __name__ == "__main__":
+    print(write_page())
