@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
+from libradet.data import tiff
+from libradet.data.image_headers import ImageHeader, read_header
 from libradet.data.image_io import read_image
 from libradet.data.tiff import is_windowed
 from libradet.data.windows import DecodedImage, TiffWindows, open_windows, read_window, reduced_image
@@ -109,3 +112,77 @@ def test_only_segments_of_the_window_are_read(tmp_path):
         image.read(WINDOWS[1])
         with pytest.raises(UserError, match=r"a\.tif: the image cannot be decoded"):
             image.read(Window(210, 290, 5, 5))
+
+
+@pytest.mark.parametrize("kind", [*TIFFS, "jpeg", "other codec"])
+def test_files_too_large_for_pillow_are_read_by_window(tmp_path, monkeypatch, kind):
+    """Their limit is lowered here: above twice of it, Pillow raises DecompressionBombError."""
+    tifffile = pytest.importorskip("tifffile")
+    if kind in ("lzw", "jpeg"):
+        pytest.importorskip("imagecodecs")
+    path = tmp_path / "a.tif"
+    options = {"photometric": "rgb", "tile": (64, 64), "compression": "jpeg"} if kind == "jpeg" else TIFFS.get(kind)
+    if kind == "other codec":
+        Image.fromarray(gradient()).save(path, compression="packbits")
+    else:
+        tifffile.imwrite(path, gradient(), **options)
+    whole = read_image(path)
+    assert is_windowed(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    assert read_header(path) == read_header(path, decode=True) == ImageHeader(WIDTH, HEIGHT)
+    for window in WINDOWS:
+        assert (read_window(path, window).int() - whole[:, *window.slices].int()).abs().max() <= 1 * (kind == "jpeg")
+    with pytest.raises(UserError, match=r"a\.tif: the image is too large to be decoded whole: use tiles \(--tiles"):
+        read_image(path)
+
+
+def lacks_imagecodecs(*_):
+    raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+
+@pytest.mark.parametrize("missing", ["tifffile", "imagecodecs"])
+def test_what_is_missing_to_read_a_file_by_window_is_named(tmp_path, monkeypatch, missing):
+    path = tmp_path / "a.tif"
+    Image.fromarray(gradient()).save(path, compression="tiff_lzw")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    if missing == "tifffile":
+        monkeypatch.setattr(tiff, "has_tifffile", lambda: False)
+    else:
+        pytest.importorskip("tifffile")
+        monkeypatch.setattr(tiff, "_can_decode", lacks_imagecodecs)
+    expected = f"needs {missing}: pip install 'libradet[large_images]'"
+    assert read_header(path).problem.endswith(expected)
+    with pytest.raises(UserError) as error:
+        read_image(path)
+    assert str(error.value).startswith(f"{path}: the image is too large to be decoded whole, and reading it by window")
+    assert expected in str(error.value)
+
+
+def test_other_files_that_are_too_large_are_to_be_converted(tmp_path, monkeypatch):
+    Image.fromarray(gradient()).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    assert "convert it to a TIFF file in tiles and use --tiles" in read_header(tmp_path / "a.png").problem
+
+
+def test_headers_of_files_with_windows_are_read_without_decoding(tmp_path, monkeypatch):
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, gradient(), photometric="rgb", tile=(64, 64))
+    monkeypatch.setattr(TiffImageFile, "load", lambda image: pytest.fail("decoded as a whole"))
+    assert read_header(path) == read_header(path, decode=True) == ImageHeader(WIDTH, HEIGHT)
+    path.write_bytes(path.read_bytes()[:-5000])
+    assert read_header(path).problem.startswith("cannot be decoded")
+
+
+def test_damage_within_a_large_file_is_detected_by_decoding_it(tmp_path, monkeypatch):
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, gradient(), photometric="rgb", tile=(64, 64), compression="deflate")
+    with tifffile.TiffFile(path) as file:
+        last = file.pages.first.dataoffsets[-1]
+    with open(path, "r+b") as file:
+        file.seek(last)
+        file.write(b"\xff" * 20)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    assert read_header(path).problem is None
+    assert read_header(path, decode=True).problem.startswith("cannot be decoded")

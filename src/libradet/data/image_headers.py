@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image, UnidentifiedImageError
 
+from libradet.data.tiff import decode_segments, describe_too_large, has_all_segments, is_windowed, tiff_size
 from libradet.utils.progress import progress_bar
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif"})
@@ -51,12 +52,27 @@ def read_header(path: Path | str, decode: bool = False) -> ImageHeader:
         with Image.open(path, formats=PIL_FORMATS) as image:
             header = ImageHeader(image.width, image.height, exif_orientation(image))
             if decode or not has_valid_trailer(path, image.format):
-                image.load()
+                decode_segments(Path(path)) if is_windowed(Path(path)) else image.load()
         return header
+    except Image.DecompressionBombError:
+        return _header_of_windowed(Path(path), decode)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return ImageHeader(problem=MISSING)
     except Exception as error:  # decoders raise almost any exception on damaged input
-        return ImageHeader(problem=describe_decode_error(error))
+        return ImageHeader(problem=describe_decode_error(error, path))
+
+
+def _header_of_windowed(path: Path, decode: bool) -> ImageHeader:
+    """Return the header of a file that is too large to be decoded whole, but may be read by window."""
+    size = tiff_size(path)
+    if size is None:
+        return ImageHeader(problem=describe_too_large(path))
+    try:
+        if decode or not has_all_segments(path):
+            decode_segments(path)
+    except Exception as error:  # decoders raise almost any exception on damaged input
+        return ImageHeader(problem=describe_decode_error(error, path))
+    return ImageHeader(*size)
 
 
 def read_headers(paths: Sequence[Path | str], decode: bool = False) -> list[ImageHeader]:
@@ -89,6 +105,8 @@ def exif_orientation(image: Image.Image) -> int:
 
 def has_valid_trailer(path: Path | str, image_format: str | None) -> bool:
     """Return whether the file ends as its format requires; False is only a hint, as cameras append data."""
+    if image_format == "TIFF":
+        return has_all_segments(Path(path))
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         head = file.read(12)
@@ -103,12 +121,12 @@ def has_valid_trailer(path: Path | str, image_format: str | None) -> bool:
     return False
 
 
-def describe_decode_error(error: Exception) -> str:
+def describe_decode_error(error: Exception, path: Path | str) -> str:
     """Describe why an image cannot be decoded, as the end of a sentence that begins with "the image"."""
     if isinstance(error, UnidentifiedImageError):
         return "is not in a supported image format"
     if isinstance(error, Image.DecompressionBombError):
-        return "is too large to be decoded safely: cut it into tiles"
+        return describe_too_large(Path(path))
     return f"cannot be decoded ({str(error) or type(error).__name__})"
 
 

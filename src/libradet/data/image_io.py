@@ -68,7 +68,7 @@ def read_image(
     except FileNotFoundError:
         raise UserError(f"{path}: the image is missing.") from None
     except Exception as error:  # decoders raise almost any exception on damaged input
-        raise UserError(f"{path}: the image {describe_decode_error(error)}.") from None
+        raise UserError(f"{path}: the image {describe_decode_error(error, path)}.") from None
 
 
 def _check_size(path: Path | str, image: Image.Image, apply_exif: bool, expected: tuple[int, int] | None) -> None:

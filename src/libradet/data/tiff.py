@@ -11,6 +11,7 @@ TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 MAX_SEGMENT_BYTES = 32 * 2**20
 """Largest decoded segment: of a file with larger ones, a window costs about as much memory as the whole image."""
 
+_INSTALL = "pip install 'libradet[large_images]'"
 _MINISBLACK, _RGB, _YCBCR = 1, 2, 6
 _JPEG = 7
 _ORIENTATION = 274
@@ -50,6 +51,59 @@ def tiff_size(path: Path) -> tuple[int, int] | None:
         return page.imagewidth, page.imagelength
 
 
+def has_all_segments(path: Path) -> bool:
+    """Return whether windows of a file can be read, and the file is as long as its segments require."""
+    if not is_windowed(path):
+        return False
+    with open_tiff(path) as file:
+        page, size = file.pages.first, file.filehandle.size
+        return all(a + b <= size for a, b in zip(page.dataoffsets, page.databytecounts, strict=True))
+
+
+def decode_segment(file: Any, index: int) -> Any:
+    """Return a decoded segment [1, h, w, S] of a file, None if the file does not store it.
+
+    Raises:
+        Exception: almost any if the segment is damaged.
+    """
+    page, data = file.pages.first, None
+    if count := page.databytecounts[index]:
+        file.filehandle.seek(page.dataoffsets[index])
+        data = file.filehandle.read(count)
+        if len(data) != count:
+            raise ValueError("the file is truncated")
+    return page.decode(data, index, jpegtables=page.jpegtables)[0]
+
+
+def decode_segments(path: Path) -> None:
+    """Decode the segments of a file whose windows can be read, one at a time. Raises any exception if it is damaged."""
+    with open_tiff(path) as file:
+        page = file.pages.first
+        if page.is_memmappable:
+            page.asarray(out="memmap")
+            return
+        for index in range(len(page.dataoffsets)):
+            decode_segment(file, index)
+
+
+def describe_too_large(path: Path) -> str:
+    """Return how an image can be read that is too large to be decoded whole, after "the image "."""
+    subject = "is too large to be decoded whole"
+    if is_windowed(path):
+        return f"{subject}: use tiles (--tiles SIZE OVERLAP), which are read by window"
+    if path.suffix.lower() not in TIFF_SUFFIXES:
+        return f"{subject}: convert it to a TIFF file in tiles and use --tiles, or cut it into several files"
+    if not has_tifffile():
+        return f"{subject}, and reading it by window needs tifffile: {_INSTALL}"
+    try:
+        with open_tiff(path) as file:
+            _can_decode(file, file.pages.first)
+    except Exception as error:  # damaged, or tifffile names the package that it lacks
+        if "imagecodecs" in str(error):
+            return f"{subject}, and reading it by window needs imagecodecs: {_INSTALL}"
+    return f"{subject}: convert it to upright gray or RGB of 8 bits in tiles, whose windows can be read with --tiles"
+
+
 @lru_cache(maxsize=4096)
 def _is_windowed(path: Path, modified: int, size: int) -> bool:
     try:
@@ -78,6 +132,5 @@ def _can_decode(file: Any, page: Any) -> bool:
     stored = next((i for i, count in enumerate(page.databytecounts) if count), None)
     if stored is None:
         return True
-    file.filehandle.seek(page.dataoffsets[stored])
-    page.decode(file.filehandle.read(page.databytecounts[stored]), stored, jpegtables=page.jpegtables)
+    decode_segment(file, stored)
     return True

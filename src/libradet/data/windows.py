@@ -1,6 +1,7 @@
 """Images that are read by window: TIFF files through tifffile (extra ``large_images``), others decoded once."""
 
 from collections import OrderedDict
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
 from libradet.data.image_io import pil_to_tensor, read_image
-from libradet.data.tiff import is_windowed, open_tiff
+from libradet.data.tiff import decode_segment, is_windowed, open_tiff
 from libradet.errors import UserError
 from libradet.geometry.tiles import Window
 
@@ -70,7 +71,8 @@ class DecodedImage:
 class TiffWindows:
     """The first page of a TIFF file, of which the segments (tiles or strips) are read that a window overlaps.
 
-    Uncompressed contiguous pages are mapped into memory. Pixels are those that Pillow decodes.
+    Of uncompressed contiguous pages, only the bytes of the window are read: pages of a mapped file would count as
+    memory of the process. Pixels are those that Pillow decodes.
 
     Args:
         path: a file for which :func:`libradet.data.tiff.is_windowed` is true.
@@ -84,7 +86,7 @@ class TiffWindows:
         self._file = open_tiff(path)
         self._page: Any = self._file.pages.first
         self.height, self.width = self._page.imagelength, self._page.imagewidth
-        self._mapped = self._file.asarray(key=0, out="memmap") if self._page.is_memmappable else None
+        self._contiguous = FileIO(path) if self._page.is_memmappable else None
         self._cache: OrderedDict[int, Any] = OrderedDict()
 
     def read(self, window: Window) -> UInt8[Tensor, "3 h w"]:
@@ -94,8 +96,7 @@ class TiffWindows:
             UserError: the file is damaged.
         """
         try:
-            mapped = self._mapped
-            values = self._read_segments(window) if mapped is None else np.array(mapped[window.slices])
+            values = self._read_segments(window) if self._contiguous is None else self._read_rows(window)
         except Exception as error:  # decoders raise almost any exception on damaged input
             raise UserError(f"{self.path}: the image cannot be decoded ({error or type(error).__name__}).") from None
         return self._to_rgb(values)
@@ -106,8 +107,21 @@ class TiffWindows:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._mapped = None
+        if self._contiguous is not None:
+            self._contiguous.close()
         self._file.close()
+
+    def _read_rows(self, window: Window) -> Shaped[ndarray, "h w *S"]:
+        assert self._contiguous is not None
+        page, (start, *_) = self._page, self._page.dataoffsets
+        dtype = np.dtype(page.dtype).newbyteorder(self._file.byteorder)
+        values = np.empty((window.height, window.width, page.samplesperpixel), dtype)
+        pixel_bytes = dtype.itemsize * page.samplesperpixel
+        for number, row in enumerate(values, start=window.top):
+            self._contiguous.seek(start + (number * self.width + window.left) * pixel_bytes)
+            if self._contiguous.readinto(memoryview(row.view(np.uint8))) != row.nbytes:
+                raise ValueError("the file is truncated")
+        return values if page.samplesperpixel > 1 else values[..., 0]
 
     def _read_segments(self, window: Window) -> Shaped[ndarray, "h w *S"]:
         page = self._page
@@ -126,12 +140,7 @@ class TiffWindows:
         if index in self._cache:
             self._cache.move_to_end(index)
             return self._cache[index]
-        page, handle = self._page, self._file.filehandle
-        data = None
-        if page.databytecounts[index]:
-            handle.seek(page.dataoffsets[index])
-            data = handle.read(page.databytecounts[index])
-        decoded = page.decode(data, index, jpegtables=page.jpegtables)[0]
+        decoded = decode_segment(self._file, index)
         segment = None if decoded is None else decoded[0]
         self._cache[index] = segment
         size = 0 if segment is None else segment.nbytes
