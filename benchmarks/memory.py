@@ -6,6 +6,7 @@ after the imports ("resident"), which includes fragmentation.
 
     python benchmarks/memory.py --model faster_rcnn retinanet --images 1 2 4 --size 256 320
     python benchmarks/memory.py --model faster_rcnn --backbone vit_small_patch16_dinov3 --frozen
+    python benchmarks/memory.py --model faster_rcnn --backbone vit_small_patch16_dinov3 --lora 8
 """
 
 import argparse
@@ -18,6 +19,7 @@ from contextlib import nullcontext
 import torch
 
 from libradet.data.batch import Batch
+from libradet.models.config import DetectorConfig, LoraConfig
 from libradet.models.detector import Detector
 from libradet.models.profiling.model_stats import compute_stats
 from libradet.models.zoo import MODELS, make_config
@@ -43,10 +45,16 @@ def random_batch(model: Detector, images: int, size: tuple[int, int]) -> Batch:
     )
 
 
+def set_backbone(config: DetectorConfig, args: argparse.Namespace) -> None:
+    """Set which parts of the backbone are trained."""
+    config.backbone.frozen = args.frozen
+    config.backbone.lora = LoraConfig(args.lora, args.lora) if args.lora else None
+
+
 def run(args: argparse.Namespace, device: str) -> None:
     """Build the model and run two training steps or two inferences."""
     config = make_config(args.model[0], backbone=args.backbone, weights="imagenet" if args.freeze else None)
-    config.backbone.frozen = args.frozen
+    set_backbone(config, args)
     with torch.device(device):
         model = Detector(config).train(args.task == "train")
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), 1e-6, 0.9, weight_decay=1e-4)
@@ -95,7 +103,7 @@ def measure(args: argparse.Namespace, name: str, images: int, task: str, precisi
     command += ["--images", str(images)]
     command += ["--precision", precision, "--backbone", args.backbone, "--size", *map(str, args.size)]
     command += ["--threads", str(args.threads)] + (["--freeze"] if args.freeze else [])
-    command += ["--frozen"] if args.frozen else []
+    command += ["--lora", str(args.lora)] if args.lora else ["--frozen"] if args.frozen else []
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
@@ -103,9 +111,12 @@ def measure(args: argparse.Namespace, name: str, images: int, task: str, precisi
 def compare(args: argparse.Namespace, name: str, precision: str) -> None:
     """Print a row for each task and batch size."""
     config = make_config(name, backbone=args.backbone, weights="imagenet" if args.freeze else None)
-    config.image.size, config.backbone.frozen = tuple(args.size), args.frozen
+    config.image.size = tuple(args.size)
+    set_backbone(config, args)
     stats = compute_stats(config, bf16=precision == "bf16")
     for task, memory in (("infer", stats.inference), ("train", stats.training)):
+        if args.task not in (None, task):
+            continue
         for images in args.images:
             predicted = memory.peak(images)
             measured = [measure(args, name, images, task, precision, quantity) for quantity in QUANTITIES]
@@ -118,7 +129,7 @@ def main() -> None:
     """Run one measurement (used internally), or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quantity", choices=QUANTITIES, help=argparse.SUPPRESS)
-    parser.add_argument("--task", choices=["infer", "train"])
+    parser.add_argument("--task", choices=["infer", "train"], help="only this one (default: both)")
     parser.add_argument("--model", nargs="+", default=list(MODELS))
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--size", type=int, nargs=2, default=(256, 320))
@@ -126,6 +137,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], nargs="+", default=["fp32"])
     parser.add_argument("--freeze", action="store_true")
     parser.add_argument("--frozen", action="store_true", help="backbone.frozen: no part of the backbone is trained")
+    parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="backbone.lora: adapters of that rank")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

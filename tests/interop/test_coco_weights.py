@@ -150,6 +150,12 @@ def test_from_server_to_detector(publish, checkpoint, detector, tmp_path, capsys
     assert read_config(local_file(NAME)) == model.config
     start = parse_train(["--data", "x", "--model", "libra_faster_rcnn", "--backbone", "resnet18", "--weights", "coco"])
     assert (start.config.weights, start.detector.pyramid.channels) == (NAME, 16)
+    option = "--detector.backbone.name=resnet18"
+    for name in (option, option.replace("=", " ")):
+        start = parse_train(["--data", "x", "--weights", "coco", "--model", "libra_faster_rcnn", *name.split()])
+        assert (start.config.weights, start.detector.backbone.name) == (NAME, "resnet18")
+    with pytest.raises(UserError, match="for libra_faster_rcnn on swin_base: with --backbone resnet18 there are"):
+        parse_train(["--data", "x", "--weights", "coco", "--detector.backbone.name", "swin_base"])
     libra = libradet.create_model("libra_faster_rcnn", 3, "resnet18", weights="coco")
     assert {layer.partition(".")[0] for layer in libra.reinitialized_layers} == {"balance", "roi"}
     assert torch.equal(libra.rpn.logits.weight, detector.rpn.logits.weight)

@@ -11,6 +11,7 @@ from libradet.errors import UserError
 from libradet.models.backbone_body import STRIDES, create_body, load_weights
 from libradet.models.config import BackboneConfig
 from libradet.models.load_pretrained import BackboneWeights
+from libradet.models.lora import add_lora
 from libradet.models.ops.fast_depthwise import replace_depthwise_convs
 from libradet.models.ops.fuse_conv_bn import pair_convs_with_norms
 from libradet.models.plain_vit import freeze_plain_vit, plain_vit_depths
@@ -44,6 +45,8 @@ class Backbone(nn.Module):
         info: Any = self.body.feature_info
         self.channels: list[int] = [info.channels()[row] for row in self.rows]
         self.outputs_nhwc = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
+        if config.lora is not None:
+            add_lora(self.body, config.name, config.lora)
         self._freeze(config)
         if config.stride_in_1x1:
             _move_strides_to_1x1(self.body, config.name)

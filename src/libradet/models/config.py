@@ -29,6 +29,9 @@ over the channels of each cell."""
 MAX_LAYERS = 100
 """Upper limit of layer counts: a configuration may come from an untrusted file, and building layers is slow."""
 
+MAX_LORA_RANK = 1024
+"""Upper limit for the same reason."""
+
 NumLayers = Annotated[int, Range(ge=0, le=MAX_LAYERS)]
 AtLeastOneLayer = Annotated[int, Range(ge=1, le=MAX_LAYERS)]
 OpenUnitInterval = Annotated[float, Range(gt=0, lt=1)]
@@ -64,6 +67,19 @@ class ImageConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank adapters of the backbone's attention layers (Hu et al., ICLR 2022); the other weights are kept.
+
+    Each layer adds ``alpha / rank`` times the product of two trained matrices of ``rank`` columns and rows; ``dropout``
+    is that of their input. The defaults are those of ``peft``.
+    """
+
+    rank: Annotated[int, Range(ge=1, le=MAX_LORA_RANK)] = 8
+    alpha: PositiveInt = 8
+    dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0
+
+
+@dataclass
 class BackboneConfig:
     """A timm feature extractor.
 
@@ -71,7 +87,7 @@ class BackboneConfig:
     its blocks. ``frozen``: the whole backbone keeps its weights and is in evaluation mode; training stores none of its
     activations. ``frozen_norm``: batch norms use and keep their stored statistics. ``norm_eps``: epsilon of batch
     norms; None keeps that of the timm model. ``stride_in_1x1``: bottlenecks of a ResNet downsample in their first
-    convolution (Caffe), not in the 3x3.
+    convolution (Caffe), not in the 3x3. ``lora``: adapters of attention layers are trained in place of the weights.
     """
 
     name: str = "resnet50"
@@ -80,6 +96,7 @@ class BackboneConfig:
     norm_eps: NonNegativeFloat | None = None
     stride_in_1x1: bool = False
     frozen: bool = False
+    lora: LoraConfig | None = None
 
 
 @dataclass

@@ -25,6 +25,8 @@ def validate_config(config: DetectorConfig) -> None:
     """
     _check_heads(config)
     _check_nms(config)
+    if config.backbone.frozen and config.backbone.lora is not None:
+        raise UserError("backbone.frozen and backbone.lora exclude each other; set frozen to false or lora to null")
     check_ranges(config)
     for path, part in _parts(config):
         if isinstance(part, MatchConfig) and part.bg_iou_thresh > part.fg_iou_thresh:

@@ -102,7 +102,8 @@ def load_matching_weights(model: "Detector", trained: "Detector", allow_partial:
     """Copy the tensors of ``trained`` into ``model``, except those of class layers if the classes differ.
 
     A layer that predicts IoUs keeps its random values if ``trained`` has none, and so does a gated pyramid, which adds
-    nothing at first. Tensors of losses (uncertainty weighting, balanced classes) are not copied.
+    nothing at first. Adapters of the backbone are merged, unless both have the same. Tensors of losses (uncertainty
+    weighting, balanced classes) are not copied.
 
     Returns:
         Names of the layers that keep their random values.
@@ -116,7 +117,15 @@ def load_matching_weights(model: "Detector", trained: "Detector", allow_partial:
             f"the weights have backbone {trained.config.backbone.name}, the model {model.config.backbone.name}: "
             "use the same backbone"
         )
-    own, theirs = _without_losses(model.state_dict()), _without_losses(trained.state_dict())
+    from libradet.models.lora import merge_lora, names_without_lora
+
+    state = model.state_dict()
+    names = {name: name for name in state}
+    if model.config.backbone.lora != trained.config.backbone.lora:
+        names, trained = names_without_lora(state), deepcopy(trained)
+        merge_lora(trained)
+    own = _without_losses({name: state[stored] for name, stored in names.items()})
+    theirs = _without_losses(trained.state_dict())
     random = {name for name in own if _is_of_other_classes(name, model.config, trained.config)}
     random |= {name for name in own if IOU_LAYER.match(name) and name not in theirs}
     balanced = model.config.pyramid.balanced
@@ -135,7 +144,7 @@ def load_matching_weights(model: "Detector", trained: "Detector", allow_partial:
             f"{summarize_list(missing, 3, 'none')}; unexpected: {summarize_list(unexpected, 3, 'none')}. "
             "Set allow_partial to load the tensors that match"
         )
-    model.load_state_dict(matching, strict=False)
+    model.load_state_dict({names[name]: tensor for name, tensor in matching.items()}, strict=False)
     return list(dict.fromkeys(name.rpartition(".")[0] for name in own if name not in matching))
 
 

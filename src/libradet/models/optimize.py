@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from libradet.errors import UserError
 from libradet.models.detector import Detector
+from libradet.models.lora import merge_lora
 from libradet.models.ops.fuse_conv_bn import fuse_conv_bn
 from libradet.predictor import Predictor
 
@@ -36,6 +37,7 @@ def optimize(model: Detector, precision: Literal["auto", "fp32", "bf16"] = "fp32
     chosen, _ = choose_precision(precision, model.device.type)
     optimized = deepcopy(model).eval().requires_grad_(False)
     optimized.is_optimized = True
+    merge_lora(optimized)
     fuse_conv_bn(optimized)
     if chosen == "bf16":
         _convert_to_bf16(optimized)

@@ -25,7 +25,7 @@ from libradet.models.load_pretrained import BackboneWeights
 from libradet.models.zoo import make_config
 from libradet.training.config import TrainConfig
 from libradet.training.run_files import CONFIG
-from libradet.utils.option_names import suggest_option
+from libradet.utils.option_names import last_value, suggest_option
 from libradet.utils.text import suggest, summarize_list
 
 EPILOG = """\
@@ -98,7 +98,7 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
     tree |= names
     if tree.get("weights") == "none":
         tree["weights"] = None
-    tree |= _chosen_weights(tree)
+    tree |= _chosen_weights(tree, last_value(rest, "--detector.backbone.name"))
     default = _default_detector(tree, is_resumed=bool(known.resume) and not known.weights)
     parsed = _parse(default, ["--config", yaml.safe_dump(tree), *rest])
     detector = parsed.pop("detector")
@@ -239,13 +239,14 @@ def _read_value(name: str, text: str) -> Any:
         raise UserError(f"--{name}: not valid YAML ({' '.join(str(e).split())[:300]})") from e
 
 
-def _chosen_weights(tree: dict[str, Any]) -> dict[str, str]:
-    """Return the name of the published weights that ``weights: coco`` means; {} for other weights."""
+def _chosen_weights(tree: dict[str, Any], backbone: str | None = None) -> dict[str, str]:
+    """Return the name of the published weights that ``weights: coco`` means for a ``backbone``, by default that of
+    ``tree``; {} for other weights."""
     if tree.get("weights") != BEST:
         return {}
     detector = tree.get("detector") or {}
     section = detector.get("backbone")
-    backbone = tree.get("backbone") or (section.get("name") if isinstance(section, dict) else None)
+    backbone = backbone or tree.get("backbone") or (section.get("name") if isinstance(section, dict) else None)
     model = tree.get("model") or detector.get("model") or TrainConfig.model
     return {"weights": best_weights(str(model), str(backbone or BackboneConfig().name)).name}
 

@@ -1,6 +1,7 @@
-"""Suggestions for option names: those of other tools, abbreviations, parts and misspellings."""
+"""Suggestions for option names: those of other tools, abbreviations, parts and misspellings; values of options."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from libradet.utils.text import suggest
 
@@ -74,3 +75,10 @@ def suggest_option(name: str, known: Iterable[str]) -> str | None:
 
 def _depth(option: str) -> tuple[int, int, str]:
     return option.count("."), len(option), option
+
+
+def last_value(words: Sequence[str], option: str) -> str | None:
+    """Return the value of the last ``option VALUE`` or ``option=VALUE`` on a command line; None without any."""
+    values = [after for word, after in pairwise([*words, ""]) if word == option]
+    joined = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    return (joined or values or [None])[-1]
