@@ -70,7 +70,10 @@ def prepare_libradet(model, case: Case, contender: Contender, inputs: SyntheticI
     elif contender.variant == "eager":
         module = libradet.optimize(model, precision=contender.precision)
     else:
-        module = libradet.optimize(model, engine=contender.variant, precision=contender.precision)
+        # Engines are compared with the detector, and so prepared, at the size of the case.
+        model.config.image.size = (min(case.size), max(case.size))
+        image = inputs.images[0].permute(1, 2, 0).numpy()
+        module = libradet.optimize(model, engine=contender.variant, precision=contender.precision, image=image)
     return ModelUnderTest(model, lambda: module(batch))
 
 

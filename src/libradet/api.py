@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from libradet.data.read import read
+from libradet.engines.optimize import optimize, optimize_predictor
 from libradet.errors import UserError
 from libradet.inference.proposals import check_predictor_proposals
 from libradet.interop.coco_weights import BEST, best_weights, by_name
@@ -13,7 +14,6 @@ from libradet.interop.loading import load_checkpoint_any, resolve_init_weights
 from libradet.models import build
 from libradet.models.config import BackboneConfig, DetectorConfig
 from libradet.models.detector import Detector
-from libradet.models.optimize import optimize
 from libradet.training.config import TrainConfig
 from libradet.utils.text import suggest
 
@@ -220,6 +220,7 @@ def evaluate(
     *,
     skip_broken: bool = False,
     proposals: str | Path | None = None,
+    engine: Literal["eager", "compiled", "onnxruntime", "openvino", "auto"] = "eager",
     **settings: Any,
 ) -> "Metrics":
     """Evaluate a model on one split of a dataset with COCO metrics.
@@ -230,6 +231,7 @@ def evaluate(
         split: "train", "val", ... or the dataset's own name.
         skip_broken: skip missing and damaged images; by default they are an error.
         proposals: proposal file, or folder with one for each split, for a detector without RPN.
+        engine: that computes the convolutions of a detector, see :func:`optimize`.
         settings: keyword arguments of :func:`libradet.evaluation.evaluate.evaluate`, such as ``size``, ``device``,
             ``coco_results``, ``tta_flip``, ``tta_scales`` or ``tiles``.
 
@@ -244,9 +246,16 @@ def evaluate(
     predictor = load_model(model) if isinstance(model, str | Path) else model
     check_predictor_proposals(predictor, proposals)
     dataset, report = read(data, split, training=False, skip_broken=skip_broken, masks=predictor.has_masks)
+    if engine != "eager":
+        if settings.get("device") is not None:
+            raise UserError("an engine runs on the detector's device: leave out device, and move the detector to it")
+        options = {name: settings.pop(name) for name in ("precision", "compile") if name in settings}
+        predictor = optimize_predictor(predictor, engine=engine, **options)
     metrics = evaluate_dataset(predictor, dataset, proposals=proposals, **settings)
     skipped = [f"{group['count']} skipped: {group['reason']}" for group in report.skipped]
-    metrics["notes"] = [*skipped, *report.warnings, *metrics["notes"]]
+    engine_report = getattr(predictor, "engine_report", None)
+    engine_notes = [] if engine_report is None else [f"{engine_report}."]
+    metrics["notes"] = [*skipped, *report.warnings, *engine_notes, *metrics["notes"]]
     return metrics
 
 

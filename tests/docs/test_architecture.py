@@ -16,6 +16,7 @@ LAYERS = (
     ("inference",),
     ("evaluation",),
     ("interop", "export"),
+    ("engines",),
     ("training",),
     ("analysis",),
     ("api",),

@@ -18,6 +18,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     options.add_batch_size(parser, default=4)
     options.add_device(parser)
     options.add_precision(parser)
+    options.add_engine(parser)
     options.add_runtime(parser)
     options.add_skip_broken(parser)
     options.add_proposals(parser)
@@ -29,6 +30,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate a trained detector."""
     options.require_inputs(args.model, args.data)
+    options.check_engine(args)
     from libradet.api import evaluate, load_model
     from libradet.evaluation.tables import print_metrics
 
@@ -41,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         precision=args.precision,
         compile=args.compile,
+        engine=args.engine,
         coco_results=args.coco_results,
         proposals=args.proposals,
         tta_flip=args.tta_flip,

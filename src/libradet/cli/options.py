@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from typing import Any, NoReturn
 
 from libradet.errors import UserError
@@ -111,6 +112,29 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help=text)
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engine``."""
+    text = "what computes the convolutions of a detector; auto chooses by processor and packages (default: eager)"
+    choices = ("eager", "compiled", "onnxruntime", "openvino", "auto")
+    parser.add_argument("--engine", choices=choices, default="eager", help=text)
+
+
+def check_engine(args: argparse.Namespace) -> None:
+    """Raise UserError if ``--engine`` is combined with an exported file or with ``--compile``."""
+    if args.engine == "eager":
+        return
+    if args.model.endswith((".onnx", ".pt2")):
+        raise UserError(f"--engine runs a detector, and {args.model} is an exported file: leave --engine out")
+    if args.compile:
+        raise UserError("--compile is for the engine eager: leave out --compile or --engine")
+
+
+def print_engine(model: Any) -> None:
+    """Print which engine a model runs in, and how it differs from the detector, to stderr."""
+    if report := getattr(model, "engine_report", None):
+        print(report, file=sys.stderr)
+
+
 def add_test_time_augmentation(parser: argparse.ArgumentParser) -> None:
     """Add ``--size`` or ``--tta_scales``, and ``--tta_flip``."""
     sizes = parser.add_mutually_exclusive_group()
@@ -144,6 +168,8 @@ def device_of(args: argparse.Namespace) -> str:
     """Return ``--device``, or the default device."""
     import torch
 
+    if args.device is None and getattr(args, "engine", "") in ("onnxruntime", "openvino"):
+        return "cpu"
     return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 

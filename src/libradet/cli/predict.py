@@ -23,6 +23,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--split", help="only this split (default: all of --data)")
     options.add_batch_size(parser, default=4)
     options.add_precision(parser)
+    options.add_engine(parser)
     options.add_runtime(parser)
     options.add_proposals(parser, metavar="FILE")
     parser.add_argument("--score_thresh", type=float, default=0.5, help="minimum score (default: 0.5)")
@@ -39,13 +40,14 @@ def run(args: argparse.Namespace) -> int:
     if args.split and not args.data:
         raise UserError("--split needs --data")
     options.require_inputs(args.model, args.data)
+    options.check_engine(args)
     from libradet.api import load_model
+    from libradet.engines.optimize import optimize_predictor
     from libradet.inference.proposals import check_predictor_proposals
-    from libradet.models.optimize import optimize_predictor
 
-    model = optimize_predictor(
-        load_model(args.model, options.device_of(args), runtime=args.runtime), args.precision, args.compile
-    )
+    loaded = load_model(args.model, options.device_of(args), runtime=args.runtime)
+    model = optimize_predictor(loaded, args.precision, args.compile, engine=args.engine)
+    options.print_engine(model)
     if args.data:
         return _write_proposals(args, model)
     check_predictor_proposals(model, args.proposals)

@@ -1,8 +1,8 @@
 """Detector: backbone, feature pyramid and heads, from a batch of images to losses or detections."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -54,6 +54,9 @@ class Detector(nn.Module):
         self.reinitialized_layers: list[str] = []
         # Set by optimize, which fuses norms into convolutions: the layers differ from those of a file.
         self.is_optimized = False
+        # Set by an engine: computes what compute_dense does, from normalized images.
+        self.dense_engine: Callable[[Tensor], list[Tensor]] | None = None
+        self.engine_report: Any = None
         self.backbone = Backbone(config.backbone, pretrained)
         self.pyramid = build_pyramid(self.backbone, config)
         self.strides = self.pyramid.strides
@@ -165,14 +168,33 @@ class Detector(nn.Module):
 
     def extract_features(self, batch: Batch) -> list[Float[Tensor, "B C _ _"]]:
         """Return the pyramid levels, finest first, after the balanced feature pyramid."""
-        features = self.pyramid(self.backbone(self.normalize(batch)))
+        return self._pyramid_levels(self.normalize(batch))
+
+    def compute_dense(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        """Return the part of inference whose sizes depend on the images' size alone, from normalized images.
+
+        Returns:
+            the pyramid levels, as :meth:`extract_features`; then, of a detector with anchors, the logits of all
+            anchors [B, A] or [B, A, C] and their deltas [B, A, 4].
+        """
+        features = self._pyramid_levels(images)
+        head = self.anchor_head
+        return features if head is None else [*features, *head.predict(features)]
+
+    @property
+    def anchor_head(self) -> RPNHead | RetinaNetHead | None:
+        """The head with predictions for every anchor; None in a detector that needs precomputed proposals."""
+        return self.rpn if self.retinanet is None else self.retinanet
+
+    def _pyramid_levels(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C _ _"]]:
+        features = self.pyramid(self.backbone(images))
         return features if self.balance is None else self.balance(features)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]] | Detections:
         """Return losses by name (training mode) or detections (evaluation mode)."""
-        features = self.extract_features(batch)
         if not self.training:
-            return self._detect(features, batch)
+            return self._detect(*self._predict_anchors(batch), batch)
+        features = self.extract_features(batch)
         losses = self._losses(features, batch)
         return losses if self.loss_weights is None else self.loss_weights(losses)
 
@@ -195,11 +217,24 @@ class Detector(nn.Module):
             losses["mask"] = self.mask.loss(features, positives, batch)
         return losses
 
-    def _detect(self, features: list[Tensor], batch: Batch) -> Detections:
+    def _predict_anchors(self, batch: Batch) -> tuple[list[Tensor], Any]:
+        """Return the pyramid levels, and the output of the head with anchors, None without one."""
+        head = self.anchor_head
+        if self.dense_engine is None:
+            features = self.extract_features(batch)
+            return features, None if head is None else head(features)
+        tensors = self.dense_engine(self.normalize(batch))
+        features = tensors[: len(self.strides)]
+        if head is None:
+            return features, None
+        logits, deltas = tensors[len(self.strides) :]
+        return features, head.with_anchors(logits, deltas, features)
+
+    def _detect(self, features: list[Tensor], output: Any, batch: Batch) -> Detections:
         if self.retinanet is not None:
-            return self.retinanet.detect(self.retinanet(features), batch.sizes)
+            return self.retinanet.detect(output, batch.sizes)
         if self.rpn is not None:
-            proposals = self.rpn.propose(self.rpn(features), batch.sizes, training=False)
+            proposals = self.rpn.propose(output, batch.sizes, training=False)
         else:
             proposals = precomputed_proposals(batch)
         if self.roi is None:

@@ -34,6 +34,8 @@ def optimize(model: Detector, precision: Literal["auto", "fp32", "bf16"] = "fp32
     Raises:
         UserError: there is no compiler for the model's device.
     """
+    if model.dense_engine is not None:
+        raise UserError("this detector runs in an engine: pass the detector that it was made of")
     chosen, _ = choose_precision(precision, model.device.type)
     optimized = deepcopy(model).eval().requires_grad_(False)
     optimized.is_optimized = True
@@ -55,10 +57,11 @@ def optimize_predictor(
     Raises:
         UserError: another precision or compilation is requested of a predictor that is not a detector.
     """
-    if isinstance(model, Detector):
+    if isinstance(model, Detector) and model.dense_engine is None:
         return optimize(model, precision, compile)
     if precision == "bf16" or compile:
-        raise UserError(f"the precision of this exported {model.name} is fixed: leave out precision and compilation")
+        kind = "detector in an engine" if isinstance(model, Detector) else f"exported {model.name}"
+        raise UserError(f"the precision of this {kind} is fixed: leave out precision and compilation")
     return model
 
 

@@ -70,6 +70,12 @@ class RetinaNetHead(nn.Module):
 
     def forward(self, features: Sequence[Float[Tensor, "B C _ _"]]) -> RetinaNetOutput:
         """Return the predictions for every anchor of every level."""
+        return self.with_anchors(*self.predict(features), features)
+
+    def predict(
+        self, features: Sequence[Float[Tensor, "B _ _ _"]]
+    ) -> tuple[Float[Tensor, "B A C"], Float[Tensor, "B A 4"]]:
+        """Return logits and deltas of every anchor of every level."""
         logits, deltas = [], []
         for x in features:
             for_class, for_box = x, x
@@ -77,8 +83,13 @@ class RetinaNetHead(nn.Module):
                 for_class, for_box = F.relu(class_conv(for_class)), F.relu(box_conv(for_box))
             logits.append(self.logits(for_class).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.num_classes))
             deltas.append(self.deltas(for_box).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4))
-        anchors, shapes = self.anchor_generator(features)
-        return RetinaNetOutput(torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), anchors, shapes)
+        return torch.cat(logits, 1).float(), torch.cat(deltas, 1).float()
+
+    def with_anchors(
+        self, logits: Float[Tensor, "B A C"], deltas: Float[Tensor, "B A 4"], features: Sequence[Tensor]
+    ) -> RetinaNetOutput:
+        """Return predictions together with the anchors of the levels."""
+        return RetinaNetOutput(logits, deltas, *self.anchor_generator(features))
 
     def match(self, output: RetinaNetOutput, batch: Batch) -> tuple[Float[Tensor, "B A 4"], Matches]:
         """Match the anchors of each image to its ground truths; see :meth:`AnchorGenerator.match`."""

@@ -71,6 +71,12 @@ class RPNHead(nn.Module):
 
     def forward(self, features: Sequence[Float[Tensor, "B C _ _"]]) -> RPNOutput:
         """Return the predictions for every anchor of every level."""
+        return self.with_anchors(*self.predict(features), features)
+
+    def predict(
+        self, features: Sequence[Float[Tensor, "B C _ _"]]
+    ) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B A 4"]]:
+        """Return logits and deltas of every anchor of every level."""
         logits, deltas = [], []
         num_anchors = self.anchor_generator.num_anchors_per_location
         weight = torch.cat([self.logits.weight, self.deltas.weight])
@@ -82,8 +88,13 @@ class RPNHead(nn.Module):
             both = F.conv2d(x, weight, bias).permute(0, 2, 3, 1)
             logits.append(both[..., :num_anchors].flatten(1))
             deltas.append(both[..., num_anchors:].reshape(x.shape[0], -1, 4))
-        anchors, shapes = self.anchor_generator(features)
-        return RPNOutput(torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), anchors, shapes)
+        return torch.cat(logits, 1).float(), torch.cat(deltas, 1).float()
+
+    def with_anchors(
+        self, logits: Float[Tensor, "B A"], deltas: Float[Tensor, "B A 4"], features: Sequence[Tensor]
+    ) -> RPNOutput:
+        """Return predictions together with the anchors of the levels."""
+        return RPNOutput(logits, deltas, *self.anchor_generator(features))
 
     def match(self, output: RPNOutput, batch: Batch) -> tuple[Float[Tensor, "B A 4"], Matches]:
         """Match the anchors of each image to its ground truths; see :meth:`AnchorGenerator.match`."""

@@ -1,0 +1,1 @@
+"""Engines: what computes the convolutions of a detector in inference."""

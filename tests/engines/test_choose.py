@@ -1,0 +1,79 @@
+"""The choice of an engine depends on the processor and on installed packages alone."""
+
+import pytest
+
+from libradet.cli import main
+from libradet.engines import choose
+from libradet.engines.choose import choose_engine
+from libradet.errors import UserError
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Returns a function that sets instructions and installed software."""
+
+    def pretend(avx512=True, bf16=True, compiler=True, packages=("onnx", "onnxscript", "onnxruntime", "openvino")):
+        monkeypatch.setattr(choose, "_has_avx512", lambda: avx512)
+        monkeypatch.setattr(choose, "has_compiler", lambda: compiler)
+        monkeypatch.setattr(choose.importlib.util, "find_spec", lambda name: name if name in packages else None)
+        supported = "bf16" if bf16 else "fp32"
+
+        def choose_precision(requested, device):
+            return (supported if requested == "auto" else requested), ""
+
+        monkeypatch.setattr(choose, "choose_precision", choose_precision)
+
+    return pretend
+
+
+def test_auto_follows_the_rule(machine):
+    machine()
+    assert choose_engine("auto", "auto", "cpu") == ("compiled", "bf16")
+    assert choose_engine("auto", "fp32", "cpu") == ("compiled", "fp32")
+    assert choose_engine("auto", "fp32", "cuda") == ("eager", "fp32")
+    machine(compiler=False)
+    assert choose_engine("auto", "auto", "cpu") == ("openvino", "bf16")
+    machine(compiler=False, packages=())
+    assert choose_engine("auto", "fp32", "cpu") == ("eager", "fp32")
+    machine(compiler=False, avx512=False, bf16=False)
+    assert choose_engine("auto", "auto", "cpu") == ("eager", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tensorrt", "fp32", "cpu"), "engine is 'tensorrt': use eager, compiled, onnxruntime, openvino or auto"),
+        (("compiled", "int4", "cpu"), "precision is 'int4'"),
+        (("onnxruntime", "bf16", "cpu"), "onnxruntime computes in fp32"),
+        (("openvino", "bf16", "cpu"), "no bf16 instructions"),
+        (("openvino", "fp32", "cuda"), "runs on the CPU, and the detector is on cuda"),
+    ],
+)
+def test_what_does_not_run_is_refused(machine, arguments, message):
+    machine(bf16=False)
+    with pytest.raises(UserError, match=message):
+        choose_engine(*arguments)
+
+
+def test_missing_software_is_named(machine):
+    machine(packages=("onnx", "onnxscript"), compiler=False)
+    with pytest.raises(UserError, match=r"needs the package openvino: pip install '.\[export,openvino\]'"):
+        choose_engine("openvino", "fp32", "cpu")
+    with pytest.raises(UserError, match="needs a C\\+\\+ compiler"):
+        choose_engine("compiled", "fp32", "cpu")
+
+
+@pytest.mark.parametrize("command", [["predict"], ["evaluate", "--data"]])
+def test_commands_refuse_what_an_engine_cannot_run(command, tmp_path, capfd):
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / "images").mkdir()
+    name, *options = command
+    model, images = str(tmp_path / "model.onnx"), str(tmp_path / "images")
+    if name == "predict":
+        assert main([name, model, images, *options, "--engine", "compiled"]) == 2
+        error = capfd.readouterr().err
+        assert "leave --engine out" in error
+        assert len(error.splitlines()) == 1
+    else:
+        assert main([name, model, *options, images, "--engine", "compiled"]) == 2
+        assert "Traceback" not in capfd.readouterr().err

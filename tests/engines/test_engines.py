@@ -1,0 +1,115 @@
+"""Detectors in engines return the detections of the detector in eager mode."""
+
+import importlib.util
+
+import pytest
+import torch
+
+import libradet
+from libradet.engines import optimize as engines
+from libradet.engines.dense_graph import dense_graph
+from libradet.errors import UserError
+from libradet.export.exported_model import ExportedModel
+from libradet.export.metadata import build_metadata
+from libradet.models.serialization import save_model
+from tests.helpers.exported_detectors import shape_checks_disabled
+from tests.helpers.tiny_detectors import lively, tiny_batch, tiny_detector, tiny_zoo_config
+
+
+def small_detector(name="libra_faster_rcnn"):
+    config = tiny_zoo_config(name)
+    config.image.size = (64, 96)
+    return lively(tiny_detector(config))
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("engines")
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["libra_faster_rcnn", pytest.param("retinanet", marks=pytest.mark.slow)])
+def test_runtimes_return_the_same_detections(name, engine, cache_dir):
+    for package in ("onnxscript", engine):
+        pytest.importorskip(package)
+    model = small_detector(name)
+    with shape_checks_disabled():
+        fast = libradet.optimize(model, engine=engine, cache_dir=cache_dir)
+    report = fast.engine_report
+    assert (report.engine, report.precision) == (engine, "fp32")
+    assert report.difference.relative < 1e-4
+    assert report.difference.matched == report.difference.detections > 0
+    batch = tiny_batch(size=(64, 128), num_images=3)
+    with torch.inference_mode():
+        expected, actual = libradet.optimize(model)(batch), fast(batch)
+    assert torch.equal(actual.valid, expected.valid)
+    assert torch.equal(actual.labels, expected.labels)
+    torch.testing.assert_close(actual.boxes, expected.boxes, rtol=0, atol=1e-2)
+    torch.testing.assert_close(actual.scores, expected.scores, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_convolutions_return_the_same_detections(precision, cache_dir):
+    config = tiny_zoo_config("faster_rcnn")
+    # Wide enough for Winograd's convolutions.
+    config.image.size, config.pyramid.channels = (64, 96), 64
+    model = lively(tiny_detector(config))
+    with shape_checks_disabled():
+        report = libradet.optimize(model, precision, engine="compiled", cache_dir=cache_dir).engine_report
+    assert report.difference.matched >= 0.9 * report.difference.detections > 0
+
+
+def test_a_file_is_written_once_for_each_detector(cache_dir, monkeypatch):
+    written = []
+    monkeypatch.setattr("libradet.engines.dense_graph._write", lambda model, path: written.append(path.write_text("")))
+    model = small_detector()
+    folder = cache_dir / "files"
+    first = dense_graph(model, folder)
+    assert dense_graph(model, folder) == first
+    assert len(written) == 1
+    with torch.no_grad():
+        model.rpn.logits.bias.add_(1)
+    assert dense_graph(model, folder) != first
+
+
+def test_an_engine_with_other_detections_is_refused(monkeypatch, cache_dir):
+    def wrong_engine(model, optimized, *_):
+        return lambda images: [tensor * 1.01 for tensor in optimized.compute_dense(images)]
+
+    monkeypatch.setattr(engines, "_make_dense", wrong_engine)
+    monkeypatch.setattr(engines, "choose_engine", lambda *_: ("compiled", "fp32"))
+    with pytest.raises(UserError, match="the engine compiled does not compute what this libra_faster_rcnn does"):
+        libradet.optimize(small_detector(), engine="compiled", cache_dir=cache_dir)
+
+
+def test_engines_are_neither_saved_nor_optimized_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(engines, "_make_dense", lambda model, optimized, *_: optimized.compute_dense)
+    monkeypatch.setattr(engines, "choose_engine", lambda *_: ("compiled", "fp32"))
+    fast = libradet.optimize(small_detector(), engine="compiled", cache_dir=tmp_path)
+    assert fast.engine_report.difference.relative == 0
+    with pytest.raises(UserError, match="optimized"):
+        libradet.optimize(fast, engine="compiled")
+    with pytest.raises(UserError, match="optimized model cannot be saved"):
+        save_model(fast, tmp_path / "x.safetensors")
+    assert engines.optimize_predictor(fast) is fast
+
+
+def test_compile_and_an_engine_exclude_each_other(monkeypatch):
+    monkeypatch.setattr(engines, "choose_engine", lambda *_: ("compiled", "fp32"))
+    with pytest.raises(UserError, match="compile is for the engine eager"):
+        libradet.optimize(small_detector(), compile=True, engine="compiled")
+
+
+def test_exported_files_run_in_no_engine():
+    exported = ExportedModel(build_metadata(small_detector("retinanet")), list)
+    with pytest.raises(UserError, match="this retinanet is an exported file: leave engine out"):
+        engines.optimize_predictor(exported, engine="compiled")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="needs onnxscript")
+def test_what_cannot_be_traced_is_an_error(cache_dir, monkeypatch):
+    model = small_detector()
+    monkeypatch.setattr(model.__class__, "compute_dense", lambda self, images: images[images > 3].tolist())
+    with pytest.raises(UserError, match="cannot be converted to ONNX"):
+        libradet.optimize(model, engine="onnxruntime", cache_dir=cache_dir / "none")
