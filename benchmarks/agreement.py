@@ -68,8 +68,14 @@ def count_proposals(model, case: Case) -> list[int]:
 
 
 def _to_detected(output: Any, case: Case) -> Detected:
-    """Return boxes, scores and labels of libradet's or torchvision's output."""
-    if isinstance(output, list):
+    """Return boxes, scores and labels of a library's output."""
+    if isinstance(output, list) and hasattr(output[0], "pred_instances"):  # mmdetection
+        instances = [image.pred_instances for image in output]
+        return [(d.bboxes.float(), d.scores.float(), d.labels) for d in instances]
+    if isinstance(output, list) and "instances" in output[0]:  # detectron2
+        instances = [image["instances"] for image in output]
+        return [(d.pred_boxes.tensor.float(), d.scores.float(), d.pred_classes) for d in instances]
+    if isinstance(output, list):  # torchvision
         first_label = int(case.model != "retinanet")
         return [(d["boxes"].float(), d["scores"].float(), d["labels"] - first_label) for d in output]
     fields = zip(output.boxes.float(), output.scores.float(), output.labels, output.valid, strict=True)

@@ -21,12 +21,14 @@ MODEL = {"mask_rcnn": 1.4, "retinanet": 1.2, "libra_retinanet": 1.2}
 LIBRARY = {"torchvision": 1.5, "mmdetection": 1.6, "detectron2": 1.5}
 PREPARATION = {"compiled": 75.0, "onnxruntime": 35.0, "openvino": 35.0}
 """Seconds of compilation, or of export and optimization of the graph."""
-COMPILED_TRAINING = 240.0
+COMPILED_TRAINING = 150.0
 SMALL_BACKBONE = 1.2
 """Work that does not shrink with the backbone."""
 PARTS = {"proposals": 75.0, "operations": 60.0, "loader": 60.0, "scaling": 125.0, "evaluation": 60.0}
 KERNEL_RUNS = 6
 """Runs of the kernels alone before they are timed."""
+SLOW_STEP = 10.0
+"""Seconds of a step from which one step is enough to warm up."""
 MARGIN = 1.1
 MIN_SCALE, MAX_SCALE = 0.3, 20.0
 
@@ -38,14 +40,17 @@ def estimate_step(case: Case, precision: str) -> float:
     return seconds if case.backbone == "resnet50" else seconds * SMALL_BACKBONE
 
 
-def estimate_process(contender: Contender, case: Case, steps: int, replays_kernels: bool, first: bool) -> float:
-    """Return the seconds of a process that runs warm-up and ``steps`` steps.
+def estimate_process(
+    contender: Contender, case: Case, steps: int, timed: float, replays_kernels: bool, first: bool
+) -> float:
+    """Return the seconds of a process that runs warm-up and ``steps`` steps, fewer if they exceed ``timed`` seconds.
 
     Args:
         first: nothing that this contender compiles is in the disk's cache.
     """
-    step = estimate_step(case, contender.precision)
-    seconds = START + (steps + 2) * step * LIBRARY.get(contender.library, 1.0)
+    step = estimate_step(case, contender.precision) * LIBRARY.get(contender.library, 1.0)
+    steps = max(1, min(steps, int(timed / step)))
+    seconds = START + (steps + (2 if step < SLOW_STEP else 1)) * step
     if replays_kernels:
         seconds += (KERNEL_RUNS + steps) * step
     preparation = PREPARATION.get(contender.variant, 0.0)

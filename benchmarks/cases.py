@@ -31,7 +31,7 @@ class Contender:
         variant: libradet's engine; for torchvision the memory layout of weights and images.
     """
 
-    library: Literal["ours", "before", "torchvision", "mmdetection", "detectron2", "rfdetr"]
+    library: Literal["ours", "before", "torchvision", "mmdetection", "detectron2"]
     precision: Precision
     variant: Variant = "eager"
 
@@ -129,7 +129,6 @@ def list_contenders(
         contenders += [Contender("ours", p, "compiled") for p in precisions]
     if peers:
         contenders += [Contender(library, "fp32") for library in ("mmdetection", "detectron2")]
-        contenders += [Contender("rfdetr", "fp32")] if case.task == "infer" else []
     return contenders
 
 

@@ -1,8 +1,8 @@
 """Images per second and core of libradet's data loader and of torchvision's reference pipeline for detectors.
 
-Both load the same images in this process with one thread, in turns, in batches of four. The reference is that of
-torchvision's training script: Pillow, `v2` (tensor, flip, float), and the resizing and batching of its
-`GeneralizedRCNNTransform`, without normalization, which libradet's detector does.
+Both load the same images in this process with one thread, in turns, in batches of four; processor time is measured. The
+reference is that of torchvision's training script: Pillow, `v2` (tensor, flip, float), and the resizing and batching of
+its `GeneralizedRCNNTransform`, without normalization, which libradet's detector does.
 
     python -m benchmarks.loader coco_cc bccd deeppcb --sizes 800,1333 320,533
 """
@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -99,8 +100,11 @@ def compare(dataset: Dataset, size: tuple[int, int], rounds: int) -> dict[str, l
     return seconds
 
 
-def measure_loader(folder: Path, rounds: int, images: int) -> list[dict[str, Any]]:
+def measure_loader(folder: Path, rounds: int, images: int, ultralytics: str | None = None) -> list[dict[str, Any]]:
     """Measure the loading of generated JPEG files, in one thread.
+
+    Args:
+        ultralytics: Python of an environment with ultralytics, which is measured as well.
 
     Returns:
         for each size of files and each size after resizing: number of ``images`` and ``seconds`` by library, one
@@ -114,7 +118,13 @@ def measure_loader(folder: Path, rounds: int, images: int) -> list[dict[str, Any
         dataset = read(source, "train")[0]
         for size in sizes:
             result = {"file": [height, width], "bytes": mean_bytes, "size": size, "images": images // BATCH * BATCH}
-            results.append(result | {"seconds": compare(dataset, size, rounds)})
+            seconds = compare(dataset, size, rounds)
+            if ultralytics:
+                arguments = [str(source / "train"), str(max(size)), str(rounds)]
+                command = [ultralytics, str(Path(__file__).with_name("ultralytics_loader.py")), *arguments]
+                output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                seconds["ultralytics"] = json.loads(output.splitlines()[-1])
+            results.append(result | {"seconds": seconds})
     return results
 
 

@@ -1,16 +1,16 @@
 """Detectors of mmdetection and detectron2 with the shared weights, where these are installed."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from benchmarks import mmcv_operators
 from benchmarks.cases import Case
 from benchmarks.models import ModelUnderTest, build_libradet
+from benchmarks.peers import MODULES, PEERS, is_installed
 from benchmarks.synthetic_inputs import CLASSES, SyntheticInputs
 from libradet.utils.text import summarize_list
 
-MODULES = {"mmdetection": "mmdet", "detectron2": "detectron2"}
 MMDET = {
     "faster_rcnn": "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
     "libra_faster_rcnn": "libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco.py",
@@ -27,15 +27,10 @@ DETECTRON2 = {
 
 def unavailable_reason(library: str, case: Case) -> str | None:
     """Return why a library cannot run the case; None if it can."""
-    if library in MODULES and find_spec(MODULES[library]) is None:
-        return f"{library} is not installed"
+    if library in MODULES and not is_installed(library):
+        return f"{library} is not installed" + (" (python -m benchmarks.peers)" if library in PEERS else "")
     known = {"torchvision": ("faster_rcnn", "retinanet", "mask_rcnn"), "mmdetection": MMDET, "detectron2": DETECTRON2}
     return None if case.model in known.get(library, (case.model,)) else f"{library} has no {case.model}"
-
-
-def python_of(library: str) -> str | None:
-    """Return the Python of the environment of a library; None for this one."""
-    return None
 
 
 def prepare(case: Case, library: str, inputs: SyntheticInputs, weights: Path) -> ModelUnderTest:
@@ -45,6 +40,7 @@ def prepare(case: Case, library: str, inputs: SyntheticInputs, weights: Path) ->
 
 
 def _mmdetection(case: Case, inputs: SyntheticInputs, weights: Path) -> ModelUnderTest:
+    mmcv_operators.install()
     import mmdet
     from mmdet.registry import MODELS
     from mmdet.structures import DetDataSample
@@ -59,6 +55,7 @@ def _mmdetection(case: Case, inputs: SyntheticInputs, weights: Path) -> ModelUnd
         part.pop("init_cfg", None)
     init_default_scope("mmdet")
     model = MODELS.build(config)
+    mmcv_operators.use_torchvision_roi_align(model)
     _load(model, to_foreign_state_dict(build_libradet(case, weights), "mmdet"))
     model.train(case.task == "train")
     samples, shape = [], case.size

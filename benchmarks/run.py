@@ -16,7 +16,8 @@ from benchmarks import cases as catalog
 from benchmarks.budget import PARTS, REFERENCE_FLOPS, START, Budget, estimate_process, estimate_step
 from benchmarks.cases import Case, Contender
 from benchmarks.machine import describe_machine
-from benchmarks.other_libraries import python_of, unavailable_reason
+from benchmarks.other_libraries import unavailable_reason
+from benchmarks.peers import PEERS, python_of
 from benchmarks.processes import HERE, OUT_OF_TIME, run_job
 from benchmarks.results import CaseResults, Results, format_range
 
@@ -24,6 +25,8 @@ STEPS = {"infer": 7, "train": 3}
 STEPS_OF_OTHERS = {"infer": 4, "train": 2}
 TIMED_SECONDS, TIMED_SECONDS_OF_OTHERS = 20.0, 10.0
 """Seconds of timed steps of a process: slow steps are repeated less."""
+FEW_CONTENDERS = (("before", "fp32"), ("before", "bf16"), ("torchvision", "bf16"))
+"""Contenders that are measured in the cases of the targets only."""
 NO_BF16 = "left out: this processor has no bf16 instructions and would emulate them"
 
 
@@ -63,9 +66,8 @@ def list_items(args: Namespace) -> list[Item]:
         items = [infer[0], train[0], Item("operations"), Item("loader"), Item("proposals")]
         items += [rounds[0] for rounds in others]
         items += [item for rounds in (infer, train, *others) for item in rounds[1:]]
-        items += [Item("steps", case) for case in catalog.OTHERS[:4]] + [Item("scaling")]
-        items += [Item("steps", case) for case in catalog.OTHERS[4:]] + [Item("evaluation")]
-        items += [Item("steps", catalog.TRAIN, 0, True)]
+        items += [Item("steps", case) for case in catalog.OTHERS[:4]] + [Item("steps", catalog.TRAIN, 0, True)]
+        items += [Item("scaling"), Item("evaluation")] + [Item("steps", case) for case in catalog.OTHERS[4:]]
     items = [item for item in items if item.part in args.parts]
     if args.quick:
         items = [item._replace(case=item.case and catalog.shrink(item.case)) for item in items if item.round == 0]
@@ -127,8 +129,8 @@ class BenchmarkRun:
         return seconds + (30 if item.round == 0 and item.case.has_shared_weights else 0)
 
     def _estimate_turn(self, item: Item, turn: Turn) -> float:
-        steps, _ = self._steps_of(item)
-        return estimate_process(turn.contender, turn.case, steps, self._replays(item, turn), item.round == 0)
+        replays = self._replays(item, turn)
+        return estimate_process(turn.contender, turn.case, *self._steps_of(item), replays, item.round == 0)
 
     def _run(self, name: str, estimate: float, kind: str, source: Path = HERE, **job: Any) -> Any:
         """Run a job in its own process, if it is expected to end in time; otherwise return its error."""
@@ -164,6 +166,7 @@ class BenchmarkRun:
             job["quick"] = quick
         if item.part == "loader":
             job |= {"folder": self.folder / "loader", "images": 4 if quick else 32}
+            job["ultralytics"] = python_of("ultralytics") if self.args.all or self.args.peers else None
         if item.part == "evaluation":
             job |= {"rounds": 1, "images": 100 if quick else self.args.images}
         log(f"\n{item.part}  (load {os.getloadavg()[0]:.1f})")
@@ -237,6 +240,8 @@ class BenchmarkRun:
                 continue
             if item.compiled != (case.task == "train" and contender.variant == "compiled"):
                 continue
+            if self._is_other(case) and (contender.library, contender.precision) in FEW_CONTENDERS:
+                continue
             if reason := self._unavailable(contender, case):
                 results.skipped[contender.name] = reason
             elif not self._has_slower_layout(item, contender, results):
@@ -298,7 +303,7 @@ class BenchmarkRun:
         }
         if turn.contender.library == "before":
             job["source"] = self.args.against
-        if python := python_of(turn.contender.library):
+        if turn.contender.library in PEERS and (python := python_of(turn.contender.library)):
             job["python"] = python
         name = f"{turn.case.name}: {turn.name}, round {item.round + 1}"
         result = self._run(name, self._estimate_turn(item, turn), "step", **job)

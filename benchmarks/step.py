@@ -9,13 +9,11 @@ from typing import Any
 import torch
 
 from benchmarks import other_libraries
+from benchmarks.budget import SLOW_STEP
 from benchmarks.cases import OURS, Case, Contender
 from benchmarks.kernel_replay import KernelReplay, measure_peak_flops, record_calls
 from benchmarks.models import ModelUnderTest, build_libradet, prepare_libradet, prepare_torchvision, sum_losses
 from benchmarks.synthetic_inputs import SyntheticInputs, make_inputs, to_batch
-
-SLOW_STEP = 10.0
-"""Seconds of a step from which one step is enough to warm up."""
 
 
 def measure_step(

@@ -42,7 +42,7 @@ def run(job: dict[str, Any]) -> Any:
     if kind == "loader":
         from benchmarks.loader import measure_loader
 
-        return measure_loader(**job)
+        return measure_loader(folder=Path(job.pop("folder")), **job)
     if kind == "peak_flops":
         from benchmarks.kernel_replay import measure_peak_flops
 
