@@ -6,6 +6,9 @@ from hypothesis import strategies as st
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
+from libradet.geometry import block_matching, matching
+from libradet.geometry.anchors import base_anchors, grid_anchors
+from libradet.geometry.block_matching import best_iou
 from libradet.geometry.matching import IGNORED, NEGATIVE, Matches, ignore_in_crowd, match
 
 SETTINGS = {
@@ -136,3 +139,59 @@ def test_an_iou_at_a_threshold_is_not_below_it():
     candidates = torch.tensor([[0.0, 0, 2, 4], [0, 0, 1, 4], [0, 0, 1, 3.9]])  # IoU 1/2, 1/4 and less
     matches = one(candidates, gt, fg_iou_thresh=0.5, bg_iou_thresh=0.25)
     assert matches.gt.tolist() == [0, IGNORED, NEGATIVE]
+
+
+def grid(height, width, images=2):
+    levels = [
+        grid_anchors(base_anchors(s, (8.0,), (0.5, 1.0, 2.0)), -(-height // s), -(-width // s), s) for s in (8, 16, 32)
+    ]
+    return torch.cat(levels).expand(images, -1, -1)
+
+
+def objects(number, seed, whole=False):
+    g = torch.Generator().manual_seed(seed)
+    corner = torch.rand(2, number, 2, generator=g) * 200
+    boxes = torch.cat([corner, corner + 4 + torch.rand(2, number, 2, generator=g) * 120], -1)
+    return (boxes / 8).round() * 8 if whole else boxes
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["", "many ties"])
+@pytest.mark.parametrize("number", [1, 7, 60])
+@pytest.mark.parametrize("min_claim", [1e-6, 0.3, float("inf")])
+def test_blocks_match_bit_for_bit_as_the_matrix_of_all_pairs(number, whole, min_claim):
+    anchors, gt = grid(250, 330), objects(number, number, whole)
+    # Padding: anchors without extent, in both images or at the end of one.
+    anchors = anchors * (torch.tensor([anchors.shape[1], 2000])[:, None] > torch.arange(anchors.shape[1]))[..., None]
+    valid = torch.rand(2, number, generator=torch.Generator().manual_seed(number)) < 0.7
+    blocks, matrix = (f(anchors, gt, valid, min_claim) for f in (best_iou, matching._best_iou_of_matrix))
+    assert torch.equal(blocks.iou, matrix.iou)
+    assert torch.equal(blocks.row, matrix.row)
+    assert torch.equal(blocks.claimed, matrix.claimed)
+
+
+def test_blocks_without_any_object_are_negative():
+    anchors = grid(128, 192)
+    none = best_iou(anchors, torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool), 1e-6)
+    assert not none.iou.any()
+    assert not none.row.any()
+    assert (none.claimed == -1).all()
+
+
+@pytest.mark.parametrize("kind", sorted(SETTINGS))
+def test_many_candidates_match_as_few_do(monkeypatch, kind):
+    anchors, gt = grid(320, 320), objects(12, 3)
+    valid = torch.ones(2, 12, dtype=torch.bool)
+    assert anchors.shape[1] >= matching.MIN_FOR_BLOCKS
+    in_blocks = match(anchors, gt, valid, **SETTINGS[kind])
+    monkeypatch.setattr(matching, "MIN_FOR_BLOCKS", 10**9)
+    assert all(map(torch.equal, in_blocks, match(anchors, gt, valid, **SETTINGS[kind])))
+
+
+def test_objects_that_overlap_with_a_block_decide_its_cost(monkeypatch):
+    """With 200 small objects, a quarter of all pairs is computed."""
+    pairs = []
+    compute = block_matching._iou
+    monkeypatch.setattr(block_matching, "_iou", lambda *a: pairs.append(a[1].numel()) or compute(*a))
+    anchors, corner = grid(512, 512), torch.rand(2, 200, 2, generator=torch.Generator().manual_seed(0)) * 500
+    best_iou(anchors, torch.cat([corner, corner + 10], -1), torch.ones(2, 200, dtype=torch.bool), 0.3)
+    assert sum(pairs) < 0.25 * anchors.shape[0] * anchors.shape[1] * 200

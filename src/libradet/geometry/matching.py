@@ -1,15 +1,20 @@
 """Matching of candidate boxes to ground truths."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from libradet.geometry.block_matching import BestIoU, best_iou
 from libradet.geometry.boxes import pairwise_iof, pairwise_iou
 
 NEGATIVE = -1
 IGNORED = -2
+
+MIN_FOR_BLOCKS = 4096
+"""Number of candidates from which on, in eager mode on a CPU, matching skips pairs that are far apart."""
 
 
 class Matches(NamedTuple):
@@ -39,16 +44,30 @@ def match(
     its own largest IoU, if that is at least ``min_pos_iou`` (and above 0); a candidate that several ground truths match
     in this way is assigned to the last of them (Faster R-CNN, section 3.1.2).
     """
+    min_claim = max(min_pos_iou, 1e-6) if allow_low_quality_matches else math.inf
+    uses_blocks = _is_eager_on_cpu(candidates) and candidates.shape[1] >= MIN_FOR_BLOCKS
+    compute = best_iou if uses_blocks else _best_iou_of_matrix
+    best, gt, claimed = compute(candidates, gt_boxes, gt_valid, min_claim)
+    matches = torch.where(best >= fg_iou_thresh, gt, torch.where(best < bg_iou_thresh, NEGATIVE, IGNORED))
+    return Matches(torch.where(claimed >= 0, claimed, matches), best)
+
+
+def _best_iou_of_matrix(candidates: Tensor, gt_boxes: Tensor, gt_valid: Tensor, min_claim: float) -> BestIoU:
+    """Return the same as :func:`best_iou`, from a matrix of all pairs: of fixed size, and few operations."""
     iou = pairwise_iou(candidates, gt_boxes).masked_fill(~gt_valid[:, None, :], 0)
     best, gt = iou.max(dim=2)
-    matches = torch.where(best >= fg_iou_thresh, gt, torch.where(best < bg_iou_thresh, NEGATIVE, IGNORED))
-    if allow_low_quality_matches:
-        gt_best = iou.amax(dim=1, keepdim=True)
-        claims = (iou == gt_best) & (gt_best >= max(min_pos_iou, 1e-6))
-        rows = torch.arange(gt_boxes.shape[1], device=iou.device)
-        claimed = torch.where(claims, rows, NEGATIVE).amax(dim=2)
-        matches = torch.where(claimed >= 0, claimed, matches)
-    return Matches(matches, best)
+    gt_best = iou.amax(dim=1, keepdim=True)
+    claims = (iou == gt_best) & (gt_best >= min_claim)
+    rows = torch.arange(gt_boxes.shape[1], device=iou.device)
+    return BestIoU(best, gt, torch.where(claims, rows, NEGATIVE).amax(dim=2))
+
+
+def _is_eager_on_cpu(x: Tensor) -> bool:
+    """Return whether sizes may depend on data: nothing waits for a device, and no graph is recorded."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    # Subclasses, such as fake tensors, may have no data.
+    return x.device.type == "cpu" and type(x) is Tensor
 
 
 def ignore_in_crowd(
@@ -63,6 +82,11 @@ def ignore_in_crowd(
     Args:
         crowd: which ground truths are crowd regions.
     """
+    if _is_eager_on_cpu(candidates):
+        columns = crowd.any(0).nonzero().squeeze(1)
+        if not len(columns):
+            return matches
+        gt_boxes, crowd = gt_boxes[:, columns], crowd[:, columns]
     inside = pairwise_iof(candidates, gt_boxes).masked_fill(~crowd[:, None, :], 0).amax(dim=2)
     gt = torch.where((matches.gt == NEGATIVE) & (inside > ignore_iof_thresh), IGNORED, matches.gt)
     return Matches(gt, matches.iou)
