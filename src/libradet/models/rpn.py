@@ -16,6 +16,7 @@ from libradet.geometry.nms import batched_nms
 from libradet.models.anchor_generator import AnchorGenerator
 from libradet.models.config import DetectionConfig, ProposalConfig, RPNConfig
 from libradet.models.losses import localization_loss, num_samples_across_ranks, objectness_loss
+from libradet.models.ops.sampled_head import is_supported, neighborhoods, predict_at, with_gradient_of
 from libradet.models.sampling import build_progress, max_positives, sample, uses_ohem
 from libradet.structures import Detections
 
@@ -38,12 +39,14 @@ class RPNOutput(NamedTuple):
     deltas: from anchor to box.
     anchors: shared by all images.
     shapes: height and width of each level.
+    features: of each level, if predictions have no gradient and losses compute it at the sampled anchors.
     """
 
     logits: Float[Tensor, "B A"]
     deltas: Float[Tensor, "B A 4"]
     anchors: Float[Tensor, "A 4"]
     shapes: list[tuple[int, int]]
+    features: Sequence[Float[Tensor, "B C _ _"]] | None = None
 
 
 class RPNHead(nn.Module):
@@ -71,7 +74,11 @@ class RPNHead(nn.Module):
 
     def forward(self, features: Sequence[Float[Tensor, "B C _ _"]]) -> RPNOutput:
         """Return the predictions for every anchor of every level."""
-        return self.with_anchors(*self.predict(features), features)
+        cells = sum(x.shape[2] * x.shape[3] for x in features)
+        if not is_supported(self.convs, self.config.sampling.batch_size_per_image, cells):
+            return self.with_anchors(*self.predict(features), features)
+        with torch.no_grad():
+            return self.with_anchors(*self.predict(features), features)._replace(features=features)
 
     def predict(
         self, features: Sequence[Float[Tensor, "B C _ _"]]
@@ -79,12 +86,10 @@ class RPNHead(nn.Module):
         """Return logits and deltas of every anchor of every level."""
         logits, deltas = [], []
         num_anchors = self.anchor_generator.num_anchors_per_location
-        weight = torch.cat([self.logits.weight, self.deltas.weight])
-        bias = torch.cat([b for b in (self.logits.bias, self.deltas.bias) if b is not None])
+        weight, bias = self._output_layer()
         for x in features:
             for conv in self.convs:
                 x = F.relu(conv(x))
-            # Both layers have the same input: one convolution produces one gradient of it, not two to be summed.
             both = F.conv2d(x, weight, bias).permute(0, 2, 3, 1)
             logits.append(both[..., :num_anchors].flatten(1))
             deltas.append(both[..., num_anchors:].reshape(x.shape[0], -1, 4))
@@ -95,6 +100,24 @@ class RPNHead(nn.Module):
     ) -> RPNOutput:
         """Return predictions together with the anchors of the levels."""
         return RPNOutput(logits, deltas, *self.anchor_generator(features))
+
+    def _output_layer(self) -> tuple[Float[Tensor, "A5 C 1 1"], Float[Tensor, " A5"]]:
+        """Return logits and deltas, which have the same input, as one layer: it produces one gradient of the input."""
+        biases = [b for b in (self.logits.bias, self.deltas.bias) if b is not None]
+        return torch.cat([self.logits.weight, self.deltas.weight]), torch.cat(biases)
+
+    def _at_samples(
+        self, output: RPNOutput, index: Int[Tensor, "B S"], slots: int
+    ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B slots 4"]]:
+        """Return the logits of sampled anchors, and the deltas of those in the first ``slots``, with gradients."""
+        logits, deltas = gather_rows(output.logits, index), gather_rows(output.deltas, index[:, :slots])
+        if output.features is None:
+            return logits, deltas
+        conv = self.convs[0]
+        assert isinstance(conv, nn.Conv2d), "is_supported requires it"
+        patches = neighborhoods(output.features, index, self.anchor_generator.num_anchors_per_location)
+        at_samples = predict_at(patches, index, conv, *self._output_layer())
+        return with_gradient_of(at_samples[..., 0], logits), with_gradient_of(at_samples[:, :slots, 1:], deltas)
 
     def match(self, output: RPNOutput, batch: Batch) -> tuple[Float[Tensor, "B A 4"], Matches]:
         """Match the anchors of each image to its ground truths; see :meth:`AnchorGenerator.match`."""
@@ -123,8 +146,8 @@ class RPNHead(nn.Module):
             index, positive = samples.index[:, :slots], samples.positive[:, :slots]
             gt_boxes = gather_rows(batch.boxes, gather_rows(matches.gt, index))
         count = num_samples_across_ranks(samples.valid)
-        logits = gather_rows(output.logits, samples.index)
-        deltas, anchors = gather_rows(output.deltas, index), gather_rows(anchors, index)
+        logits, deltas = self._at_samples(output, samples.index, slots)
+        anchors = gather_rows(anchors, index)
         return {
             "rpn_class": objectness_loss(logits, samples.positive, samples.valid, count, samples.weight),
             "rpn_box": localization_loss(deltas, anchors, gt_boxes, positive, count, config.box_loss),
