@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from libradet.data.loader import make_loader
 from libradet.data.read import read
-from libradet.data.repeat_factors import class_image_fractions, draw_repeats, repeat_factors
+from libradet.data.repeat_factors import class_image_fractions, describe_repeats, draw_repeats, repeat_factors
 from libradet.data.sampler import GroupedBatchSampler
 from libradet.data.synthesis.synthetic import synthesize
 
@@ -106,3 +106,9 @@ def test_evaluation_repeats_nothing(dataset):
         dataset, size=(48, 64), batch_size=5, training=False, size_divisible=32, repeat_factor_thresh=1.0
     )
     assert sorted(i for batch in loader for i in batch.index.tolist()) == list(range(12))
+
+
+def test_the_summary_says_how_many_images_an_epoch_has(dataset):
+    assert describe_repeats(dataset, 1.0) == "repeat factors below 1: 12 images become 16 per epoch"
+    nothing = "repeat factors below 0.25 repeat no image, as the rarest class is in 0.25 of them"
+    assert describe_repeats(dataset, 0.25) == nothing

@@ -45,6 +45,17 @@ def repeat_factors(dataset: Dataset, threshold: float) -> Float64[ndarray, " N"]
     return factors
 
 
+def describe_repeats(dataset: Dataset, threshold: float) -> str:
+    """Return a few words on the repeated images of an epoch, and the fraction of the rarest class if there are none."""
+    factors = repeat_factors(dataset, threshold)
+    repeated = num_repeated(factors) - len(factors)
+    if repeated:
+        return f"repeat factors below {threshold:g}: {len(factors)} images become {len(factors) + repeated} per epoch"
+    fractions = class_image_fractions(dataset)
+    rarest = min(fractions[fractions > 0], default=1.0)
+    return f"repeat factors below {threshold:g} repeat no image, as the rarest class is in {rarest:.3g} of them"
+
+
 def draw_repeats(factors: Float64[ndarray, " N"], rng: np.random.Generator) -> Int64[ndarray, " N"]:
     """Return how often each image occurs in one epoch: its factor rounded down or up, on average the factor.
 

@@ -4,6 +4,7 @@ from rich.table import Table
 
 from libradet.data.bit_depth import describe_bit_depth
 from libradet.data.cache import format_bytes
+from libradet.data.repeat_factors import describe_repeats
 from libradet.data.transforms.describe import name_of
 from libradet.training.optim import total_steps
 from libradet.training.setup import TrainSetup
@@ -87,7 +88,7 @@ def _augmentation(setup: TrainSetup) -> dict[str, str]:
     if config.copy_paste_prob:
         parts.append(f"copy-paste {config.copy_paste_prob:g}{until}")
     if config.repeat_factor_thresh:
-        parts.append(f"repeat factors below {config.repeat_factor_thresh:g}")
+        parts.append(describe_repeats(setup.data.train_set, config.repeat_factor_thresh))
     if config.mixup_prob:
         parts.append(f"mixup {config.mixup_prob:g}{until}")
     switches = ("vflip_prob", "rotate90_prob", "color_jitter", "gaussian_blur", "gaussian_noise")
