@@ -20,6 +20,9 @@ Precision = Literal["fp32", "bf16"]
 MIN_RECOMPILE_LIMIT = 64
 """More graphs than a run needs: two for each padded size and each padded number of objects."""
 
+ATTENTION_BUFFERS = ("k_bias", "relative_coords_table")
+"""Buffers that timm's EVA and Swin v2 combine with weights, so that both must have one type."""
+
 
 def optimize(model: Detector, precision: Literal["auto", "fp32", "bf16"] = "fp32", compile: bool = False) -> Detector:
     """Return a copy of a detector for faster inference: batch norms are fused and weights converted once.
@@ -111,3 +114,6 @@ def _convert_to_bf16(model: Detector) -> None:
     for module in (*heads, *backbone):
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.to(torch.bfloat16)
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if name in ATTENTION_BUFFERS:
+                setattr(module, name, buffer.to(torch.bfloat16))
