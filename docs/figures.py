@@ -1,4 +1,4 @@
-"""Draws the figures of docs/paper.md with the functions that training calls: python docs/figures.py"""
+"""Draws the figures of docs/paper.md with the functions that training calls, and that of docs/results/balanced.md."""
 
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from libradet.analysis.levels.objective import loss_curves
 from libradet.analysis.report.figure_style import (
     BLUE,
     GRAY,
+    GREEN,
+    INK,
     ORANGE,
     legend_above,
     new_figure,
@@ -21,6 +23,7 @@ from libradet.analysis.report.figures import plot_loss_curves
 from libradet.balance import BalancedFeaturePyramid, iou_balanced_priority, random_priority, select
 
 FOLDER = Path(__file__).with_name("figures")
+RESULTS = Path(__file__).with_name("results") / "balanced.md"
 BINS = 10
 
 
@@ -72,12 +75,34 @@ def pyramid() -> Figure:
     return figure
 
 
+def switches() -> Figure:
+    """Gain in AP of each setting over the number of distractors, from the table of the page."""
+    _, table = RESULTS.read_text(encoding="utf-8").split("| distractors per object |", 1)
+    rows = [line.strip("|").split("|") for line in table.split("\n\n")[0].splitlines()[3:]]
+    figure, (axis,) = new_figure(3.0)
+    colors = (GRAY, ORANGE, GREEN, INK, BLUE)
+    for (name, *cells), color in zip(rows, colors, strict=True):
+        gains = [float(cell.split("(")[1].rstrip(" )")) for cell in cells]
+        axis.plot(range(len(gains)), gains, marker="o", color=color, label=name.strip())
+    axis.axhline(0, color=GRAY, linewidth=0.8)
+    axis.set_xticks(range(3))
+    axis.set_xlabel("distractors per object")
+    axis.set_ylabel("gain in AP")
+    legend_above(axis, columns=2)
+    return figure
+
+
 def main() -> None:
     """Write them all, the same to the pixel each time."""
     FOLDER.mkdir(exist_ok=True)
     torch.manual_seed(0)
     with report_style():
-        figures = {"sampling": sampling(), "pyramid": pyramid(), "balanced_l1": plot_loss_curves(loss_curves())}
+        figures = {
+            "sampling": sampling(),
+            "pyramid": pyramid(),
+            "balanced_l1": plot_loss_curves(loss_curves()),
+            "switches": switches(),
+        }
         for name, figure in figures.items():
             save_png(figure, FOLDER / f"{name}.png")
 

@@ -36,7 +36,7 @@ def test_paper_values_are_those_published(table, shared_data):
 
 
 def test_packaged_experiments():
-    ours = {"balanced", "classes", "components", "finetune", "libra", "recipes", "sampler_bins", "samplers"}
+    ours = {"balanced", "classes", "components", "finetune", "libra", "recipes", "sampler_bins", "samplers", "switches"}
     assert {f"table{i}" for i in range(1, 7)} | ours <= set(list_names())
 
 
@@ -80,6 +80,15 @@ def test_rows_without_a_backbone_in_the_preset_are_omitted():
 def test_epochs_follow_from_the_number_of_images_seen(images):
     settings = row_settings(read_preset("small"), read_experiment("table2").rows[0], images)
     assert settings["max_epochs"] == max(1, round(1200 / images))
+
+
+def test_repeated_images_do_not_lengthen_training():
+    rows = {row.name: row for row in read_experiment("classes").rows}
+    repeated = row_settings(read_preset("small"), rows["repeat factors, threshold 0.3"], num_images=301)
+    assert repeated["max_steps"] == 4 * 151
+    on_eight = row_settings(read_preset("coco"), rows["repeat factors, threshold 0.3"], num_images=301)
+    assert on_eight["max_steps"] == 12 * 19
+    assert "max_steps" not in row_settings(read_preset("small"), rows["baseline"], num_images=301)
 
 
 @pytest.mark.parametrize(

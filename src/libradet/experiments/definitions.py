@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,10 @@ def row_settings(preset: Preset, row: AblationRow, num_images: int) -> dict[str,
     settings: dict[str, Any] = {"model": row.model, "backbone": preset.backbones[row.backbone]}
     for section in ("settings", *parts):
         settings |= preset.sections[section]
-    return settings | _schedule_settings(preset.schedules[row.schedule], num_images) | row.settings
+    settings |= _schedule_settings(preset.schedules[row.schedule], num_images) | row.settings
+    if settings.get("repeat_factor_thresh") and settings.get("max_steps") is None:
+        settings["max_steps"] = _steps_without_repeats(settings, num_images)
+    return settings
 
 
 def proposal_settings(preset: Preset, num_images: int) -> dict[str, Any]:
@@ -198,6 +202,12 @@ def _schedule_settings(schedule: dict[str, Any], num_images: int) -> dict[str, A
         settings["max_epochs"] = max(1, round(total_images / max(1, num_images)))
     # Only the last epoch is evaluated: the best of several evaluations would favor noisy rows.
     return settings | {"check_val_every_n_epoch": settings["max_epochs"]}
+
+
+def _steps_without_repeats(settings: dict[str, Any], num_images: int) -> int:
+    """Return the steps of the same run without repeated images: both train on equally many."""
+    batch_size = settings["batch_size"] * settings.get("devices", 1)
+    return settings["max_epochs"] * ceil(num_images / batch_size)
 
 
 def _read_yaml(name: str, kind: str, folder: str) -> tuple[Path, dict[str, Any]]:
