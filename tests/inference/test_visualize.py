@@ -133,3 +133,18 @@ def test_save_image_creates_folders(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "deep" / "er" / "a.png")), image)
     save_image(image, tmp_path / "a.jpg")
     assert Image.open(tmp_path / "a.jpg").size == (30, 20)
+
+
+@pytest.mark.skipif(not hasattr(sv, "CompactMask"), reason="an earlier version of supervision")
+@pytest.mark.parametrize("side", [100, 700])
+def test_compact_masks_of_tiles_are_drawn_like_arrays(side):
+    mask = np.zeros((1, side, side), bool)
+    mask[0, 10:50, 20:90] = True
+    box = np.array([[20, 10, 90, 50]], np.float32)
+    compact = sv.CompactMask.from_dense(mask, box, image_shape=(side, side))
+    image = np.zeros((side, side, 3), np.uint8)
+    drawn = [
+        draw_detections(image, sv.Detections(xyxy=box, mask=one, class_id=np.array([0])), ["a"])
+        for one in (mask, compact)
+    ]
+    assert (drawn[0] == drawn[1]).all()

@@ -90,7 +90,8 @@ def _rescale(detections: sv.Detections, scale: float, size: tuple[int, int]) -> 
     """Rescale detections in place to an image of ``size`` (width, height)."""
     detections.xyxy = detections.xyxy * scale
     if detections.mask is not None and detections.mask.shape[2:0:-1] != size:
-        resized = [Image.fromarray(m.astype(np.uint8) * 255).resize(size) for m in np.asarray(detections.mask)]
+        # One mask at a time: those of tiles are compact, and do not fit into memory as arrays.
+        resized = [Image.fromarray(m.astype(np.uint8) * 255).resize(size) for m in detections.mask]
         detections.mask = np.array([np.asarray(m) >= 128 for m in resized]).reshape(-1, *size[::-1])
     return detections
 
@@ -134,7 +135,7 @@ def _draw_mask_outlines(canvas: Image.Image, detections: sv.Detections, thicknes
     """Draw the outlines of masks, which separate adjacent objects of one class."""
     pixels = np.array(canvas)
     assert detections.class_id is not None
-    assert isinstance(detections.mask, np.ndarray)
+    assert detections.mask is not None
     regions = detections.xyxy.round().astype(int) + np.array([-2, -2, 2, 2])
     for mask, region, label in zip(detections.mask, regions, detections.class_id.tolist(), strict=True):
         x0, y0, x1, y1 = region.clip(0).tolist()
