@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from libradet.data.cache import ImageCache
 from libradet.data.image_io import read_image
 from libradet.data.masks import FULL_IMAGE, decode_masks
 from libradet.data.proposals.precomputed import PrecomputedProposals
-from libradet.data.records import Dataset
+from libradet.data.records import Dataset, ImageRecord
 from libradet.data.transforms.augmentation import NO_AUGMENTATION, Augmentation
 from libradet.data.transforms.color import color_jitter
 from libradet.data.transforms.copy_paste import copy_paste
@@ -28,6 +28,7 @@ from libradet.data.transforms.noise import gaussian_blur, gaussian_noise
 from libradet.data.transforms.resize import Size, cached_size, resize_to, scale_size, target_size
 from libradet.data.transforms.rotate import rotate90
 from libradet.data.transforms.sample import Sample, remove_empty_masks
+from libradet.data.windows import open_windows
 from libradet.geometry.tiles import Window
 
 # Streams of random numbers: part of the seed of each augmentation, so never renumber them.
@@ -65,6 +66,7 @@ class DetectionDataset(torch.utils.data.Dataset):
         reduced: large JPEG files may be decoded at a smaller size.
         cache: where decoded pixels are kept.
         bit_depth: of the values in 16-bit files.
+        frequencies: how often each image is drawn for mosaics and mixup, relative to the others; equally often if None.
     """
 
     def __init__(
@@ -79,11 +81,13 @@ class DetectionDataset(torch.utils.data.Dataset):
         reduced: bool,
         cache: ImageCache | None,
         bit_depth: int = DEFAULT_BIT_DEPTH,
+        frequencies: Float64[ndarray, " N"] | None = None,
     ) -> None:
         self.dataset, self.size, self.seed, self.augmentation = dataset, size, seed, augmentation
         self.padded_sizes, self.masks, self.proposals = padded_sizes, masks, proposals
         self.reduced, self.cache, self.bit_depth = reduced, cache, bit_depth
-        self.paste_sources = np.flatnonzero([not image.crowd.all() for image in dataset.images])
+        self.paste_sources = np.flatnonzero([image.has_objects for image in dataset.images])
+        self._cumulated = None if frequencies is None else np.cumsum(frequencies)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -143,6 +147,12 @@ class DetectionDataset(torch.utils.data.Dataset):
         rng = self._rng(key, stream)
         return rng if rng.random() < probability else None
 
+    def _draw_images(self, count: int, rng: np.random.Generator) -> list[int]:
+        if self._cumulated is None:
+            return rng.integers(len(self.dataset), size=count).tolist()
+        points = rng.uniform(high=self._cumulated[-1], size=count)
+        return np.searchsorted(self._cumulated, points, side="right").clip(max=len(self.dataset) - 1).tolist()
+
     def _padded_size(self, index: int) -> tuple[int, int]:
         height, width = self.padded_sizes[index].tolist()
         return height, width
@@ -161,7 +171,7 @@ class DetectionDataset(torch.utils.data.Dataset):
 
     def _load_mosaic(self, index: int, size: tuple[int, int], masks: bool, rng: np.random.Generator) -> Sample:
         """Load the image and three others, in random order, each in its cell of a mosaic."""
-        others = rng.integers(len(self.dataset), size=3).tolist()
+        others = self._draw_images(3, rng)
         cells = mosaic_cells(size, rng)
         cells = [cells[i] for i in rng.permutation(len(cells))]
         tiles = [self._load_tile(i, cell, masks, rng) for i, cell in zip([index, *others], cells, strict=True)]
@@ -185,7 +195,7 @@ class DetectionDataset(torch.utils.data.Dataset):
     def _mix(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Average with another image, which is flipped, resized and placed by draws of its own."""
         height, width = sample.image.shape[1:]
-        source = self._load_jittered(int(rng.integers(len(self.dataset))), (height, width), self.masks, rng)
+        source = self._load_jittered(self._draw_images(1, rng)[0], (height, width), self.masks, rng)
         source = hflip(source) if rng.random() < self.augmentation.hflip_prob else source
         rows, columns = source.image.shape[1:]
         return mixup(sample, source, (int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))))
@@ -216,11 +226,40 @@ class DetectionDataset(torch.utils.data.Dataset):
         if cached is not None:
             return cached
         image = self.dataset.images[index]
-        height, width = cached_size(image.height, image.width, self.size, self.augmentation.max_scale)
+        if image.tile is not None:
+            return self._tile_pixels(index, image)
+        height, width = self._cached_size(image)
         target = (height, width) if self.reduced else None
         expected = (image.height, image.width)
-        pixels = read_image(image.path, image.apply_exif, target, expected, self.bit_depth)
-        resized = resize_to(pixels, height, width)
+        return self._store(index, read_image(image.path, image.apply_exif, target, expected, self.bit_depth))
+
+    def _tile_pixels(self, index: int, image: ImageRecord) -> UInt8[Tensor, "3 H W"]:
+        assert image.tile is not None
+        window, expected = image.tile.window, (image.tile.image_height, image.tile.image_width)
+        with open_windows(image.path, image.apply_exif, expected, self.bit_depth) as reader:
+            if self.cache and reader.is_decoded:  # then all tiles of the image are cached, to decode it once
+                for row in self._rows_of_file(index):
+                    other = self.dataset.images[row].tile
+                    if row != index and other is not None and self.cache.get(row) is None:
+                        self._store(row, reader.read(other.window))
+            return self._store(index, reader.read(window))
+
+    def _rows_of_file(self, index: int) -> range:
+        """Return the rows around ``index`` that describe parts of the same file."""
+        images, path = self.dataset.images, self.dataset.images[index].path
+        start, stop = index, index + 1
+        while start > 0 and images[start - 1].path == path:
+            start -= 1
+        while stop < len(images) and images[stop].path == path:
+            stop += 1
+        return range(start, stop)
+
+    def _cached_size(self, image: ImageRecord) -> tuple[int, int]:
+        return cached_size(image.height, image.width, self.size, self.augmentation.max_scale)
+
+    def _store(self, index: int, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
+        """Return pixels resized for training, and keep them in the cache, if there is one."""
+        resized = resize_to(pixels, *self._cached_size(self.dataset.images[index]))
         if self.cache:
             self.cache.put(index, resized)
         return resized

@@ -24,7 +24,7 @@ from libradet.data.collate import collate
 from libradet.data.dataset import DetectionDataset, SampleIndex
 from libradet.data.proposals.precomputed import PrecomputedProposals
 from libradet.data.records import Dataset
-from libradet.data.repeat_factors import repeat_factors
+from libradet.data.repeat_factors import occurrence_fractions, repeat_factors
 from libradet.data.sampler import GroupedBatchSampler
 from libradet.data.segmentations import require_masks
 from libradet.data.transforms.augmentation import HFLIP_ONLY, NO_AUGMENTATION, Augmentation
@@ -93,6 +93,7 @@ def make_loader(
     cache: ImageCache | None = None,
     batch_invariant_padding: bool = False,
     repeat_factor_thresh: float = 0.0,
+    empty_fraction: float = 1.0,
     bit_depth: int = DEFAULT_BIT_DEPTH,
 ) -> DataLoader:
     """Return the data loader of a dataset; its ``batch_sampler`` has ``set_epoch`` and ``set_start``.
@@ -115,6 +116,7 @@ def make_loader(
         batch_invariant_padding: pad each image to the smallest size that holds it, in as many batches as needed.
         repeat_factor_thresh: in training, images with classes in a smaller fraction of the images occur several times
             in an epoch (:mod:`libradet.data.repeat_factors`).
+        empty_fraction: in training, fraction of the images without objects that occur in an epoch, others in each.
         bit_depth: of the values in 16-bit files: 2**bit_depth - 1 is white.
 
     Raises:
@@ -128,12 +130,15 @@ def make_loader(
     choose_sizes = smallest_padded_sizes if batch_invariant_padding else choose_padded_sizes
     padded_sizes = choose_sizes(shapes, size_divisible)
     group_ids = assign_padded_sizes(shapes, padded_sizes)
-    factors = repeat_factors(dataset, repeat_factor_thresh) if repeat_factor_thresh and training else None
+    is_thinned = training and empty_fraction < 1
+    has_factors = is_thinned or (training and repeat_factor_thresh > 0)
+    factors = repeat_factors(dataset, repeat_factor_thresh, empty_fraction) if has_factors else None
     sampler = GroupedBatchSampler(group_ids, batch_size, training, seed, rank, world_size, factors)
     sampler.set_epoch(epoch)
     size_of_image = np.array(padded_sizes, np.int64).reshape(-1, 2)[group_ids]
+    frequencies = occurrence_fractions(dataset, empty_fraction) if is_thinned else None
     samples = DetectionDataset(
-        dataset, size, seed, augmentation, size_of_image, masks, proposals, training, cache, bit_depth
+        dataset, size, seed, augmentation, size_of_image, masks, proposals, training, cache, bit_depth, frequencies
     )
     return DetectionDataLoader(
         _CatchingDataset(samples),

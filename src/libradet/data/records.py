@@ -2,10 +2,20 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float32, Float64, Int64, Shaped
 from numpy import ndarray
+
+from libradet.geometry.tiles import Window
+
+
+class Tile(NamedTuple):
+    """The part of a file that an image record describes, and the size of the upright image in the file."""
+
+    window: Window
+    image_height: int
+    image_width: int
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -26,6 +36,8 @@ class ImageRecord:
         apply_exif: whether the file's EXIF orientation applies. False where the boxes were drawn on the
             stored, unrotated pixels.
         records: the image's record and its boxes' records as read, if they were requested.
+        tile: the part of the file that this record describes (:mod:`libradet.data.tiling`): size, boxes and
+            segmentations are those of the tile. None for the whole image.
     """
 
     id: int | str
@@ -40,6 +52,19 @@ class ImageRecord:
     segmentations: list[Any] | None = None
     apply_exif: bool = True
     records: tuple[dict[str, Any], list[dict[str, Any]]] | None = None
+    tile: Tile | None = None
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether there is an object; crowd regions do not count."""
+        return not self.crowd.all()
+
+    @property
+    def name(self) -> str:
+        """File name for messages, with the position of a tile."""
+        if self.tile is None:
+            return self.path.name
+        return f"{self.path.name} (tile at x {self.tile.window.left}, y {self.tile.window.top})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,8 @@ class GroupedBatchSampler:
         training: shuffled and full batches; otherwise in order.
         seed: of the order.
         rank, world_size: of the processes that share the joint batches.
-        factors: how often each image occurs in an epoch of training, on average; once each if None.
+        factors: how often each image occurs in an epoch of training, on average; once each if None. Images with a
+            factor below 1 occur in some epochs only.
     """
 
     def __init__(

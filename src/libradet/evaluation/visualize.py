@@ -1,6 +1,7 @@
 """Visual comparison of ground truth and predictions on a few images of a dataset."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
@@ -11,12 +12,21 @@ from libradet.data.masks import decode_masks
 from libradet.data.proposals.precomputed import PrecomputedProposals
 from libradet.data.records import Dataset, ImageRecord
 from libradet.data.transforms.resize import Size
+from libradet.data.windows import open_windows, reduced_image
 from libradet.evaluation.classes import match_classes
-from libradet.inference.predict import predict
+from libradet.inference.inputs import to_input
+from libradet.inference.predict import predict, predict_stream
+from libradet.inference.tiles import Tiling
 from libradet.inference.visualize import GridRow, draw_grid
 from libradet.models.detector import Detector
 from libradet.utils.spacing import evenly_spaced
 from libradet.utils.warnings_filter import supervision as sv
+
+MAX_DRAWN_SIDE = 2048
+"""Longest side of an image in a grid with tiles."""
+
+Drawing = tuple[UInt8[ndarray, "_ _ 3"], sv.Detections, int]
+"""An image, its detections in pixels of it, and by what factor it is smaller than its file."""
 
 
 def plot_predictions_grid(
@@ -27,6 +37,8 @@ def plot_predictions_grid(
     score_thresh: float = 0.5,
     size: Size | None = None,
     proposals: PrecomputedProposals | None = None,
+    tiling: Tiling | None = None,
+    batch_size: int = 1,
 ) -> UInt8[ndarray, "H W 3"]:
     """Return a grid of images with ground truth on the left and predictions on the right.
 
@@ -37,22 +49,53 @@ def plot_predictions_grid(
         score_thresh: minimum score of the predictions, 0..1.
         size: as in :func:`libradet.inference.predict.predict`.
         proposals: proposals of the dataset, for a detector without RPN.
+        tiling: run the model on tiles, of which ``batch_size`` are a batch; images with a side above MAX_DRAWN_SIDE are
+            reduced and drawn without masks.
     """
     records = select_images(dataset, num_images)
+    labels = _grid_labels(model, dataset)
+    class_names = [*dataset.class_names, *model.class_names]
+    if tiling is None:
+        pairs = _predict_whole(model, dataset, records, score_thresh, size, proposals)
+    else:
+        pairs = [_predict_tiles(model, record, score_thresh, size, tiling, batch_size) for record in records]
+    rows = []
+    for record, (image, detections, step) in zip(records, pairs, strict=True):
+        assert detections.class_id is not None
+        detections.class_id = labels[detections.class_id]
+        truth = ground_truth_detections(record, dataset.class_names, masks=detections.mask is not None)
+        truth.xyxy = truth.xyxy / step
+        rows.append(GridRow(image, truth, detections, record.path.name))
+    return draw_grid(rows, class_names, ("Ground truth", f"Predictions (score >= {score_thresh:g})"))
+
+
+def _predict_whole(
+    model: Detector,
+    dataset: Dataset,
+    records: Sequence[ImageRecord],
+    score_thresh: float,
+    size: Size | None,
+    proposals: PrecomputedProposals | None,
+) -> list[Drawing]:
     images = [read_image(r.path, r.apply_exif, bit_depth=model.bit_depth).permute(1, 2, 0).numpy() for r in records]
     boxes = None
     if proposals is not None:
         boxes = [proposals.boxes_of(dataset.images.index(r), r.width, r.height) for r in records]
     predictions = predict(model, images, score_thresh, size, proposals=boxes)
     assert isinstance(predictions, list)
-    class_names = [*dataset.class_names, *model.class_names]
-    labels = _grid_labels(model, dataset)
-    rows = []
-    for record, image, detections in zip(records, images, predictions, strict=True):
-        detections.class_id = labels[detections.class_id]
-        truth = ground_truth_detections(record, dataset.class_names, masks=detections.mask is not None)
-        rows.append(GridRow(image, truth, detections, record.path.name))
-    return draw_grid(rows, class_names, ("Ground truth", f"Predictions (score >= {score_thresh:g})"))
+    return [(image, detections, 1) for image, detections in zip(images, predictions, strict=True)]
+
+
+def _predict_tiles(
+    model: Detector, record: ImageRecord, score_thresh: float, size: Size | None, tiling: Tiling, batch_size: int
+) -> Drawing:
+    with open_windows(record.path, record.apply_exif, bit_depth=model.bit_depth) as reader:
+        inputs = [to_input(reader, record.path)]
+        (_, detections), *_ = predict_stream(model, inputs, score_thresh, size, batch_size, tiling)
+        pixels, step = reduced_image(reader, MAX_DRAWN_SIDE)
+    if step > 1:
+        detections = replace(detections, xyxy=detections.xyxy / step, mask=None)
+    return pixels.permute(1, 2, 0).numpy(), detections, step
 
 
 def select_images(dataset: Dataset, limit: int) -> list[ImageRecord]:

@@ -14,6 +14,10 @@ TilesLike = Sequence[int | float]
 """Side of a tile in pixels of the image, and overlap of adjacent tiles as a fraction of it: (640, 0.2)."""
 
 
+MIN_AREA_RATIO = 0.1
+"""Default share of an object's area from which on it is an object of a tile, as in SAHI and for random crops."""
+
+
 class Window(NamedTuple):
     """Part of an image, in whole pixels."""
 

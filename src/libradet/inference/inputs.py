@@ -128,10 +128,14 @@ def read_input(
         yield InputImage(read_image(path, bit_depth=bit_depth), path, proposals=proposals)
         return
     with open_windows(path, bit_depth=bit_depth) as reader:
-        if isinstance(reader, DecodedImage):
-            yield InputImage(reader.pixels, path)
-        else:
-            yield InputImage(torch.zeros(3, 0, 0, dtype=torch.uint8), path, windows=reader)
+        yield to_input(reader, path)
+
+
+def to_input(reader: WindowReader, path: Path) -> InputImage:
+    """Return an open image as an input of tiled inference, for as long as it is open."""
+    if isinstance(reader, DecodedImage):
+        return InputImage(reader.pixels, path)
+    return InputImage(torch.zeros(3, 0, 0, dtype=torch.uint8), path, windows=reader)
 
 
 def iter_inputs(

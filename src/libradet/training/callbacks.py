@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from libradet.evaluation.visualize import plot_predictions_grid
+from libradet.inference.tiles import make_tiling
 from libradet.inference.visualize import save_image
 from libradet.training.loss_reader import StepLosses
 from libradet.training.module import DetectorModule
@@ -101,8 +102,15 @@ class LogValPredictions(pl.Callback):
         data = module.data
         if not (self._num_images and trainer.is_global_zero and data.val_set) or trainer.sanity_checking:
             return
-        options = {"num_images": self._num_images, "score_thresh": DRAWN_SCORE_THRESH, "proposals": data.val_proposals}
-        grid = plot_predictions_grid(module.detector, data.val_set, **options)
+        grid = plot_predictions_grid(
+            module.detector,
+            data.val_set,
+            num_images=self._num_images,
+            score_thresh=DRAWN_SCORE_THRESH,
+            proposals=data.val_proposals,
+            tiling=make_tiling(module.detector, data.tiles),
+            batch_size=data.batch_size,
+        )
         save_image(grid, predictions_path(self._folder, module.epoch_of_last_batch))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

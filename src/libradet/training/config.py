@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from libradet.data.transforms.entries import encode_entries
 from libradet.errors import UserError
+from libradet.geometry.tiles import MIN_AREA_RATIO, as_tiles
 from libradet.utils.ranges import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -88,6 +89,12 @@ class TrainConfig:
         repeat_factor_thresh: classes in a smaller fraction of the training images are rare: their images occur up to
             sqrt(repeat_factor_thresh / fraction) times in an epoch (repeat-factor sampling of LVIS, Gupta et al.,
             2019); 0 repeats none.
+        tiles: size in pixels and overlap as a fraction, such as 640 0.2: train on tiles of the images, each resized to
+            the size of training, and validate on merged detections of tiles, as evaluate --tiles does.
+        tile_min_area_ratio: share of an object's area from which on it is an object of a tile (as in SAHI, Akyon et
+            al., 2022); smaller parts are background.
+        tile_empty_fraction: fraction of the tiles without objects that are trained on in an epoch, others in each; 0
+            leaves all of them out.
         check_val_every_n_epoch: epochs between two validations; the last epoch is always validated.
         patience: stop after this many validations without improvement; null trains all epochs.
         save_every_n_minutes: minutes between two writes of last.ckpt inside an epoch.
@@ -149,6 +156,9 @@ class TrainConfig:
     augmentations: list[str] = field(default_factory=list)
     no_aug_epochs: NonNegativeInt = 0
     repeat_factor_thresh: UnitInterval = 0.0
+    tiles: list[float] | None = None
+    tile_min_area_ratio: UnitInterval = MIN_AREA_RATIO
+    tile_empty_fraction: UnitInterval = 1.0
     check_val_every_n_epoch: PositiveInt = 1
     patience: PositiveInt | None = None
     save_every_n_minutes: NonNegativeFloat = 10.0
@@ -168,6 +178,7 @@ class TrainConfig:
         jitter = self.scale_jitter
         if jitter is not None and not (len(jitter) == 2 and 0 < jitter[0] <= jitter[1]):
             raise UserError(f"scale_jitter is {list(jitter)}: it must be two positive factors, the smaller one first")
+        self.tiles = None if self.tiles is None else [float(value) for value in as_tiles(self.tiles)]
 
     @property
     def world_size(self) -> int:

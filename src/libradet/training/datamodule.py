@@ -19,12 +19,15 @@ from libradet.data.proposals.precomputed import PrecomputedProposals
 from libradet.data.read import read
 from libradet.data.records import Dataset
 from libradet.data.sampler import GroupedBatchSampler
+from libradet.data.tile_batches import TileBatches
+from libradet.data.tiling import TileCounts, tile_dataset
 from libradet.data.transforms.augmentation import HFLIP_ONLY, Augmentation
 from libradet.data.transforms.custom import check_transforms
 from libradet.data.transforms.resize import Size
 from libradet.data.validation.report import Report, merge
 from libradet.errors import UserError
 from libradet.evaluation.classes import match_classes
+from libradet.geometry.tiles import MIN_AREA_RATIO, TilesLike, as_tiles
 from libradet.utils.workers import default_num_workers
 
 
@@ -51,9 +54,15 @@ class DetectorData(pl.LightningDataModule):
         bit_depth: of the values in 16-bit files: ``Detector.bit_depth``.
         repeat_factor_thresh: images with rarer classes occur several times in an epoch, see
             :mod:`libradet.data.repeat_factors`.
+        tiles: size and overlap of tiles to train and validate on, such as (640, 0.2).
+        tile_min_area_ratio: see :func:`libradet.data.tiling.tile_dataset`.
+        tile_empty_fraction: fraction of the tiles without objects in each epoch.
 
     Attributes:
         augmentation: may be set until training starts.
+        train_set: with ``tiles``, one record for each tile.
+        tile_counts: how the training images were cut; None without ``tiles``.
+        val_tiles: validation batches of this process, once they are created; None without ``tiles``.
 
     Raises:
         UserError: the data cannot be used for training.
@@ -77,12 +86,22 @@ class DetectorData(pl.LightningDataModule):
         batch_invariant_padding: bool = False,
         repeat_factor_thresh: float = 0.0,
         bit_depth: int = DEFAULT_BIT_DEPTH,
+        tiles: TilesLike | None = None,
+        tile_min_area_ratio: float = MIN_AREA_RATIO,
+        tile_empty_fraction: float = 1.0,
     ) -> None:
         super().__init__()
         if not isinstance(train_set, Dataset):
             train_masks = augmentation.copy_paste_prob > 0
             train_set, own_val_set, _ = read_splits(Path(train_set), masks=masks, train_masks=train_masks)
             val_set = val_set or own_val_set
+        self.tiles = None if tiles is None else as_tiles(tiles)
+        self.tile_counts: TileCounts | None = None
+        self.val_tiles: TileBatches | None = None
+        if self.tiles is not None:
+            keep_empty = tile_empty_fraction > 0
+            train_set, self.tile_counts = tile_dataset(train_set, self.tiles, tile_min_area_ratio, keep_empty)
+            _require_objects(train_set, tile_min_area_ratio)
         self.train_set, self.val_set = train_set, val_set
         self.train_proposals, self.val_proposals = train_proposals, val_proposals
         self.masks = masks
@@ -99,8 +118,10 @@ class DetectorData(pl.LightningDataModule):
             size_divisible=size_divisible,
             seed=seed,
             repeat_factor_thresh=repeat_factor_thresh,
+            empty_fraction=tile_empty_fraction if self.tiles else 1.0,
             bit_depth=bit_depth,
         )
+        self._size_divisible, self._bit_depth = size_divisible, bit_depth
         self._train_sampler: GroupedBatchSampler | None = None
 
     @property
@@ -116,8 +137,9 @@ class DetectorData(pl.LightningDataModule):
     @property
     def cache_bytes(self) -> int:
         """Size of the cache of one process."""
-        val_bytes = 0 if self.val_set is None else cache_bytes([self.val_set], self.size)
-        return val_bytes + cache_bytes([self.train_set], self.size, self.augmentation.max_scale)
+        # Tiles of validation images are read once per validation, each image decoded once.
+        val_sets = [self.val_set] if self.val_set is not None and self.tiles is None else []
+        return cache_bytes(val_sets, self.size) + cache_bytes([self.train_set], self.size, self.augmentation.max_scale)
 
     def count_batches(self, world_size: int) -> int:
         """Return the training batches of each of ``world_size`` processes per epoch."""
@@ -149,12 +171,25 @@ class DetectorData(pl.LightningDataModule):
         self._train_sampler.set_start(start)
         return loader
 
-    def val_dataloader(self) -> DataLoader | list:
-        """Return this process's share of the validation images; nothing without validation images."""
+    def val_dataloader(self) -> DataLoader | TileBatches | list:
+        """Return this process's share of the validation images or their tiles; nothing without validation images."""
         if self.val_set is None:
             return []
         trainer = self.trainer
         assert trainer is not None
+        if self.tiles is not None:
+            self.val_tiles = TileBatches(
+                self.val_set,
+                self.tiles,
+                size=self.size,
+                batch_size=self.batch_size,
+                size_divisible=self._size_divisible,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+                bit_depth=self._bit_depth,
+                batch_invariant_padding=self._batch_invariant_padding,
+            )
+            return self.val_tiles
         cache = self._get_cache(trainer, training=False)
         return self._loader(trainer.global_rank, trainer.world_size, training=False, cache=cache)
 
@@ -206,6 +241,14 @@ class DetectorData(pl.LightningDataModule):
             world_size=world_size,
             cache=cache,
             batch_invariant_padding=self._batch_invariant_padding and not training,
+        )
+
+
+def _require_objects(tiled: Dataset, min_area_ratio: float) -> None:
+    if not any(image.has_objects for image in tiled.images):
+        raise UserError(
+            f"{tiled.root}, {tiled.split}: no tile holds an object to {min_area_ratio:g} of its area; use larger tiles "
+            "or a lower tile_min_area_ratio"
         )
 
 

@@ -13,6 +13,8 @@ from libradet.data.repeat_factors import count_objects
 from libradet.errors import UserError
 from libradet.evaluation.coco import Metrics, primary_metric, scalars
 from libradet.evaluation.evaluator import CocoEvaluator, build_evaluator
+from libradet.inference.run_model import OnBatch
+from libradet.inference.tiles import TileMerger, make_tiling
 from libradet.models.class_balance import needs_frequencies
 from libradet.models.detector import Detector
 from libradet.training.config import TrainConfig
@@ -55,6 +57,7 @@ class DetectorModule(pl.LightningModule):
         self.metrics: Metrics = {}
         self._identity = identity
         self._evaluator: CocoEvaluator | None = None
+        self._on_batch: OnBatch | None = None
         self._loaded_step = 0
 
     @property
@@ -124,17 +127,21 @@ class DetectorModule(pl.LightningModule):
         data = self.data
         assert data.val_set is not None
         self._evaluator, _ = build_evaluator(self.detector, data.val_set)
+        self._on_batch = self._evaluator.update
+        if tiling := make_tiling(self.detector, data.tiles):
+            assert data.val_tiles is not None
+            self._on_batch = TileMerger(data.val_tiles, self._evaluator.update, tiling).update
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the detections of a batch."""
-        assert self._evaluator is not None
-        self._evaluator.update(self.detector(batch), batch)
+        assert self._on_batch is not None
+        self._on_batch(self.detector(batch), batch)
 
     def on_validation_epoch_end(self) -> None:
         """Compute and log COCO metrics, the same in every process."""
         assert self._evaluator is not None
         self.metrics = self._evaluator.compute()
-        self._evaluator = None
+        self._evaluator = self._on_batch = None
         # Without objects the monitored metric is NaN: all models are equal, and the latest is kept.
         logged = {primary_metric(self.metrics): float("nan")} | scalars(self.metrics)
         tensors = {f"val/{name}": torch.tensor(value) for name, value in logged.items()}

@@ -44,7 +44,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter)
 
 
 _FLAGS = [f"--{f.name}" for f in fields(TrainConfig) if f.type is bool]
-_LISTS = ("--logger",)
+_LISTS = ("--logger", "--tiles")
 _OTHER_OPTIONS = ("config", "resume", "help", "print_config")
 _NAMES = ("model", "backbone", "weights")
 
@@ -160,7 +160,7 @@ def _join_lists(argv: Sequence[str]) -> list[str]:
     items: list[str] | None = None
     for word in [*argv, "--"]:
         if items is not None and word.startswith("-"):
-            is_list = len(items) == 1 and items[0].startswith("[")
+            is_list = len(items) == 1 and (items[0].startswith("[") or items[0] == "null")
             words.append(items[0] if is_list else f"[{', '.join(items)}]")
             items = None
         if items is not None:

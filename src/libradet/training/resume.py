@@ -13,6 +13,7 @@ import torch
 from libradet.data.records import Dataset, ImageRecord
 from libradet.data.transforms.describe import describe
 from libradet.errors import UserError
+from libradet.geometry.tiles import MIN_AREA_RATIO
 from libradet.training.config import TrainConfig
 from libradet.training.run_files import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
 from libradet.utils.text import summarize_list
@@ -23,9 +24,10 @@ class RunIdentity:
     """Settings and data that must not change between the parts of a run, kept in its checkpoints.
 
     Attributes:
-        num_images: in the training split.
+        num_images: in the training split, whole ones.
         world_size: number of processes that train together.
         augmentations: users' own transforms as text, see :func:`libradet.data.transforms.describe.describe`.
+        tiles: size and overlap of the tiles of the images.
         train_data, val_data: see :func:`fingerprint`; empty without validation images.
     """
 
@@ -51,6 +53,9 @@ class RunIdentity:
     gaussian_blur: float = 0.0
     gaussian_noise: float = 0.0
     augmentations: list[str] = field(default_factory=list)
+    tiles: list[float] | None = None
+    tile_min_area_ratio: float = MIN_AREA_RATIO
+    tile_empty_fraction: float = 1.0
 
 
 DEFAULTS = {f.name: f.default for f in fields(RunIdentity) if f.default is not MISSING} | {"augmentations": []}
@@ -221,6 +226,8 @@ def diff_datasets(before: Sequence[int], now: Sequence[int], dataset: Dataset) -
 def _hash_image(image: ImageRecord) -> int:
     content = blake2b(digest_size=8)
     content.update(f"{image.path.name}\n{image.width} {image.height} {image.apply_exif}".encode(errors="replace"))
+    if image.tile is not None:
+        content.update(repr(image.tile).encode())
     for column in (image.boxes, image.labels, image.crowd):
         content.update(column.tobytes())
     for segmentation in image.segmentations or ():

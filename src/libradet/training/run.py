@@ -212,7 +212,7 @@ def _run_missed_validation(setup: TrainSetup, module: DetectorModule, loggers: l
 
 def _describe_failure(setup: TrainSetup, losses: StepLosses, step: int) -> str:
     terms = ", ".join(f"{name} {value:g}" for name, value in losses.losses.items())
-    images = ", ".join(setup.data.train_set.images[i].path.name for i in losses.image_indices)
+    images = ", ".join(setup.data.train_set.images[i].name for i in losses.image_indices)
     subject = "weights are" if losses.is_finite else "the loss is"
     return (
         f"{subject} not finite (step {step}: {terms}); images in the batch: {images}\n"

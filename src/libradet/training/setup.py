@@ -115,6 +115,8 @@ def setup_training(
     for path in (config.proposals, config.val_proposals or config.proposals):
         check_config_proposals(detector_config, path)
     check_mixing(make_augmentation(config, transforms=transforms), config.proposals is not None)
+    if config.tiles is not None and detector_config.requires_proposals:
+        raise UserError(f"{detector_config.model} uses precomputed proposals, those of whole images: leave out tiles")
     train_set, val_set, report = _read_data(config, with_masks=detector_config.mask is not None, on_report=on_report)
     on_gpu = torch.cuda.is_available()
     _check_devices(config, on_gpu)
@@ -123,8 +125,6 @@ def setup_training(
     from_checkpoint = resume is not None and has_checkpoint(resume)
     model = _build(config, detector, train_set.class_names, from_checkpoint)
     model.config.category_ids = tuple(train_set.category_ids)
-    if needs_frequencies(model.config):
-        model.set_class_frequencies(count_objects(train_set))
     set_activation_checkpointing(model.backbone.body, config.activation_checkpointing)
     if config.layer_decay is not None:
         parameter_depths(model)  # refuses a backbone without stages
@@ -134,6 +134,8 @@ def setup_training(
     if config.world_size > 1:
         convert_sync_batchnorm(model, on_gpu)
     data = _make_data(config, model, train_set, val_set, train_proposals, val_proposals)
+    if needs_frequencies(model.config):
+        model.set_class_frequencies(count_objects(data.train_set))
     data.check_transforms(transforms)
     if config.cache:
         check_free_space(config.cache, data.cache_bytes * config.devices, folder)
@@ -243,6 +245,9 @@ def _make_data(
         batch_invariant_padding=model.config.image.batch_invariant_padding,
         bit_depth=model.bit_depth,
         repeat_factor_thresh=config.repeat_factor_thresh,
+        tiles=config.tiles,
+        tile_min_area_ratio=config.tile_min_area_ratio,
+        tile_empty_fraction=config.tile_empty_fraction,
     )
 
 

@@ -5,6 +5,7 @@ from rich.table import Table
 from libradet.data.bit_depth import describe_bit_depth
 from libradet.data.cache import format_bytes
 from libradet.data.repeat_factors import describe_repeats
+from libradet.data.tiff import is_windowed
 from libradet.data.transforms.describe import name_of
 from libradet.training.optim import total_steps
 from libradet.training.setup import TrainSetup
@@ -18,6 +19,7 @@ def summarize_setup(setup: TrainSetup) -> Table:
     facts = {
         "model": _model(setup),
         "images": _images(setup),
+        **_tiles(setup),
         **_proposals(setup),
         **_augmentation(setup),
         **_cache(setup),
@@ -30,7 +32,8 @@ def summarize_setup(setup: TrainSetup) -> Table:
     if setup.detector.reinitialized_layers:
         layers = ", ".join(setup.detector.reinitialized_layers)
         facts["random init"] = f"{layers}: not loaded from {setup.config.weights}"
-    if dark := describe_bit_depth([image.path for image in setup.data.train_set.images], setup.detector.bit_depth):
+    paths = list(dict.fromkeys(image.path for image in setup.data.train_set.images))
+    if dark := describe_bit_depth(paths, setup.detector.bit_depth):
         facts["warning"] = dark
     state = setup.resume_state
     if state.path is not None:
@@ -61,6 +64,38 @@ def _images(setup: TrainSetup) -> str:
     return f"shorter side {short}, longer side at most {long}; {config.effective_batch_size} per step on {processes}"
 
 
+def _tiles(setup: TrainSetup) -> dict[str, str]:
+    """Return how images are cut into tiles, what becomes of objects at their borders, and what decoding costs."""
+    config, counts = setup.config, setup.data.tile_counts
+    if config.tiles is None or counts is None:
+        return {}
+    size, overlap = config.tiles
+    facts = {"tiles": f"{counts.tiles:,} of {size:g} px with an overlap of {overlap:g} in {counts.images:,} images"}
+    if counts.empty:
+        fraction = config.tile_empty_fraction
+        used = "" if fraction == 1 else ", left out" if fraction == 0 else f", {fraction:g} of them in each epoch"
+        facts["tiles"] += f"; {counts.empty:,} without objects{used}"
+    if counts.clipped or counts.background:
+        facts["borders"] = (
+            f"{counts.clipped:,} parts of objects are clipped to tiles; {counts.background:,} parts below "
+            f"{config.tile_min_area_ratio:g} of the object's area are background"
+        )
+    if counts.lost:
+        facts["lost"] = f"{counts.lost:,} objects are in no tile; a larger overlap or size keeps them"
+    if config.cache is None and (slow := _count_decoded_tiles(setup)):
+        facts["decoding"] = (
+            f"{slow:,} tiles decode their whole image each time: --cache disk decodes it once, TIFF files in tiles or "
+            "strips are read by window"
+        )
+    return facts
+
+
+def _count_decoded_tiles(setup: TrainSetup) -> int:
+    images = [image for image in setup.data.train_set.images if image.tile is not None]
+    has_windows = {path: is_windowed(path) for path in {image.path for image in images}}
+    return sum(not has_windows[image.path] for image in images)
+
+
 def _proposals(setup: TrainSetup) -> dict[str, str]:
     both = (setup.data.train_proposals, setup.data.val_proposals)
     files = dict.fromkeys(f"{p.file.path} (top {p.num_proposals} per image)" for p in both if p is not None)
@@ -88,7 +123,8 @@ def _augmentation(setup: TrainSetup) -> dict[str, str]:
     if config.copy_paste_prob:
         parts.append(f"copy-paste {config.copy_paste_prob:g}{until}")
     if config.repeat_factor_thresh:
-        parts.append(describe_repeats(setup.data.train_set, config.repeat_factor_thresh))
+        empty_fraction = config.tile_empty_fraction if config.tiles else 1.0
+        parts.append(describe_repeats(setup.data.train_set, config.repeat_factor_thresh, empty_fraction))
     if config.mixup_prob:
         parts.append(f"mixup {config.mixup_prob:g}{until}")
     switches = ("vflip_prob", "rotate90_prob", "color_jitter", "gaussian_blur", "gaussian_noise")
