@@ -74,8 +74,7 @@ class RPNHead(nn.Module):
 
     def forward(self, features: Sequence[Float[Tensor, "B C _ _"]]) -> RPNOutput:
         """Return the predictions for every anchor of every level."""
-        cells = sum(x.shape[2] * x.shape[3] for x in features)
-        if not is_supported(self.convs, self.config.sampling.batch_size_per_image, cells):
+        if not is_supported(self.convs, self.config.sampling.batch_size_per_image, features):
             return self.with_anchors(*self.predict(features), features)
         with torch.no_grad():
             return self.with_anchors(*self.predict(features), features)._replace(features=features)

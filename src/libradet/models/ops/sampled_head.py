@@ -17,16 +17,17 @@ from torch import Tensor, nn
 KERNEL = 3
 
 
-def is_supported(convs: nn.ModuleList, samples_per_image: int, cells: int) -> bool:
+def is_supported(convs: nn.ModuleList, samples_per_image: int, features: Sequence[Float[Tensor, "B C _ _"]]) -> bool:
     """Return whether the backward pass may use sampled positions only: for one plain 3x3 convolution, and few samples.
 
     Up to this number of samples, their neighborhoods need no more memory than the hidden map of the dense head. A
-    compiler gets the dense head, whose passes it fuses.
-
-    Args:
-        cells: of all levels of an image.
+    compiler gets the dense head, whose passes it fuses, and so does a GPU, which sums the neighborhoods in no fixed
+    order.
     """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or len(convs) != 1:
+    cells = sum(x.shape[2] * x.shape[3] for x in features)
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or features[0].device.type != "cpu":
+        return False
+    if len(convs) != 1:
         return False
     # Wrapped or parametrized convolutions are other functions of their weight.
     return type(convs[0]) is nn.Conv2d and KERNEL**2 * samples_per_image <= cells
