@@ -1,6 +1,8 @@
 """Detectors of libradet and torchvision with the shared weights, ready for a step."""
 
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import Case, Contender
-from benchmarks.synthetic_inputs import SyntheticInputs, to_batch, to_torchvision
+from benchmarks.synthetic_inputs import SyntheticInputs, make_inputs, to_batch, to_torchvision
 
 
 class ModelUnderTest(NamedTuple):
@@ -17,10 +19,12 @@ class ModelUnderTest(NamedTuple):
     Attributes:
         model: module with the parameters.
         call: returns detections of the inputs, or losses by name.
+        autocast: bf16 is computed by autocast; otherwise weights are converted.
     """
 
     model: nn.Module
     call: Callable[[], Any]
+    autocast: bool = True
 
 
 def build_libradet(case: Case, weights: Path):
@@ -67,6 +71,8 @@ def prepare_libradet(model, case: Case, contender: Contender, inputs: SyntheticI
     model.train(case.task == "train")
     if model.training:
         module = torch.compile(model, dynamic=False) if contender.variant == "compiled" else model
+    elif contender.precision == "int8":
+        module = _export_int8(model, case, contender.variant)
     elif contender.variant == "eager":
         module = libradet.optimize(model, precision=contender.precision)
     else:
@@ -74,7 +80,19 @@ def prepare_libradet(model, case: Case, contender: Contender, inputs: SyntheticI
         model.config.image.size = (min(case.size), max(case.size))
         image = inputs.images[0].permute(1, 2, 0).numpy()
         module = libradet.optimize(model, engine=contender.variant, precision=contender.precision, image=image)
-    return ModelUnderTest(model, lambda: module(batch))
+    return ModelUnderTest(model, lambda: module(batch), autocast=case.task == "train")
+
+
+def _export_int8(model, case: Case, runtime: str):
+    """Return an exported file of the detector, quantized with the ranges of activations on four images."""
+    import libradet
+
+    images = [make_inputs(replace(case, batch=1), seed).images[0].permute(1, 2, 0).numpy() for seed in range(4)]
+    size = min(case.size), max(case.size)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        libradet.export_model(model, path, size=size, embed_preprocess=False, calibration_images=images)
+        return libradet.load_model(path, runtime=runtime)
 
 
 def prepare_torchvision(case: Case, layout: str, inputs: SyntheticInputs, weights: Path) -> ModelUnderTest:

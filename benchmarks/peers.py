@@ -1,4 +1,4 @@
-"""Install other libraries for the benchmark, each in an environment of its own under build/peers/.
+"""Install other libraries and OpenVINO for the benchmark, each in an environment of its own under build/peers/.
 
 python -m benchmarks.peers
 
@@ -17,7 +17,7 @@ from benchmarks.processes import ROOT
 
 REQUIREMENTS = ROOT / "benchmarks" / "peer_requirements"
 FOLDER = ROOT / "build" / "peers"
-PEERS = ("mmdetection", "ultralytics")
+PEERS = ("mmdetection", "ultralytics", "openvino")
 MODULES = {"mmdetection": "mmdet", "detectron2": "detectron2"}
 
 

@@ -303,7 +303,8 @@ class BenchmarkRun:
         }
         if turn.contender.library == "before":
             job["source"] = self.args.against
-        if turn.contender.library in PEERS and (python := python_of(turn.contender.library)):
+        environment = "openvino" if turn.contender.variant == "openvino" else turn.contender.library
+        if environment in PEERS and (python := python_of(environment)):
             job["python"] = python
         name = f"{turn.case.name}: {turn.name}, round {item.round + 1}"
         result = self._run(name, self._estimate_turn(item, turn), "step", **job)

@@ -40,7 +40,8 @@ def measure_step(
     step = make_step(subject, case, contender.precision)
     before = _peak_mib()
     first = last = _time(step)
-    if first < SLOW_STEP or contender.variant == "compiled":
+    is_warm = first < SLOW_STEP or replay_kernels or contender.variant == "compiled"
+    if is_warm:
         last = _time(step)
     steps = max(1, min(steps, int(seconds / last)))
     result: dict[str, Any] = {"preparation": preparation, "first": first, "before": before, "peak": _peak_mib()}
@@ -52,9 +53,9 @@ def measure_step(
         result |= {"flops": replay.flops, "peak_flops": peak_flops, "layout": replay.layout}
     for _ in range(steps):
         result["seconds"].append(_time(step))
-        if replay is None:
-            result["peak"] = _peak_mib()
-        else:
+        if not is_warm and len(result["seconds"]) == 1:
+            result["peak"] = _peak_mib()  # after two steps, as that of the others
+        if replay is not None:
             result["kernels"].append(_time(replay.run))
     if reference:
         from benchmarks.agreement import compare_detections
@@ -65,7 +66,7 @@ def measure_step(
 
 def make_step(subject: ModelUnderTest, case: Case, precision: str) -> Callable[[], Any]:
     """Return a function that runs one step: inference, or losses, gradients and the optimizer's step."""
-    cast = {"dtype": torch.bfloat16, "enabled": precision == "bf16"}
+    cast = {"dtype": torch.bfloat16, "enabled": precision == "bf16" and subject.autocast}
 
     def infer() -> Any:
         with torch.inference_mode(), torch.autocast("cpu", **cast):
