@@ -7,7 +7,7 @@ from PIL import Image
 
 from libradet.errors import UserError
 from libradet.inference.predict import predict
-from libradet.utils.warnings_filter import supervision as sv
+from libradet.utils.quiet_supervision import supervision as sv
 from tests.helpers.fake_detectors import FixedDetector
 
 BOXES = [(0.25, 0.5, 0.75, 1.0), (0.0, 0.0, 0.5, 0.5), (-0.5, -0.25, 1.5, 1.25)]

@@ -6,7 +6,7 @@ from PIL import Image
 
 from libradet.inference.visualize import GridRow, class_color, draw_detections, draw_grid, save_image
 from libradet.utils.palette import OKABE_ITO
-from libradet.utils.warnings_filter import supervision as sv
+from libradet.utils.quiet_supervision import supervision as sv
 
 
 def rgb(color):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from libradet.errors import UserError
 from libradet.inference.writers import assign_image_ids, format_summary, predict_files
-from libradet.utils.warnings_filter import supervision as sv
+from libradet.utils.quiet_supervision import supervision as sv
 from tests.helpers.fake_detectors import FixedDetector
 
 

@@ -16,7 +16,7 @@ from libradet.data.segmentations import segmentation_to_json
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
 from libradet.interop.supervision import from_supervision, to_supervision, write_folder
-from libradet.utils.warnings_filter import supervision as sv
+from libradet.utils.quiet_supervision import supervision as sv
 from tests.helpers.data_building import records, sample_image, write
 
 

@@ -58,6 +58,14 @@ def best_iou(
     Args:
         min_claim: objects whose largest IoU is lower claim no candidate.
     """
+    return BestIoU(*_best_iou(candidates.detach(), gt_boxes.detach(), gt_valid, min_claim))
+
+
+# One operator: the sizes of its intermediate tensors depend on data.
+@torch.library.custom_op("libradet::best_iou", mutates_args=())
+def _best_iou(
+    candidates: Tensor, gt_boxes: Tensor, gt_valid: Tensor, min_claim: float
+) -> tuple[Tensor, Tensor, Tensor]:
     batch, number = candidates.shape[:2]
     dtype = torch.promote_types(candidates.dtype, gt_boxes.dtype)
     candidates, gt_boxes = candidates.to(dtype), gt_boxes.to(dtype)
@@ -84,7 +92,7 @@ def best_iou(
 
     first = torch.arange(batch)[:, None] * gt_boxes.shape[1]
     row, claimed = restore(row).long(), restore(claimed)
-    return BestIoU(restore(iou), (row - first).clamp(min=0), torch.where(claimed >= 0, claimed - first, -1))
+    return restore(iou).contiguous(), (row - first).clamp(min=0), torch.where(claimed >= 0, claimed - first, -1)
 
 
 def _blocks(candidates: Tensor, gt_boxes: Tensor, gt_valid: Tensor) -> _Blocks:

@@ -82,11 +82,22 @@ def ignore_in_crowd(
     Args:
         crowd: which ground truths are crowd regions.
     """
-    if _is_eager_on_cpu(candidates):
-        columns = crowd.any(0).nonzero().squeeze(1)
-        if not len(columns):
-            return matches
-        gt_boxes, crowd = gt_boxes[:, columns], crowd[:, columns]
-    inside = pairwise_iof(candidates, gt_boxes).masked_fill(~crowd[:, None, :], 0).amax(dim=2)
+    compute = _crowd_iof_of_columns if _is_eager_on_cpu(candidates) else _crowd_iof
+    inside = compute(candidates, gt_boxes, crowd)
     gt = torch.where((matches.gt == NEGATIVE) & (inside > ignore_iof_thresh), IGNORED, matches.gt)
     return Matches(gt, matches.iou)
+
+
+def _crowd_iof(candidates: Tensor, gt_boxes: Tensor, crowd: Tensor) -> Float[Tensor, "B N"]:
+    """Return the largest share of each candidate that lies in one crowd region."""
+    return pairwise_iof(candidates, gt_boxes).masked_fill(~crowd[:, None, :], 0).amax(dim=2)
+
+
+# One operator: the sizes of its intermediate tensors depend on data.
+@torch.library.custom_op("libradet::crowd_iof", mutates_args=())
+def _crowd_iof_of_columns(candidates: Tensor, gt_boxes: Tensor, crowd: Tensor) -> Tensor:
+    """Compute it for columns with a crowd region in any image: mostly none."""
+    columns = crowd.any(0).nonzero().squeeze(1)
+    if not len(columns):
+        return candidates.new_zeros(candidates.shape[:2])
+    return _crowd_iof(candidates, gt_boxes[:, columns], crowd[:, columns])

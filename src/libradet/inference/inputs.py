@@ -93,7 +93,7 @@ def video_info(path: Path) -> "supervision.VideoInfo":
     Raises:
         UserError: the file is missing or cannot be read as a video.
     """
-    from libradet.utils.warnings_filter import supervision as sv
+    from libradet.utils.quiet_supervision import supervision as sv
 
     if not path.is_file():
         raise UserError(f"{path}: no such video; check the path")
@@ -108,7 +108,7 @@ def video_info(path: Path) -> "supervision.VideoInfo":
 
 def video_frames(path: Path) -> Iterator[InputImage]:
     """Yield the frames of a video. Raises UserError as :func:`video_info` does."""
-    from libradet.utils.warnings_filter import supervision as sv
+    from libradet.utils.quiet_supervision import supervision as sv
 
     video_info(path)
     for number, frame in enumerate(sv.get_video_frames_generator(str(path))):

@@ -34,7 +34,7 @@ def postprocess(
         compact_masks: return masks as ``supervision.CompactMask``, if this version of supervision has it: hundreds of
             masks of a large image do not fit into memory as arrays.
     """
-    from libradet.utils.warnings_filter import supervision as sv
+    from libradet.utils.quiet_supervision import supervision as sv
 
     boxes, scores = (t.cpu().float().numpy() for t in (detections.boxes, detections.scores))
     labels, valid = (t.cpu().numpy() for t in (detections.labels, detections.valid))
@@ -77,7 +77,7 @@ def _paste_compact(
     masks: Float[Tensor, "D M M"], boxes: Float64[ndarray, "D 4"], height: int, width: int
 ) -> "supervision.CompactMask":
     """Return the same masks, each stored inside its window."""
-    from libradet.utils.warnings_filter import supervision as sv
+    from libradet.utils.quiet_supervision import supervision as sv
 
     windows = list(paste_masks(masks.float().numpy(), boxes, height, width))
     # Both ends of supervision's crops are inside.

@@ -8,7 +8,7 @@ import numpy as np
 from libradet.errors import UserError
 from libradet.inference.inputs import video_info
 from libradet.inference.visualize import RGB
-from libradet.utils.warnings_filter import supervision as sv
+from libradet.utils.quiet_supervision import supervision as sv
 
 
 class VideoWriter:

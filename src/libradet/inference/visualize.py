@@ -12,7 +12,7 @@ from numpy import ndarray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from libradet.utils.palette import FAINT, INK, OKABE_ITO, PAPER
-from libradet.utils.warnings_filter import supervision as sv
+from libradet.utils.quiet_supervision import supervision as sv
 
 RGB = UInt8[ndarray, "_ _ 3"]
 

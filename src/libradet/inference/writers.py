@@ -26,7 +26,7 @@ from libradet.inference.visualize import draw_detections, save_image
 from libradet.predictor import Predictor, bit_depth_of
 from libradet.utils.atomic_io import atomic_json_list, write_json
 from libradet.utils.progress import progress_bar
-from libradet.utils.warnings_filter import supervision as sv
+from libradet.utils.quiet_supervision import supervision as sv
 
 PREDICTIONS_FILE, IMAGES_FILE, PROPOSALS_FILE = "predictions.json", "images.json", "proposals.safetensors"
 

@@ -25,7 +25,7 @@ from libradet.data.validation.split import validate_split
 from libradet.errors import UserError
 from libradet.utils.atomic_io import atomic_folder
 from libradet.utils.text import summarize_list
-from libradet.utils.warnings_filter import supervision as sv
+from libradet.utils.quiet_supervision import supervision as sv
 
 SEGMENTATION = "coco_raw_segmentation"
 

@@ -46,6 +46,10 @@ class Detector(nn.Module):
         UserError: heads that cannot be combined, or values out of range.
     """
 
+    # Set by an engine: computes what compute_dense does, from normalized images.
+    dense_engine: Callable[[Tensor], list[Tensor]] | None = None
+    engine_report: Any = None
+
     def __init__(self, config: DetectorConfig, pretrained: bool | BackboneWeights = False) -> None:
         super().__init__()
         validate_config(config)
@@ -54,9 +58,6 @@ class Detector(nn.Module):
         self.reinitialized_layers: list[str] = []
         # Set by optimize, which fuses norms into convolutions: the layers differ from those of a file.
         self.is_optimized = False
-        # Set by an engine: computes what compute_dense does, from normalized images.
-        self.dense_engine: Callable[[Tensor], list[Tensor]] | None = None
-        self.engine_report: Any = None
         self.backbone = Backbone(config.backbone, pretrained)
         self.pyramid = build_pyramid(self.backbone, config)
         self.strides = self.pyramid.strides

@@ -1,16 +1,9 @@
-"""Import and call other libraries without their warnings and log messages."""
+"""Call other libraries without their warnings and log messages."""
 
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-with warnings.catch_warnings():
-    # supervision recommends OpenCV on import; Pillow is enough here.
-    warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
-    import supervision
-
-__all__ = ["silence_loggers", "supervision"]
 
 
 @contextmanager
