@@ -19,8 +19,8 @@ from libradet.inference.predict import predict, predict_stream
 from libradet.inference.tiles import Tiling
 from libradet.inference.visualize import GridRow, draw_grid
 from libradet.models.detector import Detector
-from libradet.utils.spacing import evenly_spaced
 from libradet.utils.quiet_supervision import supervision as sv
+from libradet.utils.spacing import evenly_spaced
 
 MAX_DRAWN_SIDE = 2048
 """Longest side of an image in a grid with tiles."""

@@ -24,8 +24,8 @@ from libradet.data.validation.report import Report, merge
 from libradet.data.validation.split import validate_split
 from libradet.errors import UserError
 from libradet.utils.atomic_io import atomic_folder
-from libradet.utils.text import summarize_list
 from libradet.utils.quiet_supervision import supervision as sv
+from libradet.utils.text import summarize_list
 
 SEGMENTATION = "coco_raw_segmentation"
 
