@@ -124,7 +124,7 @@ def test_wrong_results_are_refused(make, message):
 
 
 @pytest.mark.parametrize(
-    "content", ["[1, 2]", "a: 3", "transform: 3", "transform: {__class_fullname__: os.system}", "{", "transform: {}"]
+    "content", ["[1, 2]", "a: 3", "transform: 3", "transform: {__class_fullname__: Sharper}", "{", "transform: {}"]
 )
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "pipeline.yaml"

@@ -28,11 +28,11 @@ def machine(monkeypatch):
 
 def test_auto_follows_the_rule(machine):
     machine()
-    assert choose_engine("auto", "auto", "cpu") == ("compiled", "bf16")
+    assert choose_engine("auto", "auto", "cpu") == ("eager", "bf16")
     assert choose_engine("auto", "fp32", "cpu") == ("compiled", "fp32")
     assert choose_engine("auto", "fp32", "cuda") == ("eager", "fp32")
     machine(compiler=False)
-    assert choose_engine("auto", "auto", "cpu") == ("openvino", "bf16")
+    assert choose_engine("auto", "fp32", "cpu") == ("openvino", "fp32")
     machine(compiler=False, packages=())
     assert choose_engine("auto", "fp32", "cpu") == ("eager", "fp32")
     machine(compiler=False, avx512=False, bf16=False)

@@ -12,7 +12,7 @@ from PIL import Image
 import libradet
 from libradet.cli import main
 from libradet.data.synthesis.synthetic import synthesize
-from tests.helpers.exported_detectors import scene
+from tests.helpers.exported_detectors import scene, shape_checks_disabled, small_detector
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
 
@@ -38,6 +38,25 @@ def test_images_of_several_sizes_in_one_call(mask_rcnn_onnx):
         assert other["class_name"].tolist() == one["class_name"].tolist()
         assert (other.mask == one.mask).mean() > 0.999
         assert other.mask.shape == one.mask.shape
+
+
+@pytest.mark.parametrize("suffix", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
+def test_tiles(mask_rcnn_onnx, tmp_path, suffix):
+    model, path, image = mask_rcnn_onnx.model, mask_rcnn_onnx.exported, scene(170, 210)
+    if suffix == "pt2":
+        model, path = small_detector("faster_rcnn"), tmp_path / "model.pt2"
+        with shape_checks_disabled():
+            libradet.export_model(model, path)
+    exported = libradet.load_model(path)
+    settings = {"score_thresh": 0.1, "tiles": (80, 0.25), "batch_size": 4}
+    ours, theirs = (one.predict(image, **settings) for one in (model, exported))
+    assert len(ours) > 3
+    np.testing.assert_allclose(theirs.xyxy, ours.xyxy, atol=1e-2)
+    np.testing.assert_allclose(theirs.confidence, ours.confidence, atol=1e-3)
+    assert theirs["class_name"].tolist() == ours["class_name"].tolist()
+    assert (theirs.mask is None) == (ours.mask is None) == (suffix == "pt2")
+    if ours.mask is not None:
+        assert (np.asarray(theirs.mask) == np.asarray(ours.mask)).mean() > 0.999
 
 
 def test_example_needs_only_the_file(mask_rcnn_onnx, tmp_path, monkeypatch, capsys):

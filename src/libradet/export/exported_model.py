@@ -12,7 +12,9 @@ from libradet.data.batch import Batch
 from libradet.data.transforms.resize import Size
 from libradet.errors import UserError
 from libradet.export.metadata import ExportMetadata, RunFunction
+from libradet.geometry.tiles import TilesLike
 from libradet.inference.predict import predict
+from libradet.inference.tiles import TileMerge, make_tiling
 from libradet.structures import Detections
 
 if TYPE_CHECKING:
@@ -56,10 +58,19 @@ class ExportedModel:
         self.num_proposals = metadata.num_proposals
 
     def predict(
-        self, images, score_thresh: float = 0.5, size: Size | None = None, batch_size: int = 1, proposals=None
+        self,
+        images,
+        score_thresh: float = 0.5,
+        size: Size | None = None,
+        batch_size: int = 1,
+        proposals=None,
+        *,
+        tiles: TilesLike | None = None,
+        tile_merge: TileMerge = "nms",
     ) -> "supervision.Detections | list[supervision.Detections] | Iterator[supervision.Detections]":
         """Return the detections of one image or several; see :meth:`libradet.models.detector.Detector.predict`."""
-        return predict(self, images, score_thresh, size, batch_size, proposals)
+        tiling = make_tiling(self, tiles, tile_merge)
+        return predict(self, images, score_thresh, size, batch_size, proposals, tiling)
 
     def __call__(self, batch: Batch) -> Detections:
         """Return the detections of a batch, in pixels of its images."""
