@@ -63,7 +63,7 @@ def main() -> None:
     os.environ.update(INSTRUCTIONS.get(args.instructions, {}))
     from benchmarks.cases import ALL
     from benchmarks.publish import publish
-    from benchmarks.report import target_row, write_report
+    from benchmarks.report import group_left_out, target_row, write_report
     from benchmarks.run import BenchmarkRun, log
     from benchmarks.targets import evaluate_targets
 
@@ -80,7 +80,7 @@ def main() -> None:
         run.execute()
     log(f"\n{run.results.minutes:.1f} minutes")
     if run.results.left_out:
-        log(f"left out for time: {'; '.join(run.results.left_out)}\n")
+        log("left out for time:\n" + "\n".join(f"  {line}" for line in group_left_out(run.results.left_out)) + "\n")
     for target, value, wanted, outcome in map(target_row, evaluate_targets(run.results)):
         log(f"{target:70} {value:>24}  {wanted:16} {outcome}")
     log(f"\n{args.output.with_suffix('.md')}, {args.output.with_suffix('.json')}")

@@ -46,7 +46,11 @@ def results_section(results: Results, level: int = 2) -> Iterator[str]:
     yield _describe_machine(results)
     yield f"```\n{results.command}\n```\n"
     if results.left_out:
-        yield f"Left out by the time budget: {'; '.join(results.left_out)}.\n"
+        yield (
+            "Left out by the time budget:\n\n"
+            + "\n".join(f"- {line}" for line in group_left_out(results.left_out))
+            + "\n"
+        )
     for name, reason in results.unavailable.items():
         yield f"{name}: {reason}.\n"
     heading = "#" * (level + 1)
@@ -61,6 +65,18 @@ def results_section(results: Results, level: int = 2) -> Iterator[str]:
     for part in parts:
         yield f"{heading} {next(part)}\n"
         yield from part
+
+
+def group_left_out(names: list[str]) -> list[str]:
+    """Return one line for each case and round, with its contenders; other names as they are."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        case, _, turn = name.partition(": ")
+        contender, _, turn_round = turn.partition(", round ")
+        members = groups.setdefault(f"{case}, round {turn_round}" if turn_round else name, [])
+        if turn_round:
+            members.append(contender)
+    return [f"{group}: {', '.join(members)}" if members else group for group, members in groups.items()]
 
 
 def kind_title(instructions: list[str]) -> str:

@@ -169,13 +169,18 @@ def test_page_has_a_section_for_each_kind(monkeypatch, tmp_path):
     monkeypatch.setattr(publish, "PAGE", tmp_path / "speed.md")
     case = case_results(TRAIN, ours_fp32=0.5, torchvision_fp32_plain=1.0)
     case.agreement = None
-    results = Results(machine(NARROW), "python -m benchmarks", cases=[case], left_out=["scaling"])
+    results = Results(
+        machine(NARROW),
+        "python -m benchmarks",
+        cases=[case],
+        left_out=["a: x, round 1", "a: y, round 1", "a: x, round 2", "scaling"],
+    )
     results.loader = [{"file": [480, 640], "bytes": 1000, "size": [480, 640], "images": 4}]
     results.loader[0]["seconds"] = {"ours": [1.0], "torchvision": [3.0]}
     page = publish.publish(results).read_text()
     assert "## AVX-512 with bf16\n\nNo results yet" in page
     assert "## AVX2 without bf16" in page
-    assert "Left out by the time budget: scaling." in page
+    assert "Left out by the time budget:\n\n- a, round 1: x, y\n- a, round 2: x\n- scaling\n" in page
     assert "| training step, fp32, vs torchvision fp32 | 2.00x | >= 1.3 | **not met** (outputs not compared) |" in page
     assert "| loading, images per second and core at 640, vs torchvision's | 3.00x | >= 2 | met |" in page
     stored = json.loads((tmp_path / "results" / "speed_avx2.json").read_text())
