@@ -28,6 +28,7 @@ from libradet.models.zoo import make_config
 from libradet.predictor import Predictor
 from libradet.structures import Detections
 from tests.helpers.fake_detectors import FixedDetector
+from tests.helpers.tiny_detectors import lively, tiny_detector, tiny_zoo_config
 
 
 class BrightPixelDetector(nn.Module):
@@ -176,6 +177,35 @@ def test_masks_follow_their_boxes():
     np.testing.assert_array_equal(found.xyxy, whole.xyxy[order])
     np.testing.assert_array_equal(np.asarray(found.mask), whole.mask[order])
     assert found.mask[0].sum() > 0
+
+
+@pytest.mark.parametrize("size", ["original", (96, 96)])
+def test_masks_of_a_detector_are_those_of_its_tiles(size):
+    """Predicted on each tile as an image of its own, pasted into the whole image, and merged by torchvision."""
+    model = lively(tiny_detector(tiny_zoo_config("mask_rcnn")))
+    model.config.detections.score_thresh, model.config.detections.detections_per_img = 0.2, 12
+    image = np.random.default_rng(0).integers(0, 256, (110, 150, 3)).astype(np.uint8)
+    image = image.repeat(2, 0).repeat(2, 1)[:110, :150]
+    found = predict(model, image, score_thresh=0.0, size=size, batch_size=4, tiling=make_tiling(model, (64, 0.25)))
+    boxes, scores, labels, masks = [], [], [], []
+    for window in tile_windows(110, 150, Tiles(64, 0.25)):
+        part = predict(model, image[window.slices], score_thresh=0.0, size=size)
+        boxes.append(part.xyxy + np.array([window.left, window.top] * 2))
+        scores.append(part.confidence)
+        labels.append(part.class_id)
+        masks.append(np.zeros((len(part), 110, 150), bool))
+        masks[-1][:, *window.slices] = part.mask
+    boxes, scores, labels, masks = (np.concatenate(column) for column in (boxes, scores, labels, masks))
+    columns = torch.tensor(boxes).float(), torch.tensor(scores), torch.tensor(labels)
+    rows = batched_nms(*columns, model.config.detections.nms_thresh).numpy()
+    assert len(rows) < len(boxes), "some are merged"
+    assert len(found) == len(rows) > 20
+    np.testing.assert_allclose(found.xyxy, boxes[rows], atol=1e-3)
+    np.testing.assert_array_equal(found.class_id, labels[rows])
+    assert found.mask.shape == (len(rows), 110, 150)
+    different = np.asarray(found.mask) != masks[rows]
+    assert masks[rows].any((1, 2)).mean() > 0.5
+    assert different.sum() <= 1e-3 * masks[rows].sum(), "up to rounding"
 
 
 def tiled_dataset(folder, sizes=((150, 110), (64, 64), (30, 20), (200, 90))):

@@ -1,17 +1,16 @@
 """From the detections of a batch to detections in pixels of the original images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool
 from numpy import ndarray
-from torch import Tensor
 
 from libradet.data.batch import Batch
-from libradet.data.segmentations import encode_masks
 from libradet.geometry.masks import paste_masks
+from libradet.inference.compact_masks import MaskWindow, has_compact_masks, to_compact_masks
 from libradet.structures import Detections
 
 if TYPE_CHECKING:
@@ -49,8 +48,12 @@ def postprocess(
         masks = None
         if detections.masks is not None:
             width, height = original_sizes[i].astype(int).tolist()
-            paste = _paste_compact if compact_masks and hasattr(sv, "CompactMask") else _paste
-            masks = paste(detections.masks[i].cpu()[torch.from_numpy(keep)], corners.reshape(-1, 4), height, width)
+            grids = detections.masks[i].cpu()[torch.from_numpy(keep)].float().numpy()
+            windows = paste_masks(grids, corners.reshape(-1, 4), height, width)
+            if compact_masks and has_compact_masks():
+                masks = to_compact_masks(windows, height, width)
+            else:
+                masks = _paste(windows, len(grids), height, width)
         results.append(
             sv.Detections(
                 xyxy=corners.clip(0, original_sizes[i]).reshape(-1, 4).astype(np.float32),
@@ -63,24 +66,9 @@ def postprocess(
     return results
 
 
-def _paste(
-    masks: Float[Tensor, "D M M"], boxes: Float64[ndarray, "D 4"], height: int, width: int
-) -> Bool[ndarray, "D {height} {width}"]:
-    """Return binary masks of the whole image from mask probabilities inside the boxes."""
-    pasted = np.zeros((len(masks), height, width), dtype=bool)
-    for i, (rows, columns, pixels) in enumerate(paste_masks(masks.float().numpy(), boxes, height, width)):
-        pasted[i, rows, columns] = pixels
+def _paste(windows: Iterable[MaskWindow], number: int, height: int, width: int) -> Bool[ndarray, "D {height} {width}"]:
+    """Return binary masks of the whole image."""
+    pasted = np.zeros((number, height, width), dtype=bool)
+    for mask, (rows, columns, pixels) in zip(pasted, windows, strict=True):
+        mask[rows, columns] = pixels
     return pasted
-
-
-def _paste_compact(
-    masks: Float[Tensor, "D M M"], boxes: Float64[ndarray, "D 4"], height: int, width: int
-) -> "supervision.CompactMask":
-    """Return the same masks, each stored inside its window."""
-    from libradet.utils.quiet_supervision import supervision as sv
-
-    windows = list(paste_masks(masks.float().numpy(), boxes, height, width))
-    # Both ends of supervision's crops are inside.
-    crops = [(columns.start, rows.start, columns.stop - 1, rows.stop - 1) for rows, columns, _ in windows]
-    encoded = encode_masks(windows, height, width)
-    return sv.CompactMask.from_coco_rle(encoded, np.array(crops, np.float64).reshape(-1, 4), (height, width))

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from hotcoco.mask import encode
 
 from libradet.data.bit_depth import describe_bit_depth
 from libradet.data.collate import Size
@@ -18,6 +17,7 @@ from libradet.data.proposals.proposal_file import ImageProposals, write_proposal
 from libradet.data.segmentations import rle_to_json
 from libradet.data.windows import reduced_image
 from libradet.errors import UserError
+from libradet.inference.compact_masks import encode_detection_masks
 from libradet.inference.inputs import InputImage, is_video, list_image_files, read_input, video_frames, video_info
 from libradet.inference.predict import check_score_thresh, predict_stream
 from libradet.inference.tiles import Tiling
@@ -228,7 +228,7 @@ def to_coco_results(
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     segmentations: list[dict[str, Any]] = [{}] * len(detections)
     if detections.mask is not None:
-        segmentations = [{"segmentation": rle_to_json(encode(np.asfortranarray(mask)))} for mask in detections.mask]
+        segmentations = [{"segmentation": rle_to_json(rle)} for rle in encode_detection_masks(detections.mask)]
     columns = boxes.tolist(), detections.class_id.tolist(), detections.confidence.tolist(), segmentations
     for box, label, score, segmentation in zip(*columns, strict=True):
         yield {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score} | segmentation
