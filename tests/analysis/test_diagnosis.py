@@ -7,7 +7,7 @@ import pytest
 
 from libradet.analysis.diagnose import thresholds
 from libradet.analysis.diagnose.classes import diagnose_classes
-from libradet.analysis.diagnose.diagnosis import train_command
+from libradet.analysis.diagnose.diagnosis import more_samples, train_command
 from libradet.analysis.diagnose.feature import diagnose_pyramid
 from libradet.analysis.diagnose.finding import grade
 from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
@@ -349,3 +349,23 @@ def test_recommended_options_are_options_of_train(stage):
     assert changed.box_loss.type == "balanced_l1"
     assert detector.pyramid.balanced.refine == "non_local"
     assert detector.roi.cls_loss_weight == 1.5
+
+
+def test_an_option_replaces_the_value_of_the_model(tmp_path):
+    config = make_config("faster_rcnn")
+    config.roi.sampling.batch_size_per_image = 128
+    option = "--detector.roi.sampling.batch_size_per_image"
+    command = train_command(tmp_path / "model.safetensors", config, "data", [f"{option} 2000"], "runs/x")
+    assert command.count(option) == 1
+    assert f"{option} 2000" in command
+
+
+def test_balanced_heads_get_as_many_samples_as_proposals():
+    config, sampler = make_config("faster_rcnn"), ["--detector.roi.sampling.negatives iou_balanced"]
+    assert more_samples(config, sampler) == ["--detector.roi.sampling.batch_size_per_image 2000"]
+    assert more_samples(config, ["--detector.pyramid.balanced.gated true"]) == []
+    assert more_samples(make_config("balanced_faster_rcnn"), sampler) == []
+    assert more_samples(make_config("retinanet"), sampler) == []
+    config = make_config("fast_rcnn")
+    config.roi.train_proposals = 700
+    assert more_samples(config, sampler) == ["--detector.roi.sampling.batch_size_per_image 700"]

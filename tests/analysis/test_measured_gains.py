@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from libradet.analysis.diagnose.measured_gains import POSITIVE_IOUS, PYRAMID, REGRESSION, SAMPLING, describe_gains
+from libradet.analysis.diagnose.measured_gains import (
+    CLASSES,
+    COMBINATION,
+    POSITIVE_IOUS,
+    PYRAMID,
+    REGRESSION,
+    RPN_REGRESSION,
+    RPN_SAMPLING,
+    SAMPLING,
+    describe_gains,
+)
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 ROWS = {"IoU-balanced sampling": SAMPLING, "balanced feature pyramid": PYRAMID, "balanced L1": REGRESSION}
@@ -30,6 +40,35 @@ def test_sentence_has_strength_gain_and_interval():
     assert "circuit boards (0.52) +1.2 [+0.6, +1.8]" in describe_gains("regression_roi")
     assert "COCO (paper) +0.9" in describe_gains("pyramid")
     assert describe_gains("sizes") == ""
+
+
+def page_rows(name):
+    """Return the cells of the rows of docs/results/balanced.md with this name."""
+    lines = (RESULTS / "balanced.md").read_text().splitlines()
+    return [line.strip("| ").split(" | ") for line in lines if line.startswith(f"| {name} |")]
+
+
+def parse_delta(cell):
+    gain, low, high = map(float, re.findall(r"[-+][\d.]+", cell))
+    return gain, (low, high)
+
+
+def test_gains_of_the_combination_and_of_repeat_factors_are_those_of_the_page():
+    for row, gain in zip(page_rows("balanced_faster_rcnn")[:2], COMBINATION.gains, strict=True):
+        assert (gain.gain, gain.interval) == parse_delta(row[6])
+    (row,) = page_rows("repeat factors, threshold 0.3")
+    assert (CLASSES.gains[0].gain, CLASSES.gains[0].interval) == parse_delta(row[7])
+    assert "in the AP of rare classes, with the ratio of class frequencies there: synthetic images (21) +2.7 [" in (
+        describe_gains("classes")
+    )
+
+
+def test_losses_of_a_balanced_rpn_are_those_of_the_page():
+    line = next(line for line in (RESULTS / "balanced.md").read_text().splitlines() if "of the RPN do not help" in line)
+    with_loss, with_both, without = map(float, re.findall(r"\d\d\.\d", line))
+    assert RPN_REGRESSION.gains[0].gain == pytest.approx(with_loss - without)
+    assert RPN_SAMPLING.gains[0].gain == pytest.approx(with_both - with_loss)
+    assert describe_gains("negatives_rpn").endswith("without generated boxes, in AP: circuit boards -0.8.")
 
 
 @pytest.mark.parametrize("name", ["circuit boards", "blood cells"])

@@ -38,7 +38,8 @@ def diagnose(report: dict[str, Any], model: str | Path, config: DetectorConfig, 
 
     Returns:
         ``summary``, ``caveats``, ``findings`` (most urgent first), ``train_command`` with the recommended components of
-        the last stage together and ``baseline_command`` without; both empty if nothing is recommended.
+        the last stage together, what they gained together elsewhere (``train_measured``), and ``baseline_command``
+        without; all empty if nothing is recommended.
     """
     findings = _all_findings(report)
     order = list(SEVERITY_LABELS)
@@ -48,11 +49,14 @@ def diagnose(report: dict[str, Any], model: str | Path, config: DetectorConfig, 
         if finding.options:
             finding.command = train_command(model, config, data, finding.options, f"runs/{finding.key}")
     options = [option for finding in findings if _is_combined(finding, config) for option in finding.options]
+    samples = more_samples(config, options)
+    options += samples
     return {
         "summary": _summarize(findings),
         "caveats": _caveats(report),
         "findings": [asdict(f) | {"severity_label": SEVERITY_LABELS[f.severity]} for f in findings],
         "train_command": train_command(model, config, data, options, "runs/balanced") if options else "",
+        "train_measured": describe_gains("together") if samples else "",
         "baseline_command": train_command(model, config, data, [], "runs/baseline") if options else "",
     }
 
@@ -86,6 +90,19 @@ def _is_combined(finding: Finding, config: DetectorConfig) -> bool:
     return not finding.key.startswith(("tasks", "classes")) and not is_first_of_two
 
 
+def more_samples(config: DetectorConfig, options: Sequence[str]) -> list[str]:
+    """Return the option for as many samples as proposals, if the RoI heads are to be balanced and have fewer.
+
+    Together, the components gain more with it, and AP50 falls without it (docs/results/balanced.md).
+    """
+    if config.roi is None or not any(option.startswith("--detector.roi.") for option in options):
+        return []
+    proposals = config.roi.train_proposals if config.rpn is None else config.rpn.train_proposals.post_nms_top_n
+    if config.roi.sampling.batch_size_per_image >= proposals:
+        return []
+    return [f"--detector.roi.sampling.batch_size_per_image {proposals}"]
+
+
 def _summarize(findings: list[Finding]) -> str:
     titles = {severity: [f.title for f in findings if f.severity == severity] for severity in SEVERITY_LABELS}
     parts = []
@@ -103,7 +120,7 @@ def _summarize(findings: list[Finding]) -> str:
 
 
 def _join(titles: list[str]) -> str:
-    titles = [title[0].lower() + title[1:] for title in titles]
+    titles = [title if title.startswith("IoU") else title[0].lower() + title[1:] for title in titles]
     return titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"
 
 
@@ -147,6 +164,8 @@ def train_command(
         name = config.model if config.model in MODELS else "faster_rcnn"
         words = ["--model", name, "--backbone", config.backbone.name, "--weights", "imagenet"]
         words += _differences(config, name)
+    replaced = {option.split(" ", 1)[0] for option in options}
+    words = [word for pair in zip(words[::2], words[1::2], strict=True) if pair[0] not in replaced for word in pair]
     words += ["--data", str(data)]
     for option in options:
         words += option.split(" ", 1)
