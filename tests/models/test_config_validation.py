@@ -6,8 +6,9 @@ import pytest
 
 from libradet.errors import UserError
 from libradet.models.config import BoxLossConfig, FocalConfig, IoUConfig, MatchConfig, SamplingConfig
-from libradet.models.config_validation import validate_config
-from libradet.models.zoo import MODELS, faster_rcnn, libra_faster_rcnn
+from libradet.models.config_validation import validate_config, validate_settings
+from libradet.models.loss_config import ClassBalanceConfig
+from libradet.models.zoo import MODELS, faster_rcnn, libra_faster_rcnn, libra_retinanet
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -75,6 +76,19 @@ def test_limits_are_allowed():
     config.roi.box_loss = BoxLossConfig(type="smooth_l1", beta=0.0)
     config.category_ids = tuple(range(80))
     validate_config(config)
+
+
+def test_settings_are_validated_before_the_classes_are_known():
+    config = libra_retinanet()
+    config.roi = faster_rcnn().roi
+    with pytest.raises(UserError, match="retinanet cannot be combined with other heads; set roi to null"):
+        validate_settings(config)
+    config = faster_rcnn()
+    assert config.roi is not None
+    config.roi.class_balance = ClassBalanceConfig(frequencies=(3, 4))
+    validate_settings(config)
+    with pytest.raises(UserError, match="frequencies has 2 entries"):
+        validate_config(config)
 
 
 def test_scores_of_proposals_need_an_rpn():

@@ -13,9 +13,11 @@ from libradet.models.config import BackboneConfig
 from libradet.models.detector import Detector
 from libradet.training.config import TrainConfig
 from libradet.training.optim import (
+    apply_group_settings,
     build_optimizer,
     cosine_factor,
     derive_seed,
+    group_settings,
     make_augmentation,
     multistep_factor,
     parameter_depths,
@@ -55,6 +57,30 @@ def test_warmup_and_milestones_are_resolved_from_the_length_of_the_run():
 def test_resolve_is_idempotent():
     once = resolve(CONFIG, 77)
     assert resolve(once, 77) == once
+
+
+def test_settings_of_a_resumed_run_replace_those_of_its_checkpoint():
+    model = nn.Linear(2, 2)
+
+    def build(**settings):
+        config = resolve(replace(CONFIG, warmup_steps=0, lr_milestones=[1.0], **settings), 10)
+        return build_optimizer(model, config, 10)
+
+    before, schedule = build(lr=0.3, momentum=0.5)
+    for _ in range(12):
+        before.step()
+        schedule.step()
+    after, resumed = build(lr=0.1, momentum=0.9, weight_decay=0.2)
+    settings = group_settings(after)
+    after.load_state_dict(before.state_dict())
+    resumed.load_state_dict(schedule.state_dict())
+    assert after.param_groups[0]["lr"] == pytest.approx(0.03)
+    apply_group_settings(after, resumed, settings)
+    group = after.param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (pytest.approx(0.01), 0.9, 0.2)
+    after.step()
+    resumed.step()
+    assert group["lr"] == pytest.approx(0.01)
 
 
 def test_optimizer_follows_the_schedule():

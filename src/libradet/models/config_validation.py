@@ -23,6 +23,12 @@ def validate_config(config: DetectorConfig) -> None:
     Raises:
         UserError: names the field, its value and what is allowed.
     """
+    validate_settings(config)
+    _check_class_counts(config)
+
+
+def validate_settings(config: DetectorConfig) -> None:
+    """Do all of :func:`validate_config` that does not need the number of classes, which may come from a dataset."""
     _check_heads(config)
     _check_nms(config)
     if config.backbone.frozen and config.backbone.lora is not None:
@@ -41,9 +47,9 @@ def validate_config(config: DetectorConfig) -> None:
         if isinstance(part, BoxLossConfig) and part.type == "balanced_l1":
             _check_balanced_l1(path, part)
     _check_scores_of_proposals(config)
-    _check_class_balance(config)
+    if config.roi is not None and config.roi.class_balance is not None and config.roi.focal is not None:
+        raise UserError("roi.focal and roi.class_balance exclude each other; set one of them to null")
     _check_sizes(config)
-    _check_classes(config)
 
 
 def _check_heads(config: DetectorConfig) -> None:
@@ -110,19 +116,6 @@ def _check_scores_of_proposals(config: DetectorConfig) -> None:
         )
 
 
-def _check_class_balance(config: DetectorConfig) -> None:
-    balance = None if config.roi is None else config.roi.class_balance
-    if balance is None or config.roi is None:
-        return
-    if config.roi.focal is not None:
-        raise UserError("roi.focal and roi.class_balance exclude each other; set one of them to null")
-    if len(balance.frequencies) not in (0, config.num_classes):
-        raise UserError(
-            f"roi.class_balance.frequencies has {len(balance.frequencies)} entries: it needs one per class "
-            f"({config.num_classes}), or none to count them in the training set"
-        )
-
-
 def _check_balanced_l1(path: str, loss: BoxLossConfig) -> None:
     if loss.beta == 0:
         raise UserError(f"{path}.beta is 0: balanced L1 needs a beta above 0; for plain L1 set {path}.type to l1")
@@ -146,7 +139,13 @@ def _check_sizes(config: DetectorConfig) -> None:
             raise UserError(f"{name}.align.num_levels is {head.align.num_levels}: the pyramid has {levels} levels")
 
 
-def _check_classes(config: DetectorConfig) -> None:
+def _check_class_counts(config: DetectorConfig) -> None:
+    balance = None if config.roi is None else config.roi.class_balance
+    if balance is not None and len(balance.frequencies) not in (0, config.num_classes):
+        raise UserError(
+            f"roi.class_balance.frequencies has {len(balance.frequencies)} entries: it needs one per class "
+            f"({config.num_classes}), or none to count them in the training set"
+        )
     for name in ("class_names", "category_ids"):
         entries = len(getattr(config, name))
         if entries not in (0, config.num_classes):

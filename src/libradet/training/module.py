@@ -1,5 +1,6 @@
 """LightningModule that trains a detector."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from libradet.data.batch import Batch
 from libradet.data.repeat_factors import count_objects
@@ -20,7 +22,7 @@ from libradet.models.detector import Detector
 from libradet.training.config import TrainConfig
 from libradet.training.datamodule import DetectorData
 from libradet.training.loss_reader import AsyncLossReader
-from libradet.training.optim import build_optimizer, derive_seed, resolve
+from libradet.training.optim import apply_group_settings, build_optimizer, derive_seed, group_settings, resolve
 from libradet.training.resume import RunIdentity
 
 
@@ -45,6 +47,8 @@ class DetectorModule(pl.LightningModule):
         loss_reader: losses of the last steps as numbers, for callbacks.
         metrics: all metrics of the last validation.
     """
+
+    _group_settings: Sequence[dict[str, Any]] = ()  # empty in subclasses with an optimizer of their own
 
     def __init__(
         self, detector: Detector, config: TrainConfig | None = None, identity: RunIdentity | None = None
@@ -85,12 +89,21 @@ class DetectorModule(pl.LightningModule):
             config = replace(config, max_epochs=trainer.max_epochs)
         resolved = resolve(config, self.batches_per_epoch)
         optimizer, scheduler = build_optimizer(self.detector, resolved, self.batches_per_epoch)
+        self._group_settings = group_settings(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
         """Count the objects of each class, if class weights need it."""
         if needs_frequencies(self.detector.config):
             self.detector.set_class_frequencies(count_objects(self.data.train_set))
+
+    def on_train_start(self) -> None:
+        """Apply learning rate, decay and momentum of a resumed run, which may differ from those in its checkpoint."""
+        if not self._group_settings:
+            return
+        scheduler = self.trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, LambdaLR)
+        apply_group_settings(self.trainer.optimizers[0], scheduler, self._group_settings)
 
     def on_train_epoch_start(self) -> None:
         """Shuffle for the epoch; not called for an epoch that is resumed."""

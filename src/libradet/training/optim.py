@@ -207,6 +207,19 @@ def build_optimizer(model: nn.Module, config: TrainConfig, batches_per_epoch: in
     return optimizer, LambdaLR(optimizer, lambda step: lr_lambda(config, batches_per_epoch, step))
 
 
+def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Return the settings of each parameter group that follow from the configuration."""
+    names = ("initial_lr", "weight_decay", "momentum")
+    return [{name: group[name] for name in names if name in group} for group in optimizer.param_groups]
+
+
+def apply_group_settings(optimizer: Optimizer, scheduler: LambdaLR, settings: Sequence[dict[str, Any]]) -> None:
+    """Replace settings that were restored from a checkpoint, which has those of the run before it was resumed."""
+    scheduler.base_lrs = [group["initial_lr"] for group in settings]
+    for group, new, factor in zip(optimizer.param_groups, settings, scheduler.lr_lambdas, strict=True):
+        group |= new | {"lr": new["initial_lr"] * factor(scheduler.last_epoch)}
+
+
 def derive_seed(*numbers: int) -> int:
     """Return a well-distributed 63-bit seed, a pure function of non-negative ``numbers``."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

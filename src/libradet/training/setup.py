@@ -25,6 +25,7 @@ from libradet.interop.loading import resolve_init_weights
 from libradet.models.build import create_model
 from libradet.models.class_balance import needs_frequencies
 from libradet.models.config import DetectorConfig
+from libradet.models.config_validation import validate_settings
 from libradet.models.detector import Detector
 from libradet.models.ops.activation_checkpointing import set_activation_checkpointing
 from libradet.models.ops.sync_batchnorm import convert_sync_batchnorm
@@ -34,8 +35,10 @@ from libradet.training.config import TrainConfig
 from libradet.training.datamodule import DetectorData, read_splits
 from libradet.training.optim import make_augmentation, parameter_depths, resolve
 from libradet.training.resume import ResumeState, RunIdentity, has_checkpoint, load_resume_state, run_identity
+from libradet.training.resume_layers import check_layers
 from libradet.training.run_files import CONFIG
 from libradet.utils.atomic_io import atomic_write
+from libradet.utils.nested import tuples_to_lists
 from libradet.utils.warnings_filter import silence_loggers
 
 
@@ -112,11 +115,7 @@ def setup_training(
     if config.weights == BEST:
         backbone = config.backbone or detector_config.backbone.name
         config = replace(config, weights=best_weights(detector_config.model, backbone).name)
-    for path in (config.proposals, config.val_proposals or config.proposals):
-        check_config_proposals(detector_config, path)
-    check_mixing(make_augmentation(config, transforms=transforms), config.proposals is not None)
-    if config.tiles is not None and detector_config.requires_proposals:
-        raise UserError(f"{detector_config.model} uses precomputed proposals, those of whole images: leave out tiles")
+    _check_settings(config, detector_config, transforms)
     train_set, val_set, report = _read_data(config, with_masks=detector_config.mask is not None, on_report=on_report)
     on_gpu = torch.cuda.is_available()
     _check_devices(config, on_gpu)
@@ -144,11 +143,25 @@ def setup_training(
     if config.precision != "auto" and started.get("precision") == config.precision:
         reason = "as before"
     config = resolve(replace(config, precision=precision), batches_per_epoch)
+    if resume_state.path is not None:
+        check_layers(resume_state.path, model, config, started)
     data.augmentation = make_augmentation(config, batches_per_epoch, transforms)
     epochs = started.get("max_epochs")
     return TrainSetup(
         config, model, folder, data, report, batches_per_epoch, resume_state, identity, on_gpu, reason, epochs
     )
+
+
+def _check_settings(
+    config: TrainConfig, detector_config: DetectorConfig, transforms: tuple[Callable[..., Any], ...]
+) -> None:
+    """Refuse settings that exclude each other, before the data are read."""
+    validate_settings(detector_config)
+    for path in (config.proposals, config.val_proposals or config.proposals):
+        check_config_proposals(detector_config, path)
+    check_mixing(make_augmentation(config, transforms=transforms), config.proposals is not None)
+    if config.tiles is not None and detector_config.requires_proposals:
+        raise UserError(f"{detector_config.model} uses precomputed proposals, those of whole images: leave out tiles")
 
 
 def _read_data(
@@ -290,10 +303,4 @@ def write_config(folder: Path, config: TrainConfig, detector: DetectorConfig) ->
     tree = asdict(replace(config, output_dir=None)) | {"detector": asdict(detector)}
     tree["augmentations"] = [decode_entry(text) for text in config.augmentations]
     with atomic_write(folder / CONFIG) as partial:
-        partial.write_text(yaml.safe_dump(_tuples_to_lists(tree), sort_keys=False, allow_unicode=True))
-
-
-def _tuples_to_lists(value):
-    if isinstance(value, dict):
-        return {key: _tuples_to_lists(item) for key, item in value.items()}
-    return [_tuples_to_lists(item) for item in value] if isinstance(value, list | tuple) else value
+        partial.write_text(yaml.safe_dump(tuples_to_lists(tree), sort_keys=False, allow_unicode=True))
