@@ -7,7 +7,7 @@ from typing import Literal
 
 Task = Literal["infer", "train"]
 Precision = Literal["fp32", "bf16", "int8"]
-Variant = Literal["eager", "compiled", "onnxruntime", "openvino", "plain", "channels_last"]
+Variant = Literal["eager", "packed", "compiled", "onnxruntime", "openvino", "plain", "channels_last"]
 
 MODELS = ("faster_rcnn", "libra_faster_rcnn", "retinanet", "libra_retinanet", "mask_rcnn")
 SIZES = ((480, 640), (800, 1344))
@@ -16,6 +16,7 @@ OURS = ("ours", "before")
 """Libraries that are libradet: this checkout, and another one."""
 ENGINE_PRECISIONS: dict[Variant, tuple[Precision, ...]] = {
     "eager": ("fp32", "bf16"),
+    "packed": ("fp32", "bf16"),
     "compiled": ("fp32", "bf16"),
     "onnxruntime": ("fp32", "int8"),
     "openvino": ("fp32", "bf16", "int8"),

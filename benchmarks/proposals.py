@@ -20,7 +20,7 @@ BISECTIONS = 40
 
 
 def measure_proposals(case: Case, weights: Path, rounds: int) -> list[dict[str, Any]]:
-    """Measure libradet and torchvision in fp32 in turns, where all but the largest proposals are removed.
+    """Measure libradet, in the engine "packed", and torchvision in fp32 in turns, with the largest proposals only.
 
     Returns:
         for each ``wanted`` number of proposals: the ``proposals`` that each library has, and ``seconds`` by library,
@@ -80,7 +80,7 @@ def _measure(
     model = build_libradet(case, weights)
     model.config.rpn.test_proposals.min_size = min_size
     proposals["ours"] = count_proposals(model, case)[0]
-    ours = prepare_libradet(model, case, Contender("ours", "fp32"), inputs)
+    ours = prepare_libradet(model, case, Contender("ours", "fp32", "packed"), inputs)
     steps = {name: make_step(subject, case, "fp32") for name, subject in (theirs | {"ours": ours}).items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(rounds + 1):

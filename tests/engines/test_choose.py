@@ -12,8 +12,8 @@ from libradet.errors import UserError
 def machine(monkeypatch):
     """Returns a function that sets instructions and installed software."""
 
-    def pretend(avx512=True, bf16=True, compiler=True, packages=("onnx", "onnxscript", "onnxruntime", "openvino")):
-        monkeypatch.setattr(choose, "_has_avx512", lambda: avx512)
+    def pretend(onednn=True, bf16=True, compiler=True, packages=("onnx", "onnxscript", "onnxruntime", "openvino")):
+        monkeypatch.setattr(choose, "has_onednn", lambda: onednn)
         monkeypatch.setattr(choose, "has_compiler", lambda: compiler)
         monkeypatch.setattr(choose.importlib.util, "find_spec", lambda name: name if name in packages else None)
         supported = "bf16" if bf16 else "fp32"
@@ -28,29 +28,28 @@ def machine(monkeypatch):
 
 def test_auto_follows_the_rule(machine):
     machine()
-    assert choose_engine("auto", "auto", "cpu") == ("eager", "bf16")
-    assert choose_engine("auto", "fp32", "cpu") == ("onnxruntime", "fp32")
+    assert choose_engine("auto", "auto", "cpu") == ("packed", "bf16")
+    assert choose_engine("auto", "fp32", "cpu") == ("packed", "fp32")
     assert choose_engine("auto", "fp32", "cuda") == ("eager", "fp32")
-    machine(packages=())
-    assert choose_engine("auto", "fp32", "cpu") == ("compiled", "fp32")
-    machine(avx512=False)
-    assert choose_engine("auto", "fp32", "cpu") == ("compiled", "fp32")
-    machine(compiler=False, packages=("onnx", "onnxscript", "openvino"))
-    assert choose_engine("auto", "fp32", "cpu") == ("openvino", "fp32")
-    machine(compiler=False, packages=())
+    machine(bf16=False, compiler=False, packages=())
+    assert choose_engine("auto", "auto", "cpu") == ("packed", "fp32")
+    machine(onednn=False)
     assert choose_engine("auto", "fp32", "cpu") == ("eager", "fp32")
-    machine(compiler=False, avx512=False, bf16=False)
-    assert choose_engine("auto", "auto", "cpu") == ("eager", "fp32")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("tensorrt", "fp32", "cpu"), "engine is 'tensorrt': use eager, compiled, onnxruntime, openvino or auto"),
+        (
+            ("tensorrt", "fp32", "cpu"),
+            "engine is 'tensorrt': use eager, packed, compiled, onnxruntime, openvino or auto",
+        ),
         (("compiled", "int4", "cpu"), "precision is 'int4'"),
         (("onnxruntime", "bf16", "cpu"), "onnxruntime computes in fp32"),
         (("openvino", "bf16", "cpu"), "no bf16 instructions"),
         (("openvino", "fp32", "cuda"), "runs on the CPU, and the detector is on cuda"),
+        (("packed", "fp32", "cuda"), "runs on the CPU, and the detector is on cuda"),
+        (("packed", "bf16", "cpu"), "no bf16 instructions"),
     ],
 )
 def test_what_does_not_run_is_refused(machine, arguments, message):
@@ -63,6 +62,9 @@ def test_missing_software_is_named(machine):
     machine(packages=("onnx", "onnxscript"), compiler=False)
     with pytest.raises(UserError, match=r"needs the package openvino: pip install '.\[export,openvino\]'"):
         choose_engine("openvino", "fp32", "cpu")
+    machine(onednn=False, compiler=False)
+    with pytest.raises(UserError, match="needs oneDNN"):
+        choose_engine("packed", "fp32", "cpu")
     with pytest.raises(UserError, match="needs a C\\+\\+ compiler"):
         choose_engine("compiled", "fp32", "cpu")
 

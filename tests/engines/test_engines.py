@@ -27,10 +27,10 @@ def cache_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("engines")
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", ["packed", "onnxruntime", "openvino"])
 @pytest.mark.parametrize("name", ["libra_faster_rcnn", pytest.param("retinanet", marks=pytest.mark.slow)])
-def test_runtimes_return_the_same_detections(name, engine, cache_dir):
-    for package in ("onnxscript", engine):
+def test_engines_return_the_same_detections(name, engine, cache_dir):
+    for package in () if engine == "packed" else ("onnxscript", engine):
         pytest.importorskip(package)
     model = small_detector(name)
     with shape_checks_disabled():
@@ -58,6 +58,28 @@ def test_compiled_convolutions_return_the_same_detections(precision, cache_dir):
     with shape_checks_disabled():
         report = libradet.optimize(model, precision, engine="compiled", cache_dir=cache_dir).engine_report
     assert report.difference.matched >= 0.9 * report.difference.detections > 0
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+@pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0", "swin_tiny_patch4_window7_224"])
+@pytest.mark.slow
+def test_packed_engine_runs_other_backbones(backbone):
+    config = tiny_zoo_config("faster_rcnn")
+    config.backbone.name, config.image.size, config.pyramid.channels = backbone, (64, 96), 128
+    fast = libradet.optimize(lively(tiny_detector(config)), engine="packed")
+    assert fast.engine_report.difference.relative < 1e-4
+
+
+def test_what_cannot_be_traced_is_refused_by_the_packed_engine(monkeypatch):
+    model = small_detector()
+    original = model.__class__.compute_dense
+
+    def depends_on_data(self, images):
+        return original(self, images) if images.sum() > -1e9 else []
+
+    monkeypatch.setattr(model.__class__, "compute_dense", depends_on_data)
+    with pytest.raises(UserError, match=r"cannot be traced .*: use the engine eager"):
+        libradet.optimize(model, engine="packed")
 
 
 def test_a_file_is_written_once_for_each_detector(cache_dir, monkeypatch):

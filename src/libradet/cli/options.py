@@ -115,7 +115,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add ``--engine``."""
     text = "what computes the convolutions of a detector; auto chooses by processor and packages (default: eager)"
-    choices = ("eager", "compiled", "onnxruntime", "openvino", "auto")
+    choices = ("eager", "packed", "compiled", "onnxruntime", "openvino", "auto")
     parser.add_argument("--engine", choices=choices, default="eager", help=text)
 
 

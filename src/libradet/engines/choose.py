@@ -10,7 +10,7 @@ import torch
 from libradet.errors import UserError
 from libradet.models.optimize import Precision, choose_precision
 
-Engine = Literal["eager", "compiled", "onnxruntime", "openvino"]
+Engine = Literal["eager", "packed", "compiled", "onnxruntime", "openvino"]
 ENGINES = get_args(Engine)
 
 PACKAGES = {"onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
@@ -48,11 +48,13 @@ def choose_engine(requested: str, precision: str, device: str) -> tuple[Engine, 
 def missing_requirement(engine: str, device: str = "cpu") -> str:
     """Return what an engine lacks, as the end of a sentence, or nothing if it can run."""
     packages = PACKAGES.get(engine, ())
-    if packages and device != "cpu":
+    if (packages or engine == "packed") and device != "cpu":
         return f"runs on the CPU, and the detector is on {device}: move it with model.cpu() (--device cpu)"
     for package in packages:
         if importlib.util.find_spec(package) is None:
             return f"needs the package {package}: {INSTALL_HINTS[engine]} in the folder of libradet"
+    if engine == "packed" and not has_onednn():
+        return "needs oneDNN, which this build of torch lacks: use another engine"
     if engine == "compiled" and device == "cpu" and not has_compiler():
         return "needs a C++ compiler, and neither g++ nor clang++ is installed: install one"
     return ""
@@ -63,22 +65,18 @@ def has_compiler() -> bool:
     return any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
 
 
+def has_onednn() -> bool:
+    """Whether torch computes convolutions in oneDNN, as its builds for x86 processors do."""
+    return torch.backends.mkldnn.is_available()
+
+
 def has_bf16(device: str) -> bool:
     """Whether a device computes in bf16 itself."""
     return choose_precision("auto", device)[0] == "bf16"
 
 
 def _best_engine(device: str, precision: Precision) -> Engine:
-    # The compiled engine is no faster than eager in bf16, and without AVX-512 onnxruntime is slower than torch.
-    if device != "cpu" or precision == "bf16":
-        return "eager"
-    order: tuple[Engine, ...] = ("onnxruntime", "compiled", "openvino") if _has_avx512() else ("compiled",)
-    usable = (engine for engine in order if not missing_requirement(engine))
-    return next(usable, "eager")
-
-
-def _has_avx512() -> bool:
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return "packed" if device == "cpu" and has_onednn() else "eager"
 
 
 def _check_precision(precision: str) -> Literal["auto", "fp32", "bf16"]:

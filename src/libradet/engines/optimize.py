@@ -8,6 +8,7 @@ from libradet.engines.choose import Engine, choose_engine
 from libradet.engines.comparison import EngineReport, compare
 from libradet.engines.compiled import CompiledDense
 from libradet.engines.dense_graph import cache_folder, dense_graph
+from libradet.engines.packed import PackedDense
 from libradet.engines.runtimes import RuntimeDense, open_onnxruntime, open_openvino
 from libradet.errors import UserError
 from libradet.export.verification import RGBImage, synthetic_images
@@ -39,8 +40,9 @@ def optimize(
             "bf16" on these and "fp32" elsewhere.
         compiled: compile the detector as it is, see :func:`libradet.models.optimize.compile_in_place`; only with the
             engine "eager".
-        engine: "eager" computes with torch's operators, "compiled" with inductor and frozen weights, "onnxruntime" and
-            "openvino" with these packages; "auto" chooses by the processor and by what is installed.
+        engine: "eager" computes with torch's operators, "packed" with packed weights and Winograd's convolutions,
+            "compiled" with inductor and frozen weights, "onnxruntime" and "openvino" with these packages; "auto"
+            chooses by the device and by what is installed.
         image: uint8 RGB [H, W, 3], on which the engine is compared with the detector; a drawn one by default.
         cache_dir: folder for files of engines; ``$LIBRADET_CACHE_DIR`` or ~/.cache/libradet/engines by default.
 
@@ -89,7 +91,9 @@ def optimize_predictor(
 
 def _make_dense(
     model: Detector, optimized: Detector, engine: Engine, precision: Precision, folder: Path
-) -> CompiledDense | RuntimeDense:
+) -> CompiledDense | PackedDense | RuntimeDense:
+    if engine == "packed":
+        return PackedDense(optimized)
     if engine == "compiled":
         return CompiledDense(optimized, folder)
     path = dense_graph(model, folder)

@@ -1,0 +1,110 @@
+"""Graphs with fused convolutions compute what the operators do."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from libradet.engines.fuse_graph import fuse_convolutions
+from libradet.models.ops.packed_conv import PackedConv2d
+from libradet.models.ops.tiled_winograd import TiledWinograd
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+
+
+def fused(function, x, layers=None):
+    with torch.no_grad():
+        graph = make_fx(torch.func.functionalize(lambda x: function(x)))(x)
+    return fuse_convolutions(graph, {} if layers is None else layers)
+
+
+def targets(graph):
+    return [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+
+
+def check(function, shape=(1, 8, 12, 20), dtype=torch.float32):
+    """Compares the graph with the function, twice: the first call must not change what the second one needs."""
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=dtype).to(memory_format=torch.channels_last)
+    graph = fused(function, x)
+    with torch.inference_mode():
+        kept = x.clone()
+        for _ in range(2):
+            expected, actual = function(x), graph(x)
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+            assert torch.equal(x, kept)
+    return graph
+
+
+@pytest.fixture
+def conv():
+    torch.manual_seed(0)
+    return nn.Conv2d(8, 8, 3, padding=1).requires_grad_(False)
+
+
+@pytest.mark.parametrize("activation", [F.relu, F.silu, F.hardswish])
+def test_activations_are_fused(conv, activation):
+    assert not targets(check(lambda x: activation(conv(x))))
+
+
+def test_a_sum_and_its_activation_are_fused(conv):
+    other = nn.Conv2d(8, 8, 1, stride=1).requires_grad_(False)
+    graph = check(lambda x: F.relu(conv(x).add_(other(x))))
+    assert not targets(graph)
+
+
+def test_what_is_needed_later_is_not_overwritten(conv):
+    def block(x):
+        before = F.relu(conv(x))
+        after = F.relu(conv(before) + before)
+        return after + before
+
+    assert targets(check(block)).count("aten.add.Tensor") == 2
+
+
+def test_inputs_outputs_and_views_are_not_overwritten(conv):
+    def add_input(x):
+        return conv(x) + x
+
+    def add_output(x):
+        y = F.relu(conv(x))
+        return y, conv(y) + y
+
+    def add_view(x):
+        y = F.relu(conv(x)) * 2
+        rows = y.permute(0, 2, 3, 1)
+        return conv(x) + y, rows
+
+    for function in (add_input, add_output, add_view):
+        assert "aten.add.Tensor" in targets(check(function))
+
+
+def test_sums_that_broadcast_or_scale_are_kept(conv):
+    assert "aten.add.Tensor" in targets(check(lambda x: conv(x) + F.relu(conv(x)).mean((2, 3), keepdim=True)))
+    assert "aten.add.Tensor" in targets(check(lambda x: torch.add(F.relu(x), conv(x), alpha=2)))
+
+
+def test_constants_are_computed_once(conv):
+    halves = conv.weight.split(4)
+    graph = check(lambda x: F.conv2d(x, torch.cat(halves[::-1]) * 2, padding=1))
+    assert not targets(graph)
+
+
+def test_grouped_strided_and_transposed_convolutions(conv):
+    grouped = nn.Conv2d(8, 8, 3, padding=2, stride=2, dilation=2, groups=8).requires_grad_(False)
+    transposed = nn.ConvTranspose2d(8, 8, 2, stride=2).requires_grad_(False)
+    assert targets(check(lambda x: transposed(F.relu(grouped(x))))) == ["aten.convolution.default"]
+
+
+def test_winograd_is_used_where_it_fits_and_sizes_share_layers():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(128, 128, 3, padding=1).requires_grad_(False)
+    layers = {}
+    for shape in ((1, 128, 16, 32), (1, 128, 20, 32), (1, 128, 4, 4)):
+        x = torch.randn(shape).to(memory_format=torch.channels_last)
+        graph = fused(lambda x: F.relu(conv(x)), x, layers)
+        torch.testing.assert_close(graph(x), F.relu(conv(x)), rtol=1e-4, atol=1e-4)
+        assert not targets(graph)
+    kinds = [type(layer) for layer in layers.values()]
+    assert kinds.count(TiledWinograd) == kinds.count(PackedConv2d) == 1
