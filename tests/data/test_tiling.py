@@ -179,3 +179,30 @@ def test_tiles_without_objects_are_thinned_in_each_epoch_anew(folder):
     drawn = loader.dataset.dataset._draw_images(20_000, np.random.default_rng(0))
     share = np.isin(drawn, with_objects).mean()
     assert share == pytest.approx(2 / 5, abs=0.02), "mosaics have the same share of tiles without objects"
+
+
+@pytest.mark.parametrize("empty_fraction", [0.25, 1.0])
+def test_processes_share_the_tiles_of_an_epoch(folder, empty_fraction):
+    """Two processes have the tiles of one with twice the batch, and the same choice of tiles without objects."""
+    boxes = [[2, 2, 9, 9], [80, 60, 99, 90]]
+    tiled, counts = tile_dataset(dataset_of(record(boxes, path=folder / "a.png"), record([])), TILES)
+    assert counts.empty == 8
+    settings = {"size": (32, 32), "training": True, "empty_fraction": empty_fraction, "seed": 3}
+    loaders = [make_loader(tiled, batch_size=2, rank=rank, world_size=2, **settings) for rank in range(2)]
+    alone = make_loader(tiled, batch_size=4, **settings)
+    assert len(loaders[0]) == len(loaders[1]) == len(alone)
+    chosen = set()
+    for epoch in range(6):
+        for loader in (*loaders, alone):
+            loader.batch_sampler.set_epoch(epoch)
+        first, second, joint = (list(loader.batch_sampler) for loader in (*loaders, alone))
+        assert [a + b for a, b in zip(first, second, strict=True)] == joint
+        rows = [key.index for batch in joint for key in batch]
+        with_objects = {row for row, one in enumerate(tiled.images) if one.has_objects}
+        number = len(with_objects) + int(8 * empty_fraction)
+        assert len(set(rows)) == number
+        assert with_objects <= set(rows)
+        # The last batch is filled up with tiles of the epoch.
+        assert len(rows) == -(-number // 4) * 4
+        chosen.add(frozenset(rows))
+    assert len(chosen) == (1 if empty_fraction == 1 else 6), "other tiles without objects in each epoch"

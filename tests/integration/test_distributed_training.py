@@ -46,18 +46,40 @@ def test_some_process_gets_a_batch_without_objects(sparse_data):
 
 
 def test_two_processes_equal_one(sparse_data, tiny, tmp_path, start):
-    two, one = tmp_path / "two", tmp_path / "one"
-    run = start(tiny(sparse_data, two, *EVERYTHING, "--devices", "2", "--max_epochs", "1"), processes=2)
-    assert main(tiny(sparse_data, one, *EVERYTHING, "--batch_size", "4", "--max_epochs", "1")) == 0
+    two, _ = train_in_two_and_one(sparse_data, tiny, tmp_path, start)
+    measured = json.loads((two / "metrics.json").read_text())
+    alone = evaluate(two / "best.safetensors", sparse_data, batch_size=2, num_workers=0, progress=False)
+    assert {name: measured[name] for name in alone} == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["faster_rcnn", "mask_rcnn"])
+def test_two_processes_on_tiles_equal_one(sparse_data, tiny, tmp_path, start, model):
+    """Tiles without objects are thinned; a process validates whole images, of which the other has another number."""
+    tiles = ("--tiles", "96", "0.25", "--tile_min_area_ratio", "0.3", "--tile_empty_fraction", "0.4", "--model", model)
+    # Samplers that take every candidate have masks for all of them.
+    mask_head = ("--detector.mask.channels", "8", "--detector.mask.num_convs", "1") if model == "mask_rcnn" else ()
+    two, one = train_in_two_and_one(sparse_data, tiny, tmp_path, start, *tiles, *mask_head)
+    measured = json.loads((two / "metrics.json").read_text())
+    alone = evaluate(two / "best.safetensors", sparse_data, batch_size=2, tiles=(96, 0.25), progress=False)
+    assert {name: measured[name] for name in alone} == alone
+    assert ("mask_AP" in alone) == (model == "mask_rcnn")
+    assert rows(two) == rows(one)
+
+
+def train_in_two_and_one(data, tiny, folder, start, *options):
+    """Train with two processes and with one, and return the folders once their weights are equal."""
+    two, one = folder / "two", folder / "one"
+    settings = (*EVERYTHING, *options, "--max_epochs", "1")
+    run = start(tiny(data, two, *settings, "--devices", "2"), processes=2)
+    assert main(tiny(data, one, *settings, "--batch_size", "4")) == 0
     assert run.wait() == [0, 0], run.said
-    states = [read_checkpoint(folder / "last.ckpt")["state_dict"] for folder in (two, one)]
+    states = [read_checkpoint(path / "last.ckpt")["state_dict"] for path in (two, one)]
     for name, value in states[0].items():
         torch.testing.assert_close(
             value, states[1][name], rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
         )
-    measured = json.loads((two / "metrics.json").read_text())
-    alone = evaluate(two / "best.safetensors", sparse_data, batch_size=2, num_workers=0, progress=False)
-    assert {name: measured[name] for name in alone} == alone
+    return two, one
 
 
 def test_two_processes_stop_together_and_are_resumed(sparse_data, tiny, tmp_path, start):

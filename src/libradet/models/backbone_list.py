@@ -67,8 +67,8 @@ FAMILIES = frozenset(
     ]
 )
 
-OTHER_STRIDES = ("sedarknet21",)
-"""Models of these modules that are exceptions."""
+EXCEPTIONS = ("sedarknet21", "bat_resnext26ts")
+"""Models of these modules with other strides, or blocks that sides of images must be multiples of."""
 
 
 def list_backbones(pattern: str) -> list[str]:
@@ -78,6 +78,6 @@ def list_backbones(pattern: str) -> list[str]:
     def is_supported(name: str) -> bool:
         if timm.models.is_model_in_modules(name, MODULES):
             return uses_simple_pyramid(name)
-        return name not in OTHER_STRIDES and timm.models.is_model_in_modules(name, FAMILIES)
+        return name not in EXCEPTIONS and timm.models.is_model_in_modules(name, FAMILIES)
 
     return [name for name in timm.list_models(pattern) if is_supported(name)]
