@@ -1,7 +1,7 @@
 """Masks of large images as ``supervision.CompactMask``: each is stored inside its window, never as a whole image."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from hotcoco.mask import encode
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 MaskWindow = tuple[slice, slice, Bool[ndarray, "_ _"]]
 """Rows and columns of an image, and the mask there."""
+
+Masks: TypeAlias = "ndarray | supervision.CompactMask"
+"""Masks of ``supervision.Detections``: an array [D, H, W], or compact ones of this shape."""
 
 
 def has_compact_masks() -> bool:
@@ -39,7 +42,26 @@ def to_compact_masks(windows: Iterable[MaskWindow], height: int, width: int) -> 
     return sv.CompactMask.merge(parts)
 
 
-def encode_detection_masks(masks: "ndarray | supervision.CompactMask") -> Iterator[dict[str, Any]]:
+def reduce_masks(masks: "Masks", step: int) -> "Masks":
+    """Return every ``step``-th pixel of masks, those of :func:`libradet.data.windows.reduced_image`."""
+    if isinstance(masks, ndarray):
+        return masks[:, ::step, ::step]
+
+    def windows() -> Iterator[MaskWindow]:
+        for row, (left, top) in enumerate(masks.offsets.tolist()):
+            first_row, first_column = -(-top // step), -(-left // step)
+            pixels = masks.crop(row)[first_row * step - top :: step, first_column * step - left :: step]
+            rows, columns = (
+                slice(first_row, first_row + len(pixels)),
+                slice(first_column, first_column + pixels.shape[1]),
+            )
+            yield rows, columns, pixels
+
+    height, width = (-(-side // step) for side in masks.image_shape)
+    return to_compact_masks(windows(), height, width)
+
+
+def encode_detection_masks(masks: "Masks") -> Iterator[dict[str, Any]]:
     """Yield each mask of ``supervision.Detections.mask`` as an RLE dictionary of the whole image."""
     if isinstance(masks, ndarray):
         yield from (encode(np.asfortranarray(mask)) for mask in masks)

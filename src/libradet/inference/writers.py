@@ -17,7 +17,7 @@ from libradet.data.proposals.proposal_file import ImageProposals, write_proposal
 from libradet.data.segmentations import rle_to_json
 from libradet.data.windows import reduced_image
 from libradet.errors import UserError
-from libradet.inference.compact_masks import encode_detection_masks
+from libradet.inference.compact_masks import encode_detection_masks, reduce_masks
 from libradet.inference.inputs import InputImage, is_video, list_image_files, read_input, video_frames, video_info
 from libradet.inference.predict import check_score_thresh, predict_stream
 from libradet.inference.tiles import Tiling
@@ -129,7 +129,8 @@ class ResultWriter:
         pixels = image.image
         if image.windows is not None:
             pixels, step = reduced_image(image.windows, MAX_RENDERED_SIDE)
-            detections = replace(detections, xyxy=detections.xyxy / step, mask=None)
+            masks = None if detections.mask is None else reduce_masks(detections.mask, step)
+            detections = replace(detections, xyxy=detections.xyxy / step, mask=masks)
         rendered = draw_detections(pixels.permute(1, 2, 0).numpy(), detections)
         if image.frame is None:
             save_image(rendered, path)
@@ -163,7 +164,7 @@ def predict_files(
     each ``image_id`` to its file and each ``category_id`` to its class; ``proposals.safetensors``, for proposal
     models. Category ids are those of the training dataset. Image ids are the file names if all of them are numbers, as
     in COCO; otherwise 1, 2, ... in order. Files that cannot be read are skipped and listed. Rendered images of files
-    that are read by window have sides of at most MAX_RENDERED_SIDE, and no masks.
+    that are read by window have sides of at most MAX_RENDERED_SIDE.
 
     Args:
         sources: files, folders and globs, see :func:`libradet.inference.inputs.list_image_files`.
