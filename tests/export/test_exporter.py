@@ -14,6 +14,7 @@ from libradet.errors import UserError
 from libradet.export import exporter
 from libradet.export.formats import FORMATS
 from libradet.inference.predict import predict_batch
+from libradet.models.config import ClassBalanceConfig
 from libradet.models.serialization import save_model
 from libradet.models.zoo import MODELS
 from tests.helpers.exported_detectors import random_proposals, scene, shape_checks_disabled, small_detector
@@ -113,6 +114,25 @@ def test_every_entry_of_the_zoo(name, suffix, tmp_path):
     for height, width in ((96, 128), (150, 101), (333, 500)):
         for count in (1, 3):
             assert_same(model, exported, [scene(height, width, seed) for seed in range(count)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("suffix", "static"), [("onnx", None), ("onnx", (2, 101, 150)), ("pt2", None)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("mask_rcnn", "seesaw"), ("mask_rcnn", "eql_v2"), ("cascade_rcnn", "eql_v2")]
+)
+def test_scores_of_balanced_classes(name, kind, suffix, static, tmp_path):
+    """Those of equalization loss v2 are sigmoids."""
+    model = small_detector(name, ClassBalanceConfig(kind))
+    with shape_checks_disabled():
+        libradet.export_model(model, tmp_path / f"model.{suffix}", static=static)
+    exported = libradet.load_model(tmp_path / f"model.{suffix}")
+    images = [scene(101, 150, seed) for seed in range(2)]
+    assert_same(model, exported, images)
+    model.roi.box_heads[-1].config.class_balance = None
+    if kind == "eql_v2":
+        with pytest.raises(AssertionError):
+            assert_same(model, exported, images)
 
 
 @pytest.mark.slow
