@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from libradet.data.synthesis.synthetic import synthesize
+from libradet.models.serialization import save_model
+from tests.helpers.tiny_detectors import tiny_detector
 
 TOOLS = {"timm", "lightning", "torchmetrics", "supervision", "matplotlib", "tensorboard"}
 HEAVY = {"torch", "torchvision", *TOOLS}
@@ -111,3 +113,18 @@ def test_configurations_need_no_torch():
     out, _ = in_a_process(f"import sys\n{program}\nprint(*sys.modules)")
     assert "libradet.training.config" in out.split()
     assert not set(out.split()) & HEAVY
+
+
+UNUSED_BY_PREDICT = ("wandb", "matplotlib", "scipy.interpolate", "lightning", "torchmetrics", "tensorboard", "peft")
+UNUSED_BY_PREDICT += ("transformers", "albumentations", "onnxruntime", "openvino", "sklearn", "pandas")
+
+
+def test_prediction_imports_what_it_uses(folder, tmp_path):
+    save_model(tiny_detector(), tmp_path / "model.safetensors")
+    image = next((folder / "data").rglob("*.jpg"))
+    program = "import sys\nfrom libradet.cli import main\nmain(sys.argv[1:])\nprint(*sys.modules)"
+    out, _ = in_a_process(program, "predict", "model.safetensors", str(image), "--score_thresh", "0", cwd=tmp_path)
+    loaded = set(out.splitlines()[-1].split())
+    assert {"timm", "supervision"} < loaded, "or this test shows nothing"
+    assert not loaded & set(UNUSED_BY_PREDICT)
+    assert (tmp_path / "predictions" / "predictions.json").is_file()

@@ -66,3 +66,13 @@ def test_optimized_models_are_not_saved(tmp_path):
     with pytest.raises(UserError, match="optimized model cannot be saved"):
         save_model(libradet.optimize(tiny_detector(tiny_config())), tmp_path / "x.safetensors")
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_in_place_the_detector_itself_is_optimized():
+    model = lively(tiny_detector())
+    expected = libradet.optimize(model)
+    optimized = libradet.optimize(model, in_place=True)
+    assert optimized is model
+    assert optimized.is_optimized
+    with torch.inference_mode():
+        assert_same(optimized(tiny_batch()), expected(tiny_batch()), boxes=0, scores=0)

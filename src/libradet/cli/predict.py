@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from libradet.inference.proposals import check_predictor_proposals
 
     loaded = load_model(args.model, options.device_of(args), runtime=args.runtime)
-    model = optimize_predictor(loaded, args.precision, args.compile, engine=args.engine)
+    model = optimize_predictor(loaded, args.precision, args.compile, engine=args.engine, in_place=True)
     options.print_engine(model)
     if args.data:
         return _write_proposals(args, model)

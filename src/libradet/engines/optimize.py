@@ -27,6 +27,7 @@ def optimize(
     engine: Engine | Literal["auto"] = "eager",
     image: RGBImage | None = None,
     cache_dir: str | Path | None = None,
+    in_place: bool = False,
 ) -> Detector:
     """Return a copy of a detector for faster inference: batch norms are fused and weights converted once.
 
@@ -45,6 +46,7 @@ def optimize(
             chooses by the device and by what is installed.
         image: uint8 RGB [H, W, 3], on which the engine is compared with the detector; a drawn one by default.
         cache_dir: folder for files of engines; ``$LIBRADET_CACHE_DIR`` or ~/.cache/libradet/engines by default.
+        in_place: with the engine "eager", modify the detector itself in place of a copy, which saves time and memory.
 
     Raises:
         UserError: the engine does not exist, does not run here, or not in this precision; or its detections differ.
@@ -53,7 +55,7 @@ def optimize(
     if compile and chosen != "eager":
         raise UserError(f"compile is for the engine eager, and {chosen} is another one: leave one of them out")
     if chosen == "eager":
-        return eager.optimize(model, resolved, compile)
+        return eager.optimize(model, resolved, compile, in_place=in_place)
     if model.is_optimized:
         raise UserError("this detector is optimized already: pass the one that it was made of")
     start = time.perf_counter()
@@ -74,8 +76,12 @@ def optimize_predictor(
     *,
     engine: Engine | Literal["auto"] = "eager",
     image: RGBImage | None = None,
+    in_place: bool = False,
 ) -> Predictor:
     """Apply :func:`optimize` to a detector; return any other predictor as it is.
+
+    Args:
+        in_place: with the engine "eager", modify the detector itself in place of a copy.
 
     Raises:
         UserError: another engine, precision or compilation is requested of a predictor that is not a detector.
@@ -86,7 +92,7 @@ def optimize_predictor(
         return eager.optimize_predictor(model, precision, compile)
     if model.dense_engine is not None and engine == "eager":
         return eager.optimize_predictor(model, precision, compile)
-    return optimize(model, precision, compile, engine=engine, image=image)
+    return optimize(model, precision, compile, engine=engine, image=image, in_place=in_place)
 
 
 def _make_dense(

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
@@ -207,4 +207,8 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 @cache
 def _font_path(name: str) -> Path:
-    return Path(matplotlib.get_data_path(), "fonts", "ttf", name)
+    # The package is not imported, which would last longer than drawing.
+    package = find_spec("matplotlib")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / name

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from libradet.interop.wrappers import strip_wrappers
 from libradet.models.config import CLASS_BALANCE, DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.load_pretrained import BackboneWeights
+from libradet.models.random_init import without_random_init
 from libradet.models.serialization import is_model_format, load_model, read_config
 from libradet.utils.text import summarize_list
 
@@ -101,7 +103,9 @@ def load_checkpoint(
     tensors, meta, note = _read(path, use_ema)
     checkpoint_format, tensors, config = _infer_config(tensors, meta if metadata is None else metadata, path)
     config.backbone.norm_eps = config.backbone.norm_eps if norm_eps is None else norm_eps
-    loaded = _load_tensors(Detector(config), tensors, checkpoint_format)
+    with nullcontext() if allow_partial else without_random_init():
+        model = Detector(config)
+    loaded = _load_tensors(model, tensors, checkpoint_format)
     if not allow_partial and (loaded.missing or loaded.unexpected or loaded.mismatched):
         mismatches = summarize_mismatches(loaded)
         raise UserError(f"{path}: tensors of this {checkpoint_format.name} checkpoint do not fit; {mismatches}")

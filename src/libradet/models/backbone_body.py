@@ -36,7 +36,7 @@ def create_body(name: str, pretrained: bool) -> Body:
     Raises:
         UserError: unknown name, no features that detectors need, or weights that cannot be downloaded.
     """
-    import timm
+    from libradet.utils.quick_timm import timm
 
     try:
         # A configuration may come from an untrusted file: timm would download "hf-hub:..." or read "local-dir:...".
@@ -77,7 +77,7 @@ def load_weights(body: nn.Module, name: str, weights: BackboneWeights) -> str:
 
 
 def _build(name: str, pretrained: bool = False) -> nn.Module:
-    import timm
+    from libradet.utils.quick_timm import timm
 
     vit = describe_plain_vit(name)
     if vit is not None:
@@ -101,7 +101,7 @@ def _used_features(body: Any, name: str) -> tuple[list[int], tuple[int, ...]]:
 
 
 def _build_pretrained(name: str) -> nn.Module:
-    import timm
+    from libradet.utils.quick_timm import timm
 
     tag = IMAGENET_TAGS.get(name, name)
     if not timm.is_model_pretrained(tag):

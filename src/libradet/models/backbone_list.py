@@ -73,7 +73,7 @@ EXCEPTIONS = ("sedarknet21", "bat_resnext26ts")
 
 def list_backbones(pattern: str) -> list[str]:
     """Return the names that match a pattern such as ``convnext*`` and that detectors can be built on."""
-    import timm
+    from libradet.utils.quick_timm import timm
 
     def is_supported(name: str) -> bool:
         if timm.models.is_model_in_modules(name, MODULES):

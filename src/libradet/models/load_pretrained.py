@@ -54,7 +54,7 @@ class BackboneWeights(NamedTuple):
 
 def pixel_statistics(name: str) -> tuple[ChannelValues, ChannelValues] | None:
     """Return mean and standard deviation (RGB, 0..255) of timm's weights of a backbone; None if it has no weights."""
-    import timm
+    from libradet.utils.quick_timm import timm
 
     cfg = timm.get_pretrained_cfg(IMAGENET_TAGS.get(name, name), allow_unregistered=True)
     if cfg is None:

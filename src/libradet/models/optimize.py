@@ -24,7 +24,13 @@ ATTENTION_BUFFERS = ("k_bias", "relative_coords_table")
 """Buffers that timm's EVA and Swin v2 combine with weights, so that both must have one type."""
 
 
-def optimize(model: Detector, precision: Literal["auto", "fp32", "bf16"] = "fp32", compile: bool = False) -> Detector:
+def optimize(
+    model: Detector,
+    precision: Literal["auto", "fp32", "bf16"] = "fp32",
+    compile: bool = False,
+    *,
+    in_place: bool = False,
+) -> Detector:
     """Return a copy of a detector for faster inference: batch norms are fused and weights converted once.
 
     The copy can neither be trained nor saved. ``libradet evaluate`` and ``libradet predict`` optimize by themselves.
@@ -33,6 +39,7 @@ def optimize(model: Detector, precision: Literal["auto", "fp32", "bf16"] = "fp32
         precision: "bf16" halves the digits of scores and is faster on GPUs and CPUs with native bfloat16; "auto" is
             "bf16" on these and "fp32" elsewhere.
         compiled: compile it, see :func:`compile_in_place`.
+        in_place: modify the detector itself in place of a copy, which saves time and memory.
 
     Raises:
         UserError: there is no compiler for the model's device.
@@ -40,7 +47,7 @@ def optimize(model: Detector, precision: Literal["auto", "fp32", "bf16"] = "fp32
     if model.dense_engine is not None:
         raise UserError("this detector runs in an engine: pass the detector that it was made of")
     chosen, _ = choose_precision(precision, model.device.type)
-    optimized = deepcopy(model).eval().requires_grad_(False)
+    optimized = (model if in_place else deepcopy(model)).eval().requires_grad_(False)
     optimized.is_optimized = True
     merge_lora(optimized)
     fuse_conv_bn(optimized)

@@ -35,11 +35,12 @@ def describe_plain_vit(name: str) -> PlainViT | None:
     """Return the patches of a plain ViT of timm; None if the name is that of another backbone or of none."""
     if name.startswith(CONV_NAMES):
         return None
-    import timm
     import torch
     from timm.layers import PatchEmbed
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
+
+    from libradet.utils.quick_timm import timm
 
     if not timm.is_model(name) or not timm.models.is_model_in_modules(name, MODULES):
         return None
@@ -72,8 +73,9 @@ def build_plain_vit(name: str, vit: PlainViT, pretrained: bool = False) -> "nn.M
         vit: of that name.
         pretrained: download timm's weights.
     """
-    import timm
     from timm.models._features import FeatureGetterNet
+
+    from libradet.utils.quick_timm import timm
 
     options: dict[str, Any] = {}
     if vit.patch_size != STRIDE:

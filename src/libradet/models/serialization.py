@@ -61,6 +61,7 @@ def load_model(path: str | Path, device: "str | torch.device" = "cpu") -> "Detec
     from safetensors.torch import load_file
 
     from libradet.models.detector import Detector
+    from libradet.models.random_init import without_random_init
 
     config = read_config(path)
     missing, unexpected = _compare_shapes(config, path)
@@ -69,7 +70,8 @@ def load_model(path: str | Path, device: "str | torch.device" = "cpu") -> "Detec
             f"{path}: its tensors do not match its configuration; missing: {summarize_list(missing, 3, 'none')}; "
             f"unexpected: {summarize_list(unexpected, 3, 'none')}"
         )
-    model = Detector(config)
+    with without_random_init():
+        model = Detector(config)
     model.load_state_dict(load_file(path))
     return model.eval().to(device)
 

@@ -118,7 +118,7 @@ class _FusedConv(torch.autograd.Function):
 
 
 def _fused_copy(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
-    fused = deepcopy(conv)
+    fused = deepcopy(conv, {id(conv.weight): conv.weight})  # all but the weight, which is replaced
     fused.weight = nn.Parameter(conv.weight * scale, requires_grad=False)
     fused.bias = nn.Parameter(shift, requires_grad=False)
     return fused

@@ -1,11 +1,12 @@
 """Batch norm over the joint batch of all processes."""
 
-import timm.layers
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+
+from libradet.utils.quick_timm import timm
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
