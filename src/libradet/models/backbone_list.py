@@ -1,5 +1,7 @@
 """Names of the timm models that detectors can be built on, without building them."""
 
+from fnmatch import fnmatchcase
+
 from libradet.models.plain_vit import MODULES, uses_simple_pyramid
 
 # Modules of timm whose models all have features at strides 4 to 32, according to their feature info, and accept images
@@ -67,8 +69,13 @@ FAMILIES = frozenset(
     ]
 )
 
-EXCEPTIONS = ("sedarknet21", "bat_resnext26ts")
-"""Models of these modules with other strides, or blocks that sides of images must be multiples of."""
+EXCEPTIONS = ("sedarknet21", "bat_resnext26ts", "mobilevitv2_*")
+"""Names (with wildcards) of models of these modules that have other strides, or need other multiples than 32."""
+
+
+def is_exception(name: str) -> bool:
+    """Whether a model of these modules fits no detector."""
+    return any(fnmatchcase(name, pattern) for pattern in EXCEPTIONS)
 
 
 def list_backbones(pattern: str) -> list[str]:
@@ -78,6 +85,6 @@ def list_backbones(pattern: str) -> list[str]:
     def is_supported(name: str) -> bool:
         if timm.models.is_model_in_modules(name, MODULES):
             return uses_simple_pyramid(name)
-        return name not in EXCEPTIONS and timm.models.is_model_in_modules(name, FAMILIES)
+        return not is_exception(name) and timm.models.is_model_in_modules(name, FAMILIES)
 
     return [name for name in timm.list_models(pattern) if is_supported(name)]
