@@ -14,7 +14,6 @@ from libradet.errors import UserError
 from libradet.export.verification import RGBImage, synthetic_images
 from libradet.models import optimize as eager
 from libradet.models.detector import Detector
-from libradet.models.ops.packed_linear import pack_linear_layers
 from libradet.models.optimize import Precision
 from libradet.predictor import Predictor
 
@@ -60,9 +59,8 @@ def optimize(
         raise UserError("this detector is optimized already: pass the one that it was made of")
     start = time.perf_counter()
     optimized = eager.optimize(model, resolved)
-    for part in (optimized.roi, optimized.mask):
-        if part is not None:
-            pack_linear_layers(part)
+    for head in optimized.roi.box_heads if optimized.roi else []:
+        head.pack()
     optimized.dense_engine = _make_dense(model, optimized, chosen, resolved, cache_folder(cache_dir))
     difference = compare(model, optimized, resolved, synthetic_images()[0] if image is None else image, chosen)
     optimized.engine_report = EngineReport(chosen, resolved, time.perf_counter() - start, difference)

@@ -119,6 +119,26 @@ def gather_bins(
             out[:, c].index_copy_(0, rows, bins.to(out.dtype))
 
 
+def gather_bin_rows(
+    pixels: Float[Tensor, "pixels C"], groups: Sequence[SamplingPoints], num_boxes: int, bins: int
+) -> Float[Tensor, "S bins C"]:
+    """Return the bins of boxes with channels last; zeros for boxes without sampling points.
+
+    Args:
+        pixels: of all levels, each in row-major order.
+    """
+    pooled = [
+        F.embedding_bag(pixel.flatten(0, 1), pixels, mode="sum", per_sample_weights=weight.flatten(0, 1))
+        for _, pixel, weight in groups
+    ]
+    if len(groups) == 1 and len(groups[0].rows) == num_boxes:  # rows are in order
+        return pooled[0].unflatten(0, (num_boxes, bins))
+    out = pixels.new_zeros(num_boxes, bins, pixels.shape[1])
+    for (rows, *_), sums in zip(groups, pooled, strict=True):
+        out.index_copy_(0, rows, sums.unflatten(0, (-1, bins)))
+    return out
+
+
 def scatter_bins(
     grad: Float[Tensor, "S C bins"], groups: Sequence[SamplingPoints], grads: Sequence[Float[Tensor, "C _ _"]]
 ) -> None:

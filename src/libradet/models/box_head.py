@@ -20,6 +20,8 @@ from libradet.models.class_balance import build_class_balance, class_scores, use
 from libradet.models.config import RoIAlignConfig, RoIConfig
 from libradet.models.layers import conv_norm
 from libradet.models.losses import class_loss, iou_prediction_loss, localization_loss, num_samples_across_ranks
+from libradet.models.ops.packed_linear import pack_linear_layers
+from libradet.models.ops.pooled_linear import PooledLinear
 from libradet.models.rpn import Proposals
 from libradet.models.sampling import build_progress, match_to_gt, max_positives, sample, uses_ohem
 
@@ -76,6 +78,7 @@ class BoxHead(nn.Module):
     def __init__(self, channels: int, num_classes: int, strides: Sequence[int], config: RoIConfig) -> None:
         super().__init__()
         self.num_classes, self.strides, self.config = num_classes, list(strides), config
+        self.pooled_fc1: PooledLinear | None = None  # set by pack
         self.convs = nn.ModuleList(conv_norm(channels, channels, 3, config.norm) for _ in range(config.num_convs))
         for layer in self.convs.modules():
             if isinstance(layer, nn.Conv2d):
@@ -110,11 +113,23 @@ class BoxHead(nn.Module):
         """Return the predictions for each region, from its pooled features."""
         for layer in self.convs:
             x = F.relu(layer(x))
-        x = x.flatten(1)
-        for name in self.fc_names:
+        return self._predict(x.flatten(1), self.fc_names)
+
+    def _predict(self, x: Float[Tensor, "R _"], fc_names: Sequence[str]) -> BoxHeadOutput:
+        for name in fc_names:
             x = F.relu(getattr(self, name)(x))
         iou = None if self.iou is None else self.iou(x).float()
         return BoxHeadOutput(self.logits(x).float(), self.deltas(x).float().unflatten(1, (-1, 4)), iou)
+
+    def pack(self) -> None:
+        """Prepare the layers for inference on a CPU: RoIAlign and ``fc1`` become one step, weights are packed."""
+        if not torch.backends.mkldnn.is_available() or self.logits.weight.device.type != "cpu":
+            return
+        fc1 = getattr(self, "fc1", None)
+        if isinstance(fc1, nn.Linear) and not self.convs:
+            self.pooled_fc1 = PooledLinear(fc1, self.strides, self.config.align)
+            self.fc1 = nn.Identity()  # its weights are not needed twice
+        pack_linear_layers(self)
 
     @property
     def max_positives(self) -> int:
@@ -125,7 +140,10 @@ class BoxHead(nn.Module):
         self, features: Sequence[Tensor], boxes: Float[Tensor, "B N 4"], valid: Bool[Tensor, "B N"]
     ) -> BoxHeadOutput:
         """Pool the features of each image's boxes, and return the predictions for them."""
-        output = self(roi_pool(features, boxes, valid, self.strides, self.config.align))
+        if self.pooled_fc1 is None:
+            output = self(roi_pool(features, boxes, valid, self.strides, self.config.align))
+        else:
+            output = self._predict(F.relu(self.pooled_fc1(features, boxes, valid)), self.fc_names[1:])
         iou = None if output.iou is None else output.iou.unflatten(0, valid.shape)
         return BoxHeadOutput(output.logits.unflatten(0, valid.shape), output.deltas.unflatten(0, valid.shape), iou)
 

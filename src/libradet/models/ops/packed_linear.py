@@ -9,20 +9,20 @@ PACK_ROWS = 512
 
 
 class PackedLinear(nn.Module):
-    """A linear layer with packed weights in float32.
+    """A linear layer with packed weights.
 
     torch computes float32 layers in MKL, which is slower than oneDNN on AMD processors: for the first layer of a box
     head, by a fifth.
 
     Args:
-        linear: layer on the CPU, in float32.
+        weight, bias: of a layer on the CPU.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> None:
         super().__init__()
         # Not a buffer: a packed tensor can neither be copied nor moved.
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACK_ROWS)
-        self.bias = linear.bias
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), PACK_ROWS)
+        self.bias = bias
 
     def forward(self, x: Float[Tensor, "N inputs"]) -> Float[Tensor, "N outputs"]:
         """Return the layer's output."""
@@ -35,6 +35,6 @@ def pack_linear_layers(module: nn.Module) -> None:
         return
     for name, child in module.named_children():
         if type(child) is nn.Linear and child.weight.dtype == torch.float32 and child.weight.device.type == "cpu":
-            setattr(module, name, PackedLinear(child))
+            setattr(module, name, PackedLinear(child.weight, child.bias))
         else:
             pack_linear_layers(child)
