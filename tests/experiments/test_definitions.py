@@ -6,7 +6,14 @@ import pytest
 import yaml
 
 from libradet.errors import UserError
-from libradet.experiments.definitions import list_names, nest, read_experiment, read_preset, row_settings
+from libradet.experiments.definitions import (
+    list_names,
+    nest,
+    read_experiment,
+    read_preset,
+    resolve_backbone_weights,
+    row_settings,
+)
 from libradet.models.zoo import make_config
 from libradet.training.options import parse_train
 
@@ -38,6 +45,15 @@ def test_paper_values_are_those_published(table, shared_data):
 def test_packaged_experiments():
     ours = {"balanced", "classes", "components", "finetune", "libra", "recipes", "sampler_bins", "samplers", "switches"}
     assert {f"table{i}" for i in range(1, 7)} | ours <= set(list_names())
+
+
+def test_preset_scratch_is_the_small_one_with_random_weights(tmp_path):
+    small, scratch = read_preset("small"), read_preset("scratch")
+    assert scratch.sections == small.sections
+    assert scratch.backbones == {"resnet50": "resnet18"}
+    assert resolve_backbone_weights(scratch, None, tmp_path) is None
+    assert resolve_backbone_weights(scratch, "imagenet", tmp_path) == "imagenet"
+    assert resolve_backbone_weights(small, None, tmp_path) == "imagenet"
 
 
 def test_deltas_are_of_metrics_that_are_listed(tmp_path):

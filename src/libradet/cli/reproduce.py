@@ -14,7 +14,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("reproduce", help="run the paper's tables, figures and claims on your datasets")
     parser.add_argument("experiment", metavar="EXPERIMENT", help=EXPERIMENTS)
     parser.add_argument("--data", type=Path, required=True, nargs="+", metavar="DIR", help="datasets to train on")
-    text = "small (two cores, under an hour per table), coco (the paper's protocol), or a .yaml file (default: small)"
+    text = (
+        "small (two cores, under an hour per table), scratch (the same, from random weights), coco (the paper's "
+        "protocol), or a .yaml file (default: small)"
+    )
     parser.add_argument("--preset", default="small", help=text)
     text = "initial backbone weights: a file, imagenet or none (default: as in the preset)"
     parser.add_argument("--weights", metavar="FILE", help=text)

@@ -73,7 +73,8 @@ class Preset:
 
     Attributes:
         deviations: differences from the paper's protocol, as a phrase.
-        weights: initialization of backbones: ``imagenet``, or ``file`` to search near the data for a weights file.
+        weights: initialization of backbones: ``imagenet``, ``none``, or ``file`` to search near the data for a weights
+            file.
         threads: CPU threads of each training process; None leaves them to torch.
         sections: settings of ``libradet train`` by dotted key. ``settings`` applies to every run; ``rpn``, ``roi`` and
             ``retinanet`` to detectors with such a part; ``proposals`` to the RPN whose proposals are shared.
@@ -173,6 +174,7 @@ def resolve_backbone_weights(preset: Preset, requested: str | None, data: Path) 
         requested: value of ``--weights``; None leaves the choice to the preset. A preset with ``weights: file`` uses
             ``weights/BACKBONE*.safetensors`` in the dataset's folder or one of the two above it, if there is one.
     """
+    requested = requested or ("none" if preset.weights == "none" else None)
     if requested is not None:
         return None if requested == "none" else requested
     if preset.weights == "file":
