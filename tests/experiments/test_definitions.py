@@ -132,3 +132,29 @@ def test_unknown_names_get_a_suggestion():
         read_experiment("tabel4")
     with pytest.raises(UserError, match="did you mean small"):
         read_preset("smal")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", "imagenet"),
+        ("weights: none", None),
+        ("weights: null", None),
+        ("weights: mine.safetensors", "mine.safetensors"),
+        ("weights: file", "imagenet"),
+    ],
+)
+def test_weights_of_a_preset(line, expected, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"title: a\nbackbones: {{resnet50: resnet18}}\nschedules: {{1x: {{images: 8}}}}\n{line}\n")
+    preset = read_preset(str(path))
+    assert resolve_backbone_weights(preset, None, tmp_path) == expected
+    assert resolve_backbone_weights(preset, "none", tmp_path) is None
+    assert resolve_backbone_weights(preset, "other.safetensors", tmp_path) == "other.safetensors"
+
+
+def test_unknown_keys_of_a_preset_are_refused_with_a_suggestion(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("title: a\nsetings: {}\nbackbones: {resnet50: resnet18}\nschedules: {1x: {images: 8}}\n")
+    with pytest.raises(UserError, match=r"mine.yaml: there is no key 'setings'; did you mean settings\?"):
+        read_preset(str(path))

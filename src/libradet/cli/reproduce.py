@@ -19,7 +19,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "protocol), or a .yaml file (default: small)"
     )
     parser.add_argument("--preset", default="small", help=text)
-    text = "initial backbone weights: a file, imagenet or none (default: as in the preset)"
+    text = "initial weights: a file, imagenet, coco, a name of models --weights, or none (default: as in the preset)"
     parser.add_argument("--weights", metavar="FILE", help=text)
     text = "random seeds, one run for each (default: 0 1 2)"
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), metavar="N", help=text)

@@ -19,6 +19,7 @@ SHARED_PROPOSALS = "shared"
 _EXPERIMENT_KEYS = ("title", "source", "metrics", "deltas", "model", "proposals", "rows")
 _ROW_KEYS = ("name", "model", "backbone", "schedule", "baseline", "set", "paper")
 _PRESET_SECTIONS = ("settings", "rpn", "roi", "retinanet", "proposals")
+_PRESET_KEYS = ("title", "deviations", "weights", "threads", "backbones", "schedules", *_PRESET_SECTIONS)
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Preset:
 
     Attributes:
         deviations: differences from the paper's protocol, as a phrase.
-        weights: initialization of backbones: ``imagenet``, ``none``, or ``file`` to search near the data for a weights
-            file.
+        weights: initialization of backbones: ``imagenet``, ``none``, the path of a file, or ``file`` to search near the
+            data for one.
         threads: CPU threads of each training process; None leaves them to torch.
         sections: settings of ``libradet train`` by dotted key. ``settings`` applies to every run; ``rpn``, ``roi`` and
             ``retinanet`` to detectors with such a part; ``proposals`` to the RPN whose proposals are shared.
@@ -128,15 +129,16 @@ def read_preset(name: str) -> Preset:
     """Read a packaged preset by name, or one from a YAML file by path.
 
     Raises:
-        UserError: there is none, or a key is missing.
+        UserError: there is none, or a key is missing or unknown.
     """
     path, tree = _read_yaml(name, "preset", "presets")
+    _check_keys(tree, _PRESET_KEYS, str(path))
     _require(tree, ("title", "backbones", "schedules"), path)
     return Preset(
         name=path.stem,
         title=tree["title"],
         deviations=tree.get("deviations", ""),
-        weights=tree.get("weights", IMAGENET),
+        weights=str(tree.get("weights") or "none") if "weights" in tree else IMAGENET,
         threads=tree.get("threads"),
         sections={key: dict(tree.get(key) or {}) for key in _PRESET_SECTIONS},
         backbones=tree["backbones"],
@@ -174,16 +176,13 @@ def resolve_backbone_weights(preset: Preset, requested: str | None, data: Path) 
         requested: value of ``--weights``; None leaves the choice to the preset. A preset with ``weights: file`` uses
             ``weights/BACKBONE*.safetensors`` in the dataset's folder or one of the two above it, if there is one.
     """
-    requested = requested or ("none" if preset.weights == "none" else None)
-    if requested is not None:
-        return None if requested == "none" else requested
-    if preset.weights == "file":
+    weights = preset.weights if requested is None else requested
+    if requested is None and weights == "file":
         backbone = next(iter(preset.backbones.values()))
         folders = [folder / "weights" for folder in (data.resolve(), *data.resolve().parents[:2])]
         files = [path for folder in folders for path in sorted(folder.glob(f"{backbone}*.safetensors"))]
-        if files:
-            return str(files[0])
-    return IMAGENET
+        return str(files[0]) if files else IMAGENET
+    return None if weights == "none" else weights
 
 
 def nest(settings: dict[str, Any]) -> dict[str, Any]:
