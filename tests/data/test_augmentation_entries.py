@@ -57,6 +57,13 @@ def test_entries_are_text_and_encoded_once():
     assert encode_entries(ROTATION) == encoded[:1]
 
 
+def test_a_transform_of_albumentations_is_referred_to_a_file():
+    with pytest.raises(
+        UserError, match=r"not albumentations\.HorizontalFlip; write a pipeline with albumentations\.save"
+    ):
+        prepare_transforms(encode_entries(["albumentations.HorizontalFlip"]))
+
+
 def touch(path):
     """An entry that would create a file, if classes of other modules were created or called."""
     return {"class_path": "os.mkdir", "init_args": {"path": str(path)}}

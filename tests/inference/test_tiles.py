@@ -318,7 +318,9 @@ def test_refused():
 
 
 def test_without_tiles_nothing_changes():
-    assert make_tiling(FixedDetector(), None, "wbf") is None
+    assert make_tiling(FixedDetector(), None) is None
+    with pytest.raises(UserError, match="tile_merge is wbf, which needs tiles"):
+        make_tiling(FixedDetector(), None, "wbf")
 
 
 @pytest.fixture(scope="module")

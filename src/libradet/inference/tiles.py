@@ -59,13 +59,15 @@ def make_tiling(model: Predictor, tiles: TilesLike | None, merge: TileMerge = "n
         merge: "nms" or "wbf".
 
     Raises:
-        UserError: invalid tiles, or a model that cannot be tiled so.
+        UserError: invalid tiles, ``merge`` without tiles, or a model that cannot be tiled so.
     """
-    if tiles is None:
-        return None
-    checked = as_tiles(tiles)
     if merge not in ("nms", "wbf"):
         raise UserError(f"tile_merge is {merge}: choose nms or wbf")
+    if tiles is None:
+        if merge != "nms":
+            raise UserError(f"tile_merge is {merge}, which needs tiles: set tiles, or leave out tile_merge")
+        return None
+    checked = as_tiles(tiles)
     if model.num_proposals:
         raise UserError(f"{model.name} uses precomputed proposals, which are those of whole images: leave out tiles")
     if merge == "wbf" and model.has_masks:

@@ -116,6 +116,8 @@ def setup_training(
         backbone = config.backbone or detector_config.backbone.name
         config = replace(config, weights=best_weights(detector_config.model, backbone).name)
     _check_settings(config, detector_config, transforms)
+    if resume is None and config.tiles is None:  # of a resumed run, the change is named
+        _refuse_settings_of_tiles(config)
     train_set, val_set, report = _read_data(config, with_masks=detector_config.mask is not None, on_report=on_report)
     on_gpu = torch.cuda.is_available()
     _check_devices(config, on_gpu)
@@ -162,6 +164,12 @@ def _check_settings(
     check_mixing(make_augmentation(config, transforms=transforms), config.proposals is not None)
     if config.tiles is not None and detector_config.requires_proposals:
         raise UserError(f"{detector_config.model} uses precomputed proposals, those of whole images: leave out tiles")
+
+
+def _refuse_settings_of_tiles(config: TrainConfig) -> None:
+    for name in ("tile_min_area_ratio", "tile_empty_fraction"):
+        if getattr(config, name) != getattr(TrainConfig, name):
+            raise UserError(f"{name} is {getattr(config, name)}, which needs tiles: set tiles, or leave it out")
 
 
 def _read_data(

@@ -130,9 +130,11 @@ def _class_of(class_path: Any) -> type:
     if module in ("", MODULE) and name in known:
         return known[name]
     similar = suggest(name, known) if module in ("", MODULE, "torchvision.transforms") else None
-    hint = (
-        f"did you mean {MODULE}.{similar}?" if similar else "pass others in Python: libradet.train(augmentations=[...])"
-    )
+    hint = "pass others in Python: libradet.train(augmentations=[...])"
+    if module.partition(".")[0] == "albumentations":
+        hint = "write a pipeline with albumentations.save, and name its file: {albumentations: FILE}"
+    elif similar:
+        hint = f"did you mean {MODULE}.{similar}?"
     raise UserError(f"augmentations: files can name transforms of {MODULE} only, not {str(class_path)[:100]}; {hint}")
 
 
