@@ -16,9 +16,8 @@ from libradet.experiments.claims import CLAIMS, reproduce_claims
 from libradet.experiments.definitions import IMAGENET, Preset, list_names, read_experiment, read_preset
 from libradet.experiments.runner import ExperimentRunner, make_dataset_entries
 from libradet.experiments.verdict_check import VERDICT, reproduce_verdict
-from libradet.interop.coco_weights import BEST, by_name
+from libradet.interop.coco_weights import BEST, require_weights
 from libradet.training.options import check_settings
-from libradet.utils.atomic_io import require_exists
 from libradet.utils.text import suggest
 
 
@@ -89,8 +88,8 @@ def _make_runner(options: ReproduceOptions, preset: Preset, console: Console) ->
         raise UserError(f"--seeds are {' '.join(map(str, options.seeds))}; they must be different, 0 or above")
     weights = preset.weights if options.weights is None else options.weights
     is_searched = options.weights is None and weights == "file"
-    if weights not in ("none", IMAGENET, BEST) and by_name(weights) is None and not is_searched:
-        require_exists(weights)
+    if weights not in ("none", IMAGENET, BEST) and not is_searched:
+        require_weights(weights)
     overrides = dict(_parse_override(text) for text in options.overrides)
     check_settings(overrides)
     datasets = make_dataset_entries(options.data, preset, options.weights)

@@ -102,12 +102,15 @@ class ExperimentRunner:
 
 def make_dataset_entries(folders: Sequence[Path], preset: Preset, weights: str | None) -> tuple[DatasetEntry, ...]:
     """Return datasets named by their folders. Raises UserError if one cannot be trained on or two names are equal."""
-    from libradet.data.read import read
+    from libradet.data.formats.reading import standard_split
+    from libradet.data.read import read, splits
     from libradet.data.repeat_factors import count_objects
 
     entries = []
     for folder in folders:
         dataset, _ = read(folder, "train", training=True, masks=False)
+        if "val" not in [standard_split(name) for name in splits(folder)]:
+            raise UserError(f"{folder}: has no validation split, on which rows are compared: add a split val")
         backbone_weights = resolve_backbone_weights(preset, weights, folder)
         counts = dict(zip(dataset.class_names, count_objects(dataset), strict=True))
         entries.append(DatasetEntry(folder.resolve().name, folder, len(dataset), backbone_weights, counts))
