@@ -1,5 +1,6 @@
 """Feature extractors of timm, and weights for them."""
 
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ def create_body(name: str, pretrained: bool) -> Body:
         body: Any = _build(name)
         rows, strides = _used_features(body, name)
     except (RuntimeError, AttributeError, TypeError) as e:
-        similar = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]) or "resnet50"
+        similar = ", ".join(get_close_matches(name.split(".")[0], timm.list_models(), n=5, cutoff=0.75)) or "resnet50"
         raise UserError(f"backbone {name!r} is not a timm model with features; similar names: {similar}") from e
     return Body(_build_pretrained(name) if pretrained else body, rows, strides)
 

@@ -50,7 +50,7 @@ def _differing_tensors(checkpoint: Mapping[str, Any], model: Detector) -> str:
     }
     current = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     names = [name for name in saved | current if saved.get(name) != current.get(name)]
-    return f"the run was started with other layers ({summarize_list(names)})" if names else ""
+    return f"the run was started with other layers ({summarize_list(names, limit=2)})" if names else ""
 
 
 def _differing_groups(checkpoint: Mapping[str, Any], model: Detector, config: TrainConfig) -> str:
