@@ -7,10 +7,12 @@ import torch
 
 import libradet
 from libradet.engines import optimize as engines
+from libradet.engines.comparison import EngineDifference, is_rounding
 from libradet.engines.dense_graph import dense_graph
 from libradet.errors import UserError
 from libradet.export.exported_model import ExportedModel
 from libradet.export.metadata import build_metadata
+from libradet.models.box_head import BoxHead
 from libradet.models.serialization import save_model
 from tests.helpers.exported_detectors import shape_checks_disabled
 from tests.helpers.tiny_detectors import lively, tiny_batch, tiny_detector, tiny_zoo_config
@@ -109,7 +111,7 @@ def test_engines_are_neither_saved_nor_optimized_again(monkeypatch, tmp_path):
     monkeypatch.setattr(engines, "_make_dense", lambda model, optimized, *_: optimized.compute_dense)
     monkeypatch.setattr(engines, "choose_engine", lambda *_: ("compiled", "fp32"))
     fast = libradet.optimize(small_detector(), engine="compiled", cache_dir=tmp_path)
-    assert fast.engine_report.difference.relative == 0
+    assert fast.engine_report.difference.relative < 1e-5
     with pytest.raises(UserError, match="optimized"):
         libradet.optimize(fast, engine="compiled")
     with pytest.raises(UserError, match="optimized model cannot be saved"):
@@ -135,3 +137,32 @@ def test_what_cannot_be_traced_is_an_error(cache_dir, monkeypatch):
     monkeypatch.setattr(model.__class__, "compute_dense", lambda self, images: images[images > 3].tolist())
     with pytest.raises(UserError, match="cannot be converted to ONNX"):
         libradet.optimize(model, engine="onnxruntime", cache_dir=cache_dir / "none")
+
+
+def test_a_box_head_that_differs_is_refused(monkeypatch):
+    model = small_detector()
+    original = BoxHead.pack
+
+    def pack_wrongly(head):
+        head.logits.bias.data += 0.5
+        original(head)
+
+    monkeypatch.setattr(BoxHead, "pack", pack_wrongly)
+    with shape_checks_disabled(), pytest.raises(UserError, match=r"does not compute what this .* does.*use eager"):
+        libradet.optimize(model, engine="packed")
+
+
+@pytest.mark.parametrize(
+    ("precision", "relative", "matched", "detections", "accepted"),
+    [
+        ("fp32", 1e-6, 9, 11, True),
+        ("fp32", 1e-6, 7, 11, False),
+        ("fp32", 1e-6, 98, 100, True),
+        ("fp32", 1e-6, 96, 100, False),
+        ("fp32", 2e-3, 100, 100, False),
+        ("bf16", 1e-2, 1, 2, True),
+        ("bf16", 1e-2, 0, 2, False),
+    ],
+)
+def test_rounding_explains_few_other_detections(precision, relative, matched, detections, accepted):
+    assert is_rounding(EngineDifference(relative, matched, detections), precision) == accepted

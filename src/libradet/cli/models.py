@@ -48,22 +48,23 @@ def run(args: argparse.Namespace) -> int:
         return _print_weights()
     if args.model:
         raise UserError("--model selects rows of the statistics: add --stats")
+    backbones = _select_backbones(args.backbones) if args.backbones else []
     for name, make in MODELS.items():
         summary = (make.__doc__ or "").splitlines()[0]
         print(f"{name:22} {summary}")
     print(BACKBONE_HINT)
-    if args.backbones:
-        _print_backbones(args.backbones)
+    if backbones:
+        print(*backbones, sep="\n")
     return 0
 
 
-def _print_backbones(pattern: str) -> None:
+def _select_backbones(pattern: str) -> list[str]:
     from libradet.models.backbone_list import list_backbones
 
     names = list_backbones(pattern)
     if not names:
         raise UserError(f"--backbones {pattern}: no timm model of such a name fits a detector; list all with '*'")
-    print(*names, sep="\n")
+    return names
 
 
 def _print_stats(args: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ def choose_engine(requested: str, precision: str, device: str) -> tuple[Engine, 
     if requested not in (*ENGINES, "auto"):
         raise UserError(f"engine is {requested!r}: use {', '.join(ENGINES)} or auto")
     chosen, _ = choose_precision(_check_precision(precision), device)
-    engine = _best_engine(device, chosen) if requested == "auto" else cast(Engine, requested)
+    engine = _best_engine(device) if requested == "auto" else cast(Engine, requested)
     reason = missing_requirement(engine, device)
     if reason:
         raise UserError(f"the engine {engine} {reason}")
@@ -75,7 +75,7 @@ def has_bf16(device: str) -> bool:
     return choose_precision("auto", device)[0] == "bf16"
 
 
-def _best_engine(device: str, precision: Precision) -> Engine:
+def _best_engine(device: str) -> Engine:
     return "packed" if device == "cpu" and has_onednn() else "eager"
 
 
