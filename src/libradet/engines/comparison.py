@@ -30,7 +30,7 @@ MAX_UNMATCHED = 3
 CONFIDENT_SCORE = 0.3
 
 GRID = 4
-"""Regions on which box heads are compared: the cells of a grid of so many rows and columns, and the whole image."""
+"""Regions on which box heads are compared: cells of a grid of 4 rows and columns, and the whole image."""
 
 
 class EngineDifference(NamedTuple):
