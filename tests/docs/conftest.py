@@ -39,7 +39,8 @@ def things(tmp_path_factory) -> Path:
         "1",
     ]
     assert main([*words, "--backbone", "resnet18", "--max_epochs", "1"]) == 0
-    shutil.copytree(run, folder / "runs" / "libra")
+    for name in ("libra", "whole", "tiles"):
+        shutil.copytree(run, folder / "runs" / name)
     assert main(["convert", str(run / "best.safetensors"), str(folder / "epoch_12.pth"), "--to", "mmdet"]) == 0
     shutil.copy(folder / "epoch_12.pth", folder / "model_final.pkl")
     checkpoints = folder / "cache" / "hub" / "checkpoints"
