@@ -16,7 +16,7 @@ OBJECTS = (1, 10, 100)
 def measure_scaling(case: Case, weights: Path, precision: str, rounds: int) -> dict[str, Any]:
     """Return seconds of a training step per image: lists over rounds, by batch size and by objects per image.
 
-    All are measured in turns in one process.
+    All are measured in turns in one process. ``case`` and ``precision`` are in the result as well.
     """
     model = build_libradet(case, weights)
     variants = {("batch", n): Case("train", case.model, case.size, n, objects=8) for n in BATCHES}
@@ -32,4 +32,4 @@ def measure_scaling(case: Case, weights: Path, precision: str, rounds: int) -> d
             start = time.perf_counter()
             step()
             seconds[quantity][n].append((time.perf_counter() - start) / variants[quantity, n].batch)
-    return seconds
+    return {"case": case.name, "precision": precision} | seconds

@@ -3,15 +3,17 @@
 import json
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 
 from benchmarks import budget as budgets
-from benchmarks import publish, run
+from benchmarks import publish, run, scaling
 from benchmarks.budget import Budget
 from benchmarks.cases import INFER, OTHERS, SMALL, TARGETS, TRAIN, list_contenders
 from benchmarks.machine import kind_of
 from benchmarks.processes import OUT_OF_TIME, run_job
+from benchmarks.report import to_markdown
 from benchmarks.results import CaseResults, Results
 from benchmarks.run import Item, list_items
 from benchmarks.targets import evaluate_targets
@@ -162,6 +164,19 @@ def test_missing_bf16_and_missing_checkout_are_named():
     targets = {t.target: t for t in evaluate_targets(Results(machine(NARROW), "bench"))}
     assert targets["training step on resnet18, fp32, / the other checkout's"].missing_reason == "needs --against"
     assert not any("bf16" in name for name in targets)
+
+
+def test_scaling_is_reported_as_it_is_measured(monkeypatch):
+    monkeypatch.setattr(scaling, "build_libradet", lambda *_: None)
+    monkeypatch.setattr(scaling, "prepare_libradet", lambda *_: None)
+    monkeypatch.setattr(scaling, "make_inputs", lambda *_: None)
+    monkeypatch.setattr(scaling, "make_step", lambda *_: lambda: None)
+    measured = scaling.measure_scaling(TRAIN, Path("weights.pth"), "fp32", 2)
+    results = Results(machine(NARROW), "python -m benchmarks", scaling=json.loads(json.dumps(measured)))
+    page = "\n".join(to_markdown(results))
+    assert f"{TRAIN.name}, fp32: seconds of a training step per image." in page
+    assert all(f"| {number} |" in page for number in (1, 8, 100))
+    assert [t.target for t in evaluate_targets(results)][-1] == "time per image, 100 / 1 objects per image"
 
 
 def test_page_has_a_section_for_each_kind(monkeypatch, tmp_path):
