@@ -46,11 +46,7 @@ def results_section(results: Results, level: int = 2) -> Iterator[str]:
     yield _describe_machine(results)
     yield f"```\n{results.command}\n```\n"
     if results.left_out:
-        yield (
-            "Left out by the time budget:\n\n"
-            + "\n".join(f"- {line}" for line in group_left_out(results.left_out))
-            + "\n"
-        )
+        yield ("Left out:\n\n" + "\n".join(f"- {line}" for line in group_left_out(results.left_out)) + "\n")
     for name, reason in results.unavailable.items():
         yield f"{name}: {reason}.\n"
     heading = "#" * (level + 1)

@@ -7,7 +7,7 @@ import pytest
 
 from libradet.analysis.diagnose import thresholds
 from libradet.analysis.diagnose.classes import diagnose_classes
-from libradet.analysis.diagnose.diagnosis import more_samples, train_command
+from libradet.analysis.diagnose.diagnosis import join_titles, more_samples, train_command
 from libradet.analysis.diagnose.feature import diagnose_pyramid
 from libradet.analysis.diagnose.finding import grade
 from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
@@ -369,3 +369,8 @@ def test_balanced_heads_get_as_many_samples_as_proposals():
     config = make_config("fast_rcnn")
     config.roi.train_proposals = 700
     assert more_samples(config, sampler) == ["--detector.roi.sampling.batch_size_per_image 700"]
+
+
+def test_titles_within_a_sentence_keep_abbreviations():
+    titles = ["IoU of positives (RoI heads)", "Negative sampling (RPN)"]
+    assert join_titles(titles) == "IoU of positives (RoI heads) and negative sampling (RPN)"

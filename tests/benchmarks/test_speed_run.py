@@ -195,7 +195,7 @@ def test_page_has_a_section_for_each_kind(monkeypatch, tmp_path):
     page = publish.publish(results).read_text()
     assert "## AVX-512 with bf16\n\nNo results yet" in page
     assert "## AVX2 without bf16" in page
-    assert "Left out by the time budget:\n\n- a, round 1: x, y\n- a, round 2: x\n- scaling\n" in page
+    assert "Left out:\n\n- a, round 1: x, y\n- a, round 2: x\n- scaling\n" in page
     assert "| training step, fp32, vs torchvision fp32 | 2.00x | >= 1.3 | **not met** (outputs not compared) |" in page
     assert "| loading, images per second and core at 640, vs torchvision's | 3.00x | >= 2 | met |" in page
     stored = json.loads((tmp_path / "results" / "speed_avx2.json").read_text())

@@ -107,20 +107,22 @@ def _summarize(findings: list[Finding]) -> str:
     titles = {severity: [f.title for f in findings if f.severity == severity] for severity in SEVERITY_LABELS}
     parts = []
     if titles["strong"]:
-        parts.append(f"Strong imbalance: {_join(titles['strong'])}.")
+        parts.append(f"Strong imbalance: {join_titles(titles['strong'])}.")
     if titles["moderate"]:
-        parts.append(f"Moderate imbalance: {_join(titles['moderate'])}.")
+        parts.append(f"Moderate imbalance: {join_titles(titles['moderate'])}.")
     if not parts:
         parts.append("No imbalance that one of the components addresses.")
     if titles["balanced"]:
-        parts.append(f"Already balanced: {_join(titles['balanced'])}.")
+        parts.append(f"Already balanced: {join_titles(titles['balanced'])}.")
     if titles["inconclusive"]:
-        parts.append(f"Inconclusive: {_join(titles['inconclusive'])}.")
+        parts.append(f"Inconclusive: {join_titles(titles['inconclusive'])}.")
     return " ".join(parts)
 
 
-def _join(titles: list[str]) -> str:
-    titles = [title if title.startswith("IoU") else title[0].lower() + title[1:] for title in titles]
+def join_titles(titles: list[str]) -> str:
+    """Return titles of findings as a list within a sentence."""
+    # "IoU" and "RPN" keep their capitals.
+    titles = [title[0].lower() + title[1:] if title.split()[0].istitle() else title for title in titles]
     return titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"
 
 
