@@ -153,6 +153,26 @@ def test_weights_of_a_preset(line, expected, tmp_path):
     assert resolve_backbone_weights(preset, "other.safetensors", tmp_path) == "other.safetensors"
 
 
+def test_preset_with_a_base_states_what_differs(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: small\nsettings: {lr: 0.1}\nweights: none\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "mine_too.yaml").write_text("base: ../mine.yaml\nthreads: 3\n")
+    small, derived = read_preset("small"), read_preset(str(tmp_path / "sub" / "mine_too.yaml"))
+    assert (derived.name, derived.threads, derived.weights) == ("mine_too", 3, "none")
+    assert derived.sections == small.sections | {"settings": {"lr": 0.1}}
+    assert (derived.backbones, derived.schedules) == (small.backbones, small.schedules)
+
+
+def test_base_of_a_preset_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(UserError, match=r"a.yaml: base: this preset is based on itself; remove base in one of"):
+        read_preset(str(tmp_path / "a.yaml"))
+    (tmp_path / "b.yaml").write_text("base: smal\n")
+    with pytest.raises(UserError, match=r"there is no preset smal; did you mean small\?"):
+        read_preset(str(tmp_path / "a.yaml"))
+
+
 def test_unknown_keys_of_a_preset_are_refused_with_a_suggestion(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("title: a\nsetings: {}\nbackbones: {resnet50: resnet18}\nschedules: {1x: {images: 8}}\n")

@@ -19,7 +19,7 @@ SHARED_PROPOSALS = "shared"
 _EXPERIMENT_KEYS = ("title", "source", "metrics", "deltas", "model", "proposals", "rows")
 _ROW_KEYS = ("name", "model", "backbone", "schedule", "baseline", "set", "paper")
 _PRESET_SECTIONS = ("settings", "rpn", "roi", "retinanet", "proposals")
-_PRESET_KEYS = ("title", "deviations", "weights", "threads", "backbones", "schedules", *_PRESET_SECTIONS)
+_PRESET_KEYS = ("base", "title", "deviations", "weights", "threads", "backbones", "schedules", *_PRESET_SECTIONS)
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,12 @@ def read_experiment(name: str) -> Experiment:
 def read_preset(name: str) -> Preset:
     """Read a packaged preset by name, or one from a YAML file by path.
 
+    Keys that a preset with ``base`` (a name, or a file relative to its own) leaves out are those of that preset.
+
     Raises:
-        UserError: there is none, or a key is missing or unknown.
+        UserError: there is none, a key is missing or unknown, or a preset is based on itself.
     """
-    path, tree = _read_yaml(name, "preset", "presets")
-    _check_keys(tree, _PRESET_KEYS, str(path))
+    path, tree = _read_preset_tree(name, ())
     _require(tree, ("title", "backbones", "schedules"), path)
     return Preset(
         name=path.stem,
@@ -144,6 +145,19 @@ def read_preset(name: str) -> Preset:
         backbones=tree["backbones"],
         schedules=tree["schedules"],
     )
+
+
+def _read_preset_tree(name: str, derived: tuple[Path, ...]) -> tuple[Path, dict[str, Any]]:
+    """Return path and keys of a preset with those of its base; ``derived`` are the presets that are based on it."""
+    path, tree = _read_yaml(name, "preset", "presets")
+    _check_keys(tree, _PRESET_KEYS, str(path))
+    if path.resolve() in derived:
+        raise UserError(f"{path}: base: this preset is based on itself; remove base in one of its files")
+    if (base := tree.pop("base", None)) is None:
+        return path, tree
+    is_file = str(base).endswith((".yaml", ".yml"))
+    _, inherited = _read_preset_tree(str(path.parent / base) if is_file else str(base), (*derived, path.resolve()))
+    return path, inherited | tree
 
 
 def row_settings(preset: Preset, row: AblationRow, num_images: int) -> dict[str, Any]:
