@@ -145,3 +145,75 @@ def test_images_named_like_their_xml_file_are_noted(tmp_path):
     assert f"{text} (a.xml names IMG_0001.jpeg)" in read(tmp_path)[1].notes
     write_xml(tmp_path / "Annotations/a.xml", "a.jpg", BOX)
     assert not any("<filename>" in note for note in read(tmp_path)[1].notes)
+
+
+@pytest.mark.parametrize("folder", ["Main", ".", "Segmentation"])
+def test_lists_in_main_in_image_sets_or_in_another_folder(tmp_path, folder):
+    for name in "abc":
+        write_image(tmp_path / f"JPEGImages/{name}.jpg")
+        write_xml(tmp_path / f"Annotations/{name}.xml", f"{name}.jpg", BOX)
+    write_list(tmp_path / "ImageSets" / folder / "train.txt", "a")
+    write_list(tmp_path / "ImageSets" / folder / "val.txt", "b")
+    assert splits(tmp_path) == ["train", "val"]
+    dataset, report = read(tmp_path, "train")
+    assert [image.path.name for image in dataset.images] == ["a.jpg"]
+    assert any(note.startswith("splits are those of ImageSets") for note in report.notes) == (folder != "Main")
+
+
+def test_lists_of_single_classes_are_no_splits_and_others_with_underscore_are(tmp_path):
+    for name in "abc":
+        write_image(tmp_path / f"JPEGImages/{name}.jpg")
+        write_xml(tmp_path / f"Annotations/{name}.xml", f"{name}.jpg", BOX)
+    write_list(tmp_path / "ImageSets/Main/cat_train.txt", "a  1", "b -1")
+    write_list(tmp_path / "ImageSets/Main/fold_1.txt", "a", "b")
+    write_list(tmp_path / "ImageSets/Main/fold_2.txt", "c")
+    assert splits(tmp_path) == ["fold_1", "fold_2"]
+
+
+def test_listed_file_names_paths_and_repeated_lines(tmp_path):
+    for name in "abc":
+        write_image(tmp_path / f"JPEGImages/{name}.jpg")
+    write_xml(tmp_path / "Annotations/a.xml", "a.jpg", BOX)
+    write_xml(tmp_path / "Annotations/b.XML", "b.jpg", BOX, OTHER)
+    write_list(tmp_path / "ImageSets/Main/train.txt", "a.jpg", "VOC/JPEGImages/b.jpg", "JPEGImages/c.jpg", "a", "a.jpg")
+    write_list(tmp_path / "ImageSets/Main/val.txt")
+    dataset, report = read(tmp_path, "train")
+    images = [(image.path.name, len(image.labels)) for image in dataset.images]
+    assert images == [("a.jpg", 1), ("b.jpg", 2), ("c.jpg", 0)]
+    assert "ImageSets/Main: 2 lines of train.txt repeat others: each image is used once" in report.notes
+    assert "ImageSets/Main: no image is listed in val.txt" in report.notes
+
+
+def test_copied_xml_belongs_to_the_image_named_like_itself(tmp_path):
+    for name in "ab":
+        write_image(tmp_path / f"JPEGImages/{name}.jpg")
+    write_xml(tmp_path / "Annotations/a.xml", "a.jpg", BOX)
+    write_xml(tmp_path / "Annotations/b.xml", "a.jpg", OTHER)
+    dataset, report = read(tmp_path)
+    assert [image.path.name for image in dataset.images] == ["a.jpg", "b.jpg"]
+    np.testing.assert_array_equal([image.boxes[0] for image in dataset.images], [BOX, OTHER])
+    assert "1 XML files name the image of another one: those named like themselves are used (b.xml names a.jpg)" in (
+        report.notes
+    )
+
+
+def test_images_that_xml_files_name_are_not_counted_as_unused(tmp_path):
+    write_image(tmp_path / "JPEGImages/IMG_1.jpg")
+    write_image(tmp_path / "JPEGImages/B.JPG")
+    write_xml(tmp_path / "Annotations/a.xml", "IMG_1.jpg", BOX)
+    write_xml(tmp_path / "Annotations/b.xml", "b.jpg", BOX)
+    assert not any("not used" in note for note in read(tmp_path)[1].notes)
+
+
+@pytest.mark.parametrize(("flag", "crowd"), [("True", True), ("1.0", True), (" 1 ", True), ("0", False), ("", False)])
+def test_difficult_as_tools_write_it(tmp_path, flag, crowd):
+    write_image(tmp_path / "JPEGImages/a.jpg")
+    write_xml(tmp_path / "Annotations/a.xml", "a.jpg", BOX, more=f"<difficult>{flag}</difficult>")
+    assert read(tmp_path, training=False)[0].images[0].crowd.tolist() == [crowd]
+
+
+def test_class_names_that_differ_by_case_only_are_noticed(tmp_path):
+    for name, label in (("a", "cat"), ("b", "Cat"), ("c", "dog")):
+        write_image(tmp_path / f"JPEGImages/{name}.jpg")
+        write_xml(tmp_path / f"Annotations/{name}.xml", f"{name}.jpg", BOX, name=label)
+    assert any("differ by case or spaces only (Cat, cat)" in warning for warning in read(tmp_path)[1].warnings)

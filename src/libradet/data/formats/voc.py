@@ -8,6 +8,7 @@ Written as ``Annotations/*.xml``, ``JPEGImages/`` and ``ImageSets/Main/SPLIT.txt
 """
 
 import os
+import unicodedata
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -19,10 +20,10 @@ import numpy as np
 
 from libradet.data.formats.filenames import UniqueNames, is_image_name, list_images, own_name, stem
 from libradet.data.formats.reading import Splits, read_xml, standard_split
+from libradet.data.formats.voc_lists import read_lists
 from libradet.data.formats.writing import SplitToWrite, Writer, format_number, merged_classes, shortest_decimals
 from libradet.data.records import Dataset, ImageRecord, RawAnnotations
 from libradet.errors import UserError
-from libradet.utils.atomic_io import read_text
 
 ATTRIBUTES = ("pose", "truncated", "occluded")
 """Other properties of an object that are kept, although nothing here uses them."""
@@ -35,8 +36,9 @@ def list_splits(root: Path) -> Splits:
     sources = [source for source in _sources(root) if source.files]
     splits: dict[str, list[_Listed]] = {}
     for source in sources:
-        for name, files in _splits_of(source, alone=len(sources) == 1).items():
-            splits.setdefault(name, []).append(_Listed(source, files))
+        lists = read_lists(source.parent / "ImageSets", source.annotations, source.files)
+        for name, files in (lists.files or _unlisted(source, alone=len(sources) == 1)).items():
+            splits.setdefault(name, []).append(_Listed(source, files, lists.notes))
     return {name: partial(_read_split, root, name, splits[name], sources) for name in _sort(splits)}
 
 
@@ -58,10 +60,11 @@ class _Source(NamedTuple):
 
 
 class _Listed(NamedTuple):
-    """The files of a split in one source."""
+    """The files of a split in one source, and notes on its lists."""
 
     source: _Source
     files: list[Path]
+    notes: list[str]
 
 
 def _sources(root: Path) -> list[_Source]:
@@ -69,7 +72,7 @@ def _sources(root: Path) -> list[_Source]:
     sources = []
     for parent in [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]:
         for name in ("Annotations", "annotations"):
-            if files := _list_xml(parent / name, "**/*.xml"):
+            if files := _list_xml(parent / name, "**/*"):
                 folders = (parent / "JPEGImages", parent / "images", parent / name, parent)
                 sources.append(_Source(parent / name, files, [folder for folder in folders if folder.is_dir()]))
                 break
@@ -79,40 +82,26 @@ def _sources(root: Path) -> list[_Source]:
             s for s in sources if not any(s is not o and s.annotations.is_relative_to(o.annotations) for o in sources)
         ]
     folders = [root / name for name in ("train", "valid", "val", "test")]
-    sources = [_Source(folder, _list_xml(folder, "*.xml"), [folder]) for folder in folders]
+    sources = [_Source(folder, _list_xml(folder, "*"), [folder]) for folder in folders]
     if any(source.files for source in sources):
         return sources
-    return [_Source(root, _list_xml(root, "*.xml"), [root])]
+    return [_Source(root, _list_xml(root, "*"), [root])]
 
 
 def _list_xml(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("._"))
+    files = (path for path in folder.glob(pattern) if path.suffix.lower() == ".xml")
+    return sorted(path for path in files if not path.name.startswith("._"))
 
 
-def _splits_of(source: _Source, alone: bool) -> dict[str, list[Path]]:
-    """Return the splits of a source: its lists, else itself, named after its folder if that names a split."""
-    lists = sorted((source.parent / "ImageSets" / "Main").glob("*.txt"))
-    splits = {file.stem: _listed_files(file, source.annotations) for file in lists if "_" not in file.stem}
-    splits = {name: files for name, files in splits.items() if files}
+def _unlisted(source: _Source, alone: bool) -> dict[str, list[Path]]:
+    """Return all files of a source without lists as one split, named after its folder if that names a split."""
     is_split = standard_split(source.parent.name) in ("train", "val", "test")
-    name = source.parent.name if is_split or not alone else "all"
-    return splits or {name: source.files}
+    return {source.parent.name if is_split or not alone else "all": source.files}
 
 
 def _sort(splits: Iterable[str]) -> list[str]:
     rank = {"train": 0, "val": 1, "trainval": 2, "test": 3}
     return sorted(splits, key=lambda name: rank.get(standard_split(name), 4))
-
-
-def _listed_files(file: Path, annotations: Path) -> list[Path]:
-    """Return the files of a list whose lines are names, possibly with spaces, or names with a flag of a class."""
-    files = []
-    for line in read_text(file).splitlines():
-        if words := line.split():
-            whole = annotations / f"{line}.xml"
-            has_spaces = line != words[0] and os.path.isfile(whole)
-            files.append(whole if has_spaces else annotations / f"{words[0]}.xml")
-    return files
 
 
 def _read_split(root: Path, split: str, listed: list[_Listed], sources: list[_Source]) -> RawAnnotations:
@@ -125,8 +114,9 @@ def _read_split(root: Path, split: str, listed: list[_Listed], sources: list[_So
     folders = first.folders if len(listed) == 1 else [root]
     raw = RawAnnotations(root, split, first.annotations, folders, [], [], categories, is_voc=True)
     num_background = 0
-    image_files_of = [_ImageFiles(source) for source, _ in listed]
-    for (_, files), image_files in zip(listed, image_files_of, strict=True):
+    image_files_of = [_ImageFiles(source) for source, *_ in listed]
+    for (_, files, notes), image_files in zip(listed, image_files_of, strict=True):
+        raw.notes += notes
         for file in files:
             image = image_files.locate(file, parsed.get(file))
             if file not in parsed:
@@ -139,7 +129,7 @@ def _read_split(root: Path, split: str, listed: list[_Listed], sources: list[_So
             raw.annotations += _annotations(file, record, len(raw.images), len(raw.annotations), numbers)
     if num_background:
         raw.notes.append(f"{num_background} listed images have no XML file: used as background")
-    raw.notes += _notes(raw, listed, image_files_of)
+    raw.notes += _notes(raw, listed, image_files_of, parsed)
     return raw
 
 
@@ -163,7 +153,12 @@ def _annotations(
     ]
 
 
-def _notes(raw: RawAnnotations, listed: list[_Listed], image_files_of: list["_ImageFiles"]) -> list[str]:
+def _notes(
+    raw: RawAnnotations,
+    listed: list[_Listed],
+    image_files_of: list["_ImageFiles"],
+    parsed: dict[Path, dict[str, Any]],
+) -> list[str]:
     notes = []
     num_difficult = sum(a["iscrowd"] for a in raw.annotations)
     if num_difficult:
@@ -179,12 +174,24 @@ def _notes(raw: RawAnnotations, listed: list[_Listed], image_files_of: list["_Im
             f"{len(others)} images do not exist as <filename> names them: those named like their XML file are used "
             f"({others[0]})"
         )
-    for (source, files), image_files in zip(listed, image_files_of, strict=True):
-        stems = {str(file.relative_to(source.annotations).with_suffix("")) for file in (*source.files, *files)}
-        unused = [stem for stem in image_files.by_stem if stem not in stems and Path(stem).name not in stems]
-        if unused:
+    copied = [example for image_files in image_files_of for example in image_files.copied]
+    if copied:
+        notes.append(
+            f"{len(copied)} XML files name the image of another one: those named like themselves are used ({copied[0]})"
+        )
+    for (source, files, _), image_files in zip(listed, image_files_of, strict=True):
+        used = {_comparable(stem) for stem in image_files.xml_stems}
+        used |= {_comparable(str(file.relative_to(source.annotations).with_suffix(""))) for file in files}
+        used |= {_comparable(Path(parsed[file]["file_name"] or "").stem) for file in source.files}
+        stems = {stem: (_comparable(stem), _comparable(Path(stem).name)) for stem in image_files.by_stem}
+        if unused := [stem for stem, names in stems.items() if used.isdisjoint(names)]:
             notes.append(f"{len(unused)} images have no XML file: not used ({unused[0]})")
     return notes
+
+
+def _comparable(name: str) -> str:
+    """Return a name as file systems that ignore case and Unicode form have it."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def counts_from_one(images: list[Any], annotations: list[Any]) -> bool:
@@ -231,13 +238,17 @@ class _ImageFiles:
 
     Attributes:
         by_stem: by path below their folder, without the suffix, and by bare name where no path is alike.
+        xml_stems: of all XML files, by path below their folder, without the suffix.
         matched_by_stem: XML files whose image has another name than they say.
+        copied: XML files that name the image of another one although there is one named like themselves.
     """
 
     def __init__(self, source: _Source) -> None:
         self.source = source
         self.by_stem: dict[str, Path] = {}
+        self.xml_stems = {str(file.relative_to(source.annotations).with_suffix("")) for file in source.files}
         self.matched_by_stem: list[str] = []
+        self.copied: list[str] = []
         for folder in source.folders:
             is_own = folder != source.parent or source.annotations == source.parent
             for path in list_images(folder) if is_own else sorted(folder.glob("*")):
@@ -245,15 +256,23 @@ class _ImageFiles:
                     self.by_stem.setdefault(str(path.relative_to(folder).with_suffix("")), path)
 
     def locate(self, file: Path, record: dict[str, Any] | None) -> Path | None:
-        """Return the image that an XML file names; if there is none, an image named like the XML file, or None."""
+        """Return the image that an XML file names; if there is none, an image named like the XML file, or None.
+
+        An XML file that was copied, and still names the image of another one, belongs to the image named like itself.
+        """
         inside = file.relative_to(self.source.annotations)
+        own = self.by_stem.get(str(inside.with_suffix("")))
         if record is not None and record["file_name"]:
             written = record["file_name"].replace("\\", "/")
             for name in (str(inside.with_name(Path(written).name)), written):
                 for folder in self.source.folders:
-                    if os.path.isfile(folder / name):
+                    if not os.path.isfile(folder / name):
+                        continue
+                    if own in (None, folder / name) or str(Path(name).with_suffix("")) not in self.xml_stems:
                         return folder / name
-        image = self.by_stem.get(str(inside.with_suffix(""))) or self.by_stem.get(file.stem)
+                    self.copied.append(f"{file.name} names {record['file_name']}")
+                    return own
+        image = own or self.by_stem.get(file.stem)
         if image and record is not None and record["file_name"]:
             self.matched_by_stem.append(f"{file.name} names {record['file_name']}")
         return image
@@ -275,7 +294,7 @@ def _parse_object(file: Path, node: ET.Element) -> list[dict[str, Any]]:
     name = (node.findtext("name") or "").strip()
     if not name:
         raise UserError(f"{file}: an object has no <name>; add it.")
-    crowd = any((node.findtext(key) or "0").strip() == "1" for key in ("difficult", "iscrowd")) or _is_crowd(node)
+    crowd = any(_is_set(node.findtext(key)) for key in ("difficult", "iscrowd")) or _is_crowd(node)
     attributes = {key: text.strip() for key in ATTRIBUTES if (text := node.findtext(key))}
     boxes = [_parse_box(box) for box in node.findall("bndbox")] or [None]
     return [{"name": name, "bbox": box, "difficult": int(crowd), "attributes": attributes} for box in boxes]
@@ -284,10 +303,13 @@ def _parse_object(file: Path, node: ET.Element) -> list[dict[str, Any]]:
 def _is_crowd(node: ET.Element) -> bool:
     """Return whether CVAT's or Datumaro's attribute ``is_crowd`` is set."""
     return any(
-        (attribute.findtext("name") or "").strip() == "is_crowd"
-        and (attribute.findtext("value") or "").strip().lower() in ("1", "true")
+        (attribute.findtext("name") or "").strip() == "is_crowd" and _is_set(attribute.findtext("value"))
         for attribute in node.iter("attribute")
     )
+
+
+def _is_set(flag: str | None) -> bool:
+    return (flag or "").strip().lower() in ("1", "1.0", "true", "yes")
 
 
 def _parse_box(node: ET.Element) -> list[float] | None:

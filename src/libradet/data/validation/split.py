@@ -102,6 +102,14 @@ def _validate_classes(raw: RawAnnotations, report: Report) -> Classes:
 
 
 def _make_names_unique(keys: list[Any], names: list[str], report: Report) -> list[str]:
+    similar: dict[str, dict[str, None]] = defaultdict(dict)
+    for name in names:
+        similar["".join(name.casefold().split())][name] = None
+    if alike := [name for group in similar.values() if len(group) > 1 for name in group]:
+        report.warnings.append(
+            f"classes whose names differ by case or spaces only ({summarize_list(alike)}): rename them in the "
+            "annotations if they are one class."
+        )
     counts = Counter(names)
     duplicates = [name for name, count in counts.items() if count > 1]
     if duplicates:
