@@ -7,7 +7,7 @@ import pytest
 
 from libradet.analysis.diagnose import thresholds
 from libradet.analysis.diagnose.classes import diagnose_classes
-from libradet.analysis.diagnose.diagnosis import join_titles, more_samples, train_command
+from libradet.analysis.diagnose.diagnosis import apply_measured_gains, join_titles, more_samples, train_command
 from libradet.analysis.diagnose.feature import diagnose_pyramid
 from libradet.analysis.diagnose.finding import grade
 from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
@@ -349,6 +349,25 @@ def test_recommended_options_are_options_of_train(stage):
     assert changed.box_loss.type == "balanced_l1"
     assert detector.pyramid.balanced.refine == "non_local"
     assert detector.roi.cls_loss_weight == 1.5
+
+
+def test_what_lowered_ap_where_it_was_measured_is_not_recommended():
+    two_stage = make_config("faster_rcnn")
+    for finding in (diagnose_negatives(samples(stage="rpn")), diagnose_regression(regression(0.3) | {"stage": "rpn"})):
+        name = finding.recommended
+        apply_measured_gains(finding, two_stage)
+        assert (finding.severity, finding.recommended, finding.options, finding.check) == ("strong", "", [], "")
+        assert name[1:] + " is not recommended here: it lowered AP where it was measured." in finding.text
+        assert "circuit boards -0." in finding.measured
+    kept = diagnose_regression(regression(0.3))
+    apply_measured_gains(kept, two_stage)
+    assert (kept.recommended, "not recommended" in kept.text) == ("balanced L1", False)
+
+
+def test_gains_of_detectors_do_not_apply_to_an_rpn_alone():
+    finding = diagnose_negatives(samples(stage="rpn"))
+    apply_measured_gains(finding, make_config("rpn"))
+    assert (finding.recommended, finding.measured) == ("IoU-balanced sampling", "")
 
 
 def test_an_option_replaces_the_value_of_the_model(tmp_path):

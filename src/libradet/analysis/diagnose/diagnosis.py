@@ -11,7 +11,7 @@ from libradet.analysis.diagnose import thresholds
 from libradet.analysis.diagnose.classes import diagnose_classes
 from libradet.analysis.diagnose.feature import diagnose_pyramid
 from libradet.analysis.diagnose.finding import SEVERITY_LABELS, STAGE_NAMES, Finding
-from libradet.analysis.diagnose.measured_gains import describe_gains
+from libradet.analysis.diagnose.measured_gains import describe_gains, lowers_ap
 from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
 from libradet.analysis.diagnose.outcome import diagnose_errors, diagnose_sizes
 from libradet.analysis.diagnose.sample import (
@@ -45,7 +45,7 @@ def diagnose(report: dict[str, Any], model: str | Path, config: DetectorConfig, 
     order = list(SEVERITY_LABELS)
     findings.sort(key=lambda finding: order.index(finding.severity))
     for finding in findings:
-        finding.measured = describe_gains(finding.key)
+        apply_measured_gains(finding, config)
         if finding.options:
             finding.command = train_command(model, config, data, finding.options, f"runs/{finding.key}")
     options = [option for finding in findings if _is_combined(finding, config) for option in finding.options]
@@ -78,6 +78,18 @@ def _all_findings(report: dict[str, Any]) -> list[Finding]:
         diagnose_errors(report["error_types"], uses_sampling),
     ]
     return [finding for finding in findings if finding is not None]
+
+
+def apply_measured_gains(finding: Finding, config: DetectorConfig) -> None:
+    """State the measured gains of a finding's component, and recommend none that lowered AP.
+
+    Those of an RPN's components are gains of the detector with RoI heads, so they do not apply to an RPN alone.
+    """
+    if config.roi is None and finding.key.endswith("_rpn"):
+        return
+    finding.measured = describe_gains(finding.key)
+    if finding.recommended and lowers_ap(finding.key):
+        finding.withdraw_recommendation()
 
 
 def _is_combined(finding: Finding, config: DetectorConfig) -> bool:

@@ -70,6 +70,12 @@ class Finding:
         self.options = options
         self.check = check
 
+    def withdraw_recommendation(self) -> None:
+        """Name the recommended component as one that lowered AP where it was measured, without its options."""
+        name = self.recommended[0].upper() + self.recommended[1:]
+        self.text += f" {name} is not recommended here: it lowered AP where it was measured."
+        self.recommended, self.options, self.check = "", [], ""
+
 
 def grade(value: float, strong: float, moderate: float) -> Severity:
     """Return the severity of a value by two thresholds, which increase or decrease towards ``strong``."""

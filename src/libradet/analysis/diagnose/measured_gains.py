@@ -133,6 +133,12 @@ def describe_gains(key: str) -> str:
     return f"Measured gain of {calibration.component} in {calibration.metric}{there}: {parts}."
 
 
+def lowers_ap(key: str) -> bool:
+    """Return whether the component of a finding lowered AP on every dataset on which it was measured."""
+    calibration = calibration_of(key)
+    return calibration is not None and all(measured.gain < 0 for measured in calibration.gains)
+
+
 def _describe(gain: MeasuredGain) -> str:
     strength = "" if gain.strength is None else f" ({gain.strength:{'.0f' if gain.strength >= 10 else '.2f'}})"
     interval = "" if gain.interval is None else f" [{gain.interval[0]:+.1f}, {gain.interval[1]:+.1f}]"
