@@ -1,8 +1,10 @@
 """Prefetching keeps order, passes exceptions on, and stays a few items ahead."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from libradet.utils.prefetch import prefetch
 
@@ -34,3 +36,19 @@ def test_exceptions():
     assert next(iterator) == 1
     with pytest.raises(KeyError, match="second"):
         next(iterator)
+
+
+def test_operations_in_the_thread_do_not_compete_for_cores():
+    previous = torch.get_num_threads()
+    torch.set_num_threads(2)
+
+    def items():
+        yield torch.get_num_threads()
+
+    try:
+        assert list(prefetch(items())) == [1]
+        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(previous)
