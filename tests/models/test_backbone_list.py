@@ -6,6 +6,7 @@ import torch
 
 from libradet.cli import main
 from libradet.errors import UserError
+from libradet.models import backbone_body
 from libradet.models.backbone import Backbone
 from libradet.models.backbone_list import FAMILIES, is_exception, list_backbones
 from libradet.models.config import BackboneConfig
@@ -15,7 +16,8 @@ from libradet.models.plain_vit import MODULES
 def features_fit(name):
     """Whether features have the size that their stride says, at two sizes."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backbone_body, "_check_is_listed", lambda name: None)
             backbone = Backbone(BackboneConfig(name))
             for height, width in ((96, 160), (224, 256)):
                 features = backbone(torch.empty(2, 3, height, width))
@@ -64,6 +66,25 @@ def test_the_command_lists_only_those(capsys):
     printed = capsys.readouterr()
     assert "no timm model of such a name fits a detector" in printed.err
     assert not printed.out
+
+
+@pytest.mark.parametrize(
+    ("name", "similar"),
+    [
+        ("bat_resnext26ts", "resnext26ts"),
+        ("bat_resnext26ts.ch_in1k", "resnext26ts"),
+        ("levit_128s", r"\w+"),
+        ("mobilevitv2_050", "mobilevit_"),
+        ("vit_relpos_small_patch16_224", "vit_small_patch16_224"),
+    ],
+)
+def test_others_are_refused_with_similar_names_that_are_listed(name, similar):
+    with pytest.raises(UserError, match=rf"{name!r} is a timm model that no detector .* fit: .*{similar}") as error:
+        Backbone(BackboneConfig(name))
+    message = str(error.value)
+    assert "\n" not in message
+    names = message.split("fit: ")[1].split(" (all")[0].split(", ")
+    assert all(list_backbones(listed) == [listed] for listed in names)
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
 """Feature extractors of timm, and weights for them."""
 
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from libradet.errors import UserError
+from libradet.models.backbone_list import fits_detectors, similar_backbones
 from libradet.models.load_pretrained import IMAGENET_TAGS, BackboneWeights
 from libradet.models.plain_vit import (
     PATCH_SIZES,
@@ -39,14 +39,15 @@ def create_body(name: str, pretrained: bool) -> Body:
     """
     from libradet.utils.quick_timm import timm
 
+    # A configuration may come from an untrusted file: timm would download "hf-hub:..." or read "local-dir:...".
+    if not timm.is_model(name):
+        raise UserError(f"backbone {name!r} is not a timm model; similar names: {similar_backbones(name)}")
+    _check_is_listed(name)
     try:
-        # A configuration may come from an untrusted file: timm would download "hf-hub:..." or read "local-dir:...".
-        if not timm.is_model(name):
-            raise AttributeError(name)
         body: Any = _build(name)
         rows, strides = _used_features(body, name)
     except (RuntimeError, AttributeError, TypeError) as e:
-        similar = ", ".join(get_close_matches(name.split(".")[0], timm.list_models(), n=5, cutoff=0.75)) or "resnet50"
+        similar = similar_backbones(name)
         raise UserError(f"backbone {name!r} is not a timm model with features; similar names: {similar}") from e
     return Body(_build_pretrained(name) if pretrained else body, rows, strides)
 
@@ -75,6 +76,20 @@ def load_weights(body: nn.Module, name: str, weights: BackboneWeights) -> str:
     ignored = [n for n in tensors if own_names[n] not in matching]
     summary = f"{len(ignored)} ignored ({summarize_list(ignored, 4)})" if ignored else "none ignored"
     return f"{len(matching)} tensors of {name} from {weights.path}, {summary}"
+
+
+def _check_is_listed(name: str) -> None:
+    """Raise UserError for models of timm that fit no detector; those that others have registered are tried."""
+    from libradet.utils.quick_timm import timm
+
+    # That of a plain ViT names its patches.
+    if fits_detectors(name) or describe_plain_vit(name) is not None:
+        return
+    if timm.models.model_entrypoint(name).__module__.startswith("timm."):
+        raise UserError(
+            f"backbone {name!r} is a timm model that no detector can be built on; similar ones that fit: "
+            f"{similar_backbones(name)} (all: libradet models --backbones '*')"
+        )
 
 
 def _build(name: str, pretrained: bool = False) -> nn.Module:

@@ -1,5 +1,6 @@
 """Names of the timm models that detectors can be built on, without building them."""
 
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from libradet.models.plain_vit import MODULES, uses_simple_pyramid
@@ -78,13 +79,26 @@ def is_exception(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in EXCEPTIONS)
 
 
+def fits_detectors(name: str) -> bool:
+    """Whether detectors can be built on a model of timm, with or without the tag of its weights."""
+    from libradet.utils.quick_timm import timm
+
+    if timm.models.is_model_in_modules(name, MODULES):
+        return uses_simple_pyramid(name)
+    return not is_exception(name.split(".")[0]) and timm.models.is_model_in_modules(name, FAMILIES)
+
+
 def list_backbones(pattern: str) -> list[str]:
     """Return the names that match a pattern such as ``convnext*`` and that detectors can be built on."""
     from libradet.utils.quick_timm import timm
 
-    def is_supported(name: str) -> bool:
-        if timm.models.is_model_in_modules(name, MODULES):
-            return uses_simple_pyramid(name)
-        return not is_exception(name) and timm.models.is_model_in_modules(name, FAMILIES)
+    return [name for name in timm.list_models(pattern) if fits_detectors(name)]
 
-    return [name for name in timm.list_models(pattern) if is_supported(name)]
+
+def similar_backbones(name: str, count: int = 5) -> str:
+    """Return the listed names that are most similar to another one, separated by commas; resnet50 if none is."""
+    # All names are compared, and only similar ones built to know whether they fit.
+    from libradet.utils.quick_timm import timm
+
+    similar = get_close_matches(name.split(".")[0], timm.list_models(), n=50, cutoff=0.75)
+    return ", ".join([other for other in similar if fits_detectors(other)][:count]) or "resnet50"
