@@ -3,8 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms as torchvision_batched_nms
+from torchvision.ops import nms
 
-from libradet.geometry.nms import _batched_nms, batched_nms
+from libradet.geometry.nms import _batched_nms, _grouped_nms, batched_nms
 from tests.helpers.overlapping_boxes import candidates
 
 
@@ -54,6 +55,15 @@ def test_equal_boxes_of_different_groups_are_kept():
     valid = torch.ones(1, 4, dtype=torch.bool)
     rows, filled = batched_nms(boxes, scores, torch.tensor([[0, 0, 1, 2]]), valid, threshold=0.5, size=4)
     assert rows[filled].tolist() == [1, 2, 3]
+
+
+def test_small_boxes_of_high_class_numbers_are_compared_exactly():
+    corners = torch.rand(100, 2, generator=torch.Generator().manual_seed(0)) * 4000
+    boxes = torch.cat([corners, corners + 8], 1)
+    boxes = torch.cat([boxes, boxes + torch.tensor([2.6, 0, 2.6, 0])])  # IoU 0.509
+    scores, groups = torch.linspace(1, 0.1, 200), torch.full((200,), 1202)
+    kept = _grouped_nms(boxes, scores, groups, 0.5)
+    assert kept.tolist() == nms(boxes, scores, 0.5).tolist()
 
 
 def test_equal_scores_are_sorted_by_row_across_groups():

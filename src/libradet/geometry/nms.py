@@ -54,8 +54,10 @@ _nms = torch.inference_mode()(nms)
 
 
 def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    # In float64: offsets of 1,200 classes leave float32 coordinates no more than steps of half a pixel.
+    boxes = boxes.double()
     span = boxes.amax() - boxes.amin() + 1 if len(boxes) else 1
-    return nms(boxes + (groups * span)[:, None], scores, threshold)
+    return nms(boxes + (groups * span)[:, None], scores.double(), threshold)
 
 
 @_batched_nms.register_fake
