@@ -1,15 +1,17 @@
 """Memory and time of tiled inference on a large image, compared with a batch of tiles that is in memory already.
 
-    python benchmarks/large_images.py --size 12000 9000 --tiles 640 0.2 --batch_size 4
+    python benchmarks/large_images.py
+    python benchmarks/large_images.py --size 12000 9000 --backbone resnet50
     python benchmarks/large_images.py --write_data DIR --images 48 12
 
-The first command writes a TIFF file of random tiles and measures, each in a process of its own: the step of a batch of
-tiles ("batch"); `evaluate` on a dataset of that one image; and `predict`. "growth" is the growth of the peak resident
-set beyond that of the process with its model loaded. The image is never in memory as a whole, so the growth of the
-other two is to be at most 1.2 times that of the batch, and their time at most 1.05 times the number of batches times
-the median step.
+The first command, of about ten minutes on two cores, writes a TIFF file of random tiles and measures, each in a
+process of its own: the step of a batch of tiles ("batch"); `evaluate` on a dataset of that one image; and `predict`.
+"growth" is the growth of the peak resident set beyond that of the process with its model loaded. The image is never in
+memory as a whole, so the growth of the other two is to be at most 1.2 times that of the batch, and their time at most
+1.05 times the number of batches times the median step. Each line is printed as soon as it is measured, the time that
+remains after the first one.
 
-The second writes a dataset of large images with small objects, made of synthetic scenes side by side.
+The third writes a dataset of large images with small objects, made of synthetic scenes side by side.
 """
 
 import argparse
@@ -158,7 +160,7 @@ def measure_in_process(name: str, image: Path, args: argparse.Namespace) -> dict
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure all in turns, and print the smallest of the rounds."""
+    """Measure all in turns, print each as it is measured, and the smallest of several rounds at the end."""
     width, height = args.size
     batches = -(-count_tiles(height, width, as_tiles(args.tiles)) // args.batch_size)
     results: dict[str, Any] = {"batches": batches}
@@ -166,21 +168,41 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         for layout in args.layouts:
             image = Path(folder) / f"{layout}.tif"
             write_tiff(image, width, height, layout)
-            rounds = [{n: measure_in_process(n, image, args) for n in MEASUREMENTS} for _ in range(args.rounds)]
+            print(f"\n{layout}: {width} x {height} pixels, {batches} batches of {args.batch_size} tiles", flush=True)
+            rounds = [measure_round(image, batches, args) for _ in range(args.rounds)]
             image.unlink()
             best = {n: {k: min(r[n][k] for r in rounds) for k in ("seconds", "growth")} for n in MEASUREMENTS}
             results[layout] = best
-            print(f"\n{layout}: {width} x {height} pixels, {batches} batches of {args.batch_size} tiles")
-            step = best["batch"]
-            print(f"  batch     {step['seconds']:8.2f} s  {step['growth'] / 1e6:7.0f} MB")
-            for name in ("evaluate", "predict"):
-                seconds, growth = best[name]["seconds"], best[name]["growth"]
-                slower, larger = seconds / (batches * step["seconds"]), growth / step["growth"]
-                print(
-                    f"  {name:9} {seconds:8.2f} s  {growth / 1e6:7.0f} MB: {slower:.3f} times the steps (target "
-                    f"{MAX_TIME}), {larger:.3f} times the memory (target {MAX_MEMORY})"
-                )
+            if args.rounds > 1:
+                print(f"  smallest of {args.rounds} rounds:")
+                for name in MEASUREMENTS:
+                    print_measurement(name, best, batches)
     return results
+
+
+def measure_round(image: Path, batches: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Run each measurement once."""
+    results: dict[str, dict[str, float]] = {}
+    for name in MEASUREMENTS:
+        results[name] = measure_in_process(name, image, args)
+        print_measurement(name, results, batches)
+        if name == "batch":
+            minutes = 2 * batches * results[name]["seconds"] / 60
+            print(f"  evaluate and predict will last about {minutes:.0f} minutes", flush=True)
+    return results
+
+
+def print_measurement(name: str, results: dict[str, dict[str, float]], batches: int) -> None:
+    """Print one line; that of "batch" has to be measured already."""
+    seconds, growth = results[name]["seconds"], results[name]["growth"]
+    line = f"  {name:9} {seconds:8.2f} s  {growth / 1e6:7.0f} MB"
+    if name != "batch":
+        step = results["batch"]
+        slower, larger = seconds / (batches * step["seconds"]), growth / step["growth"]
+        line += (
+            f": {slower:.3f} times the steps (target {MAX_TIME}), {larger:.3f} times the memory (target {MAX_MEMORY})"
+        )
+    print(line, flush=True)
 
 
 def write_dataset(folder: Path, train: int, val: int) -> None:
@@ -221,14 +243,14 @@ def parse_args() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="libra_faster_rcnn", choices=sorted(MODELS))
-    parser.add_argument("--backbone", default="resnet50")
-    parser.add_argument("--size", type=int, nargs=2, default=[12_000, 9_000], metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--size", type=int, nargs=2, default=[10_000, 8_000], metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--model_size", type=int, nargs=2, default=[640, 640], help="that each tile is resized to")
     parser.add_argument("--tiles", type=float, nargs=2, default=[640, 0.2], metavar=("SIZE", "OVERLAP"))
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--layouts", nargs="+", default=["tiles"], choices=LAYOUTS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, default=10, help="steps that the median of a batch is of")
+    parser.add_argument("--steps", type=int, default=5, help="steps that the median of a batch is of")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="for the image (default: the system's temporary folder)")
     parser.add_argument("--json", type=Path, help="write the results")
