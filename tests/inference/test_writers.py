@@ -70,6 +70,21 @@ def test_masks_are_rendered_and_written(folder, tmp_path):
     assert tinted.mean() > 15 > 3 > free.mean()
 
 
+def test_large_images_are_rendered_as_reduced_ones_would_be(folder, detector, tmp_path, monkeypatch):
+    with Image.open(folder / "a.PNG") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    (tmp_path / "reduced").mkdir()
+    Image.fromarray(pixels[::2, ::2]).save(tmp_path / "reduced" / "a.png")
+    predict_files(detector, [tmp_path / "reduced"], tmp_path / "expected", progress=False)
+    monkeypatch.setattr("libradet.inference.writers.MAX_RENDERED_SIDE", 25)
+    summary = predict_files(detector, [folder / "a.PNG"], tmp_path / "out", progress=False)
+    rendered, expected = (np.asarray(Image.open(tmp_path / name / "a.png")) for name in ("out", "expected"))
+    np.testing.assert_array_equal(rendered, expected)
+    assert (summary.images[0]["width"], summary.images[0]["height"]) == (30, 50)
+    (result,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    np.testing.assert_allclose(result["bbox"], [7.5, 25, 15, 25], atol=1e-4)
+
+
 def test_results_are_coco_results(folder, detector, tmp_path):
     predict_files(detector, [folder], tmp_path / "out", score_thresh=0.0, progress=False)
     truth = COCO(json.loads((tmp_path / "out" / "images.json").read_text()))

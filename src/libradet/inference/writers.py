@@ -31,7 +31,7 @@ from libradet.utils.quiet_supervision import supervision as sv
 PREDICTIONS_FILE, IMAGES_FILE, PROPOSALS_FILE = "predictions.json", "images.json", "proposals.safetensors"
 
 MAX_RENDERED_SIDE = 4096
-"""Longest side of the rendered image of a file that is read by window, in pixels."""
+"""Longest side of a rendered image, in pixels; larger ones are reduced by a whole factor before they are drawn on."""
 
 
 @dataclass
@@ -127,8 +127,9 @@ class ResultWriter:
     def _render(self, image: InputImage, detections: sv.Detections, path: Path) -> None:
         assert image.path is not None
         pixels = image.image
-        if image.windows is not None:
-            pixels, step = reduced_image(image.windows, MAX_RENDERED_SIDE)
+        is_large = image.frame is None and max(image.size) > MAX_RENDERED_SIDE  # a video keeps its size
+        if is_large or image.windows is not None:
+            pixels, step = reduced_image(image.reader, MAX_RENDERED_SIDE)
             masks = None if detections.mask is None else reduce_masks(detections.mask, step)
             detections = replace(detections, xyxy=detections.xyxy / step, mask=masks)
         rendered = draw_detections(pixels.permute(1, 2, 0).numpy(), detections)
@@ -163,8 +164,8 @@ def predict_files(
     ``segmentation`` (RLE) if the detector has masks); ``images.json``, a COCO dataset without annotations that maps
     each ``image_id`` to its file and each ``category_id`` to its class; ``proposals.safetensors``, for proposal
     models. Category ids are those of the training dataset. Image ids are the file names if all of them are numbers, as
-    in COCO; otherwise 1, 2, ... in order. Files that cannot be read are skipped and listed. Rendered images of files
-    that are read by window have sides of at most MAX_RENDERED_SIDE.
+    in COCO; otherwise 1, 2, ... in order. Files that cannot be read are skipped and listed. Rendered images have
+    sides of at most MAX_RENDERED_SIDE.
 
     Args:
         sources: files, folders and globs, see :func:`libradet.inference.inputs.list_image_files`.
