@@ -115,7 +115,16 @@ def test_configurations_need_no_torch():
     assert not set(out.split()) & HEAVY
 
 
-UNUSED_BY_PREDICT = ("wandb", "matplotlib", "scipy.interpolate", "lightning", "torchmetrics", "tensorboard", "peft")
+UNUSED_BY_PREDICT = (
+    "wandb",
+    "matplotlib",
+    "scipy.interpolate",
+    "scipy.spatial",
+    "lightning",
+    "torchmetrics",
+    "tensorboard",
+    "peft",
+)
 UNUSED_BY_PREDICT += ("transformers", "albumentations", "onnxruntime", "openvino", "sklearn", "pandas")
 
 
