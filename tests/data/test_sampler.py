@@ -38,6 +38,24 @@ def test_evaluation_order(group_ids, batch_size, world_size):
         assert len(seen) == len(group_ids)
 
 
+@given(group_id_lists, st.integers(1, 4), st.integers(1, 3), st.integers(0, 5), st.integers(0, 3), st.data())
+def test_processes_share_the_repeats_of_one(group_ids, batch_size, world_size, epoch, start, data):
+    drawn = data.draw(st.lists(st.floats(0.25, 4), min_size=len(group_ids), max_size=len(group_ids)))
+    options = True, 3
+    whole = GroupedBatchSampler(group_ids, batch_size * world_size, *options, 0, 1, np.array(drawn))
+    ranks = [
+        GroupedBatchSampler(group_ids, batch_size, *options, rank, world_size, np.array(drawn))
+        for rank in range(world_size)
+    ]
+    for sampler in (whole, *ranks):
+        sampler.set_epoch(epoch)
+        sampler.set_start(start)
+    steps = list(zip(*ranks, strict=True))
+    assert list(whole) == [[key for batch in step for key in batch] for step in steps]
+    assert len(steps) == max(0, len(whole) - start)
+    assert {len(batch) for step in steps for batch in step} <= {batch_size}
+
+
 def test_epochs_and_seeds_differ():
     def order(seed, epoch):
         sampler = GroupedBatchSampler(np.zeros(30, np.int64), 3, True, seed, 0, 1)

@@ -67,6 +67,23 @@ def test_two_processes_on_tiles_equal_one(sparse_data, tiny, tmp_path, start, mo
     assert rows(two) == rows(one)
 
 
+@pytest.mark.slow
+def test_two_processes_with_repeated_images_equal_one_and_are_resumed(sparse_data, tiny, tmp_path, start):
+    repeats = ("--repeat_factor_thresh", "1")
+    two, one = train_in_two_and_one(sparse_data, tiny, tmp_path, start, *repeats)
+    done = [read_checkpoint(path / "last.ckpt")["libradet"]["batches_done"] for path in (two, one)]
+    dataset, _ = read(sparse_data, "train")
+    assert done[0] == done[1] > -(-len(dataset) // 4), "or no image is repeated"
+    resumed = tmp_path / "resumed"
+    settings = (*EVERYTHING, *repeats, "--max_epochs", "1", "--devices", "2")
+    run = start(tiny(sparse_data, resumed, *settings, "--max_steps", "1"), processes=2)
+    assert run.wait() == [0, 0], run.said
+    run = start(["train", "--resume", resumed, "--max_steps", str(done[0])], processes=2)
+    assert run.wait() == [0, 0], run.said
+    states = [read_checkpoint(path / "last.ckpt")["state_dict"] for path in (two, resumed)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
 def train_in_two_and_one(data, tiny, folder, start, *options):
     """Train with two processes and with one, and return the folders once their weights are equal."""
     two, one = folder / "two", folder / "one"
