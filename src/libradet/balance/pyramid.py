@@ -84,9 +84,19 @@ class BalancedFeaturePyramid(nn.Module):
     def forward(self, pyramid: Sequence[Float[Tensor, "B C _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
         """Return the balanced levels, finest first, in their shapes. Raises IndexError if ``level`` does not exist."""
         height, width = pyramid[self.level].shape[-2:]
-        average = torch.stack([rescale(x, height, width) for x in pyramid]).mean(0)
-        balanced = self.refine(average)
+        balanced = self.refine(_average([rescale(x, height, width) for x in pyramid]))
         if self.gate is None:
             return [x + rescale(balanced, *x.shape[-2:]) for x in pyramid]
         gates = self.gate.to(balanced.dtype).unbind()
         return [x + gate * rescale(balanced, *x.shape[-2:]) for gate, x in zip(gates, pyramid, strict=True)]
+
+
+def _average(levels: Sequence[Float[Tensor, "B C H W"]]) -> Float[Tensor, "B C H W"]:
+    """Return the mean, in the memory format of the levels.
+
+    ``stack`` would lose it: sums of two formats are several times slower, and attention needs channels last to be
+    computed without the matrix of all pairs of cells. A compiler chooses formats itself.
+    """
+    if torch.compiler.is_compiling() or not levels[0].is_contiguous(memory_format=torch.channels_last):
+        return torch.stack(list(levels)).mean(0)
+    return torch.stack([x.permute(0, 2, 3, 1) for x in levels]).mean(0).permute(0, 3, 1, 2)
