@@ -16,7 +16,7 @@ OURS = ("ours", "before")
 """Libraries that are libradet: this checkout, and another one."""
 ENGINE_PRECISIONS: dict[Variant, tuple[Precision, ...]] = {
     "eager": ("fp32", "bf16"),
-    "packed": ("fp32", "bf16"),
+    "packed": ("fp32", "bf16", "int8"),
     "compiled": ("fp32", "bf16"),
     "onnxruntime": ("fp32", "int8"),
     "openvino": ("fp32", "bf16", "int8"),

@@ -71,27 +71,35 @@ def prepare_libradet(model, case: Case, contender: Contender, inputs: SyntheticI
     model.train(case.task == "train")
     if model.training:
         module = torch.compile(model, dynamic=False) if contender.variant == "compiled" else model
-    elif contender.precision == "int8":
+    elif contender.precision == "int8" and contender.variant != "packed":
         module = _export_int8(model, case, contender.variant)
     elif contender.variant == "eager":
         module = libradet.optimize(model, precision=contender.precision)
     else:
         # Engines are compared with the detector, and so prepared, at the size of the case.
         model.config.image.size = (min(case.size), max(case.size))
-        image = inputs.images[0].permute(1, 2, 0).numpy()
-        module = libradet.optimize(model, engine=contender.variant, precision=contender.precision, image=image)
+        settings = {"image": inputs.images[0].permute(1, 2, 0).numpy()}
+        if contender.precision == "int8":
+            settings["calibration_images"] = _calibration_images(case)
+        module = libradet.optimize(model, engine=contender.variant, precision=contender.precision, **settings)
     return ModelUnderTest(model, lambda: module(batch), autocast=case.task == "train")
+
+
+def _calibration_images(case: Case) -> list:
+    """Return the four images that INT8 is calibrated on, uint8 RGB [H, W, 3]."""
+    return [make_inputs(replace(case, batch=1), seed).images[0].permute(1, 2, 0).numpy() for seed in range(4)]
 
 
 def _export_int8(model, case: Case, runtime: str):
     """Return an exported file of the detector, quantized with the ranges of activations on four images."""
     import libradet
 
-    images = [make_inputs(replace(case, batch=1), seed).images[0].permute(1, 2, 0).numpy() for seed in range(4)]
     size = min(case.size), max(case.size)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
-        libradet.export_model(model, path, size=size, embed_preprocess=False, calibration_images=images)
+        libradet.export_model(
+            model, path, size=size, embed_preprocess=False, calibration_images=_calibration_images(case)
+        )
         return libradet.load_model(path, runtime=runtime)
 
 

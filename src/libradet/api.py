@@ -220,7 +220,8 @@ def evaluate(
     *,
     skip_broken: bool = False,
     proposals: str | Path | None = None,
-    engine: Literal["eager", "compiled", "onnxruntime", "openvino", "auto"] = "eager",
+    engine: Literal["eager", "packed", "compiled", "onnxruntime", "openvino", "auto"] = "eager",
+    calibration_images: "Sequence[np.ndarray]" = (),
     **settings: Any,
 ) -> "Metrics":
     """Evaluate a model on one split of a dataset with COCO metrics.
@@ -232,6 +233,7 @@ def evaluate(
         skip_broken: skip missing and damaged images; by default they are an error.
         proposals: proposal file, or folder with one for each split, for a detector without RPN.
         engine: that computes the convolutions of a detector, see :func:`optimize`.
+        calibration_images: for ``precision="int8"`` with the engine "packed", see :func:`optimize`.
         settings: keyword arguments of :func:`libradet.evaluation.evaluate.evaluate`, such as ``size``, ``device``,
             ``coco_results``, ``tta_flip``, ``tta_scales`` or ``tiles``.
 
@@ -245,12 +247,14 @@ def evaluate(
 
     predictor = load_model(model) if isinstance(model, str | Path) else model
     check_predictor_proposals(predictor, proposals)
+    if engine == "eager" and (settings.get("precision") == "int8" or len(calibration_images)):
+        raise UserError('int8 and its calibration images are for the engine packed: pass engine="packed"')
+    if engine != "eager" and settings.get("device") is not None:
+        raise UserError("an engine runs on the detector's device: leave out device, and move the detector to it")
     dataset, report = read(data, split, training=False, skip_broken=skip_broken, masks=predictor.has_masks)
     if engine != "eager":
-        if settings.get("device") is not None:
-            raise UserError("an engine runs on the detector's device: leave out device, and move the detector to it")
         options = {name: settings.pop(name) for name in ("precision", "compile") if name in settings}
-        predictor = optimize_predictor(predictor, engine=engine, **options)
+        predictor = optimize_predictor(predictor, engine=engine, calibration_images=calibration_images, **options)
     metrics = evaluate_dataset(predictor, dataset, proposals=proposals, **settings)
     skipped = [f"{group['count']} skipped: {group['reason']}" for group in report.skipped]
     engine_report = getattr(predictor, "engine_report", None)

@@ -26,15 +26,24 @@ def machine(monkeypatch):
     return pretend
 
 
-def test_auto_follows_the_rule(machine):
+def test_auto_follows_the_rule(machine, monkeypatch):
     machine()
+    monkeypatch.setattr(choose, "has_int8_layers", lambda: True)
     assert choose_engine("auto", "auto", "cpu") == ("packed", "bf16")
     assert choose_engine("auto", "fp32", "cpu") == ("packed", "fp32")
     assert choose_engine("auto", "fp32", "cuda") == ("eager", "fp32")
     machine(bf16=False, compiler=False, packages=())
     assert choose_engine("auto", "auto", "cpu") == ("packed", "fp32")
+    assert choose_engine("auto", "int8", "cpu") == ("packed", "int8")
     machine(onednn=False)
     assert choose_engine("auto", "fp32", "cpu") == ("eager", "fp32")
+
+
+def test_int8_is_refused_without_its_operators(machine, monkeypatch):
+    machine()
+    monkeypatch.setattr(choose, "has_int8_layers", lambda: False)
+    with pytest.raises(UserError, match="the engine packed needs oneDNN's INT8 operators"):
+        choose_engine("packed", "int8", "cpu")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +59,8 @@ def test_auto_follows_the_rule(machine):
         (("openvino", "fp32", "cuda"), "runs on the CPU, and the detector is on cuda"),
         (("packed", "fp32", "cuda"), "runs on the CPU, and the detector is on cuda"),
         (("packed", "bf16", "cpu"), "no bf16 instructions"),
+        (("compiled", "int8", "cpu"), "the engine compiled does not compute in int8: use the engine packed"),
+        (("packed", "int8", "cuda"), "runs on the CPU, and the detector is on cuda"),
     ],
 )
 def test_what_does_not_run_is_refused(machine, arguments, message):

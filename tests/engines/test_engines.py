@@ -2,10 +2,12 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 import torch
 
 import libradet
+from libradet.data.synthesis.synthetic import draw_scene
 from libradet.engines import optimize as engines
 from libradet.engines.comparison import EngineDifference, is_rounding
 from libradet.engines.dense_graph import dense_graph
@@ -13,6 +15,7 @@ from libradet.errors import UserError
 from libradet.export.exported_model import ExportedModel
 from libradet.export.metadata import build_metadata
 from libradet.models.box_head import BoxHead
+from libradet.models.ops.quantized_layers import QuantizedConv2d, QuantizedLinear, has_int8_layers
 from libradet.models.serialization import save_model
 from tests.helpers.exported_detectors import shape_checks_disabled
 from tests.helpers.tiny_detectors import lively, tiny_batch, tiny_detector, tiny_zoo_config
@@ -48,6 +51,62 @@ def test_engines_return_the_same_detections(name, engine, cache_dir):
     assert torch.equal(actual.labels, expected.labels)
     torch.testing.assert_close(actual.boxes, expected.boxes, rtol=0, atol=1e-2)
     torch.testing.assert_close(actual.scores, expected.scores, rtol=0, atol=1e-3)
+
+
+def draw_images(number=2):
+    rng = np.random.default_rng(0)
+    return [draw_scene(rng, (96, 64), 3)[0] for _ in range(number)]
+
+
+@pytest.mark.skipif(not has_int8_layers(), reason="needs oneDNN")
+@pytest.mark.parametrize("name", ["faster_rcnn", pytest.param("mask_rcnn", marks=pytest.mark.slow)])
+def test_int8_reproduces_detections(name):
+    model = small_detector(name)
+    fast = libradet.optimize(model, "int8", engine="packed", calibration_images=draw_images())
+    report = fast.engine_report
+    assert (report.engine, report.precision) == ("packed", "int8")
+    assert 0 < report.difference.relative < 0.2
+    assert report.difference.matched >= 0.5 * report.difference.detections > 0
+    kinds = [type(module) for module in fast.modules()]
+    assert kinds.count(QuantizedLinear) == 2
+    assert kinds.count(QuantizedConv2d) == (model.config.mask.num_convs if model.config.mask else 0)
+    batch = tiny_batch(size=(64, 128), num_images=2)
+    with torch.inference_mode():
+        first, again = fast(batch), fast(batch)
+    assert torch.equal(first.boxes, again.boxes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"engine": "packed"}, "int8 needs calibration images"),
+        (
+            {"engine": "eager", "calibration_images": draw_images(1)},
+            "engine eager does not compute in int8: use the engine packed",
+        ),
+        ({"precision": "fp32", "engine": "packed", "calibration_images": draw_images(1)}, "are for the precision int8"),
+    ],
+)
+def test_int8_needs_the_packed_engine_and_images(settings, message):
+    with pytest.raises(UserError, match=message):
+        libradet.optimize(small_detector(), **{"precision": "int8"} | settings)
+
+
+@pytest.mark.skipif(not has_int8_layers(), reason="needs oneDNN")
+def test_int8_without_detections_is_refused():
+    model = small_detector()
+    with torch.no_grad():
+        model.roi.logits.bias[-1] = 1e6
+    with pytest.raises(UserError, match="the model detects nothing in the calibration images"):
+        libradet.optimize(model, "int8", engine="packed", calibration_images=draw_images(1))
+
+
+def test_int8_is_not_computed_from_what_is_optimized():
+    with pytest.raises(UserError, match="int8 and its calibration images are for the engine packed"):
+        libradet.api.evaluate(small_detector(), "tests", precision="int8")
+    exported = ExportedModel(build_metadata(small_detector()), lambda arrays: arrays)
+    with pytest.raises(UserError, match="int8 is computed by the engine packed, from a detector"):
+        engines.optimize_predictor(exported, "int8")
 
 
 @pytest.mark.slow

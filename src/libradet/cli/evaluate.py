@@ -34,8 +34,9 @@ def run(args: argparse.Namespace) -> int:
     from libradet.api import evaluate, load_model
     from libradet.evaluation.tables import print_metrics
 
+    model = load_model(args.model, options.device_of(args), runtime=args.runtime)
     metrics = evaluate(
-        load_model(args.model, options.device_of(args), runtime=args.runtime),
+        model,
         args.data,
         args.split,
         skip_broken=args.skip_broken,
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision,
         compile=args.compile,
         engine=args.engine,
+        calibration_images=options.read_calibration_images(args, model),
         coco_results=args.coco_results,
         proposals=args.proposals,
         tta_flip=args.tta_flip,

@@ -2,13 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from libradet.cli import options
 from libradet.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 
@@ -28,8 +24,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--verify_images", nargs="+", metavar="IMAGE|DIR|GLOB", help=text)
     text = "INT8 quantization (static, ONNX only); needs --calibration_images"
     parser.add_argument("--int8", action="store_true", help=text)
-    text = "images from which activation ranges are calibrated: some dozens of the training images"
-    parser.add_argument("--calibration_images", nargs="+", metavar="IMAGE|DIR|GLOB", help=text)
+    options.add_calibration_images(parser)
     parser.set_defaults(run=run)
 
 
@@ -56,18 +51,8 @@ def run(args: argparse.Namespace) -> int:
         size=options.size_of(args),
         embed_preprocess=not args.no_embed_preprocess,
         static=tuple(args.static) if args.static else None,
-        verify_images=_read_images(args.verify_images, model.bit_depth),
-        calibration_images=_read_images(args.calibration_images, model.bit_depth),
+        verify_images=options.read_images(args.verify_images, model.bit_depth),
+        calibration_images=options.read_calibration_images(args, model),
     )
     print(summarize_export(result))
     return 0
-
-
-def _read_images(names: list[str] | None, bit_depth: int) -> "list[np.ndarray]":
-    from libradet.inference.inputs import iter_inputs, list_image_files
-
-    if not names:
-        return []
-    return [
-        source.image.permute(1, 2, 0).numpy() for source in iter_inputs(list_image_files(names), bit_depth=bit_depth)
-    ]

@@ -3,12 +3,15 @@
 import argparse
 import re
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from libradet.errors import UserError
 from libradet.interop.coco_weights import require_weights
 from libradet.utils.option_names import suggest_option
 from libradet.utils.text import suggest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MODEL_HELP = (
     "trained model: .safetensors, a checkpoint of mmdetection, torchvision or detectron2, or a name of libradet models "
@@ -106,10 +109,33 @@ def add_json(parser: argparse.ArgumentParser, text: str) -> None:
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """Add ``--precision`` and ``--compile``."""
-    text = "auto selects bf16 where the processor supports it (default: fp32)"
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help=text)
+    text = "auto selects bf16 where the processor supports it; int8 needs --engine packed and --calibration_images "
+    text += "(default: fp32)"
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "int8"), default="fp32", help=text)
+    add_calibration_images(parser)
     text = "compile the model: needs minutes at the start, then runs faster"
     parser.add_argument("--compile", action="store_true", help=text)
+
+
+def add_calibration_images(parser: argparse.ArgumentParser) -> None:
+    """Add ``--calibration_images``."""
+    text = "images from which activation ranges are calibrated: some dozens of the training images"
+    parser.add_argument("--calibration_images", nargs="+", metavar="IMAGE|DIR|GLOB", help=text)
+
+
+def read_images(names: list[str] | None, bit_depth: int) -> "list[np.ndarray]":
+    """Return images as uint8 RGB [H, W, 3]; none without names."""
+    from libradet.inference.inputs import iter_inputs, list_image_files
+
+    if not names:
+        return []
+    files = list_image_files(names)
+    return [source.image.permute(1, 2, 0).numpy() for source in iter_inputs(files, bit_depth=bit_depth)]
+
+
+def read_calibration_images(args: argparse.Namespace, model: Any) -> "list[np.ndarray]":
+    """Return the images of ``--calibration_images``."""
+    return read_images(args.calibration_images, getattr(model, "bit_depth", 8))
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +146,13 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def check_engine(args: argparse.Namespace) -> None:
-    """Raise UserError if ``--engine`` is combined with an exported file or with ``--compile``."""
+    """Raise UserError if ``--engine`` is combined with an exported file or with ``--compile``, or int8 lacks a part."""
+    if args.precision == "int8" and not args.calibration_images:
+        raise UserError("--precision int8 needs --calibration_images: some dozens of the training images")
+    if args.calibration_images and args.precision != "int8":
+        raise UserError("--calibration_images needs --precision int8")
+    if args.precision == "int8" and args.engine not in ("packed", "auto"):
+        raise UserError("--precision int8 needs --engine packed; for an exported file, see libradet export --int8")
     if args.engine == "eager":
         return
     if args.model.endswith((".onnx", ".pt2")):

@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from libradet.inference.proposals import check_predictor_proposals
 
     loaded = load_model(args.model, options.device_of(args), runtime=args.runtime)
-    model = optimize_predictor(loaded, args.precision, args.compile, engine=args.engine, in_place=True)
+    engine = {"engine": args.engine, "calibration_images": options.read_calibration_images(args, loaded)}
+    model = optimize_predictor(loaded, args.precision, args.compile, in_place=True, **engine)
     options.print_engine(model)
     if args.data:
         return _write_proposals(args, model)

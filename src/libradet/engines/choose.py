@@ -8,10 +8,13 @@ from typing import Literal, cast, get_args
 import torch
 
 from libradet.errors import UserError
-from libradet.models.optimize import Precision, choose_precision
+from libradet.models.ops.quantized_layers import has_int8_layers
+from libradet.models.optimize import choose_precision
 
 Engine = Literal["eager", "packed", "compiled", "onnxruntime", "openvino"]
 ENGINES = get_args(Engine)
+
+EnginePrecision = Literal["fp32", "bf16", "int8"]
 
 PACKAGES = {"onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
 """Packages that an engine needs, other than libradet's dependencies."""
@@ -19,7 +22,7 @@ PACKAGES = {"onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("
 INSTALL_HINTS = {"onnxruntime": "pip install '.[export]'", "openvino": "pip install '.[export,openvino]'"}
 
 
-def choose_engine(requested: str, precision: str, device: str) -> tuple[Engine, Precision]:
+def choose_engine(requested: str, precision: str, device: str) -> tuple[Engine, EnginePrecision]:
     """Return the engine and the precision to compute in.
 
     "auto" is decided by the processor's instructions and by what is installed, never by a timing, so that it is the
@@ -27,7 +30,7 @@ def choose_engine(requested: str, precision: str, device: str) -> tuple[Engine, 
 
     Args:
         requested: an engine, or "auto".
-        precision: "fp32", "bf16" or "auto".
+        precision: "fp32", "bf16", "int8", or "auto", which never is "int8".
         device: type of the detector's device, such as "cpu".
 
     Raises:
@@ -35,6 +38,8 @@ def choose_engine(requested: str, precision: str, device: str) -> tuple[Engine, 
     """
     if requested not in (*ENGINES, "auto"):
         raise UserError(f"engine is {requested!r}: use {', '.join(ENGINES)} or auto")
+    if precision == "int8":
+        return _choose_int8(requested, device), "int8"
     chosen, _ = choose_precision(_check_precision(precision), device)
     engine = _best_engine(device) if requested == "auto" else cast(Engine, requested)
     reason = missing_requirement(engine, device)
@@ -75,13 +80,24 @@ def has_bf16(device: str) -> bool:
     return choose_precision("auto", device)[0] == "bf16"
 
 
+def _choose_int8(requested: str, device: str) -> Engine:
+    if requested not in ("packed", "auto"):
+        raise UserError(f"the engine {requested} does not compute in int8: use the engine packed")
+    reason = missing_requirement("packed", device)
+    if not reason and not has_int8_layers():
+        reason = "needs oneDNN's INT8 operators, which this build of torch lacks: use another precision"
+    if reason:
+        raise UserError(f"the engine packed {reason}")
+    return "packed"
+
+
 def _best_engine(device: str) -> Engine:
     return "packed" if device == "cpu" and has_onednn() else "eager"
 
 
 def _check_precision(precision: str) -> Literal["auto", "fp32", "bf16"]:
     if precision not in ("auto", "fp32", "bf16"):
-        raise UserError(f"precision is {precision!r}: use fp32, bf16 or auto")
+        raise UserError(f"precision is {precision!r}: use fp32, bf16, int8 or auto")
     return precision
 
 

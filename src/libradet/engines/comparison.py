@@ -1,5 +1,6 @@
 """Comparison of an engine with the detector in eager mode."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,8 +9,9 @@ from torchvision.ops import box_iou
 
 from libradet.data.batch import Batch
 from libradet.data.collate import prepare_batch
+from libradet.engines.choose import EnginePrecision
 from libradet.errors import UserError
-from libradet.export.verification import RGBImage
+from libradet.export.verification import RGBImage, detection_agreement
 from libradet.inference.predict import predict_batch
 from libradet.models.detector import Detector
 from libradet.models.optimize import Precision, optimize
@@ -60,7 +62,7 @@ class EngineReport(NamedTuple):
     """
 
     engine: str
-    precision: Precision
+    precision: EnginePrecision
     seconds: float
     difference: EngineDifference
 
@@ -85,6 +87,26 @@ def compare(
     if not is_rounding(difference, precision):
         raise UserError(f"the engine {engine} does not compute what this {model.name} does: {difference}; use eager")
     return difference
+
+
+def compare_int8(model: Detector, quantized: Detector, images: Sequence[RGBImage]) -> EngineDifference:
+    """Run both on calibration images, and return the differences: of tensors on the first image, of detections on all.
+
+    Raises:
+        UserError: there are no detections to compare, or more than half of the confident ones are lost.
+    """
+    reference = optimize(model)
+    batch = prepare_batch([images[0]], model.image_size, model.size_divisible, None)
+    relative = _relative_difference(reference, quantized, batch)
+    agreement = detection_agreement(reference, quantized, images, model.image_size)
+    if not agreement.detections:
+        raise UserError(
+            "INT8 quantization cannot be verified: the model detects nothing in the calibration images; use images "
+            "with objects"
+        )
+    if not agreement.is_sufficient:
+        raise UserError(f"INT8 quantization loses most detections: {agreement}; use fp32 or bf16")
+    return EngineDifference(relative, agreement.matched, agreement.detections)
 
 
 def is_rounding(difference: EngineDifference, precision: Precision) -> bool:

@@ -25,7 +25,7 @@ Layers = dict[tuple, nn.Module]
 """Packed layers, by weight, settings and order of the weights, so that graphs of several sizes share them."""
 
 
-class _Convolution(NamedTuple):
+class Convolution(NamedTuple):
     """Arguments of a convolution."""
 
     weight: Tensor
@@ -38,9 +38,24 @@ class _Convolution(NamedTuple):
 
     @property
     def fits_winograd(self) -> bool:
+        """Whether Winograd's filtering computes it faster."""
         if self.groups != 1 or not self.stride == self.padding == self.dilation == [1, 1]:
             return False
         return fits_tiled_winograd(self.weight, *self.input_shape[2:])
+
+
+class Fused(NamedTuple):
+    """A convolution with what follows it.
+
+    Attributes:
+        last: node whose value the operators yield together.
+        other: summand, whose memory may be overwritten; None without a sum.
+        activation: oneDNN's name of it, "none" without one.
+    """
+
+    last: Node
+    other: Node | None
+    activation: str
 
 
 def fuse_convolutions(module: GraphModule, layers: Layers) -> GraphModule:
@@ -52,7 +67,7 @@ def fuse_convolutions(module: GraphModule, layers: Layers) -> GraphModule:
     """
     fold_constants(module)
     for node in list(module.graph.nodes):
-        if node.target is aten.convolution.default and _has_constant_weight(node):
+        if node.target is aten.convolution.default and has_constant_weight(node):
             _replace(module, node, layers)
     module.graph.eliminate_dead_code()
     module.recompile()
@@ -84,7 +99,8 @@ def _replace_with_constant(module: GraphModule, node: Node, constants: dict[Node
     node.replace_all_uses_with(constant)
 
 
-def _has_constant_weight(node: Node) -> bool:
+def has_constant_weight(node: Node) -> bool:
+    """Whether a convolution of maps has constants as weights, and is not transposed."""
     arguments: Any = node.args
     x, weight, bias, *_, transposed, _, _ = arguments
     is_constant = weight.op == "get_attr" and (bias is None or bias.op == "get_attr")
@@ -92,24 +108,43 @@ def _has_constant_weight(node: Node) -> bool:
 
 
 def _replace(module: GraphModule, conv: Node, layers: Layers) -> None:
-    convolution = _read_convolution(module, conv)
+    convolution = read_convolution(module, conv)
     winograd = convolution.fits_winograd
-    last, other, activation = conv, None, "none"
-    if not winograd and (added := _sole_user(conv, (aten.add.Tensor,))) and (other := _overwritable(added, conv)):
+    # Winograd's convolutions have no sum and no other activation.
+    fused = follow(conv, with_sum=not winograd, activations=(aten.relu.default,) if winograd else tuple(ACTIVATIONS))
+    layer = _make_layer(convolution, winograd, fused.activation, layers)
+    replace_fused(module, conv, fused, layer)
+
+
+def follow(conv: Node, with_sum: bool, activations: Collection, after_sum: Collection | None = None) -> Fused:
+    """Return a convolution with the sum and the activation that can be computed with it.
+
+    Args:
+        activations: operators that can be.
+        after_sum: those that can be after a sum; by default the same.
+    """
+    last, other = conv, None
+    if with_sum and (added := sole_user(conv, (aten.add.Tensor,))) and (other := _overwritable(added, conv)):
         last = added
-    # Winograd's convolutions have no other activation.
-    if activated := _sole_user(last, (aten.relu.default,) if winograd else ACTIVATIONS):
-        activation, last = ACTIVATIONS[activated.target], activated
+    allowed = activations if other is None or after_sum is None else after_sum
+    activated = sole_user(last, allowed)
+    return Fused(last, other, "none") if activated is None else Fused(activated, other, ACTIVATIONS[activated.target])
+
+
+def replace_fused(module: GraphModule, conv: Node, fused: Fused, layer: nn.Module) -> Node:
+    """Replace a convolution and what follows it by a layer; return the node that calls it."""
+    last, other, _ = fused
     name = f"fused_{conv.name}"
-    module.add_submodule(name, _make_layer(convolution, winograd, activation, layers))
+    module.add_submodule(name, layer)
     inputs = (conv.args[0],) if other is None else (conv.args[0], other)
     with module.graph.inserting_before(last):
-        fused = module.graph.call_module(name, inputs)
-    fused.meta = dict(last.meta)
-    last.replace_all_uses_with(fused)
+        call = module.graph.call_module(name, inputs)
+    call.meta = dict(last.meta)
+    last.replace_all_uses_with(call)
+    return call
 
 
-def _sole_user(node: Node, targets: Collection) -> Node | None:
+def sole_user(node: Node, targets: Collection) -> Node | None:
     """Return the only user of a node, if it is one of these operators."""
     users = list(node.users)
     return users[0] if len(users) == 1 and users[0].target in targets else None
@@ -130,15 +165,16 @@ def _overwritable(added: Node, conv: Node) -> Node | None:
     return other if same and not later and not shared else None
 
 
-def _read_convolution(module: GraphModule, conv: Node) -> _Convolution:
+def read_convolution(module: GraphModule, conv: Node) -> Convolution:
+    """Return the arguments of a convolution of constant weights."""
     arguments: Any = conv.args
     x, weight, bias, stride, padding, dilation, _, _, groups = arguments
     bias = None if bias is None else getattr(module, bias.target)
     sizes = (list(stride), list(padding), list(dilation))
-    return _Convolution(getattr(module, weight.target), bias, *sizes, groups, tuple(x.meta["val"].shape))
+    return Convolution(getattr(module, weight.target), bias, *sizes, groups, tuple(x.meta["val"].shape))
 
 
-def _make_layer(convolution: _Convolution, winograd: bool, activation: str, layers: Layers) -> nn.Module:
+def _make_layer(convolution: Convolution, winograd: bool, activation: str, layers: Layers) -> nn.Module:
     weight, bias, stride, padding, dilation, groups, shape = convolution
     layer = (
         TiledWinograd(weight, bias, activation == "relu", (shape[2], shape[3]))

@@ -100,7 +100,7 @@ def _quantize(
 ) -> QuantizationAgreement:
     quantize(partial, calibration_images)
     exported = ExportedModel(*get_format(path).open(partial))
-    agreement = detection_agreement(optimize(model), exported, calibration_images)
+    agreement = detection_agreement(optimize(model), exported, calibration_images, exported.metadata.image_size)
     if not agreement.detections:
         raise UserError(
             f"{path}: not written because INT8 quantization cannot be verified: the model detects nothing in the "

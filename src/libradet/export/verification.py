@@ -63,10 +63,10 @@ class OutputDifference:
 
 
 class QuantizationAgreement(NamedTuple):
-    """Number of detections that a quantized file reproduces.
+    """Number of detections that a quantized file or detector reproduces.
 
     Attributes:
-        matched: detections of the float model that the file outputs with the same class and an IoU of at least 0.5.
+        matched: detections of the float model that it outputs with the same class and an IoU of at least 0.5.
         detections: detections of the float model with a score of at least ``score_thresh``.
         score_thresh: 0.3, or half of the highest score if none is that high.
     """
@@ -114,15 +114,20 @@ def max_difference(model: Predictor, exported: ExportedModel, images: Sequence[R
     return difference
 
 
-def detection_agreement(model: Predictor, exported: ExportedModel, images: Sequence[RGBImage]) -> QuantizationAgreement:
-    """Run both on the same images, one at a time, and count the confident detections that both output."""
+def detection_agreement(
+    model: Predictor, quantized: Predictor, images: Sequence[RGBImage], size: Size | None = None
+) -> QuantizationAgreement:
+    """Run both on the same images, one at a time, and count the confident detections that both output.
+
+    Args:
+        model: detector in float.
+        quantized: exported file or detector that computes in INT8.
+        size: that the float detector's images are resized to; its own by default.
+    """
     matched = detections = 0
-    metadata = exported.metadata
+    size = model.image_size if size is None else size
     pairs = [
-        (
-            next(_detect(model, metadata.image_size, [image], metadata.score_thresh)),
-            next(_detect(exported, exported.image_size, [image], metadata.score_thresh)),
-        )
+        (next(_detect(model, size, [image])), next(_detect(quantized, quantized.image_size, [image])))
         for image in images
     ]
     highest = max((float(ours.scores.max()) for ours, _ in pairs if len(ours.scores)), default=0.0)
@@ -151,7 +156,9 @@ class ImageDetections(NamedTuple):
     min_score: float
 
 
-def _detect(model: Predictor, size: Size, images: Sequence[RGBImage], score_thresh: float) -> Iterator[ImageDetections]:
+def _detect(
+    model: Predictor, size: Size, images: Sequence[RGBImage], score_thresh: float = 0.0
+) -> Iterator[ImageDetections]:
     proposals = None
     if model.num_proposals:
         proposals = [_random_proposals(image, seed) for seed, image in enumerate(images)]

@@ -1,7 +1,7 @@
 """Box head: classification and refinement of proposals (Fast R-CNN), and prediction of their IoU (IoU-Net)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from libradet.models.layers import conv_norm
 from libradet.models.losses import class_loss, iou_prediction_loss, localization_loss, num_samples_across_ranks
 from libradet.models.ops.packed_linear import pack_linear_layers
 from libradet.models.ops.pooled_linear import PooledLinear
+from libradet.models.ops.quantized_layers import ActivationRange, quantize_layers
 from libradet.models.rpn import Proposals
 from libradet.models.sampling import build_progress, match_to_gt, max_positives, sample, uses_ohem
 
@@ -121,14 +122,25 @@ class BoxHead(nn.Module):
         iou = None if self.iou is None else self.iou(x).float()
         return BoxHeadOutput(self.logits(x).float(), self.deltas(x).float().unflatten(1, (-1, 4)), iou)
 
-    def pack(self) -> None:
-        """Prepare the layers for inference on a CPU: RoIAlign and ``fc1`` become one step, weights are packed."""
+    def hidden_layers(self) -> list[nn.Module]:
+        """Return the convolutions and linear layers before those of the outputs."""
+        convs = [layer for layer in self.convs.modules() if type(layer) is nn.Conv2d]
+        return [*convs, *(getattr(self, name) for name in self.fc_names)]
+
+    def pack(self, ranges: Mapping[nn.Module, ActivationRange] | None = None) -> None:
+        """Prepare the layers for inference on a CPU: RoIAlign and ``fc1`` become one step, weights are packed.
+
+        Args:
+            ranges: of the inputs of layers that are computed in INT8.
+        """
         if not torch.backends.mkldnn.is_available() or self.logits.weight.device.type != "cpu":
             return
+        ranges = ranges or {}
         fc1 = getattr(self, "fc1", None)
         if isinstance(fc1, nn.Linear) and not self.convs:
-            self.pooled_fc1 = PooledLinear(fc1, self.strides, self.config.align)
+            self.pooled_fc1 = PooledLinear(fc1, self.strides, self.config.align, ranges.get(fc1))
             self.fc1 = nn.Identity()  # its weights are not needed twice
+        quantize_layers(self, ranges)
         pack_linear_layers(self)
 
     @property

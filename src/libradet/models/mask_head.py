@@ -46,6 +46,10 @@ class MaskHead(nn.Module):
             x = F.relu(layer(x))
         return self.logits(F.relu(self.deconv(x))).float()
 
+    def hidden_layers(self) -> list[nn.Module]:
+        """Return the convolutions before the upsampling."""
+        return [layer for layer in self.convs.modules() if type(layer) is nn.Conv2d]
+
     def loss(self, features: Sequence[Tensor], positives: SampledProposals, batch: Batch) -> Float[Tensor, ""]:
         """Return the binary cross entropy of the positives' masks of their own class, mean over pixels and positives.
 

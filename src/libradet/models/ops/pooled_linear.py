@@ -11,6 +11,7 @@ from libradet.geometry.roi_align import assign_levels
 from libradet.geometry.roi_align_cpu import gather_bin_rows, sampling_points
 from libradet.models.config import RoIAlignConfig
 from libradet.models.ops.packed_linear import PackedLinear
+from libradet.models.ops.quantized_layers import ActivationRange, QuantizedLinear
 
 BOXES = 256
 """Boxes whose features are in memory at once: 13 MB of 256 channels, which memory allocators keep between calls."""
@@ -26,13 +27,24 @@ class PooledLinear(nn.Module):
         linear: layer on the CPU whose input is [C, size, size] of each box.
         strides: of the pyramid levels.
         config: of RoIAlign.
+        input_range: of the layer's input, for INT8; without it, the layer is computed in the precision of its weights.
     """
 
-    def __init__(self, linear: nn.Linear, strides: Sequence[int], config: RoIAlignConfig) -> None:
+    def __init__(
+        self,
+        linear: nn.Linear,
+        strides: Sequence[int],
+        config: RoIAlignConfig,
+        input_range: ActivationRange | None = None,
+    ) -> None:
         super().__init__()
         size = config.output_size
         weight = linear.weight.detach().unflatten(1, (-1, size * size)).transpose(1, 2).flatten(1)
-        self.linear = PackedLinear(weight, linear.bias)
+        self.linear = (
+            PackedLinear(weight, linear.bias)
+            if input_range is None
+            else QuantizedLinear(weight, linear.bias, input_range.scale)
+        )
         self.strides, self.config, self.outputs = list(strides)[: config.num_levels], config, len(weight)
 
     def forward(
