@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import libradet
+from libradet.errors import UserError
 from libradet.models.zoo import make_config
 
 NAMES = [name for name in libradet.__all__ if name != "__version__"]
@@ -32,3 +33,24 @@ def test_a_run_is_named_after_the_configuration_that_it_trains(monkeypatch):
     detector = make_config("libra_retinanet", backbone="resnet18")
     libradet.train("faster_rcnn", data="DIR", detector=detector)
     assert (requested[0].model, requested[0].backbone) == ("libra_retinanet", "resnet18")
+
+
+@pytest.mark.parametrize("class_names", ["cat", ["cat", "cat"], {"cat", "dog"}, [1, 2]])
+def test_class_names_are_a_list_of_different_names(class_names, without_type_checks):
+    with pytest.raises(UserError, match="class_names"):
+        libradet.create_model("faster_rcnn", backbone="resnet18", class_names=class_names)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"precision": "fp16"}, {"logger": "tensorbord"}, {"optimizer": "adam"}, {"max_epochs": 1.5}]
+)
+def test_settings_from_python_have_the_types_of_their_fields(settings, without_type_checks):
+    with pytest.raises(UserError, match=f"^{next(iter(settings))} is "):
+        libradet.train("faster_rcnn", data="DIR", **settings)
+
+
+def test_folders_and_devices_that_cannot_be_used(tmp_path):
+    with pytest.raises(UserError, match=r"is a folder; name the file in it, .*best\.safetensors"):
+        libradet.load_model(tmp_path)
+    with pytest.raises(UserError, match="device is nothing: it cannot be used here"):
+        libradet.load_model(tmp_path / "x.safetensors", device="nothing")

@@ -1,5 +1,6 @@
 """Public Python API."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -62,6 +63,7 @@ def create_model(
     Raises:
         UserError: unknown names, or weights that cannot be loaded or do not match.
     """
+    _check_class_names(class_names)
     if isinstance(config, Mapping):
         config = _read_detector({"num_classes": num_classes} | dict(config), name, backbone, weights)
     if weights == BEST:
@@ -261,6 +263,14 @@ def evaluate(
     engine_notes = [] if engine_report is None else [f"{engine_report}."]
     metrics["notes"] = [*skipped, *report.warnings, *engine_notes, *metrics["notes"]]
     return metrics
+
+
+def _check_class_names(class_names: Sequence[str]) -> None:
+    is_list = isinstance(class_names, Sequence) and not isinstance(class_names, str)
+    if not is_list or not all(isinstance(name, str) for name in class_names):
+        raise UserError(f"class_names is {class_names!r}: pass a list of names, in the order of their labels")
+    if repeated := [name for name, count in Counter(class_names).items() if count > 1]:
+        raise UserError(f"class_names has {repeated[0]!r} more than once: names must be unique")
 
 
 def _check_settings(settings: dict[str, Any]) -> None:

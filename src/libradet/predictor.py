@@ -1,13 +1,14 @@
 """The interface that prediction, evaluation and export expect of a model."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from libradet.data.batch import Batch
 from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
-from libradet.data.transforms.resize import Size
+from libradet.data.transforms.resize import Size, check_size
 from libradet.errors import UserError
 from libradet.structures import Detections
 
@@ -57,14 +58,23 @@ def bit_depth_of(model: Predictor) -> int:
     return getattr(model, "bit_depth", DEFAULT_BIT_DEPTH)
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Raise UserError unless the number of images is a whole number above 0."""
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}: it must be a whole number, at least 1")
+
+
 def resolve_size(model: Predictor, size: Size | None) -> Size:
     """Return the size to resize images to: ``size``, or that of the model if None.
 
     Raises:
-        UserError: a size for a model that resizes images itself.
+        UserError: an invalid size, or one for a model that resizes images itself.
     """
     if model.image_size == "original" and size not in (None, "original"):
         raise UserError(
             f"this {model.name} resizes images itself: leave out the size, or export the model with that size"
         )
-    return size or model.image_size
+    if size is None:
+        return model.image_size
+    check_size(size)
+    return size

@@ -173,3 +173,30 @@ def test_unreadable_videos(detector, tmp_path):
     for name in ("broken.mp4", "absent.mp4"):
         with pytest.raises(UserError, match=name):
             next(predict(detector, tmp_path / name))
+
+
+@pytest.mark.parametrize("size", [64, 0, (0, 0), (128, 64), (64,), (64.5, 128), "orig"])
+def test_invalid_size(detector, size, without_type_checks):
+    with pytest.raises(UserError, match=r"size is .*the shorter and the longer side"):
+        predict(detector, np.zeros((20, 30, 3), np.uint8), size=size)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 20, 30, dtype=torch.uint8), r"a tensor \[3, 20, 30\] is not an image"),
+        (None, "type NoneType is not an image"),
+        ({"a": np.zeros((20, 30, 3), np.uint8)}, "type dict is not an image"),
+        (b"abc", "type bytes is not an image"),
+    ],
+)
+def test_values_that_are_no_images(detector, images, message, without_type_checks):
+    with pytest.raises(UserError, match=message):
+        predict(detector, images)
+
+
+@pytest.mark.filterwarnings("error")
+def test_read_only_array(detector):
+    image = np.asarray(Image.new("RGB", (30, 20)))
+    assert not image.flags.writeable
+    predict(detector, image)

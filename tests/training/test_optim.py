@@ -167,7 +167,7 @@ def detector_on(backbone, freeze_at=0):
         return Detector(config)
 
 
-BACKBONES = ["resnet18", "tf_efficientnet_lite0", "convnext_atto", "swin_tiny_patch4_window7_224", "hiera_tiny_224"]
+BACKBONES = ["resnet18", "tf_efficientnet_lite0", "convnext_atto", "swin_tiny_patch4_window7_224", "sam2_hiera_tiny"]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -147,7 +147,7 @@ def test_pretrained_weights_freeze_the_default_stages_also_over_a_file(tmp_path)
         (["--flip", "1"], "did you mean --hflip_prob?"),
         (["--learning_rate", "1"], "did you mean --lr?"),
         (["--threshold", "1"], "did you mean --detector.detections.score_thresh?"),
-        (["--scale_jitter", "3"], "3 is not a list, each item a number or null"),
+        (["--scale_jitter", "3"], "3 is not null or a list, each item a number"),
         (["--detector.rpn.sampling", "x"], "--detector.rpn.sampling: x is not a mapping of fields"),
         (["--resume", "nodir"], "--resume nodir: no such folder"),
         (["--detector.roi.box_loss.wieght", "2"], "did you mean --detector.roi.box_loss.weight?"),

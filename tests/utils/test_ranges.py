@@ -1,8 +1,10 @@
 """Ranges of settings stand on the fields, and messages name the field."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 from jsonargparse import ArgumentParser
 
@@ -89,3 +91,50 @@ def test_parsers_read_the_annotated_types():
     argv = ["--settings.inner.scales", "[1, 2.5]", "--settings.inner.rate", "3", "--settings.factors", "[1, 2]"]
     settings = parser.instantiate(parser.parse_args(argv)).settings
     assert settings == Settings(Inner(scales=(1.0, 2.5), rate=3.0), factors=[1.0, 2.0])
+
+
+@dataclass
+class Typed:
+    count: PositiveInt = 1
+    rate: float = 0.5
+    name: str = "x"
+    kind: Literal["a", "b"] = "a"
+    pair: tuple[int, int] = (1, 2)
+    items: list[Literal["csv", "png"]] | None = None
+    switch: bool = False
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("count", 1.5, "a whole number"),
+        ("count", "1", "a whole number"),
+        ("count", True, "a whole number"),
+        ("count", None, "a whole number"),
+        ("rate", "0.5", "a number"),
+        ("name", 3, "text"),
+        ("kind", "c", "one of a, b"),
+        ("pair", 2, "a list, each item a whole number"),
+        ("items", ["gif"], "null or a list, each item one of csv, png"),
+        ("items", "csv", "null or a list, each item one of csv, png"),
+        ("switch", "false", "true or false"),
+    ],
+)
+def test_values_of_another_type_are_refused(field, value, words):
+    with pytest.raises(UserError, match=rf"^{field} is .*: it must be {words}$"):
+        check_ranges(Typed(**{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("count", np.int64(2)),
+        ("rate", 1),
+        ("rate", np.float32(0.5)),
+        ("name", Path("x")),
+        ("pair", [3, 4]),
+        ("items", ("csv",)),
+    ],
+)
+def test_values_that_convert_exactly_are_accepted(field, value):
+    check_ranges(Typed(**{field: value}))

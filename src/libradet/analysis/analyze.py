@@ -32,6 +32,7 @@ from libradet.analysis.report.render import render
 from libradet.analysis.report.tables import make_tables, write_tables
 from libradet.data.read import read, splits
 from libradet.data.records import Dataset
+from libradet.data.transforms.resize import check_size
 from libradet.errors import UserError
 from libradet.inference.proposals import check_config_proposals, load_config_proposals
 from libradet.models.config import DetectorConfig
@@ -125,6 +126,8 @@ def _check(options: AnalysisOptions) -> None:
     for name, minimum in (("max_images", 1), ("gradient_images", 1), ("batch_size", 1), ("seed", 0)):
         if getattr(options, name) < minimum:
             raise UserError(f"{name} is {getattr(options, name)}; it has to be {minimum} or above")
+    if options.size is not None:
+        check_size(options.size)
 
 
 def _select_images(dataset: Dataset, limit: int, data: str | Path) -> tuple[Dataset, list[int]]:

@@ -118,7 +118,9 @@ def image_to_tensor(image: Any, bit_depth: int = DEFAULT_BIT_DEPTH) -> UInt8[Ten
         return pil_to_tensor(image, bit_depth=bit_depth)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
         if image.ndim == 3 and image.shape[2] == 3:
-            return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+            contiguous = np.ascontiguousarray(image)
+            writable = contiguous if contiguous.flags.writeable else contiguous.copy()  # torch warns of others
+            return torch.from_numpy(writable).permute(2, 0, 1)
         if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 4):
             return pil_to_tensor(Image.fromarray(image))
     what = f"{type(image).__name__} {getattr(image, 'dtype', '')} {tuple(getattr(image, 'shape', ()))}"

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from libradet.data.records import Dataset
-from libradet.data.transforms.resize import Size, target_size
+from libradet.data.transforms.resize import Size, check_size, target_size
 from libradet.utils.tables import facts_table
 from libradet.utils.text import summarize_list
 
@@ -96,6 +96,7 @@ def compute_stats(
         size: (short, long) side to which images are resized, or "original".
         scales, ratios, strides: of the anchors; ratios are height over width.
     """
+    check_size(size)
     boxes, owner, labels, crowd = _flatten(dataset)
     sides = boxes[:, 2:] - boxes[:, :2]
     resized = sides * _factors(dataset, size)[owner]

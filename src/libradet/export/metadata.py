@@ -10,7 +10,7 @@ from numpy import ndarray
 
 import libradet
 from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
-from libradet.data.transforms.resize import Size
+from libradet.data.transforms.resize import Size, check_size
 from libradet.errors import UserError
 from libradet.models.detector import Detector
 
@@ -87,8 +87,8 @@ def build_metadata(
             f"static is {' '.join(map(str, static))}: use the number of images, height and width, at least 1 and sides "
             f"of at most {MAX_IMAGE_SIDE}"
         )
-    if size is not None and size != "original" and not 0 < size[0] <= size[1]:
-        raise UserError(f"size is {size[0]} {size[1]}: use the shorter side, at least 1, followed by the longer side")
+    if size is not None:
+        check_size(size)
     return ExportMetadata(
         model=model.name,
         class_names=tuple(model.class_names),

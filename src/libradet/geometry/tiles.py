@@ -55,8 +55,8 @@ def as_tiles(value: TilesLike) -> Tiles:
     Raises:
         UserError: not two numbers, a size that is no whole number of pixels, or an overlap outside [0, 1).
     """
-    if len(value) != 2:
-        raise UserError(f"tiles is {list(value)}: it must be a size in pixels and an overlap, such as 640 0.2")
+    if not isinstance(value, Sequence) or len(value) != 2:
+        raise UserError(f"tiles is {value}: it must be a size in pixels and an overlap, such as 640 0.2")
     size, overlap = value
     if not math.isfinite(size) or size < 1 or size != int(size):
         raise UserError(f"tiles has the size {size:g}: it must be a whole number of pixels, at least 1")

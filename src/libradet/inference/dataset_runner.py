@@ -14,7 +14,8 @@ from libradet.data.tile_batches import TileBatches
 from libradet.data.transforms.resize import Size
 from libradet.inference.run_model import OnBatch, eval_mode, run_model
 from libradet.inference.tiles import TileMerger, Tiling
-from libradet.predictor import Predictor, bit_depth_of, resolve_size
+from libradet.predictor import Predictor, bit_depth_of, check_batch_size, resolve_size
+from libradet.utils.devices import check_device
 from libradet.utils.distributed import rank, world_size
 from libradet.utils.progress import progress_bar
 from libradet.utils.workers import default_num_workers
@@ -51,6 +52,7 @@ def run_on_dataset(
     Raises:
         UserError: an image cannot be read.
     """
+    check_batch_size(batch_size)
     shared: dict[str, Any] = {
         "size": resolve_size(model, size),
         "batch_size": batch_size,
@@ -77,6 +79,7 @@ def _on_device(model: Predictor, device: str | torch.device | None) -> Iterator[
     if device is None or not isinstance(model, nn.Module):
         yield
         return
+    check_device(device)
     original = model.device
     model.to(device)
     try:

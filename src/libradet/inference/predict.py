@@ -1,7 +1,8 @@
 """Prediction: inputs are read, preprocessed to batches, run through the model and postprocessed to detections."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from libradet.inference.postprocess import postprocess
 from libradet.inference.preprocess import preprocess
 from libradet.inference.run_model import eval_mode, run_model
 from libradet.inference.tiles import Tiling, batch_without_pixels, detect_in_tiles
-from libradet.predictor import Predictor, bit_depth_of, resolve_size
+from libradet.predictor import Predictor, bit_depth_of, check_batch_size, resolve_size
 from libradet.structures import Detections
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ def predict(
         UserError: an image cannot be read, or an argument is out of range.
     """
     check_score_thresh(score_thresh)
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+    check_batch_size(batch_size)
+    _check_images(images)
     if proposals is not None and not model.num_proposals:
         raise UserError(f"{model.name} uses no precomputed proposals: leave the argument out")
     options = score_thresh, size, batch_size, tiling
@@ -116,8 +117,23 @@ def predict_batch(model: Predictor, batch: Batch) -> Detections:
 
 def check_score_thresh(score_thresh: float) -> None:
     """Raise UserError unless the threshold lies between 0 and 1."""
-    if not 0 <= score_thresh <= 1:
+    if not isinstance(score_thresh, Real) or not 0 <= score_thresh <= 1:
         raise UserError(f"score_thresh is {score_thresh}: it must lie between 0 and 1")
+
+
+def _check_images(images: object) -> None:
+    """Raise UserError for what is no image and would be iterated over, or cannot be."""
+    if isinstance(images, Tensor):
+        raise UserError(
+            f"a tensor {list(images.shape)} is not an image: pass a uint8 RGB array [H, W, 3], such as "
+            "image.permute(1, 2, 0).numpy(), or a list of them"
+        )
+    is_iterable = isinstance(images, Iterable) or hasattr(type(images), "__getitem__")
+    if isinstance(images, bytes | bytearray | Mapping) or not (is_iterable or isinstance(images, Path | Image.Image)):
+        raise UserError(
+            f"a value of type {type(images).__name__} is not an image: pass a path, a PIL image, a uint8 RGB array "
+            "[H, W, 3], or several of them"
+        )
 
 
 def _predict_all(

@@ -23,7 +23,7 @@ from libradet.inference.predict import check_score_thresh, predict_stream
 from libradet.inference.tiles import Tiling
 from libradet.inference.video import VideoWriter
 from libradet.inference.visualize import draw_detections, save_image
-from libradet.predictor import Predictor, bit_depth_of
+from libradet.predictor import Predictor, bit_depth_of, check_batch_size
 from libradet.utils.atomic_io import atomic_json_list, write_json
 from libradet.utils.progress import progress_bar
 from libradet.utils.quiet_supervision import supervision as sv
@@ -177,6 +177,7 @@ def predict_files(
         UserError: no file matches or can be read, the inputs lie in ``output_dir``, or proposals are missing.
     """
     check_score_thresh(score_thresh)
+    check_batch_size(batch_size)
     paths = list_image_files(sources)
     precomputed = None
     if proposals and model.num_proposals:

@@ -22,6 +22,7 @@ from libradet.models.detector import Detector
 from libradet.models.load_pretrained import BackboneWeights
 from libradet.models.random_init import without_random_init
 from libradet.models.serialization import is_model_format, load_model, read_config
+from libradet.utils.devices import check_device
 from libradet.utils.text import summarize_list
 
 CORRUPT_ERRORS = (IndexError, ValueError, TypeError, ArithmeticError, AttributeError, RuntimeError)
@@ -65,6 +66,7 @@ def load_checkpoint_any(path: str | Path, device: str | torch.device = "cpu", us
         UserError: not a checkpoint, not one of a supported toolbox, or its tensors do not fit; or published weights
             cannot be downloaded.
     """
+    check_device(device)
     path = local_file(path)
     loaded = load_checkpoint(path, use_ema=use_ema)
     _warn_of_notes(loaded, path)
@@ -197,6 +199,8 @@ def detect_format(tensors: Tensors, path: str | Path) -> CheckpointFormat:
     for checkpoint_format in CHECKPOINT_FORMATS:
         if checkpoint_format.matches(tensors):
             return checkpoint_format
+    if any(name.startswith("detector.") for name in tensors):
+        raise UserError(f"{path}: is the resume state of a run; load best.safetensors in the same folder")
     toolboxes = ", ".join(checkpoint_format.name for checkpoint_format in CHECKPOINT_FORMATS)
     raise UserError(
         f"{path}: not a detector of libradet, {toolboxes}; its tensors are {summarize_list(list(tensors), 3)}"

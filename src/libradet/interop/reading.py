@@ -61,6 +61,8 @@ def read_checkpoint(path: str | Path, use_ema: bool | None = None) -> Checkpoint
         UserError: the file is missing, not a checkpoint, or refers to more than plain data.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name the file in it, {path / 'best.safetensors'} of a training run")
     try:
         with path.open("rb") as file:
             start = file.read(9)

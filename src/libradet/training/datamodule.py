@@ -23,7 +23,7 @@ from libradet.data.tile_batches import TileBatches
 from libradet.data.tiling import TileCounts, tile_dataset
 from libradet.data.transforms.augmentation import HFLIP_ONLY, Augmentation
 from libradet.data.transforms.custom import check_transforms
-from libradet.data.transforms.resize import Size
+from libradet.data.transforms.resize import Size, check_size
 from libradet.data.validation.report import Report, merge
 from libradet.errors import UserError
 from libradet.evaluation.classes import match_classes
@@ -105,6 +105,7 @@ class DetectorData(pl.LightningDataModule):
         self.train_set, self.val_set = train_set, val_set
         self.train_proposals, self.val_proposals = train_proposals, val_proposals
         self.masks = masks
+        check_size(size)
         self.batch_size, self.size = batch_size, size
         self.cache: CacheKind | None = cache
         self.augmentation = augmentation

@@ -11,8 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -25,6 +24,7 @@ from libradet.models.load_pretrained import BackboneWeights
 from libradet.models.zoo import make_config
 from libradet.training.config import TrainConfig
 from libradet.training.run_files import CONFIG
+from libradet.utils.field_types import describe_type
 from libradet.utils.option_names import last_value, suggest_option
 from libradet.utils.text import suggest, summarize_list
 
@@ -47,15 +47,6 @@ _FLAGS = [f"--{f.name}" for f in fields(TrainConfig) if f.type is bool]
 _LISTS = ("--logger", "--tiles")
 _OTHER_OPTIONS = ("config", "resume", "help", "print_config")
 _NAMES = ("model", "backbone", "weights")
-
-
-TYPE_WORDS: dict[Any, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    type(None): "null",
-}
 
 
 @dataclass(frozen=True)
@@ -308,23 +299,7 @@ def _simplify(message: str) -> str:
     if key not in _schema() or not values:
         return " ".join(message.split())
     nested = re.search(r"NestedArg\(key=.*, val='?(.*?)'?\)", values[0])
-    return f"--{key}: {nested[1] if nested else values[0]} is not {_describe_type(_schema()[key])}"
-
-
-def _describe_type(annotation: Any) -> str:
-    """Return a type in words: ``a whole number or null``."""
-    if get_origin(annotation) is Annotated:
-        return _describe_type(get_args(annotation)[0])
-    if get_origin(annotation) is Literal:
-        return f"one of {', '.join(map(str, get_args(annotation)))}"
-    if get_origin(annotation) in (Union, UnionType):
-        return " or ".join(_describe_type(part) for part in get_args(annotation))
-    if get_origin(annotation) in (list, tuple):
-        parts = dict.fromkeys(_describe_type(part) for part in get_args(annotation) if part is not ...)
-        return f"a list, each item {' or '.join(parts)}"
-    if is_dataclass(annotation):
-        return "a mapping of fields"
-    return TYPE_WORDS.get(annotation, str(getattr(annotation, "__name__", annotation)))
+    return f"--{key}: {nested[1] if nested else values[0]} is not {describe_type(_schema()[key])}"
 
 
 def _refuse_unknown_options(names: Iterable[str]) -> None:

@@ -287,6 +287,8 @@ def choose_run_dir(config: TrainConfig, backbone: str) -> Path:
     """
     if config.output_dir is not None:
         folder = Path(config.output_dir)
+        if folder.is_file():
+            raise UserError(f"{folder}: is a file; name a folder for the run with --output_dir")
         if is_first_process() and (folder / CONFIG).exists():
             raise UserError(
                 f"{folder} contains a run: resume it with --resume {folder}, choose another --output_dir, or delete it"

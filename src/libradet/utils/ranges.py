@@ -14,6 +14,7 @@ from functools import cache
 from typing import Annotated, Any, get_args, get_type_hints
 
 from libradet.errors import UserError
+from libradet.utils.field_types import check_type
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,7 +58,9 @@ UnitInterval = Annotated[float, Range(ge=0, le=1)]
 
 
 def check_ranges(config: Any, path: str = "") -> None:
-    """Refuse numbers of a tree of dataclasses that are not finite or outside the range of their field.
+    """Refuse values of a tree of dataclasses of another type than their field, and numbers outside its range.
+
+    Numbers have to be finite.
 
     Args:
         path: dotted name of ``config`` itself, which messages begin with.
@@ -65,14 +68,20 @@ def check_ranges(config: Any, path: str = "") -> None:
     Raises:
         UserError: names the field, its value and the range.
     """
-    ranges = ranges_of(type(config))
+    ranges, types = ranges_of(type(config)), _types_of(type(config))
     for field in fields(config):
         name, value = f"{path}.{field.name}".lstrip("."), getattr(config, field.name)
         if is_dataclass(value):
             check_ranges(value, name)
             continue
+        check_type(name, value, types[field.name])
         for number in _numbers(value):
             _check_number(name, number, ranges[field.name])
+
+
+@cache
+def _types_of(config_type: type) -> dict[str, Any]:
+    return get_type_hints(config_type)
 
 
 @cache

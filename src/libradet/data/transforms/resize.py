@@ -1,5 +1,6 @@
 """Resizing to a short and a long side, the same for training, evaluation and prediction."""
 
+from numbers import Integral
 from typing import Literal
 
 from jaxtyping import UInt8
@@ -7,8 +8,23 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from libradet.errors import UserError
+
 Size = tuple[int, int] | Literal["original"]
 """(short, long): the short side becomes ``short`` unless the long one would exceed ``long``. "original": unchanged."""
+
+
+def check_size(size: Size) -> None:
+    """Raise UserError unless ``size`` is "original" or two whole numbers of pixels, the shorter side first."""
+    if isinstance(size, str) and size == "original":
+        return
+    sides = list(size) if isinstance(size, list | tuple) else []
+    if len(sides) == 2 and all(isinstance(side, Integral) for side in sides) and 0 < sides[0] <= sides[1]:
+        return
+    raise UserError(
+        f"size is {sides or size}: it must be two whole numbers of pixels above 0, those of the shorter and the longer "
+        "side, such as (800, 1333)"
+    )
 
 
 def target_size(height: int, width: int, size: Size) -> tuple[int, int]:
