@@ -54,10 +54,11 @@ _nms = torch.inference_mode()(nms)
 
 
 def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    # In float64: offsets of 1,200 classes leave float32 coordinates no more than steps of half a pixel.
-    boxes = boxes.double()
+    # Offsets of 1,200 classes leave float32 coordinates no more than steps of half a pixel. MPS has no float64.
+    dtype = torch.float32 if boxes.device.type == "mps" else torch.float64
+    boxes, scores = boxes.to(dtype), scores.to(dtype)
     span = boxes.amax() - boxes.amin() + 1 if len(boxes) else 1
-    return nms(boxes + (groups * span)[:, None], scores.double(), threshold)
+    return nms(boxes + (groups * span)[:, None], scores, threshold)
 
 
 @_batched_nms.register_fake
