@@ -5,6 +5,7 @@ a scale per output channel. Products are summed in int32; bias, sum, activation 
 before a value is written.
 """
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 LEVELS = 255
 """Steps between the smallest and the largest value of an activation."""
 
+ISA_WITHOUT_VNNI = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
+"""Values of oneDNN's ONEDNN_MAX_CPU_ISA that exclude VNNI instructions."""
+
 MAX_WEIGHT, MAX_WEIGHT_16_BIT = 127, 63
 """Largest weight, and that where a product of two bytes is summed in 16 bits, without VNNI instructions."""
 
 PACK_ROWS = 256
 """Rows of the input that the order of a linear layer is chosen for; any number of rows can be computed."""
-
 
 PACK_REGIONS, PACK_SIZE = 100, (14, 14)
 """Number and size of maps that the order of a head's convolutions is chosen for; others can be computed."""
@@ -101,7 +104,7 @@ class QuantizedWeight(NamedTuple):
 def quantize_weight(weight: Float[Tensor, "Co *S"]) -> QuantizedWeight:
     """Quantize each output channel symmetrically, by its largest value."""
     # Without VNNI, two products of bytes are summed in 16 bits: weights of 7 bits exclude an overflow.
-    largest = MAX_WEIGHT if torch.cpu._is_vnni_supported() else MAX_WEIGHT_16_BIT
+    largest = MAX_WEIGHT if _uses_vnni() else MAX_WEIGHT_16_BIT
     weight = weight.detach().float()
     rows = weight.flatten(1)
     scales = (rows.abs().amax(1) / largest).clamp(min=torch.finfo(torch.float32).tiny)
@@ -248,6 +251,11 @@ def quantize_layers(module: nn.Module, ranges: Mapping[nn.Module, ActivationRang
             setattr(module, name, layer)
         elif isinstance(child, nn.Linear):
             setattr(module, name, QuantizedLinear(child.weight, child.bias, ranges[child].scale))
+
+
+def _uses_vnni() -> bool:
+    """Return whether oneDNN multiplies bytes with VNNI instructions: the processor has them, and the user allows it."""
+    return torch.cpu._is_vnni_supported() and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in ISA_WITHOUT_VNNI
 
 
 def _bytes(x: Tensor) -> UInt8[Tensor, "*_"]:
