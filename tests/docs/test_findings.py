@@ -1,0 +1,19 @@
+"""Scripts of findings have their form; they are run by hand, because they install packages."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = sorted((Path(__file__).parents[2] / "findings").glob("*.sh"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_states_what_was_observed_and_is_executable(script):
+    text = script.read_text()
+    assert os.access(script, os.X_OK)
+    for line in ("#!/usr/bin/env bash\n# Versions: ", "\n# Behavior: ", "\n# Output seen, 20", "\nset -euo pipefail\n"):
+        assert line in text
+    assert re.search(r"\nfolder=\$\(mktemp -d\); trap 'rm -rf \"\$folder\"' EXIT\n", text)
+    assert re.search(r"[a-z]==\d", text)
