@@ -6,14 +6,18 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from libradet.analysis.analyze import analyze, build_report
+from libradet.analysis.collect import SampleVisualization
 from libradet.analysis.report.figure_style import report_style, to_svg
-from libradet.analysis.report.figures import plot_classes
+from libradet.analysis.report.figures import draw_samples, plot_classes
 from libradet.analysis.report.labels import format_number
 from libradet.analysis.report.render import get_path, mark_code, render
+from libradet.data.records import Dataset, ImageRecord
 from libradet.models.config import BalancedPyramidConfig
 from libradet.models.detector import Detector
 
@@ -155,3 +159,14 @@ def test_gates_of_a_pyramid_are_drawn_and_listed(data, options, make_detector, t
     assert "Learned gates" in page
     assert "P2 -0.14, P3 +0.05, P4 +0.08, P5 +0.00, P6 +0.00" in page
     assert list((tmp_path / "report" / "figures").glob("gates.*"))
+
+
+def test_samples_are_drawn_on_images_of_the_models_bit_depth(tmp_path):
+    path, boxes = tmp_path / "camera.png", torch.zeros(0, 4)
+    Image.fromarray(np.full((40, 60), 4095, np.uint16)).save(path)
+    nothing = np.zeros(0, np.int64)
+    ground_truth = (boxes.numpy(), nothing, nothing.astype(bool), nothing.astype(float), nothing)
+    dataset = Dataset(tmp_path, "val", [ImageRecord(1, path, 60, 40, *ground_truth)], [1], ["cell"])
+    samples = SampleVisualization("roi", 0, boxes, {"random": (boxes, boxes[:, 0])})
+    pixels = draw_samples(samples, dataset, "random", bit_depth=12)
+    assert pixels.mean() == pytest.approx(0.55 * 255, abs=2), "white, at half the brightness"

@@ -88,11 +88,13 @@ class AnalysisResult(NamedTuple):
         report: the content of report.json.
         visualizations: samples to draw.
         dataset: the analyzed images.
+        bit_depth: of the values in 16-bit files, as the model reads them.
     """
 
     report: dict[str, Any]
     visualizations: list[SampleVisualization]
     dataset: Dataset
+    bit_depth: int
 
 
 def build_report(
@@ -119,7 +121,7 @@ def build_report(
     report = _assemble(model, analyzed, measurements, metadata, train)
     report["notes"] = [*skipped, *checked.warnings, *measurements.metrics["notes"], *notes]
     # The page is rendered from the same values as a reader of report.json gets.
-    return AnalysisResult(json.loads(json.dumps(report)), measurements.visualizations, analyzed)
+    return AnalysisResult(json.loads(json.dumps(report)), measurements.visualizations, analyzed, model.bit_depth)
 
 
 def _check(options: AnalysisOptions) -> None:
@@ -133,7 +135,7 @@ def _check(options: AnalysisOptions) -> None:
 def _select_images(dataset: Dataset, limit: int, data: str | Path) -> tuple[Dataset, list[int]]:
     rows = evenly_spaced(len(dataset), limit) if len(dataset) else []
     selected = subset(dataset, rows)
-    if not any((~image.crowd).any() for image in selected.images):
+    if not any(image.has_objects for image in selected.images):
         raise UserError(
             f"{data}: no objects are annotated in the {len(rows)} images of split {dataset.split}, so there is nothing "
             "to analyze; name another --split"
@@ -296,6 +298,7 @@ def _draw_sample_images(result: AnalysisResult) -> dict[str, bytes]:
     for row, visualization in zip(result.report["sample_images"], result.visualizations, strict=True):
         for sampler in visualization.sampled:
             file = io.BytesIO()
-            Image.fromarray(draw_samples(visualization, result.dataset, sampler)).save(file, "JPEG", quality=82)
+            drawn = draw_samples(visualization, result.dataset, sampler, result.bit_depth)
+            Image.fromarray(drawn).save(file, "JPEG", quality=82)
             files[f"{row['name']}_{sampler}"] = file.getvalue()
     return files

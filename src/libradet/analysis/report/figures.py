@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from numpy import ndarray
 from PIL import Image
 
-from libradet.analysis.collect import SampleVisualization, evenly_spaced
+from libradet.analysis.collect import SampleVisualization
 from libradet.analysis.levels.feature import SIZES
 from libradet.analysis.levels.sample import IOU_BIN
 from libradet.analysis.report.class_figures import plot_class_losses, plot_classes
@@ -32,6 +32,7 @@ from libradet.analysis.report.figure_style import (
 from libradet.analysis.report.labels import SAMPLER_LABELS, level_names, loss_name
 from libradet.data.image_io import read_image
 from libradet.data.records import Dataset
+from libradet.utils.spacing import evenly_spaced
 
 MAX_DRAWN_SAMPLES = 40
 """At most this many negatives of an image are drawn; all of them would cover it."""
@@ -326,13 +327,18 @@ def plot_error_types(types: dict[str, Any]) -> Figure:
     return figure
 
 
-def draw_samples(visualization: SampleVisualization, dataset: Dataset, sampler: str) -> UInt8[ndarray, "_ _ 3"]:
+def draw_samples(
+    visualization: SampleVisualization, dataset: Dataset, sampler: str, bit_depth: int
+) -> UInt8[ndarray, "_ _ 3"]:
     """Draw at most ``MAX_DRAWN_SAMPLES`` of the negatives that a sampler chose in an image.
 
     Negatives above IoU 0.05 are orange, others gray, objects white.
+
+    Args:
+        bit_depth: of the values in 16-bit files.
     """
     image = dataset.images[visualization.index]
-    pixels = read_image(image.path, image.apply_exif).permute(1, 2, 0).numpy()
+    pixels = read_image(image.path, image.apply_exif, bit_depth=bit_depth).permute(1, 2, 0).numpy()
     boxes, iou = (tensor.numpy() for tensor in visualization.sampled[sampler])
     drawn = evenly_spaced(len(iou), MAX_DRAWN_SAMPLES) if len(iou) else []
     boxes, iou = boxes[drawn], iou[drawn]
