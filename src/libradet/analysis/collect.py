@@ -36,7 +36,7 @@ from libradet.evaluation.evaluator import build_evaluator
 from libradet.geometry.indexing import gather_rows
 from libradet.geometry.matching import IGNORED, Matches
 from libradet.geometry.roi_align import assign_levels
-from libradet.inference.predict import eval_mode
+from libradet.inference.run_model import eval_mode, on_device
 from libradet.models.detector import Detector
 from libradet.models.sampling import SampledIndices
 from libradet.utils.progress import progress_bar
@@ -116,16 +116,11 @@ def collect(
     """Run the model on every image of ``dataset``; its mode and device are restored.
 
     Raises:
-        UserError: model and data have no class in common, or an image cannot be read.
+        UserError: model and data have no class in common, an image cannot be read, or the device cannot be used.
     """
-    original_device = model.device
-    model.to(options.device or original_device)
-    try:
-        with without_mask_head(model):
-            collector = _collect_statistics(model, dataset, options, proposals)
-            gradients = _collect_gradients(model, dataset, options, proposals)
-    finally:
-        model.to(original_device)
+    with on_device(model, options.device), without_mask_head(model):
+        collector = _collect_statistics(model, dataset, options, proposals)
+        gradients = _collect_gradients(model, dataset, options, proposals)
     return collector.compute(gradients)
 
 
@@ -353,7 +348,7 @@ def subset_proposals(proposals: PrecomputedProposals | None, rows: Sequence[int]
 
 def select_images_with_objects(dataset: Dataset, limit: int) -> list[int]:
     """Return at most ``limit`` rows of images that contain objects, evenly spaced."""
-    rows = [row for row, image in enumerate(dataset.images) if (~image.crowd).any()]
+    rows = [row for row, image in enumerate(dataset.images) if image.has_objects]
     return [rows[i] for i in evenly_spaced(len(rows), limit)] if rows else []
 
 

@@ -1,21 +1,17 @@
 """Inference on all images of a dataset."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from libradet.data.loader import make_loader
 from libradet.data.proposals.precomputed import PrecomputedProposals
 from libradet.data.records import Dataset
 from libradet.data.tile_batches import TileBatches
 from libradet.data.transforms.resize import Size
-from libradet.inference.run_model import OnBatch, eval_mode, run_model
+from libradet.inference.run_model import OnBatch, eval_mode, on_device, run_model
 from libradet.inference.tiles import TileMerger, Tiling
 from libradet.predictor import Predictor, bit_depth_of, check_batch_size, resolve_size
-from libradet.utils.devices import check_device
 from libradet.utils.distributed import rank, world_size
 from libradet.utils.progress import progress_bar
 from libradet.utils.workers import default_num_workers
@@ -68,21 +64,6 @@ def run_on_dataset(
     else:
         workers = default_num_workers() if num_workers is None else num_workers
         loader = make_loader(dataset, training=False, num_workers=workers, seed=0, proposals=proposals, **shared)
-    with _on_device(model, device), eval_mode(model), progress_bar(progress and rank() == 0) as bar:
+    with on_device(model, device), eval_mode(model), progress_bar(progress and rank() == 0) as bar:
         for batch in bar.track(loader, description="predicting"):
             on_batch(run_model(model, batch), batch)
-
-
-@contextmanager
-def _on_device(model: Predictor, device: str | torch.device | None) -> Iterator[None]:
-    """Move the model to a device, and back afterwards."""
-    if device is None or not isinstance(model, nn.Module):
-        yield
-        return
-    check_device(device)
-    original = model.device
-    model.to(device)
-    try:
-        yield
-    finally:
-        model.to(original)

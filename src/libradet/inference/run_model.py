@@ -1,4 +1,4 @@
-"""A model in evaluation mode, run on a batch."""
+"""A model in evaluation mode and on a device, run on a batch."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +9,7 @@ from torch import nn
 from libradet.data.batch import Batch
 from libradet.predictor import Predictor
 from libradet.structures import Detections
+from libradet.utils.devices import check_device
 
 OnBatch = Callable[[Detections, Batch], None]
 """Receives the detections of one batch, and the batch with its ``index`` and ``scales``."""
@@ -33,3 +34,18 @@ def eval_mode(model: Predictor) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def on_device(model: Predictor, device: str | torch.device | None) -> Iterator[None]:
+    """Move a model to a device, None for its own, and back afterwards. Raises UserError if it cannot be used."""
+    if device is None or not isinstance(model, nn.Module):
+        yield
+        return
+    check_device(device)
+    original = model.device
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(original)

@@ -15,6 +15,7 @@ from torchvision.ops import box_iou
 
 from libradet.data.records import Dataset
 from libradet.data.repeat_factors import class_image_fractions, count_objects, num_repeated, repeat_factors
+from libradet.data.validation.annotations import xywh_to_xyxy
 from libradet.evaluation.coco import Metrics
 from libradet.evaluation.ground_truth import ground_truth_from_dataset
 from libradet.models.config import DetectorConfig
@@ -147,17 +148,13 @@ def confusion_counts(dataset: Dataset, rows: Float64[ndarray, "D 7"]) -> Int64[n
 def _match(objects: Float64[ndarray, "G 4"], detections: Float64[ndarray, "D 4"]) -> Int64[ndarray, " G"]:
     """Return the row of the detection of each object, -1 without one; boxes are xywh, by descending score."""
     detection_of = np.full(len(objects), -1)
-    iou = box_iou(_corners(detections), _corners(objects)).numpy()
+    iou = box_iou(torch.from_numpy(xywh_to_xyxy(detections)), torch.from_numpy(xywh_to_xyxy(objects))).numpy()
     for detection in np.flatnonzero((iou >= MATCH_IOU).any(1)):
         free = np.where(detection_of < 0, iou[detection], 0.0)
         best = int(free.argmax())
         if free[best] >= MATCH_IOU:
             detection_of[best] = detection
     return detection_of
-
-
-def _corners(boxes: Float64[ndarray, "N 4"]) -> Tensor:
-    return torch.from_numpy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
 
 
 def class_results(

@@ -9,9 +9,14 @@ from numpy import ndarray
 from torch import Tensor
 
 from libradet.balance.pyramid import rescale
+from libradet.data.validation.split import LARGE_AREA, SMALL_AREA
+from libradet.geometry.anchors import inside_image
 
 SIZES = ("small", "medium", "large")
 """COCO's size categories: area below 32², below 96², and above, in pixels of the original image."""
+
+SIZE_LIMITS = (SMALL_AREA, LARGE_AREA)
+"""Smallest areas of medium and of large objects."""
 
 MAX_CELLS = 2048
 """Maximum number of cells per batch, evenly spaced; the cost is quadratic in the channels of all levels."""
@@ -107,9 +112,7 @@ def level_name(stride: int) -> str:
 
 
 def _inside(height: int, width: int, sizes: Tensor, stride: int) -> Bool[Tensor, "B H W"]:
-    y = torch.arange(height, device=sizes.device) * stride < sizes[:, :1]
-    x = torch.arange(width, device=sizes.device) * stride < sizes[:, 1:]
-    return y[:, :, None] & x[:, None, :]
+    return inside_image([(height, width)], [stride], 1, sizes).unflatten(1, (height, width))
 
 
 def _energy(x: Tensor, sizes: Tensor, stride: int) -> tuple[float, int]:
@@ -130,4 +133,4 @@ def count_by_level_and_size(levels: Int[Tensor, " N"], kinds: Int[Tensor, " N"],
 
 def size_category(areas: Float[Tensor, "*N"]) -> Int[Tensor, "*N"]:
     """Return COCO's size categories of areas in pixels: 0 small, 1 medium, 2 large."""
-    return torch.bucketize(areas.double(), torch.tensor([32.0**2, 96.0**2], dtype=torch.float64), right=True)
+    return torch.bucketize(areas.double(), torch.tensor(SIZE_LIMITS, dtype=torch.float64), right=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from libradet.analysis.candidates import capture_activations
 from libradet.analysis.uncertainty import estimate
 from libradet.data.batch import Batch
+from libradet.inference.run_model import eval_mode
 from libradet.models.detector import Detector
 
 _BEFORE = "pyramid before balancing"
@@ -77,19 +78,13 @@ def measure_gradients(model: Detector, batches: Iterable[Batch], statistics: Gra
 
     Normalization layers use their stored statistics. The model is left unchanged.
     """
-    before = [(part, part.training) for part in model.modules()]
-    model.eval()
-    # This flag alone decides whether the detector returns losses; its submodules stay in evaluation mode.
-    model.training = True
-    try:
-        with capture_activations(model) as activations, torch.random.fork_rng(), torch.enable_grad():
-            for number, batch in enumerate(batches):
-                torch.manual_seed(seed * 1_000_003 + number)
-                losses = {name: loss for name, loss in model(batch).items() if loss.requires_grad}
-                statistics.update(losses, shared_places(model, activations.balanced), activations.pyramid)
-    finally:
-        for part, training in before:
-            part.training = training
+    with eval_mode(model), capture_activations(model) as activations, torch.random.fork_rng(), torch.enable_grad():
+        # This flag alone decides whether the detector returns losses; its submodules stay in evaluation mode.
+        model.training = True
+        for number, batch in enumerate(batches):
+            torch.manual_seed(seed * 1_000_003 + number)
+            losses = {name: loss for name, loss in model(batch).items() if loss.requires_grad}
+            statistics.update(losses, shared_places(model, activations.balanced), activations.pyramid)
 
 
 def shared_places(model: Detector, balanced: list[Tensor]) -> dict[str, list[Tensor]]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from libradet.analysis.levels.feature import SIZES
+from libradet.analysis.levels.feature import SIZE_LIMITS, SIZES
 from libradet.data.records import Dataset
 from libradet.evaluation.coco import Metrics
 from libradet.evaluation.ground_truth import ground_truth_from_dataset
@@ -54,7 +54,7 @@ def compute_error_types(dataset: Dataset, rows: Float64[ndarray, "D 7"]) -> dict
 def size_results(metrics: Metrics, dataset: Dataset) -> list[dict[str, Any]]:
     """Return number, AP (None for proposals) and AR100 of small, medium and large objects (COCO's sizes)."""
     areas = np.concatenate([np.zeros(0), *(image.area[~image.crowd] for image in dataset.images)])
-    counts = np.bincount(np.digitize(areas, [32**2, 96**2]), minlength=len(SIZES)).tolist()
+    counts = np.bincount(np.digitize(areas, SIZE_LIMITS), minlength=len(SIZES)).tolist()
     return [
         {"size": size, "objects": count, "AP": metrics.get(f"AP{size[0]}"), "AR": metrics.get(f"AR{size[0]}")}
         for size, count in zip(SIZES, counts, strict=True)

@@ -10,6 +10,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from libradet.analysis.candidates import Candidates, Stage
+from libradet.analysis.levels.feature import SIZE_LIMITS, SIZES
 from libradet.analysis.uncertainty import estimate, estimate_gap
 from libradet.balance import ohem_priority, select
 from libradet.geometry.indexing import gather_rows
@@ -221,18 +222,18 @@ def summarize_positives(counts: Int[ndarray, " G"], areas: Float[ndarray, " G"])
         ``histogram``: share of ground truths with 0, 1, 2, ... positives, the last for ``MAX_POSITIVES`` or more.
     """
     if not len(counts):
-        empty = dict.fromkeys(("mean", "median", "without", "top_tenth", "small", "medium", "large"))
+        empty = dict.fromkeys(("mean", "median", "without", "top_tenth", *SIZES))
         return empty | {"total": 0, "histogram": [0.0] * (MAX_POSITIVES + 1)}
     total = int(counts.sum())
-    kinds = np.digitize(areas, [32**2, 96**2])
-    by_size = [float(counts[kinds == kind].mean()) if (kinds == kind).any() else None for kind in range(3)]
+    kinds = np.digitize(areas, SIZE_LIMITS)
+    by_size = [float(counts[kinds == kind].mean()) if (kinds == kind).any() else None for kind in range(len(SIZES))]
     return {
         "total": total,
         "mean": float(counts.mean()),
         "median": float(np.median(counts)),
         "without": float((counts == 0).mean()),
         "top_tenth": top_share(counts, 0.1) if total else None,
-        **dict(zip(("small", "medium", "large"), by_size, strict=True)),
+        **dict(zip(SIZES, by_size, strict=True)),
         "histogram": (np.bincount(counts.clip(max=MAX_POSITIVES), minlength=MAX_POSITIVES + 1) / len(counts)).tolist(),
     }
 
