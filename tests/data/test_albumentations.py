@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 import yaml
+from torchvision.transforms import v2
 
 from libradet.data.loader import make_loader
 from libradet.data.read import read
@@ -19,6 +20,8 @@ from tests.helpers.samples import COLOR_STEP, drawn_rectangles
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 A = pytest.importorskip("albumentations")
+
+ToTensorV2 = pytest.importorskip("albumentations.pytorch").ToTensorV2
 
 CLASSES = 6
 
@@ -41,6 +44,9 @@ EXACT = {
     "choice": lambda: A.OneOf([A.VerticalFlip(p=1.0), A.Transpose(p=1.0), A.RandomRotate90(p=1.0)], p=1.0),
     "crop": lambda: A.Compose([A.RandomCrop(30, 40)], bbox_params=boxes_of("yolo")),
     "pad": lambda: A.Compose([A.PadIfNeeded(90, 100), A.HorizontalFlip()], bbox_params=boxes_of("coco")),
+    "tensor": lambda: A.Compose([A.HorizontalFlip(p=1.0), A.RandomCrop(40, 50), ToTensorV2()]),
+    "tensor masks": lambda: A.Compose([A.Transpose(p=1.0), ToTensorV2(transpose_mask=True)]),
+    "replay": lambda: A.ReplayCompose([A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]),
     "sequence": lambda: A.Compose([A.D4(p=1.0), A.RandomSizedBBoxSafeCrop(60, 60, p=0.0), A.CenterCrop(50, 50)]),
 }
 
@@ -66,6 +72,32 @@ def test_thresholds_of_the_pipeline_apply():
     visible = apply(drawn_rectangles(CLASSES), A.Compose([crop], bbox_params=boxes_of("coco", min_visibility=0.9)))
     assert everything.labels.tolist() == [0, 3]
     assert visible.labels.tolist() == []
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_boxes_that_an_earlier_transform_moved_out_of_the_image(masks):
+    """Albumentations refuses them; objects that are partly inside keep their own labels and masks."""
+
+    shift = v2.RandomAffine(0, translate=(1.0, 0.0))
+    remaining = set()
+    for seed in range(8):
+        result = apply(drawn_rectangles(CLASSES, masks), [shift, A.HorizontalFlip(p=1.0)], seed)
+        remaining.add(len(result.labels))
+        for i, label in enumerate(result.labels.tolist()):
+            pixels = result.image[0] == COLOR_STEP * (label + 1)
+            assert torch.allclose(result.boxes[i], extent(pixels), atol=1e-3)
+            assert not masks or torch.equal(result.masks[i].bool(), pixels)
+    assert len(remaining) > 1
+
+
+def test_transforms_that_select_by_label_see_class_numbers():
+    hole = dict.fromkeys(("hole_height_range", "hole_width_range"), (1.0, 1.0))
+    dropout = A.ConstrainedCoarseDropout(num_holes_range=(9, 9), bbox_labels=[3], fill=7, p=1.0, **hole)
+    sample = drawn_rectangles(CLASSES)
+    flipped = sample._replace(labels=sample.labels.flip(0), crowd=sample.crowd & False)
+    changed = apply(flipped, dropout).image != flipped.image
+    assert not changed[:, sample.image[0] == COLOR_STEP * 4].any(), "object 3 has label 2"
+    assert changed[:, sample.image[0] == COLOR_STEP * 3].any(), "object 2 has label 3"
 
 
 @pytest.mark.parametrize("masks", [True, False])
@@ -114,6 +146,8 @@ def test_files_describe_the_pipelines_of_python(tmp_path, suffix):
     [
         (lambda: A.ToFloat(), r"Albumentations pipeline \(ToFloat\), image a.png: it returned an image of float32"),
         (lambda: A.Compose([A.Normalize()]), "image of float32"),
+        (lambda: A.Compose([A.Normalize(), ToTensorV2()]), "image of float32"),
+        (lambda: A.ToGray(num_output_channels=1, p=1.0), r"of uint8 \[60, 80\], not .* three channels"),
         (lambda: A.RandomCrop(500, 500), r"Albumentations pipeline \(RandomCrop\), image a.png: \w+Error: "),
     ],
 )

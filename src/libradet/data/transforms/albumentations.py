@@ -2,7 +2,9 @@
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
+from copy import deepcopy
 from importlib import import_module
 from inspect import signature
 from types import ModuleType
@@ -18,7 +20,11 @@ from libradet.errors import UserError
 
 INSTALL_HINT = "pip install '.[albumentations]' in the folder of libradet"
 
+_LABELS = "labels"
 _ROWS = "rows"
+MIN_SIDE = 0.01
+"""Shortest side in pixels of boxes that a pipeline receives; relative to the image, sides below it may round to 0."""
+
 _THRESHOLDS = ("min_area", "min_visibility", "min_width", "min_height", "max_accept_ratio")
 
 
@@ -27,7 +33,7 @@ class AlbumentationsTransform:
 
     The pipeline's own ``bbox_params`` need not name a format or label fields: boxes are passed as corners in pixels,
     and labels, crowd flags and masks are those of the boxes that remain. Their thresholds (``min_visibility``,
-    ``min_area``, ...) apply.
+    ``min_area``, ...) apply. Transforms that select boxes by label see class numbers.
 
     Args:
         pipeline: ``albumentations.Compose``, or a single transform.
@@ -50,29 +56,32 @@ class AlbumentationsTransform:
         # The pipeline has generators of its own; torch's is seeded for each sample.
         seed = int(torch.randint(2**31, ()))
         self._pipeline.set_random_seed(seed)
-        boxes, masks = target["boxes"].as_subclass(Tensor), target.get("masks")
+        masks = target.get("masks")
+        corners, rows = _boxes_inside(target["boxes"], *image.shape[1:])
         inputs = {
             "image": np.ascontiguousarray(image.permute(1, 2, 0).numpy()),
-            "bboxes": boxes.numpy(),
-            _ROWS: np.arange(len(boxes)),
+            "bboxes": corners.numpy(),
+            _LABELS: target["labels"][rows].numpy(),
+            _ROWS: rows.numpy(),
         }
-        if masks is not None and len(masks):
-            inputs["masks"] = masks.numpy()
+        if masks is not None and len(rows):
+            inputs["masks"] = masks[rows].numpy()
         # AlbumentationsX adds the number of the worker to any other seed.
         result = self._pipeline(**inputs, **{"invocation_seed": seed} if self._accepts_seed else {})
-        pixels = result["image"]
-        if not (isinstance(pixels, np.ndarray) and pixels.ndim == 3):
-            return pixels, target
-        height, width = pixels.shape[:2]
-        rows = np.asarray(result[_ROWS], np.int64)
-        corners = torch.from_numpy(np.asarray(result["bboxes"], np.float32).reshape(-1, 4))
+        pixels = _channels_first(result["image"])
+        if pixels.ndim != 3:
+            return pixels, target  # which is refused
+        height, width = pixels.shape[1:]
+        left = np.asarray(result[_ROWS], np.int64)
+        remaining = torch.from_numpy(np.asarray(result["bboxes"], np.float32).reshape(-1, 4))
         changed: dict[str, Any] = {
-            "boxes": corner_boxes(corners, height, width),
-            "labels": target["labels"][rows],
+            "boxes": corner_boxes(remaining, height, width),
+            "labels": target["labels"][left],
         }
         if masks is not None:
-            changed["masks"] = Mask(_masks_of(result.get("masks"), rows, height, width))
-        return Image(torch.from_numpy(np.array(pixels)).permute(2, 0, 1)), changed
+            inside = np.searchsorted(rows.numpy(), left)
+            changed["masks"] = Mask(_masks_of(result.get("masks"), inside, height, width))
+        return Image(pixels), changed
 
 
 def is_pipeline(value: Any) -> bool:
@@ -116,13 +125,39 @@ def _with_own_params(pipeline: Any) -> Any:
     library = _library()
     params = getattr(getattr(pipeline, "processors", {}).get("bboxes"), "params", None)
     thresholds = {name: getattr(params, name) for name in _THRESHOLDS if hasattr(params, name)}
-    own = library.BboxParams("pascal_voc", label_fields=[_ROWS], **thresholds)
-    if not isinstance(pipeline, library.Compose):
-        return library.Compose([pipeline], bbox_params=own)
-    return library.Compose(list(pipeline.transforms), p=pipeline.p, bbox_params=own)
+    own = library.BboxParams("pascal_voc", label_fields=[_LABELS, _ROWS], **thresholds)
+    is_composed, is_recorded = isinstance(pipeline, library.Compose), isinstance(pipeline, library.ReplayCompose)
+    # A ReplayCompose has its members record their parameters, which only itself can receive.
+    members = deepcopy(pipeline.transforms) if is_recorded else pipeline.transforms if is_composed else [pipeline]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Got processor for bboxes")  # a pipeline may change pixels only
+        composed = library.Compose(list(members), p=pipeline.p if is_composed else 1.0, bbox_params=own)
+    if is_recorded:
+        composed.set_deterministic(False)
+    return composed
+
+
+def _boxes_inside(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return boxes clipped to the image, and the numbers of those of which something is in it.
+
+    Albumentations refuses others, which an earlier transform may have moved there.
+    """
+    corners = boxes.as_subclass(Tensor).clamp(min=0).minimum(torch.tensor([width, height, width, height]))
+    rows = (corners[:, 2:] - corners[:, :2] >= MIN_SIDE).all(1).nonzero().flatten()
+    return corners[rows], rows
+
+
+def _channels_first(pixels: Any) -> Tensor:
+    """Return pixels as [C, H, W]: those that ``ToTensorV2`` returned already are."""
+    if isinstance(pixels, Tensor):
+        return pixels
+    array = torch.from_numpy(np.array(pixels))
+    return array.permute(2, 0, 1) if array.ndim == 3 else array
 
 
 def _masks_of(masks: Any, rows: np.ndarray, height: int, width: int) -> Tensor:
     if masks is None:
         return torch.zeros(0, height, width, dtype=torch.uint8)
-    return torch.from_numpy(np.asarray(masks)[rows])
+    # ToTensorV2 makes each of several masks, or all of them, a tensor.
+    stacked = masks if isinstance(masks, np.ndarray | Tensor) else np.stack([np.asarray(mask) for mask in masks])
+    return torch.from_numpy(np.asarray(stacked)[rows])

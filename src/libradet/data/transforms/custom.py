@@ -140,10 +140,10 @@ def _describe_problem(result: Any, has_masks: bool, num_classes: int) -> str:
 def _image_problem(image: Any) -> str:
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
         return "it returned an image without pixels" if 0 in image.shape else ""
-    return (
-        f"it returned an image of {_describe(image)}, not of uint8 [3, H, W]; detectors normalize images themselves, "
-        "and batches are made of tensors: leave out what converts it"
-    )
+    hint = "detectors normalize images themselves, and batches are made of tensors: leave out what converts it"
+    if isinstance(image, Tensor) and image.dtype == torch.uint8:
+        hint = "keep three channels, gray images as RGB"
+    return f"it returned an image of {_describe(image)}, not of uint8 [3, H, W]; {hint}"
 
 
 def _boxes_problem(boxes: Any, image: Tensor) -> str:
