@@ -13,13 +13,20 @@ BACKBONE_HINT = (
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's parser."""
-    parser = commands.add_parser("models", help="list detectors and backbones, with parameters, GFLOPs and memory")
+    text = "list detectors and backbones, with parameters, GFLOPs and memory"
+    parser = commands.add_parser("models", help=text, parents=[_stats_options()])
+    content = parser.add_mutually_exclusive_group()
     text = "list timm's models that match a pattern, such as 'resnet*', and that detectors can be built on"
-    parser.add_argument("--backbones", metavar="PATTERN", help=text)
+    content.add_argument("--backbones", metavar="PATTERN", help=text)
     text = "table of weights trained on COCO that can be used by name: origin, license, AP, and whether they are cached"
-    parser.add_argument("--weights", action="store_true", help=text)
-    stats = parser.add_argument_group("statistics")
-    stats.add_argument("--stats", action="store_true", help="table of parameters, GFLOPs and memory")
+    content.add_argument("--weights", action="store_true", help=text)
+    content.add_argument("--stats", action="store_true", help="table of parameters, GFLOPs and memory")
+    parser.set_defaults(run=run)
+
+
+def _stats_options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    stats = parser.add_argument_group("options of --stats")
     stats.add_argument("--model", nargs="+", metavar="NAME", help="only these detectors")
     stats.add_argument("--backbone", default="resnet50", help="a timm model with features (default: resnet50)")
     text = "image size (default: 800 1333)"
@@ -35,20 +42,27 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     stats.add_argument("--batch_size", type=int, default=1, metavar="B", help="images per device (default: 1)")
     text = "device memory, such as 24G: also print the largest batch size that fits"
     stats.add_argument("--memory", metavar="SIZE", help=text)
-    parser.set_defaults(run=run)
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """List the model zoo, or print statistics of it."""
-    from libradet.models.zoo import MODELS
-
     if args.stats:
         return _print_stats(args)
-    if args.weights:
-        return _print_weights()
-    if args.model:
-        raise UserError("--model selects rows of the statistics: add --stats")
-    backbones = _select_backbones(args.backbones) if args.backbones else []
+    _refuse_stats_options(args)
+    return _print_weights() if args.weights else _print_models(args.backbones)
+
+
+def _refuse_stats_options(args: argparse.Namespace) -> None:
+    defaults = vars(_stats_options().parse_args([]))
+    if changed := [name for name, default in defaults.items() if getattr(args, name) != default]:
+        raise UserError(f"--{changed[0]} is an option of the statistics: add --stats")
+
+
+def _print_models(backbone_pattern: str | None) -> int:
+    from libradet.models.zoo import MODELS
+
+    backbones = _select_backbones(backbone_pattern) if backbone_pattern else []
     for name, make in MODELS.items():
         summary = (make.__doc__ or "").splitlines()[0]
         print(f"{name:22} {summary}")
