@@ -44,7 +44,6 @@ FORMATS = (
 SUPPORTED = """\
   train.json, val.json + images/                                 COCO
   annotations.json + images/                                     COCO, one split
-  any .json with images, annotations and categories + images/    COCO
   annotations/instances_train2017.json + train2017/              COCO
   train/_annotations.coco.json, valid/_annotations.coco.json     Roboflow's COCO export
   data.yaml + images/, labels/                                   YOLO
@@ -52,7 +51,8 @@ SUPPORTED = """\
   Annotations/*.xml + JPEGImages/                                Pascal VOC
   annotations/train.json + images/train/                         Datumaro
   metadata.jsonl beside the images, or in train/, validation/    Hugging Face's imagefolder
-  a .json beside each image                                      labelme, AnyLabeling"""
+  a .json beside each image                                      labelme, AnyLabeling
+  any .json with images, annotations and categories + images/    COCO"""
 
 
 def list_splits(data: Path) -> Splits:
