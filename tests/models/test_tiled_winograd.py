@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from libradet.models.ops import tiled_winograd
-from libradet.models.ops.tiled_winograd import TiledWinograd, fits_tiled_winograd
+from libradet.models.ops.tiled_winograd import TiledWinograd, fits_tiled_winograd, make_transforms
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
 
@@ -28,14 +28,36 @@ def test_output_is_that_of_the_convolution(size, bias, relu, monkeypatch):
         expected = F.relu(expected) if relu else expected
         assert actual.shape == expected.shape
         assert actual.is_contiguous(memory_format=torch.channels_last)
-        assert (actual - expected).norm() < 3e-6 * expected.norm()
+        assert (actual - expected).norm() < 2e-6 * expected.norm()
+
+
+@needs_onednn
+def test_errors_in_bfloat16_are_one_percent():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(128, 128, 3, padding=1, dtype=torch.bfloat16).requires_grad_(False)
+    x = torch.randn(1, 128, 13, 18).relu().bfloat16().to(memory_format=torch.channels_last)
+    actual = TiledWinograd(conv.weight, conv.bias, relu=True, size=(13, 18))(x)
+    expected = F.relu(conv.double()(x.double()))
+    assert actual.dtype == torch.bfloat16
+    assert (actual - expected).norm() < 0.02 * expected.norm()
+
+
+def test_transforms_are_exact_and_suit_bfloat16():
+    torch.manual_seed(0)
+    tile, kernel = torch.randn(6, 6, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
+    inputs, kernels, outputs = make_transforms()
+    actual = outputs @ ((inputs @ tile.flatten()) * (kernels @ kernel.flatten()))
+    torch.testing.assert_close(actual.view(4, 4), F.conv2d(tile[None, None], kernel[None, None])[0, 0])
+    for matrix in (inputs, outputs):
+        torch.testing.assert_close(matrix.bfloat16().double(), matrix, rtol=1.3e-3, atol=0)
 
 
 def test_only_weights_that_fit_are_used():
     weight = torch.empty(128, 128, 3, 3)
     assert fits_tiled_winograd(weight, 15, 20)
     assert not fits_tiled_winograd(weight, 8, 10)
-    assert not fits_tiled_winograd(weight.bfloat16(), 15, 20)
+    assert fits_tiled_winograd(weight.bfloat16(), 15, 20)
+    assert not fits_tiled_winograd(weight.double(), 15, 20)
     assert not fits_tiled_winograd(torch.empty(128, 128, 1, 1), 15, 20)
     assert not fits_tiled_winograd(torch.empty(128, 64, 3, 3), 15, 20)
     assert not fits_tiled_winograd(torch.empty(136, 128, 3, 3), 15, 20)

@@ -125,12 +125,12 @@ def gather_bin_rows(
     """Return the bins of boxes with channels last; zeros for boxes without sampling points.
 
     Args:
-        pixels: of all levels, each in row-major order.
+        pixels: of all levels, each in row-major order; in bfloat16, weights are rounded, too, and sums are in float32.
     """
-    pooled = [
-        F.embedding_bag(pixel.flatten(0, 1), pixels, mode="sum", per_sample_weights=weight.flatten(0, 1))
-        for _, pixel, weight in groups
-    ]
+    pooled = []
+    for _, pixel, weight in groups:
+        weight = weight.flatten(0, 1).to(pixels.dtype)
+        pooled.append(F.embedding_bag(pixel.flatten(0, 1), pixels, mode="sum", per_sample_weights=weight))
     if len(groups) == 1 and len(groups[0].rows) == num_boxes:  # rows are in order
         return pooled[0].unflatten(0, (num_boxes, bins))
     out = pixels.new_zeros(num_boxes, bins, pixels.shape[1])

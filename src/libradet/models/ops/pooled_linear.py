@@ -58,10 +58,10 @@ class PooledLinear(nn.Module):
         how = shapes, self.strides, config.output_size, config.sampling_ratio, config.aligned
         hidden = features[0].new_empty(boxes.shape[0], boxes.shape[1], self.outputs)
         for b in range(len(boxes)):
-            pixels = torch.cat([x[b].permute(1, 2, 0).flatten(0, 1) for x in features]).float()
+            pixels = torch.cat([x[b].permute(1, 2, 0).flatten(0, 1) for x in features])
             for start in range(0, boxes.shape[1], BOXES):
                 own = slice(start, start + BOXES)
                 groups = sampling_points(boxes[b, own].float(), levels[b, own], *how)
                 bins = gather_bin_rows(pixels, groups, len(levels[b, own]), config.output_size**2)
-                hidden[b, own] = self.linear(bins.flatten(1).to(hidden.dtype))
+                hidden[b, own] = self.linear(bins.flatten(1))
         return hidden.flatten(0, 1)
