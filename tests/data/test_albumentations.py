@@ -141,6 +141,28 @@ def test_files_describe_the_pipelines_of_python(tmp_path, suffix):
         assert torch.equal(images[0], images[2])
 
 
+def brighter(image, **_):
+    return image + 1
+
+
+def test_pipelines_that_no_file_can_hold_are_described_by_their_settings():
+    """A run with one is resumed in another process, where addresses and the order of sets differ."""
+
+    def make(p=1.0, min_area=1.0, name=None):
+        return A.Compose([A.Lambda(image=brighter, name=name, p=p)], bbox_params=boxes_of("coco", min_area=min_area))
+
+    texts = [prepare_transforms(m)[0][0] for m in (make(), make(0.5), make(min_area=2.0), make(name="brighter"))]
+    assert len(set(texts)) == 4
+    for text in texts:
+        assert list(decode_entry(text)) == ["python"]
+        assert " at 0x" not in text
+    pipeline = make()
+    apply(drawn_rectangles(CLASSES), pipeline)
+    assert prepare_transforms(pipeline)[0][0] == texts[0], "calls change nothing"
+    with pytest.raises(UserError, match=r"libradet.train\(resume"):
+        prepare_transforms([decode_entry(texts[3])])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

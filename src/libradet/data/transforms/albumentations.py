@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.tv_tensors import Image, Mask
 
 from libradet.data.transforms.custom import corner_boxes
+from libradet.data.transforms.describe import describe
 from libradet.errors import UserError
 
 INSTALL_HINT = "pip install '.[albumentations]' in the folder of libradet"
@@ -26,6 +27,11 @@ MIN_SIDE = 0.01
 """Shortest side in pixels of boxes that a pipeline receives; relative to the image, sides below it may round to 0."""
 
 _THRESHOLDS = ("min_area", "min_visibility", "min_width", "min_height", "max_accept_ratio")
+
+_NO_SETTINGS = frozenset(
+    {"transforms", "processors", "check_each_transform", "params", "random_generator", "py_random"}
+)
+"""Attributes of transforms that are described otherwise, or change with each call."""
 
 
 class AlbumentationsTransform:
@@ -49,7 +55,7 @@ class AlbumentationsTransform:
     def describe(self) -> str:
         """Return the pipeline with all its settings as text."""
         content = pipeline_content(self._original)
-        return repr(self._original) if content is None else json.dumps(content["transform"], sort_keys=True)
+        return _describe_member(self._original) if content is None else json.dumps(content["transform"], sort_keys=True)
 
     def __call__(self, image: Tensor, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Transform an image and its target."""
@@ -91,8 +97,13 @@ def is_pipeline(value: Any) -> bool:
 
 def pipeline_content(pipeline: Any) -> dict[str, Any] | None:
     """Return a pipeline as ``albumentations.save`` writes it; None if it has parts that no file can hold."""
+    library = _library()
     try:
-        return json.loads(json.dumps(_library().to_dict(pipeline)))
+        content = json.loads(json.dumps(library.to_dict(pipeline)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            library.from_dict(content)  # fails for named Lambdas: only their names are written
+        return content
     except Exception:  # transforms with functions or arrays raise any exception
         return None
 
@@ -110,6 +121,15 @@ def load_pipeline(content: Any) -> AlbumentationsTransform:
         return AlbumentationsTransform(library.from_dict(dict(content)))
     except Exception as e:  # raised by constructors of transforms
         raise UserError(f"augmentations: Albumentations cannot load it: {' '.join(str(e).split())[:300]}") from e
+
+
+def _describe_member(member: Any) -> str:
+    """Return a transform that no file can hold, or one that contains some, with its settings as text."""
+    names = [name for name in sorted(vars(member)) if not name.startswith("_") and name not in _NO_SETTINGS]
+    settings = [f"{name}={describe(getattr(member, name))}" for name in names]
+    parts = [_describe_member(part) for part in getattr(member, "transforms", ())]
+    annotations = [f"{name}={describe(vars(p.params))}" for name, p in getattr(member, "processors", {}).items()]
+    return f"{type(member).__name__}({', '.join(settings + annotations + parts)})"
 
 
 def _library() -> ModuleType:

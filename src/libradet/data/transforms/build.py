@@ -46,7 +46,7 @@ def prepare_transforms(augmentations: Any) -> tuple[list[str], tuple[Callable[..
 def _describe_entry(value: Any) -> str:
     if not isinstance(value, str | Mapping):
         content = pipeline_content(value) if is_pipeline(value) else None
-        value = {"python": describe(value)} if content is None else {"albumentations": content}
+        value = {"python": describe(_build(value))} if content is None else {"albumentations": content}
     [text] = encode_entries([value])
     content = decode_entry(text).get("albumentations")
     return encode_entries({"albumentations": _read_file(Path(content))})[0] if isinstance(content, str) else text
