@@ -46,6 +46,15 @@ def assert_all_read(root, train=2, val=1):
     return report
 
 
+def test_byte_order_marks_and_line_ends_of_windows(make):
+    root = make("train: train.txt\nval: images/val\nnames: [cat]\n", f"{LINE}\r")
+    (root / "train.txt").write_text("./images/train/a.png\r\n./images/train/b.png\r\n")
+    for file in root.rglob("*.*"):
+        if file.suffix in (".txt", ".yaml"):
+            file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert_all_read(root)
+
+
 @pytest.mark.parametrize("shape", [(1, 2), (1, 3), (2, 2), (17, 3), (5, 2)])
 def test_keypoints_are_not_polygons(make, shape):
     points = " ".join(["0.9 0.1", "0.95 0.15 2"][shape[1] - 2] for _ in range(shape[0]))

@@ -213,7 +213,7 @@ def _merge(tree: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 def _read_file(path: str | Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror}); check the path") from e
     except Exception as e:  # PyYAML raises nearly any exception, such as IndexError for an empty !!int

@@ -20,11 +20,15 @@ def require_exists(path: str | Path) -> None:
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """Return the text of a file. Raises UserError if it cannot be read, or is not UTF-8 under ``errors="strict"``."""
+    """Return the text of a file, without a byte order mark, which some Windows editors write.
+
+    Raises:
+        UserError: it cannot be read, or is not UTF-8 under ``errors="strict"``.
+    """
     if path.exists() and not path.is_file():  # a device or a pipe may have no end
         raise UserError(f"{path}: is not a file.")
     try:
-        return path.read_text(encoding="utf-8", errors=errors)
+        return path.read_text(encoding="utf-8-sig", errors=errors)
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror}).") from None
     except UnicodeDecodeError as e:

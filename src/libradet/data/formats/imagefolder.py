@@ -88,13 +88,13 @@ def _read_rows(root: Path, files: Sequence[Path]) -> dict[str, list[_Row]]:
 
 
 def _read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(read_text(file).removeprefix("\ufeff").split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip():
             yield f"{file}:{number}", _parse(line, f"{file}:{number}")
 
 
 def _read_csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    text = io.StringIO(read_text(file).removeprefix("\ufeff"), newline="")
+    text = io.StringIO(read_text(file), newline="")
     try:
         for number, row in enumerate(csv.DictReader(text), start=1):
             yield f"{file}, row {number}", {key: value for key, value in row.items() if key and value}

@@ -17,6 +17,7 @@ from libradet.data.transforms.albumentations import (
 from libradet.data.transforms.describe import describe
 from libradet.data.transforms.entries import decode_entry, encode_entries
 from libradet.errors import UserError
+from libradet.utils.atomic_io import read_text
 from libradet.utils.text import suggest
 
 MODULE = "torchvision.transforms.v2"
@@ -54,7 +55,7 @@ def _describe_entry(value: Any) -> str:
 
 def _read_file(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text())  # JSON is YAML, too
+        return yaml.safe_load(read_text(path))  # JSON is YAML, too
     except Exception as e:  # PyYAML raises nearly any exception
         reason = " ".join(str(e).split())[:300]
         raise UserError(f"augmentations: {path}: cannot be read as an Albumentations pipeline ({reason})") from e
