@@ -32,6 +32,11 @@ def test_ground_truth_detector_has_ap_one(dataset, batch_size, size):
     assert metrics["notes"] == []
 
 
+def test_output_files_are_checked_before_the_model_runs(dataset, tmp_path):
+    with pytest.raises(UserError, match="is a folder; name a file"):
+        evaluate(GroundTruthDetector(dataset), dataset, coco_results=tmp_path, progress=False)
+
+
 def test_classes_are_matched_by_name(dataset):
     detector = GroundTruthDetector(dataset, names=["bird", "unicorn", "Cat", "dog"])
     detector.config.class_names = ("bird", "unicorn", "cat", "dog")

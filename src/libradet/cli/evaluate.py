@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from libradet.cli import options
-from libradet.utils.atomic_io import write_json
+from libradet.utils.atomic_io import require_writable, write_json
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -31,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate a trained detector."""
     options.require_inputs(args.model, args.data)
     options.check_engine(args)
+    if args.json:
+        require_writable(args.json)
     from libradet.api import evaluate, load_model
     from libradet.evaluation.tables import print_metrics
 

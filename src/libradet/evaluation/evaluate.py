@@ -20,7 +20,7 @@ from libradet.inference.tta import with_tta
 from libradet.models.detector import Detector
 from libradet.models.optimize import optimize_predictor
 from libradet.predictor import Predictor, bit_depth_of
-from libradet.utils.atomic_io import write_json
+from libradet.utils.atomic_io import require_writable, write_json
 from libradet.utils.distributed import rank
 
 
@@ -51,7 +51,7 @@ def evaluate(
         batch_size: images per batch, per process.
         num_workers: data loading processes; half of the cores, at most four, if None.
         device: device to run on; that of the model if None.
-        precision, compiled: as in :func:`libradet.models.optimize.optimize`; not for exported models.
+        precision, compile: as in :func:`libradet.models.optimize.optimize`; not for exported models.
         coco_results: file to write the detections to, as COCO results with the dataset's ids.
         proposals: proposal file, or folder with one for each split, for a detector without RPN.
         tta_flip, tta_scales: test-time augmentation by flipping and at several scales, see
@@ -67,9 +67,11 @@ def evaluate(
         says so.
 
     Raises:
-        UserError: model and dataset have no class in common, an image cannot be read, or proposals are missing or
-            not needed.
+        UserError: model and dataset have no class in common, an image cannot be read, proposals are missing or not
+            needed, or ``coco_results`` cannot be written.
     """
+    if coco_results is not None:
+        require_writable(coco_results)
     tiling = make_tiling(model, tiles, tile_merge)
     missing_masks = describe_missing_masks(dataset) if model.has_masks else ""
     evaluator, notes = build_evaluator(model, dataset, masks=model.has_masks and not missing_masks)

@@ -15,6 +15,7 @@ from libradet.inference.dataset_runner import run_on_dataset
 from libradet.models.config import DetectorConfig
 from libradet.predictor import Predictor
 from libradet.structures import Detections
+from libradet.utils.atomic_io import require_writable
 
 
 def check_config_proposals(config: DetectorConfig, path: str | Path | None) -> None:
@@ -73,12 +74,7 @@ def write_dataset_proposals(model: Predictor, dataset: Dataset, path: Path, **se
         UserError: the model is not a proposal model, or the file cannot be written.
     """
     check_is_proposal_model(model)
-    try:  # fail before the images are processed
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{path.parent}: the folder cannot be created ({error.strerror}); choose another path"
-        ) from error
+    require_writable(path)
     collector = ProposalCollector(dataset)
     run_on_dataset(model, dataset, collector.update, **settings)
     images = [collector.proposals[index] for index in range(len(dataset))]

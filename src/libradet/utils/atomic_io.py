@@ -19,6 +19,23 @@ def require_exists(path: str | Path) -> None:
         raise UserError(f"{path}: no such file")
 
 
+def require_writable(path: str | Path) -> None:
+    """Create the folder of a file that is written at the end of long work.
+
+    Raises:
+        UserError: the folder cannot be created or written, or the path is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"{path.parent}: the folder cannot be created ({e.strerror}); choose another path") from e
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path.parent}: the folder cannot be written; choose another path")
+
+
 def read_text(path: Path, errors: str = "strict") -> str:
     """Return the text of a file, without a byte order mark, which some Windows editors write.
 
