@@ -7,7 +7,10 @@ from onnx import TensorProto
 
 import libradet
 from libradet.cli import main
+from libradet.data.transforms.resize import target_size
 from libradet.errors import UserError
+from libradet.export.metadata import build_metadata
+from libradet.export.onnx_format import calibration_inputs
 from libradet.models.serialization import save_model
 from tests.helpers.exported_detectors import small_detector
 
@@ -34,6 +37,14 @@ def test_quantization_that_is_not_supported(name, file, message, tmp_path):
     with pytest.raises(UserError, match=message):
         libradet.export_model(small_detector(name), tmp_path / file, calibration_images=images)
     assert not list(tmp_path.iterdir())
+
+
+def test_calibration_images_are_resized_where_the_graph_does_not_resize():
+    detector, image = small_detector("rpn"), np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    assert calibration_inputs([image], build_metadata(detector))[0] is image
+    resized = calibration_inputs([image], build_metadata(detector, embed_preprocess=False))[0]
+    assert resized.shape == (*target_size(30, 50, detector.image_size), 3)
+    assert resized.shape != image.shape
 
 
 def test_nothing_is_computed_in_float64(mask_rcnn_onnx):

@@ -40,10 +40,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--calibration_images needs --int8")
     options.require_inputs(args.model)
     from libradet.export.exporter import export, summarize_export
-    from libradet.export.formats import get_format
     from libradet.interop.loading import load_checkpoint_any
 
-    get_format(args.output)
     model = load_checkpoint_any(args.model)
     result = export(
         model,

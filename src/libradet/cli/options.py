@@ -135,7 +135,9 @@ def read_images(names: list[str] | None, bit_depth: int) -> "list[np.ndarray]":
 
 def read_calibration_images(args: argparse.Namespace, model: Any) -> "list[np.ndarray]":
     """Return the images of ``--calibration_images``."""
-    return read_images(args.calibration_images, getattr(model, "bit_depth", 8))
+    from libradet.predictor import bit_depth_of
+
+    return read_images(args.calibration_images, bit_depth_of(model))
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

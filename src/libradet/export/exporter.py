@@ -10,8 +10,8 @@ from libradet.errors import UserError
 from libradet.export.export_wrapper import trace_detector
 from libradet.export.exported_model import ExportedModel
 from libradet.export.formats import get_format
-from libradet.export.metadata import build_metadata
-from libradet.export.onnx_format import check_quantizable, quantize
+from libradet.export.metadata import ExportMetadata, build_metadata
+from libradet.export.onnx_format import calibration_inputs, check_quantizable, quantize
 from libradet.export.verification import (
     BOX_TOLERANCE,
     SCORE_TOLERANCE,
@@ -91,16 +91,20 @@ def export(
                 f"{path}: not written because its outputs differ from the model's: {difference}; "
                 f"{BOX_TOLERANCE} px and {SCORE_TOLERANCE} in score are allowed"
             )
-        agreement = _quantize(model, partial, calibration_images, path) if calibration_images else None
+        agreement = _quantize(model, metadata, partial, calibration_images, path) if calibration_images else None
     return ExportResult(Path(path), difference, seconds, agreement)
 
 
 def _quantize(
-    model: Detector, partial: Path, calibration_images: Sequence[RGBImage], path: str | Path
+    model: Detector,
+    metadata: ExportMetadata,
+    partial: Path,
+    calibration_images: Sequence[RGBImage],
+    path: str | Path,
 ) -> QuantizationAgreement:
-    quantize(partial, calibration_images)
+    quantize(partial, calibration_inputs(calibration_images, metadata))
     exported = ExportedModel(*get_format(path).open(partial))
-    agreement = detection_agreement(optimize(model), exported, calibration_images, exported.metadata.image_size)
+    agreement = detection_agreement(optimize(model), exported, calibration_images, metadata.image_size)
     if not agreement.detections:
         raise UserError(
             f"{path}: not written because INT8 quantization cannot be verified: the model detects nothing in the "

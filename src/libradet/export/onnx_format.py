@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from numpy import ndarray
 from torch.export import ExportedProgram
 
+from libradet.data.image_io import image_to_tensor
+from libradet.data.transforms.resize import resize
 from libradet.errors import UserError
 from libradet.export.metadata import ExportMetadata, RunFunction, decode_metadata, encode_metadata
 from libradet.utils.atomic_io import atomic_write
@@ -84,16 +87,23 @@ def check_quantizable(metadata: ExportMetadata, suffix: str) -> None:
         )
 
 
-def quantize(path: Path, calibration_images: Sequence[ndarray]) -> None:
+def calibration_inputs(images: Sequence[UInt8[ndarray, "_ _ 3"]], metadata: ExportMetadata) -> Sequence[ndarray]:
+    """Return RGB images as a graph expects them: resized, unless it resizes them itself."""
+    if metadata.embed_preprocess:
+        return images
+    resized = (resize(image_to_tensor(image), metadata.image_size)[0] for image in images)
+    return [image.permute(1, 2, 0).numpy() for image in resized]
+
+
+def quantize(path: Path, inputs: Sequence[UInt8[ndarray, "_ _ 3"]]) -> None:
     """Quantize convolutions and linear layers of an exported ONNX file to INT8, in place.
 
     Weights have a scale per output channel. Activations have one per layer, for the range from the smallest to the
-    largest value that occurs on the calibration images (uint8 RGB [H, W, 3], such as some dozens of the training
-    images).
+    largest value that occurs on the inputs, RGB images as the graph expects them (:func:`calibration_inputs`).
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    reader: Any = _CalibrationReader(calibration_images)  # not a subclass: the base class is an optional import
+    reader: Any = _CalibrationReader(inputs)  # not a subclass: the base class is an optional import
     options = {"per_channel": True, "op_types_to_quantize": QUANTIZED_OPERATORS, "quant_format": QuantFormat.QDQ}
     types = {"weight_type": QuantType.QInt8, "activation_type": QuantType.QUInt8}
     with silence_loggers("root"), atomic_write(path) as partial:
