@@ -11,7 +11,7 @@ from typing import Literal
 from libradet.data.formats import coco, voc, yolo
 from libradet.data.formats.detect import choose_split, list_splits
 from libradet.data.formats.filenames import UniqueNames, own_name
-from libradet.data.formats.reading import standard_split
+from libradet.data.formats.reading import STANDARD_SPLITS, standard_split
 from libradet.data.formats.unsupported import list_unsupported
 from libradet.data.formats.writing import SplitToWrite, Writer
 from libradet.data.read import compare_splits
@@ -134,7 +134,7 @@ def _new_split_names(names: list[str], to: Format) -> list[str]:
         return [name.replace("_", "-") for name in new]  # an underscore means a list for one class
     if to == "yolo":
         new = ["train" if new == ["all"] else name for name in new]
-        if unknown := [name for name in new if name not in coco.STANDARD_SPLITS]:
+        if unknown := [name for name in new if name not in STANDARD_SPLITS]:
             raise UserError(
                 f"YOLO has train, val and test, not {summarize_list(unknown)}: name the splits to convert with --split."
             )

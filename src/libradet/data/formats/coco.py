@@ -11,15 +11,20 @@ from typing import Any
 import numpy as np
 
 from libradet.data.formats.filenames import UniqueNames, own_name
-from libradet.data.formats.reading import Splits, read_json, standard_split
+from libradet.data.formats.reading import (
+    STANDARD_SPLITS,
+    Splits,
+    list_files,
+    read_json,
+    sort_splits,
+    standard_split,
+)
 from libradet.data.formats.writing import SplitToWrite, Writer, shortest_decimals
 from libradet.data.records import BOX_FIELDS, IMAGE_FIELDS, Dataset, RawAnnotations, extra_fields
 from libradet.data.segmentations import segmentation_to_json
 from libradet.data.validation.annotations import xywh_to_xyxy
 from libradet.errors import UserError
 from libradet.utils.atomic_io import write_json
-
-STANDARD_SPLITS = {"train", "val", "test"}
 
 _SECTIONS = ("images", "annotations", "categories")
 _NOT_INSTANCES = re.compile(r"^(captions|person_keypoints|image_info|stuff|panoptic|deprecated)_")
@@ -60,7 +65,7 @@ def locate_single_file(root: Path) -> Splits:
 
 def list_instances_files(root: Path) -> Splits:
     """Return the splits of COCO's own layout, ``annotations/instances_train2017.json``."""
-    files = _json_files(root / "annotations")
+    files = list_files(root / "annotations", "*.json")
     instances = [file for file in files if file.stem.startswith("instances_")]
     files = instances or [file for file in files if not _NOT_INSTANCES.match(file.stem)]
     names = [file.stem.removeprefix("instances_") for file in files]
@@ -70,8 +75,7 @@ def list_instances_files(root: Path) -> Splits:
     splits |= _image_lists(root, set(names))
     if len(splits) == 1 and names and standard_split(names[0]) not in STANDARD_SPLITS:
         return {"all": splits[names[0]]}
-    order = {"train": 0, "val": 1, "test": 2}
-    return dict(sorted(splits.items(), key=lambda item: (order.get(standard_split(item[0]), 3), item[0])))
+    return {name: splits[name] for name in sort_splits(sorted(splits))}
 
 
 def list_other_files(root: Path) -> Splits:
@@ -94,14 +98,14 @@ def list_other_files(root: Path) -> Splits:
                 "the path of one of them, or rename them train.json, val.json and test.json."
             )
         by_split[split] = file
-    order = sorted(by_split, key=("train", "val", "test").index)
-    return {name: partial(read, by_split[name], root, name, _shared_folder_first(root, name)) for name in order}
+    names = sort_splits(by_split)
+    return {name: partial(read, by_split[name], root, name, _shared_folder_first(root, name)) for name in names}
 
 
 def other_files(root: Path) -> list[Path]:
     """Return the COCO files in the folder itself that have none of the usual names."""
     usual = {*_SINGLE_FILES, *(f"{name}.json" for name in _SPLIT_FILES)}
-    return [file for file in _json_files(root) if file.name not in usual and _has_sections(file)]
+    return [file for file in list_files(root, "*.json") if file.name not in usual and _has_sections(file)]
 
 
 def _has_sections(file: Path) -> bool:
@@ -116,20 +120,15 @@ def _has_sections(file: Path) -> bool:
 
 def _split_in_name(name: str) -> str | None:
     """Return the split that a file name contains, as a word of its own or, if only one is, inside a word."""
-    words = {standard_split(word) for word in re.findall("[a-z]+", name.lower())} & STANDARD_SPLITS
+    words = {standard_split(word) for word in re.findall("[a-z]+", name.lower())} & set(STANDARD_SPLITS)
     words = words or {split for split in STANDARD_SPLITS if split in name.lower()}
     return words.pop() if len(words) == 1 else None
-
-
-def _json_files(folder: Path) -> list[Path]:
-    """Return the JSON files of a folder without the resource forks of macOS, ``._train.json``."""
-    return sorted(file for file in folder.glob("*.json") if not file.name.startswith("._"))
 
 
 def _image_lists(root: Path, known: set[str]) -> Splits:
     """Return image lists without annotations whose images are there, such as ``image_info_test-dev2017.json``."""
     splits = {}
-    for file in _json_files(root / "annotations"):
+    for file in list_files(root / "annotations", "*.json"):
         name = file.stem.removeprefix(_IMAGE_LIST)
         folders = _folders_of_list(root, name)
         own_folders = [folder for folder in folders if folder not in (root, root / "images")]
@@ -266,7 +265,7 @@ def write(root: Path, splits: Sequence[SplitToWrite], polygons: bool = False) ->
 
     ``polygons`` has no effect: masks are always written.
     """
-    standard = {split.split for split in splits} <= STANDARD_SPLITS
+    standard = {split.split for split in splits} <= set(STANDARD_SPLITS)
     for split in splits:
         name = f"{split.split}.json" if standard else f"annotations/instances_{split.split}.json"
         if [s.split for s in splits] == ["all"]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from libradet.data.formats.reading import Splits, read_xml, standard_split
+from libradet.data.formats.reading import Splits, list_files, read_xml, sort_splits
 from libradet.data.formats.shapes import MAX_PIXELS, bitmap, polygon
 from libradet.data.records import RawAnnotations, normalize_id
 from libradet.errors import UserError
@@ -32,18 +32,15 @@ def list_splits(root: Path) -> Splits:
     """
     if is_cvat_file(root / FILE):
         return _list_subsets(root / FILE)
-    files = [file for file in sorted(root.glob("*.xml")) if not file.name.startswith("._")]
+    files = list_files(root, "*.xml")
     splits: Splits = {}
     for file in files if files and is_cvat_file(files[0]) else []:
         if is_cvat_file(file):
             subsets = _list_subsets(file)
             splits |= {file.stem: subsets["all"]} if list(subsets) == ["all"] else subsets
-    return {"all": next(iter(splits.values()))} if list(splits) == ["default"] else _sort(splits)
-
-
-def _sort(splits: Splits) -> Splits:
-    rank = {"train": 0, "val": 1, "test": 2}
-    return dict(sorted(splits.items(), key=lambda item: rank.get(standard_split(item[0]), len(rank))))
+    if list(splits) == ["default"]:
+        return {"all": splits["default"]}
+    return {name: splits[name] for name in sort_splits(splits)}
 
 
 def _list_subsets(file: Path) -> Splits:

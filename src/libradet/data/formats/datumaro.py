@@ -12,14 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from libradet.data.formats.reading import Splits, read_json, standard_split
+from libradet.data.formats.reading import Splits, list_files, read_json, sort_splits
 from libradet.data.formats.shapes import Shape, merge, polygon, rectangle
 from libradet.data.image_headers import IMAGE_SUFFIXES
 from libradet.data.records import RawAnnotations, normalize_id
 from libradet.data.segmentations import enclosing_box
 from libradet.errors import UserError
 
-_SPLIT_ORDER = {"train": 0, "val": 1, "test": 2}
 _CROWD_ATTRIBUTES = ("is_crowd", "iscrowd", "difficult")
 _HEAD_BYTES = 65_536
 _FIELDS = re.compile(rb'"dm_format_version"|"categories"\s*:\s*\{')
@@ -27,12 +26,10 @@ _FIELDS = re.compile(rb'"dm_format_version"|"categories"\s*:\s*\{')
 
 def list_splits(root: Path) -> Splits:
     """Return the splits, one for each file of ``annotations``; a subset named default is the only split."""
-    listed = [file for file in sorted((root / "annotations").glob("*.json")) if not file.name.startswith("._")]
-    files = {file.stem: file for file in listed if is_datumaro_file(file)}
+    files = {file.stem: file for file in list_files(root / "annotations", "*.json") if is_datumaro_file(file)}
     if list(files) == ["default"]:
         return {"all": partial(_read_split, root, "all", files["default"])}
-    names = sorted(files, key=lambda name: _SPLIT_ORDER.get(standard_split(name), len(_SPLIT_ORDER)))
-    return {name: partial(_read_split, root, name, files[name]) for name in names}
+    return {name: partial(_read_split, root, name, files[name]) for name in sort_splits(files)}
 
 
 def is_datumaro_file(file: Path) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from libradet.data.formats.filenames import is_image_name
-from libradet.data.formats.reading import Splits, standard_split
+from libradet.data.formats.reading import STANDARD_SPLITS, Splits, sort_splits, split_of_folder
 from libradet.data.records import RawAnnotations, normalize_id
 from libradet.errors import UserError
 from libradet.utils.atomic_io import read_text
@@ -26,7 +26,7 @@ from libradet.utils.text import summarize_list
 
 _FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _DEPTHS = ("", "*/", "*/*/")
-_SPLIT_ORDER = {"train": 0, "val": 1, "test": 2, "testing": 2, "eval": 2, "evaluation": 2}
+_SPLITS = (*STANDARD_SPLITS, "testing", "eval", "evaluation")
 
 _BOXES = ("bbox", "bboxes", "boxes", "box")
 _CATEGORIES = ("categories", "category", "category_name", "category_names", "categories_names", "labels", "label")
@@ -55,10 +55,9 @@ def list_splits(root: Path) -> Splits:
     if not files:
         return {}
     read_all = cache(partial(_read_rows, root, files))
-    folders = [_split_of(file.relative_to(root)) for file in files]
-    names = set(folders) if "all" not in folders else set(read_all())
-    order = sorted(names, key=lambda name: _SPLIT_ORDER.get(standard_split(name), len(_SPLIT_ORDER)))
-    return {name: partial(_read_split, root, name, files, read_all) for name in order}
+    folders = [split_of_folder(file.relative_to(root), _SPLITS) for file in files]
+    names = dict.fromkeys(folders if "all" not in folders else read_all())
+    return {name: partial(_read_split, root, name, files, read_all) for name in sort_splits(names, _SPLITS)}
 
 
 def _lists_boxes(file: Path) -> bool:
@@ -73,17 +72,13 @@ def _lists_boxes(file: Path) -> bool:
     return "file_name" in first and any(name in first for name in ("objects", *_BOXES))
 
 
-def _split_of(path: Path) -> str:
-    return next((name for name in path.parts[:-1] if standard_split(name) in _SPLIT_ORDER), "all")
-
-
 def _read_rows(root: Path, files: Sequence[Path]) -> dict[str, list[_Row]]:
     rows: dict[str, list[_Row]] = {}
     for file in files:
         for where, content in _READERS[file.suffix](file):
             image = Path(os.path.normpath(file.parent / _file_name(content, where)))
             inside = image.relative_to(root) if image.is_relative_to(root) else file.relative_to(root)
-            rows.setdefault(_split_of(inside), []).append(_Row(where, image, _objects(content, where)))
+            rows.setdefault(split_of_folder(inside, _SPLITS), []).append(_Row(where, image, _objects(content, where)))
     return rows
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from libradet.data.formats.filenames import is_image_name
-from libradet.data.formats.reading import Splits, read_json, standard_split
+from libradet.data.formats.reading import Splits, list_files, read_json, sort_splits, split_of_folder
 from libradet.data.formats.shapes import Shape, bitmap, circle, merge, polygon, rectangle
 from libradet.data.image_headers import read_header
 from libradet.data.records import RawAnnotations
@@ -27,7 +27,6 @@ from libradet.errors import UserError
 from libradet.utils.atomic_io import read_text
 from libradet.utils.text import summarize_list
 
-_SPLIT_ORDER = {"train": 0, "val": 1, "test": 2}
 _PATTERNS = ("*.json", "*/*.json", "*/*/*.json")
 _CLASS_LISTS = ("labels.txt", "classes.txt")
 _NO_CLASSES = ("__ignore__", "_background_")
@@ -61,18 +60,17 @@ _Files = dict[str, list[_LabelFile]]
 
 def list_splits(root: Path) -> Splits:
     """Return the splits: folders named train, val, test at most two levels down; all other files are one split."""
-    listed = [file for pattern in _PATTERNS for file in sorted(root.glob(pattern)) if not file.name.startswith("._")]
+    listed = [file for pattern in _PATTERNS for file in list_files(root, pattern)]
     if not any(is_labelme_file(file) for file in listed[:_MAX_PROBED_FILES]):
         return {}
     files: dict[str, list[Path]] = {}
     for file in listed:
         if is_labelme_file(file):
-            files.setdefault(_split_of(file.relative_to(root)), []).append(file)
+            files.setdefault(split_of_folder(file.relative_to(root)), []).append(file)
     if len(files) > 1 and "all" in files:
         files["others"] = files.pop("all")
     read_all = cache(partial(_read_files, root, files))
-    names = sorted(files, key=lambda name: _SPLIT_ORDER.get(standard_split(name), len(_SPLIT_ORDER)))
-    return {name: partial(_read_split, root, name, read_all) for name in names}
+    return {name: partial(_read_split, root, name, read_all) for name in sort_splits(files)}
 
 
 def is_labelme_file(file: Path) -> bool:
@@ -84,10 +82,6 @@ def is_labelme_file(file: Path) -> bool:
             return text.find(b'"imagePath"') >= 0 and text.find(b'"shapes"') >= 0
     except (OSError, ValueError):  # unreadable or empty
         return False
-
-
-def _split_of(file: Path) -> str:
-    return next((name for name in file.parts[:-1] if standard_split(name) in _SPLIT_ORDER), "all")
 
 
 def _read_files(root: Path, files: dict[str, list[Path]]) -> _Files:

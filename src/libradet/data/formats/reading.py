@@ -7,7 +7,7 @@ A reader is a function that reads a folder and returns the splits that it recogn
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.parsers import expat
@@ -19,6 +19,7 @@ from libradet.utils.gc import gc_disabled
 Splits = dict[str, Callable[[], RawAnnotations]]
 """Names of splits as the files have them, each with a function that reads the split."""
 
+STANDARD_SPLITS = ("train", "val", "test")
 
 _SPLIT_ALIASES = {
     "train": "train",
@@ -34,7 +35,7 @@ class DatasetFormat(NamedTuple):
     """A dataset format that can be read.
 
     Attributes:
-        find_splits: returns the splits of a folder in this format, empty if it is in another one.
+        list_splits: returns the splits of a folder in this format, empty if it is in another one.
         files: the annotation files that it reads, for messages.
     """
 
@@ -46,6 +47,22 @@ def standard_split(name: str) -> str:
     """Return the standard name of a split: ``train`` of ``train2017``, ``val`` of ``valid``; others unchanged."""
     without_year = re.sub(r"[_-]?(19|20)\d\d$", "", name.lower())
     return _SPLIT_ALIASES.get(without_year, without_year)
+
+
+def sort_splits(names: Iterable[str], order: Sequence[str] = STANDARD_SPLITS) -> list[str]:
+    """Return names of splits by the position of their standard names in ``order``, others last and in their order."""
+    rank = {name: position for position, name in enumerate(order)}
+    return sorted(names, key=lambda name: rank.get(standard_split(name), len(rank)))
+
+
+def split_of_folder(file: Path, known: Sequence[str] = STANDARD_SPLITS) -> str:
+    """Return the outermost folder of a relative path that is named like a split; ``all`` without any."""
+    return next((name for name in file.parts[:-1] if standard_split(name) in known), "all")
+
+
+def list_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder that match, sorted, without resource forks of macOS, such as ``._train.json``."""
+    return sorted(file for file in folder.glob(pattern) if not file.name.startswith("._"))
 
 
 def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:

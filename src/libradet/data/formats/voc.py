@@ -10,7 +10,7 @@ Written as ``Annotations/*.xml``, ``JPEGImages/`` and ``ImageSets/Main/SPLIT.txt
 import os
 import unicodedata
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from libradet.data.formats.filenames import UniqueNames, is_image_name, list_images, own_name, stem
-from libradet.data.formats.reading import Splits, read_xml, standard_split
+from libradet.data.formats.reading import STANDARD_SPLITS, Splits, list_files, read_xml, sort_splits, standard_split
 from libradet.data.formats.voc_lists import read_lists
 from libradet.data.formats.writing import SplitToWrite, Writer, format_number, merged_classes, shortest_decimals
 from libradet.data.records import Dataset, ImageRecord, RawAnnotations
@@ -29,6 +29,7 @@ ATTRIBUTES = ("pose", "truncated", "occluded")
 """Other properties of an object that are kept, although nothing here uses them."""
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_SPLIT_ORDER = ("train", "val", "trainval", "test")
 
 
 def list_splits(root: Path) -> Splits:
@@ -39,7 +40,7 @@ def list_splits(root: Path) -> Splits:
         lists = read_lists(source.parent / "ImageSets", source.annotations, source.files)
         for name, files in (lists.files or _unlisted(source, alone=len(sources) == 1)).items():
             splits.setdefault(name, []).append(_Listed(source, files, lists.notes))
-    return {name: partial(_read_split, root, name, splits[name], sources) for name in _sort(splits)}
+    return {name: partial(_read_split, root, name, splits[name], sources) for name in sort_splits(splits, _SPLIT_ORDER)}
 
 
 class _Source(NamedTuple):
@@ -89,19 +90,13 @@ def _sources(root: Path) -> list[_Source]:
 
 
 def _list_xml(folder: Path, pattern: str) -> list[Path]:
-    files = (path for path in folder.glob(pattern) if path.suffix.lower() == ".xml")
-    return sorted(path for path in files if not path.name.startswith("._"))
+    return [file for file in list_files(folder, pattern) if file.suffix.lower() == ".xml"]
 
 
 def _unlisted(source: _Source, alone: bool) -> dict[str, list[Path]]:
     """Return all files of a source without lists as one split, named after its folder if that names a split."""
-    is_split = standard_split(source.parent.name) in ("train", "val", "test")
+    is_split = standard_split(source.parent.name) in STANDARD_SPLITS
     return {source.parent.name if is_split or not alone else "all": source.files}
-
-
-def _sort(splits: Iterable[str]) -> list[str]:
-    rank = {"train": 0, "val": 1, "trainval": 2, "test": 3}
-    return sorted(splits, key=lambda name: rank.get(standard_split(name), 4))
 
 
 def _read_split(root: Path, split: str, listed: list[_Listed], sources: list[_Source]) -> RawAnnotations:
