@@ -10,7 +10,7 @@ from libradet.data import tiff
 from libradet.data.image_headers import ImageHeader, read_header
 from libradet.data.image_io import read_image
 from libradet.data.tiff import is_windowed
-from libradet.data.windows import DecodedImage, TiffWindows, open_windows, read_window, reduced_image
+from libradet.data.windows import DecodedImage, TiffWindows, open_windows, reduced_image
 from libradet.errors import UserError
 from libradet.geometry.tiles import Window
 
@@ -80,8 +80,9 @@ def test_gray(tmp_path, dtype, tile):
     tifffile.imwrite(tmp_path / "a.tif", values, tile=tile, byteorder=order)
     assert is_windowed(tmp_path / "a.tif")
     whole = read_image(tmp_path / "a.tif", bit_depth=12)
-    for window in WINDOWS:
-        assert torch.equal(read_window(tmp_path / "a.tif", window, bit_depth=12), whole[:, *window.slices])
+    with open_windows(tmp_path / "a.tif", bit_depth=12) as image:
+        for window in WINDOWS:
+            assert torch.equal(image.read(window), whole[:, *window.slices])
 
 
 @pytest.mark.parametrize(
@@ -130,8 +131,10 @@ def test_files_too_large_for_pillow_are_read_by_window(tmp_path, monkeypatch, ki
     assert is_windowed(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     assert read_header(path) == read_header(path, decode=True) == ImageHeader(WIDTH, HEIGHT)
-    for window in WINDOWS:
-        assert (read_window(path, window).int() - whole[:, *window.slices].int()).abs().max() <= 1 * (kind == "jpeg")
+    with open_windows(path) as image:
+        for window in WINDOWS:
+            difference = image.read(window).int() - whole[:, *window.slices].int()
+            assert difference.abs().max() <= 1 * (kind == "jpeg")
     with pytest.raises(UserError, match=r"a\.tif: the image is too large to be decoded whole: use tiles \(--tiles"):
         read_image(path)
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from libradet.errors import UserError
-from libradet.interop.reading import read_tensors
+from libradet.interop.reading import read_checkpoint
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.5]), "n": torch.tensor(7)}
 
@@ -29,21 +29,21 @@ def same(tensors):
 def test_pytorch_files(tmp_path, zipped, wrap):
     state = {f"module.{name}": t for name, t in STATE.items()}
     torch.save(wrap(state), tmp_path / "any.name", _use_new_zipfile_serialization=zipped)
-    assert same(read_tensors(tmp_path / "any.name")[0])
+    assert same(read_checkpoint(tmp_path / "any.name").tensors)
 
 
 def test_parameters_views_and_types(tmp_path):
     base = torch.randn(4, 6)
     state = {"p": torch.nn.Parameter(base), "t": base.t(), "part": base[1:3, ::2], "h": base.half(), "e": base[:0]}
     torch.save(state, tmp_path / "x.pth")
-    tensors, _ = read_tensors(tmp_path / "x.pth")
+    tensors = read_checkpoint(tmp_path / "x.pth").tensors
     assert {n: t.dtype for n, t in tensors.items()} == {n: t.dtype for n, t in state.items()}
     assert all(torch.equal(tensors[n], t) and not tensors[n].requires_grad for n, t in state.items())
 
 
 def test_safetensors(tmp_path):
     save_file(STATE, tmp_path / "x.bin", {"note": "hello"})
-    tensors, meta = read_tensors(tmp_path / "x.bin")
+    tensors, meta, _ = read_checkpoint(tmp_path / "x.bin")
     assert set(tensors) == set(STATE)
     assert meta == {"note": "hello"}
 
@@ -52,7 +52,7 @@ def test_safetensors(tmp_path):
 def test_arrays_in_a_pickle(tmp_path, protocol):
     model = {name: t.numpy() for name, t in STATE.items()}
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"model": model, "__author__": "somebody"}, protocol))
-    assert same(read_tensors(tmp_path / "x.pkl")[0])
+    assert same(read_checkpoint(tmp_path / "x.pkl").tensors)
 
 
 def test_checkpoint_of_mmengine_runner(shared_data):
@@ -61,7 +61,7 @@ def test_checkpoint_of_mmengine_runner(shared_data):
         pytest.skip(f"{path} is absent")
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
-    tensors, meta = read_tensors(path)
+    tensors, meta, _ = read_checkpoint(path)
     assert len(tensors) == 356
     assert tensors["backbone.conv1.weight"].shape == (64, 3, 7, 7)
     assert meta["dataset_meta"]["classes"][:2] == ("person", "bicycle")
@@ -87,7 +87,7 @@ def test_packages_of_trainer_objects_are_never_imported(tmp_path, monkeypatch):
     extra = {"hook": thing, "method": thing.method, "class": Surprise, "args": argparse.Namespace(lr=0.1)}
     torch.save({"model": STATE, **extra}, tmp_path / "x.pth")
     monkeypatch.delitem(sys.modules, module.__name__)
-    assert same(read_tensors(tmp_path / "x.pth")[0])
+    assert same(read_checkpoint(tmp_path / "x.pth").tensors)
     assert module.__name__ not in sys.modules
 
 
@@ -133,7 +133,7 @@ def test_hostile_files_are_refused_by_name(tmp_path, name, kind):
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
     with pytest.raises(UserError, match=r"x\.pth") as e:
-        read_tensors(path)
+        read_checkpoint(path)
     assert name in str(e.value)
     assert not mark.exists()
     assert "antigravity" not in sys.modules
@@ -154,7 +154,7 @@ def test_classes_and_functions_cannot_be_changed(tmp_path, code):
     (tmp_path / "x.pkl").write_bytes(code)
     before = dict(vars(np.dtype))
     with pytest.raises(UserError, match=r"x\.pkl"):
-        read_tensors(tmp_path / "x.pkl")
+        read_checkpoint(tmp_path / "x.pkl")
     assert dict(vars(np.dtype)) == before
 
 
@@ -163,7 +163,7 @@ def test_tar_archives_and_compressed_files_are_refused(tmp_path):
     with tarfile.open(tmp_path / "x.pth", "w") as archive:
         archive.add(tmp_path / "inside", "../storages")
     with pytest.raises(UserError, match=r"x\.pth: a tar archive"):
-        read_tensors(tmp_path / "x.pth")
+        read_checkpoint(tmp_path / "x.pth")
     torch.save(STATE, tmp_path / "plain.pth")
     with (
         zipfile.ZipFile(tmp_path / "plain.pth") as plain,
@@ -172,7 +172,7 @@ def test_tar_archives_and_compressed_files_are_refused(tmp_path):
         for name in plain.namelist():
             packed.writestr(name, plain.read(name))
     with pytest.raises(UserError, match=r"y\.pth: its members are compressed"):
-        read_tensors(tmp_path / "y.pth")
+        read_checkpoint(tmp_path / "y.pth")
 
 
 def test_arrays_without_content_allocate_no_memory(tmp_path):
@@ -180,36 +180,36 @@ def test_arrays_without_content_allocate_no_memory(tmp_path):
     start, array, path = b"(Vmodel\n(Va\n", by_name("numpy", "ndarray"), tmp_path / "x.pkl"
     path.write_bytes(start + array + b"((L1099511627776L\ntV|u1\ntRdd.")
     with pytest.raises(UserError, match="'a' is not a tensor"):
-        read_tensors(path)
+        read_checkpoint(path)
     reconstruct = by_name("numpy.core.multiarray", "_reconstruct")
     path.write_bytes(start + reconstruct + b"(" + array + b"(L1099511627776L\ntC\x01btRdd.")
-    assert read_tensors(path)[0]["a"].numel() == 0
+    assert read_checkpoint(path).tensors["a"].numel() == 0
 
 
 def test_names_have_to_be_text(tmp_path):
     torch.save({"state_dict": {("a", "b"): torch.ones(1)}}, tmp_path / "x.pth")
     with pytest.raises(UserError, match="a name is a tuple instead of text"):
-        read_tensors(tmp_path / "x.pth")
+        read_checkpoint(tmp_path / "x.pth")
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_torchscript_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "x.pt")
     with pytest.raises(UserError, match="TorchScript"):
-        read_tensors(tmp_path / "x.pt")
+        read_checkpoint(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 not really", b"\x80\x02.", b"\x80\x04]\x94."])
 def test_damaged_files(tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"x\.pth") as e:
-        read_tensors(tmp_path / "x.pth")
+        read_checkpoint(tmp_path / "x.pth")
     assert len(str(e.value).splitlines()) <= 2
 
 
 def test_missing_files_and_tensors(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        read_tensors(tmp_path / "absent.pth")
+        read_checkpoint(tmp_path / "absent.pth")
     torch.save({"state_dict": {"a": 1}}, tmp_path / "x.pth")
     with pytest.raises(UserError, match="'a' is not a tensor"):
-        read_tensors(tmp_path / "x.pth")
+        read_checkpoint(tmp_path / "x.pth")

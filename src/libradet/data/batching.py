@@ -43,6 +43,19 @@ def assign_padded_sizes(shapes: Int64[ndarray, "N 2"], padded_sizes: Sequence[tu
     return np.where(fits, table.prod(1), np.iinfo(np.int64).max).argmin(1)
 
 
+def group_by_padded_size(
+    shapes: Int64[ndarray, "N 2"], size_divisible: int, batch_invariant: bool
+) -> tuple[list[tuple[int, int]], Int64[ndarray, " N"]]:
+    """Return the padded sizes of batches, and the index of that of each shape.
+
+    Args:
+        batch_invariant: the smallest padded size of every shape, instead of a few for all.
+    """
+    choose = smallest_padded_sizes if batch_invariant else choose_padded_sizes
+    padded_sizes = choose(shapes, size_divisible)
+    return padded_sizes, assign_padded_sizes(shapes, padded_sizes)
+
+
 def _partition(sides: ndarray, counts: ndarray, limit: int) -> tuple[float, list[tuple[int, int]]]:
     """Split an ordered list of shapes optimally into at most ``limit`` runs, by dynamic programming."""
     n = len(sides)

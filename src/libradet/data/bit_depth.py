@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from libradet.data.image_headers import PIL_FORMATS
+from libradet.utils.spacing import evenly_spaced
 
 DEFAULT_BIT_DEPTH = 16
 MAX_CHECKED_IMAGES = 32
@@ -22,7 +23,7 @@ def describe_bit_depth(paths: Sequence[Path], bit_depth: int = DEFAULT_BIT_DEPTH
     At most MAX_CHECKED_IMAGES of them, evenly spaced, are decoded. Files that cannot be read are not reported here.
     """
     candidates = [path for path in paths if path.suffix.lower() in SUFFIXES_OF_16_BITS]
-    rows = np.unique(np.linspace(0, len(candidates) - 1, MAX_CHECKED_IMAGES).round().astype(int)) if candidates else []
+    rows = evenly_spaced(len(candidates), MAX_CHECKED_IMAGES)
     maxima = [value for row in rows if (value := _max_of_16_bits(candidates[row])) is not None]
     largest = max(maxima, default=0)
     if largest == 0:

@@ -17,7 +17,7 @@ from numpy import ndarray
 from torch.utils.data import DataLoader
 
 from libradet.data.batch import Batch
-from libradet.data.batching import assign_padded_sizes, choose_padded_sizes, smallest_padded_sizes
+from libradet.data.batching import group_by_padded_size
 from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
 from libradet.data.cache import ImageCache
 from libradet.data.collate import collate
@@ -127,9 +127,7 @@ def make_loader(
     augmentation = augmentation if training else NO_AUGMENTATION
     check_mixing(augmentation, proposals is not None)
     shapes = np.array([target_size(p.height, p.width, size) for p in dataset.images], np.int64).reshape(-1, 2)
-    choose_sizes = smallest_padded_sizes if batch_invariant_padding else choose_padded_sizes
-    padded_sizes = choose_sizes(shapes, size_divisible)
-    group_ids = assign_padded_sizes(shapes, padded_sizes)
+    padded_sizes, group_ids = group_by_padded_size(shapes, size_divisible, batch_invariant_padding)
     is_thinned = training and empty_fraction < 1
     has_factors = is_thinned or (training and repeat_factor_thresh > 0)
     factors = repeat_factors(dataset, repeat_factor_thresh, empty_fraction) if has_factors else None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from libradet.data.batch import Batch
-from libradet.data.batching import assign_padded_sizes, choose_padded_sizes, smallest_padded_sizes
+from libradet.data.batching import group_by_padded_size
 from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
 from libradet.data.collate import collate, padded_size_of, unlabeled_sample
 from libradet.data.records import Dataset
@@ -60,9 +60,7 @@ class TileBatches:
         self.first_tile = np.cumsum(self.num_tiles) - self.num_tiles
         sides = [(min(p.height, tiles.size), min(p.width, tiles.size)) for p in images]
         shapes = np.array([target_size(*side, size) for side in sides], np.int64).reshape(-1, 2)
-        choose_sizes = smallest_padded_sizes if batch_invariant_padding else choose_padded_sizes
-        self.padded_sizes = choose_sizes(shapes, size_divisible)
-        self.group_ids = assign_padded_sizes(shapes, self.padded_sizes)
+        self.padded_sizes, self.group_ids = group_by_padded_size(shapes, size_divisible, batch_invariant_padding)
         rows = np.arange(len(images))
         own = rows[rank::world_size]
         self.image_rows = own if len(own) else rows[-1:]

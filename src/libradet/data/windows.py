@@ -184,14 +184,6 @@ def open_windows(
     return image
 
 
-def read_window(
-    path: Path, window: Window, apply_exif: bool = True, bit_depth: int = DEFAULT_BIT_DEPTH
-) -> UInt8[Tensor, "3 h w"]:
-    """Return the pixels of one window of a file. Raises UserError as :func:`open_windows` does."""
-    with open_windows(path, apply_exif, bit_depth=bit_depth) as image:
-        return image.read(window)
-
-
 def reduced_image(image: WindowReader, max_side: int) -> tuple[UInt8[Tensor, "3 h w"], int]:
     """Return every k-th pixel of an image and k, the smallest for which no side exceeds ``max_side``.
 

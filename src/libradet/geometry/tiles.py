@@ -4,10 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Int64
-from numpy import ndarray
-
 from libradet.errors import UserError
 
 TilesLike = Sequence[int | float]
@@ -79,11 +75,6 @@ def tile_windows(height: int, width: int, tiles: Tiles) -> list[Window]:
 def count_tiles(height: int, width: int, tiles: Tiles) -> int:
     """Return the number of tiles of an image."""
     return len(_starts(height, tiles)) * len(_starts(width, tiles))
-
-
-def window_corners(windows: Sequence[Window]) -> Int64[ndarray, "T 2"]:
-    """Return the upper left corner (x, y) of each window."""
-    return np.array([(window.left, window.top) for window in windows], np.int64).reshape(-1, 2)
 
 
 def _starts(length: int, tiles: Tiles) -> list[int]:

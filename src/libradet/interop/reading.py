@@ -32,12 +32,6 @@ class Checkpoint(NamedTuple):
     note: str = ""
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a checkpoint by name, and its metadata; see :func:`read_checkpoint`."""
-    checkpoint = read_checkpoint(path)
-    return checkpoint.tensors, checkpoint.meta
-
-
 def read_metadata(path: str | Path) -> dict[str, str]:
     """Return the metadata in the header of a .safetensors file, without reading tensors; {} for any other file."""
     try:
