@@ -73,6 +73,15 @@ def test_command_line_overrides_file(tmp_path):
     assert (sampling.batch_size_per_image, sampling.num_bins, sampling.positive_fraction) == (64, 5, 0.25)
 
 
+def test_items_of_lists_are_words_or_one_value():
+    words = ["--lr_milestones", "8", "11", "--scale_jitter", "0.5", "2", "--detector.image.size", "480", "640"]
+    values = ["--lr_milestones", "[8, 11]", "--scale_jitter=[0.5,2]", "--detector.image.size", "[480,640]"]
+    request = parse_train([*DATA, *words, "--detector.rpn.anchors.scales", "4"])
+    assert request == parse_train([*DATA, *values, "--detector.rpn.anchors.scales", "[4]"])
+    assert (request.config.lr_milestones, request.config.scale_jitter) == ([8, 11], [0.5, 2])
+    assert tuple(request.detector.image.size) == (480, 640)
+
+
 def test_later_files_override_earlier_ones_key_by_key(tmp_path):
     paths = []
     for number, content in enumerate(
@@ -147,7 +156,7 @@ def test_pretrained_weights_freeze_the_default_stages_also_over_a_file(tmp_path)
         (["--flip", "1"], "did you mean --hflip_prob?"),
         (["--learning_rate", "1"], "did you mean --lr?"),
         (["--threshold", "1"], "did you mean --detector.detections.score_thresh?"),
-        (["--scale_jitter", "3"], "3 is not null or a list, each item a number"),
+        (["--scale_jitter", "much"], r"--scale_jitter: much is not null or a list, each item a number"),
         (["--detector.rpn.sampling", "x"], "--detector.rpn.sampling: x is not a mapping of fields"),
         (["--resume", "nodir"], "--resume nodir: no such folder"),
         (["--detector.roi.box_loss.wieght", "2"], "did you mean --detector.roi.box_loss.weight?"),

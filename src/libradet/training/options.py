@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -44,7 +44,6 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter)
 
 
 _FLAGS = [f"--{f.name}" for f in fields(TrainConfig) if f.type is bool]
-_LISTS = ("--logger", "--tiles")
 _OTHER_OPTIONS = ("config", "resume", "help", "print_config")
 _NAMES = ("model", "backbone", "weights")
 
@@ -147,6 +146,7 @@ def _join_lists_and_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _join_lists(argv: Sequence[str]) -> list[str]:
+    lists = _list_options()
     words: list[str] = []
     items: list[str] | None = None
     for word in [*argv, "--"]:
@@ -158,8 +158,15 @@ def _join_lists(argv: Sequence[str]) -> list[str]:
             items.append(word)
         else:
             words.append(word)
-            items = [] if word in _LISTS else None
+            items = [] if word in lists else None
     return words[:-1]
+
+
+def _list_options() -> set[str]:
+    """Return the options whose items may be separate words."""
+    parts = {key: (annotation, *get_args(annotation)) for key, annotation in _schema().items()}
+    lists = {key for key, annotations in parts.items() if {get_origin(part) for part in annotations} & {list, tuple}}
+    return {f"--{key}" for key in lists if key != "augmentations"}
 
 
 def _parse_known(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
