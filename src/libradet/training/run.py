@@ -39,7 +39,7 @@ class TrainResult(NamedTuple):
         folder: of the run.
         weights: the best model, for ``load_model``.
         metrics: of the best model (see :func:`libradet.evaluation.coco.coco_metrics`), and its ``epoch``; None without
-            validation images.
+            validation images, and in other processes than the first.
     """
 
     folder: Path
