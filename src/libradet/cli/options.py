@@ -18,7 +18,7 @@ MODEL_HELP = (
     "--weights"
 )
 ANY_MODEL_HELP = f"{MODEL_HELP}; or an exported .onnx or .pt2 file"
-DATA_HELP = "dataset folder with images and annotations (COCO, YOLO or Pascal VOC)"
+DATA_HELP = "dataset folder: COCO, YOLO, Pascal VOC, CVAT, Datumaro, labelme or imagefolder (docs/data.md)"
 SIZE_METAVAR = ("MIN_SIZE", "MAX_SIZE")
 
 
