@@ -133,7 +133,10 @@ def half(place, tmp_path):
         ("train --model fast_rcnn --data DATA", "name their file with --proposals"),
         ("train --model fast_rcnn --data DATA --proposals absent.pkl", "absent.pkl: no such proposal file"),
         ("train --model faster_rcnn --data DATA --proposals PROPS", "faster_rcnn uses no precomputed proposals"),
-        ("train --model faster_rcnn --data DATA --val_proposals PROPS", "faster_rcnn uses no precomputed proposals"),
+        (
+            "train --model faster_rcnn --data DATA --val_proposals PROPS",
+            "faster_rcnn uses no precomputed proposals: leave out /",
+        ),
         ("train --model fast_rcnn --data DATA --proposals PROPS/val.safetensors", "another dataset or split"),
         ("train --model fast_rcnn --data DATA --proposals PROPS --val_proposals HALF", "2 of 3 images"),
         ("evaluate RUN --data DATA", "name their file with --proposals"),

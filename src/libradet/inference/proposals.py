@@ -112,7 +112,7 @@ def _check(name: str, required: bool, path: str | Path | None) -> None:
     if path is None:
         return
     if not required:
-        raise UserError(f"{name} uses no precomputed proposals: leave out --proposals {path}, or use fast_rcnn")
+        raise UserError(f"{name} uses no precomputed proposals: leave out {path}, or use fast_rcnn")
     if not Path(path).exists():
         raise UserError(f"{path}: no such proposal file; check the path")
 
