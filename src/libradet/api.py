@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import libradet.utils.quick_torchvision  # noqa: F401 - before all that imports torchvision
 from libradet.data.read import read
 from libradet.engines.optimize import optimize, optimize_predictor
 from libradet.errors import UserError

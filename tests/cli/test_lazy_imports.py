@@ -116,6 +116,9 @@ def test_configurations_need_no_torch():
 
 
 UNUSED_BY_PREDICT = (
+    "torch._dynamo",
+    "sympy",
+    "triton",
     "wandb",
     "matplotlib",
     "scipy.interpolate",

@@ -1,6 +1,9 @@
 """A deferred module is imported when one of its functions is called, not when a library imports it."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +45,65 @@ def test_an_imported_module_is_left_as_it_is(library):
 def test_a_module_that_is_not_installed_cannot_be_imported():
     with deferred_import("not_an_installed_module"), pytest.raises(ImportError):
         __import__("not_an_installed_module")
+
+
+COMPILER = """
+import os
+import subprocess
+import sys
+from pathlib import Path
+from libradet.utils.deferred_import import deferred_compiler
+import torch
+
+disable = torch.compiler.disable
+with deferred_compiler():
+    from torch._dynamo.utils import is_compile_supported
+
+    @torch.compiler.disable
+    def double(x):
+        return 2 * x
+
+    @torch.compiler.disable(recursive=False)
+    def triple(x):
+        return 3 * x
+
+assert torch.compiler.disable is disable
+assert (double(2), triple(2)) == (4, 6)
+assert "torch._dynamo" not in sys.modules and "torch._dynamo.utils" not in sys.modules
+assert isinstance(is_compile_supported("cpu"), bool)
+assert "torch._dynamo" in sys.modules
+
+def run(x):
+    return double(x) + triple(x)
+
+graphs = []
+def backend(graph, inputs):
+    graphs.append(graph.code)
+    return graph.forward
+assert torch.equal(torch.compile(run, backend=backend)(torch.ones(2)), torch.full((2,), 5.0))
+assert not any("* 2" in code or "2 *" in code for code in graphs), graphs
+"""
+
+COMPILER_NEEDED = """
+import os
+import subprocess
+import sys
+from pathlib import Path
+from libradet.utils.deferred_import import deferred_compiler
+with deferred_compiler():
+    if sys.argv[1] == "attribute":
+        from torch._dynamo.utils import counters, is_compile_supported
+    else:
+        import torch._dynamo
+import torch._dynamo.utils
+assert type(torch._dynamo.utils.counters).__name__ in ("defaultdict", "Counter"), torch._dynamo.utils.counters
+assert "libradet" not in type(torch._dynamo.utils).__module__
+"""
+
+
+@pytest.mark.parametrize("program", [(COMPILER,), (COMPILER_NEEDED, "attribute"), (COMPILER_NEEDED, "package")])
+def test_the_compiler_is_imported_when_it_is_needed(program):
+    """In processes of their own, as the suite has imported it."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    done = subprocess.run([sys.executable, "-c", *program], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr.partition("nanobind")[0]

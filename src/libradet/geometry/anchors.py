@@ -22,13 +22,14 @@ def base_anchors(
         rounded: round the corners to whole pixels, as torchvision does.
         truncated: truncate scale x stride to whole pixels, as torchvision does.
     """
-    scale, ratio = torch.tensor(scales, dtype=torch.float64), torch.tensor(ratios, dtype=torch.float64)
+    # On the CPU: not every device has float64, and arithmetic on the meta device needs torch's compiler.
+    scale, ratio = (torch.tensor(values, dtype=torch.float64, device="cpu") for values in (scales, ratios))
     side = (stride * scale).floor() if truncated else stride * scale
     width = (side[None, :] / ratio[:, None].sqrt()).flatten()
     height = (side[None, :] * ratio[:, None].sqrt()).flatten()
     corners = torch.stack([-width, -height, width, height], dim=1) / 2
     corners = corners.round() if rounded else corners
-    return (corners + offset * stride).float()
+    return (corners + offset * stride).float().to(torch.get_default_device())
 
 
 def grid_anchors(

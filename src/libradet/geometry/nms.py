@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import nms
 
+from libradet.geometry.eager import is_plain_inference
 
-@torch.library.custom_op("libradet::batched_nms", mutates_args=())
-def _batched_nms(
+
+def _nms_of_batch(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, size: int
 ) -> tuple[Tensor, Tensor]:
     kept = torch.zeros((len(boxes), size), dtype=torch.int64, device=boxes.device)
@@ -61,6 +62,9 @@ def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float
     return nms(boxes + (groups * span)[:, None], scores, threshold)
 
 
+_batched_nms = torch.library.custom_op("libradet::batched_nms", _nms_of_batch, mutates_args=())
+
+
 @_batched_nms.register_fake
 def _(boxes, scores, groups, valid, threshold, size):
     shape = (boxes.shape[0], size)
@@ -86,4 +90,5 @@ def batched_nms(
     Returns:
         Rows of the ``size`` best kept boxes by falling score (0 in empty slots), and which slots are filled.
     """
-    return _batched_nms(boxes.detach(), scores.detach(), groups, valid, threshold, size)
+    compute = _nms_of_batch if is_plain_inference(boxes) else _batched_nms
+    return compute(boxes.detach(), scores.detach(), groups, valid, threshold, size)

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from libradet.geometry.eager import is_plain_inference
 from libradet.geometry.roi_align_cpu import SamplingPoints, gather_bins, sampling_points, scatter_bins
 
 
@@ -23,8 +24,7 @@ def assign_levels(
     return (level.clamp(lowest, lowest + len(strides) - 1) - lowest).long()
 
 
-@torch.library.custom_op("libradet::pyramid_roi_align", mutates_args=())
-def _pyramid_roi_align(
+def _pool(
     pyramid: Sequence[Tensor],
     boxes: Tensor,
     levels: Tensor,
@@ -48,6 +48,9 @@ def _pyramid_roi_align(
     for b, groups in enumerate(groups_per_image):
         gather_bins([x[b] for x in pyramid], groups, out[b].flatten(2))
     return out.flatten(0, 1)
+
+
+_pyramid_roi_align = torch.library.custom_op("libradet::pyramid_roi_align", _pool, mutates_args=())
 
 
 @_pyramid_roi_align.register_fake
@@ -153,4 +156,5 @@ def pyramid_roi_align(
         canonical_size, canonical_level: see :func:`assign_levels`.
     """
     levels = assign_levels(boxes, strides, canonical_size, canonical_level).masked_fill(~valid, -1)
-    return _pyramid_roi_align(list(pyramid), boxes.detach(), levels, list(strides), size, sampling_ratio, aligned)
+    pool = _pool if is_plain_inference(boxes) else _pyramid_roi_align
+    return pool(list(pyramid), boxes.detach(), levels, list(strides), size, sampling_ratio, aligned)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+import libradet.utils.quick_torchvision  # noqa: F401 - before all that imports torchvision
 from libradet.balance import BalancedFeaturePyramid
 from libradet.data.batch import Batch
 from libradet.data.transforms.resize import Size

@@ -141,9 +141,10 @@ def _compare_shapes(config: DetectorConfig, path: str | Path) -> tuple[list[str]
     import torch
 
     from libradet.models.detector import Detector
+    from libradet.models.random_init import without_random_init
 
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), without_random_init():
             own = {name: list(t.shape) for name, t in Detector(config).state_dict().items()}
     except RuntimeError as e:
         reason = str(e).splitlines()[0]
