@@ -1,5 +1,6 @@
 """Draws the figures of docs/paper.md with the functions that training calls, and that of docs/results/balanced.md."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -76,16 +77,19 @@ def pyramid() -> Figure:
 
 
 def switches() -> Figure:
-    """Gain in AP of each setting over the number of distractors, from the table of the page."""
+    """Gain in AP of each setting with its interval, without and with distractors, from the table of the page."""
     _, table = RESULTS.read_text(encoding="utf-8").split("| distractors per object |", 1)
-    rows = [line.strip("|").split("|") for line in table.split("\n\n")[0].splitlines()[3:]]
+    header, _, _, *lines = table.split("\n\n")[0].splitlines()
+    numbers = [cell.strip() for cell in header.strip(" |").split("|")]
     figure, (axis,) = new_figure(3.0)
-    colors = (GRAY, ORANGE, GREEN, INK, BLUE)
-    for (name, *cells), color in zip(rows, colors, strict=True):
-        gains = [float(cell.split("(")[1].rstrip(" )")) for cell in cells]
-        axis.plot(range(len(gains)), gains, marker="o", color=color, label=name.strip())
+    for row, (line, color) in enumerate(zip(lines, (GRAY, ORANGE, GREEN, INK, BLUE), strict=True)):
+        name, *cells = line.strip("|").split("|")
+        gains, low, high = np.array([re.findall(r"[+-]\d+\.\d", cell) for cell in cells], dtype=float).T
+        places = np.arange(len(cells)) + 0.08 * (row - 2)
+        axis.errorbar(places, gains, (gains - low, high - gains), fmt="o", color=color, label=name.strip())
     axis.axhline(0, color=GRAY, linewidth=0.8)
-    axis.set_xticks(range(3))
+    axis.set_xticks(range(len(numbers)), numbers)
+    axis.grid(axis="x", visible=False)
     axis.set_xlabel("distractors per object")
     axis.set_ylabel("gain in AP")
     legend_above(axis, columns=2)
