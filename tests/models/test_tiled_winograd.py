@@ -12,7 +12,7 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 
 
 @needs_onednn
-@pytest.mark.parametrize("size", [(16, 16), (1, 1), (5, 7), (13, 18), (30, 12)])
+@pytest.mark.parametrize("size", [(16, 16), (1, 1), (5, 7), (13, 18), (30, 12), (20, 1)])
 @pytest.mark.parametrize(("bias", "relu"), [(True, True), (True, False), (False, True)])
 def test_output_is_that_of_the_convolution(size, bias, relu, monkeypatch):
     # Blocks of two rows of tiles, so that there are several and the last one is smaller.

@@ -48,10 +48,7 @@ def test_a_module_that_is_not_installed_cannot_be_imported():
 
 
 COMPILER = """
-import os
-import subprocess
 import sys
-from pathlib import Path
 from libradet.utils.deferred_import import deferred_compiler
 import torch
 
@@ -85,10 +82,7 @@ assert not any("* 2" in code or "2 *" in code for code in graphs), graphs
 """
 
 COMPILER_NEEDED = """
-import os
-import subprocess
 import sys
-from pathlib import Path
 from libradet.utils.deferred_import import deferred_compiler
 with deferred_compiler():
     if sys.argv[1] == "attribute":

@@ -155,7 +155,9 @@ class _Block:
         height, width, channels = self.image.shape
         first = TILE * start - 1
         last = first + TILE * count + SPAN - TILE
-        source = self.image[first:last] if first > 0 and last < height else self._pad(first, last)
+        # The last tile may extend four pixels beyond the row: into the next one, or several in a narrow image.
+        is_inside = first > 0 and last < height and width >= TILE
+        source = self.image[first:last] if is_inside else self._pad(first, last)
         row, column = source.stride()[:2]
         # Column -1 is read as the last one of the row above, and the column after the last one as the first below.
         sizes, strides = (count, self.columns, SPAN, SPAN, channels), (TILE * row, TILE * column, row, column, 1)
