@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints it without a traceback and ends with exit code 2.
     """
+
+
+class UnwritableError(UserError):
+    """A file or folder cannot be written, which callers may do without."""

@@ -1,5 +1,6 @@
 """Published weights by name: what is written down about them, and their way from a server to a detector."""
 
+import errno
 import hashlib
 import io
 import multiprocessing
@@ -24,12 +25,14 @@ from libradet.interop.coco_weights import (
     by_name,
     with_torchvision_facts,
 )
-from libradet.interop.loading import load_checkpoint, load_checkpoint_any
+from libradet.interop.loading import load_checkpoint, load_checkpoint_any, read_config_any, resolve_init_weights
 from libradet.interop.saving import save_checkpoint_as, to_foreign_state_dict
-from libradet.interop.weights_cache import cache_path, local_file
+from libradet.interop.weights_cache import cache_path, local_weights
+from libradet.models.detector import Detector
 from libradet.models.serialization import read_config
 from libradet.models.zoo import MODELS
 from libradet.training.options import parse_train
+from libradet.utils.atomic_io import atomic_write
 from tests.helpers.file_server import file_server
 from tests.helpers.tiny_detectors import tiny_config, tiny_detector
 
@@ -147,7 +150,7 @@ def test_from_server_to_detector(publish, checkpoint, detector, tmp_path, capsys
     # Later loads need neither network nor the original.
     original.unlink()
     monkeypatch.setenv("LIBRADET_WEIGHTS_URL", "http://127.0.0.1:9")
-    assert read_config(local_file(NAME)) == model.config
+    assert read_config(local_weights(NAME).path) == model.config
     start = parse_train(["--data", "x", "--model", "libra_faster_rcnn", "--backbone", "resnet18", "--weights", "coco"])
     assert (start.config.weights, start.detector.pyramid.channels) == (NAME, 16)
     option = "--detector.backbone.name=resnet18"
@@ -172,11 +175,11 @@ def test_a_file_put_there_by_hand(publish, checkpoint, monkeypatch):
     cache_path(weights).parent.mkdir(parents=True)
     cache_path(weights).write_bytes(checkpoint[:-1])
     with pytest.raises(UserError, match=rf"{weights.file_name}: not the published file.*{weights.sha256}; delete it"):
-        local_file(NAME)
+        local_weights(NAME)
     cache_path(weights).write_bytes(checkpoint)
     outdated = cache_path(weights).with_name(f"{cache_path(weights).stem}.libradet-0.0.1.safetensors")
     outdated.write_bytes(b"")
-    assert read_config(local_file(NAME)).rpn.anchors.scales == (8.0,)
+    assert read_config(local_weights(NAME).path).rpn.anchors.scales == (8.0,)
     assert not outdated.exists(), "the conversion of another version is replaced"
     assert publish.server.requests == []
 
@@ -184,14 +187,14 @@ def test_a_file_put_there_by_hand(publish, checkpoint, monkeypatch):
 def test_two_processes_download_once(publish, checkpoint):
     publish(checkpoint)
     publish.server.pause = 0.05
-    processes = [multiprocessing.get_context("fork").Process(target=local_file, args=(NAME,)) for _ in range(2)]
+    processes = [multiprocessing.get_context("fork").Process(target=local_weights, args=(NAME,)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]
     assert len(publish.server.requests) == 1
-    assert read_config(local_file(NAME)).backbone.name == "resnet18"
+    assert read_config(local_weights(NAME).path).backbone.name == "resnet18"
 
 
 class Payload:
@@ -213,7 +216,7 @@ def test_nothing_in_a_hostile_file_is_executed(publish, tmp_path):
 def test_another_detector_under_the_name(publish, checkpoint):
     weights = publish(checkpoint, model="libra_faster_rcnn")
     with pytest.raises(UserError, match=r"contains faster_rcnn on resnet18, not libra_faster_rcnn on resnet18"):
-        local_file(NAME)
+        local_weights(NAME)
     assert not list(cache_path(weights).parent.glob("*.safetensors"))
 
 
@@ -226,15 +229,51 @@ def test_without_network_one_line_says_where_the_file_belongs(publish, monkeypat
     assert f"put the file at {cache_path(weights)} by hand" in line
     monkeypatch.setenv("LIBRADET_WEIGHTS_URL", "mirror")
     with pytest.raises(UserError, match="LIBRADET_WEIGHTS_URL is mirror: it must be an address"):
-        local_file(NAME)
+        local_weights(NAME)
 
 
-def test_a_folder_that_cannot_be_written(publish, checkpoint, tmp_path, monkeypatch):
-    publish(checkpoint)
+def refuse_to_lock(*args, **kwargs):
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+def refuse_to_save(model, path):
+    with atomic_write(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("function", "refuse"),
+    [("filelock.BaseFileLock.acquire", refuse_to_lock), ("libradet.models.serialization.save_model", refuse_to_save)],
+)
+def test_a_cache_that_cannot_be_written(publish, checkpoint, detector, monkeypatch, function, refuse):
+    """The file that is there is loaded as if it had been converted; one that is not there is refused in one line."""
+    weights = publish(checkpoint)
+    folder = cache_path(weights).parent
+    config = read_config(local_weights(NAME).path)
+    for converted in folder.glob("*.safetensors"):
+        converted.unlink()
+    monkeypatch.setattr(function, refuse)
+    model = libradet.load_model(NAME)
+    assert all(torch.equal(t, detector.state_dict()[name]) for name, t in model.state_dict().items())
+    initialized, _ = resolve_init_weights(NAME)
+    assert isinstance(initialized, Detector)
+    assert model.config == read_config_any(NAME) == initialized.config == config
+    assert not list(folder.glob("*.safetensors"))
+    cache_path(weights).write_bytes(checkpoint[:-1])
+    with pytest.raises(UserError, match=f"{weights.file_name}: not the published file"):
+        libradet.load_model(NAME)
+
+
+def test_no_file_in_a_cache_that_cannot_be_written(publish, checkpoint, tmp_path, monkeypatch):
+    weights = publish(checkpoint)
+    message = rf"{weights.file_name} is not in {{}}, which cannot be written \({{}}\); set TORCH_HOME to another folder"
+    monkeypatch.setattr("filelock.BaseFileLock.acquire", refuse_to_lock)
+    with pytest.raises(UserError, match=message.format(cache_path(weights).parent, "Read-only file system")):
+        local_weights(NAME)
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"cannot be written .*set TORCH_HOME to another folder"):
-        local_file(NAME)
+    with pytest.raises(UserError, match=message.format(cache_path(weights).parent, "Not a directory")):
+        local_weights(NAME)
 
 
 def test_files_precede_names(publish, checkpoint, tmp_path, monkeypatch):
@@ -244,7 +283,7 @@ def test_files_precede_names(publish, checkpoint, tmp_path, monkeypatch):
     assert by_name(NAME) is not None, "a folder is no model"
     (tmp_path / NAME).rmdir()
     (tmp_path / NAME).write_bytes(b"nothing")
-    assert local_file(NAME) == NAME
+    assert local_weights(NAME).path == NAME
     with pytest.raises(UserError, match=f"{NAME}: not a readable checkpoint"):
         load_checkpoint_any(NAME)
 

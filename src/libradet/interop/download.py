@@ -13,7 +13,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from libradet.errors import UserError
+from libradet.errors import UnwritableError, UserError
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as cut off."""
@@ -80,15 +80,17 @@ def locked(path: Path) -> Iterator[None]:
     """Let one process at a time download or convert ``path``; the others wait. Missing folders are created.
 
     Raises:
-        UserError: the folder cannot be written.
+        UnwritableError: the folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{path}.lock")
         lock.acquire()
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{path.parent}: cannot be written ({reason}); set TORCH_HOME to another folder") from error
+        raise UnwritableError(
+            f"{path.name} is not in {path.parent}, which cannot be written ({error.strerror or error}); set TORCH_HOME "
+            "to another folder, or put the file there"
+        ) from error
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from libradet.interop.averaged_weights import split_ema_buffers
 from libradet.interop.checkpoint_format import CheckpointFormat, StateDictLayout, Tensors
 from libradet.interop.class_order import background_to_last, sizes_to_last
 from libradet.interop.reading import Checkpoint, read_checkpoint, read_metadata
-from libradet.interop.weights_cache import local_file
+from libradet.interop.weights_cache import local_weights
 from libradet.interop.wrappers import strip_wrappers
 from libradet.models.config import CLASS_BALANCE, DetectorConfig
 from libradet.models.detector import Detector
@@ -67,8 +67,8 @@ def load_checkpoint_any(path: str | Path, device: str | torch.device = "cpu", us
             cannot be downloaded.
     """
     check_device(device)
-    path = local_file(path)
-    loaded = load_checkpoint(path, use_ema=use_ema)
+    path, metadata = local_weights(path)
+    loaded = load_checkpoint(path, use_ema=use_ema, metadata=metadata)
     _warn_of_notes(loaded, path)
     return loaded.model.to(device)
 
@@ -134,10 +134,10 @@ def resolve_init_weights(
     """
     if weights is None or weights == "imagenet":
         return (None if weights is None else "imagenet"), []
-    weights = local_file(weights)
+    weights, metadata = local_weights(weights)
     if (backbone := _read_backbone_weights(weights)) is not None:
         return backbone, []
-    loaded = load_checkpoint(weights, allow_partial)
+    loaded = load_checkpoint(weights, allow_partial, metadata=metadata)
     _warn_of_notes(loaded, weights)
     return loaded.model, [*loaded.missing, *loaded.mismatched]
 
@@ -150,13 +150,13 @@ def read_config_any(path: str | Path) -> DetectorConfig | BackboneWeights:
     Raises:
         UserError: as :func:`load_checkpoint_any`.
     """
-    path = local_file(path)
+    path, metadata = local_weights(path)
     if _is_saved_model(path):
         return read_config(path)
     if (backbone := _read_backbone_weights(path)) is not None:
         return backbone
     tensors, meta, _ = _read(path)
-    return _infer_config(tensors, meta, path)[2]
+    return _infer_config(tensors, meta if metadata is None else metadata, path)[2]
 
 
 def _is_saved_model(path: str | Path) -> bool:

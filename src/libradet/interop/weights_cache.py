@@ -3,11 +3,11 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from libradet import __version__
-from libradet.errors import UserError
+from libradet.errors import UnwritableError, UserError
 from libradet.interop.coco_weights import (
     COCO_WEIGHTS,
     PublishedWeights,
@@ -17,6 +17,9 @@ from libradet.interop.coco_weights import (
 )
 from libradet.utils.tables import TextTable
 
+if TYPE_CHECKING:
+    from libradet.models.detector import Detector
+
 MIRROR = "LIBRADET_WEIGHTS_URL"
 """Environment variable with a base address that replaces scheme and host of all addresses."""
 
@@ -25,8 +28,22 @@ MIRROR = "LIBRADET_WEIGHTS_URL"
 MMDETECTION_METADATA: Mapping[str, Any] = {"mmdet_version": "2.0.0"}
 
 
-def local_file(weights: str | Path) -> str | Path:
+class LocalWeights(NamedTuple):
+    """Weights on this machine.
+
+    Attributes:
+        path: file to read.
+        metadata: replaces that in the file; None for the file's own.
+    """
+
+    path: str | Path
+    metadata: Mapping[str, Any] | None = None
+
+
+def local_weights(weights: str | Path) -> LocalWeights:
     """Return the local .safetensors file of published weights, downloaded and converted if necessary.
+
+    Where the cache has the origin's file and cannot be written, it is the origin's.
 
     Args:
         weights: a name; the path of a file is returned as it is.
@@ -37,8 +54,8 @@ def local_file(weights: str | Path) -> str | Path:
     published = by_name(weights)
     if published is None:
         require_weights(weights)
-        return weights
-    return _local_file(with_torchvision_facts(published))
+        return LocalWeights(weights)
+    return _cached(with_torchvision_facts(published))
 
 
 def cache_path(weights: PublishedWeights) -> Path:
@@ -74,32 +91,48 @@ def address(weights: PublishedWeights) -> str:
     return mirror.rstrip("/") + urlsplit(weights.url).path
 
 
-def _local_file(weights: PublishedWeights) -> Path:
+def _cached(weights: PublishedWeights) -> LocalWeights:
     original, converted = cache_path(weights), converted_path(weights)
     if converted.is_file():
-        return converted
+        return LocalWeights(converted)
     from libradet.interop.download import check_hash, download, locked
 
-    with locked(original):
-        if converted.is_file():  # by the process that had the lock
-            return converted
-        if original.exists():
-            check_hash(original, weights.sha256)
-        else:
-            download(address(weights), original, weights.sha256)
-        _convert(weights, original, converted)
-    return converted
+    try:
+        with locked(original):
+            if not converted.is_file():  # by the process that had the lock
+                if original.exists():
+                    check_hash(original, weights.sha256)
+                else:
+                    download(address(weights), original, weights.sha256)
+                _convert(weights, original, converted)
+        return LocalWeights(converted)
+    except UnwritableError:
+        if not original.is_file():
+            raise
+        check_hash(original, weights.sha256)
+        _load_original(weights, original)
+        return LocalWeights(original, _metadata(weights))
 
 
-def _convert(weights: PublishedWeights, original: Path, converted: Path) -> None:
+def _metadata(weights: PublishedWeights) -> Mapping[str, Any] | None:
+    return MMDETECTION_METADATA if weights.origin == "mmdetection" else None
+
+
+def _load_original(weights: PublishedWeights, original: Path) -> "Detector":
+    """Return the detector in the origin's file. Raises UserError if it is another than the name says."""
     from libradet.interop.loading import load_checkpoint
-    from libradet.models.serialization import save_model
 
-    metadata = MMDETECTION_METADATA if weights.origin == "mmdetection" else None
-    model = load_checkpoint(original, metadata=metadata).model
+    model = load_checkpoint(original, metadata=_metadata(weights)).model
     content = (model.config.model, model.config.backbone.name)
     if content != (weights.model, weights.backbone):
         raise UserError(f"{original}: contains {' on '.join(content)}, not {weights.model} on {weights.backbone}")
+    return model
+
+
+def _convert(weights: PublishedWeights, original: Path, converted: Path) -> None:
+    from libradet.models.serialization import save_model
+
+    model = _load_original(weights, original)
     save_model(model, converted)
     for outdated in original.parent.glob(f"{original.stem}.libradet-*.safetensors"):
         if outdated != converted:

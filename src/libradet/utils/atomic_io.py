@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from libradet.errors import UserError
+from libradet.errors import UnwritableError, UserError
 
 
 def require_exists(path: str | Path) -> None:
@@ -57,7 +57,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary file that replaces ``path`` atomically; parent folders are created.
 
     Raises:
-        UserError: the file cannot be written.
+        UnwritableError: the file cannot be written.
     """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
@@ -69,7 +69,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         partial.chmod(default_mode)  # safetensors creates files that only the owner can read
         os.replace(partial, path)
     except (OSError, SafetensorError, RuntimeError) as e:
-        raise UserError(f"{path}: cannot be written ({_reason(e, partial)})") from e
+        raise UnwritableError(f"{path}: cannot be written ({_reason(e, partial)})") from e
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
