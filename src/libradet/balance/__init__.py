@@ -4,11 +4,11 @@ Depends on torch only, and can be used in any detector.
 """
 
 from libradet.balance.box_generation import generate_boxes
+from libradet.balance.iou_bins import bins_of_iou
 from libradet.balance.losses import BalancedL1Loss, balanced_l1_loss
 from libradet.balance.pyramid import BalancedFeaturePyramid
 from libradet.balance.sampling import (
     background_share_priority,
-    bins_of_iou,
     instance_balanced_priority,
     iou_balanced_priority,
     ohem_priority,

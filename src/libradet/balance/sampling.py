@@ -11,7 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-BLOCK_SIZE = 64
+from libradet.balance.iou_bins import bins_of_iou, prioritize_bins, prioritize_sparse_bins
+from libradet.balance.topk import fast_topk
+from libradet.utils.eager import is_eager_on_cpu
+
+MIN_FOR_SPARSE = 16384
+"""Number of candidates from which on, in eager mode on a CPU, the first IoU bin is handled at once: it holds most."""
 
 _PRIORITY_RANGE = 5.0
 """Upper limit of the priorities of :func:`iou_balanced_priority`."""
@@ -37,25 +42,6 @@ def select(
     filled = (value > -torch.inf) & (slot < limit)
     missing = (0, size - selected)
     return torch.nn.functional.pad(index, missing), torch.nn.functional.pad(filled, missing, value=False)
-
-
-def fast_topk(priority: Float[Tensor, "B N"], count: int) -> tuple[Float[Tensor, "B count"], Int[Tensor, "B count"]]:
-    """Return ``priority.topk(count)``, in a fraction of its time where ``count`` is small compared with N.
-
-    The ``count`` largest entries are in the ``count`` blocks of largest maximum, which one pass determines.
-    """
-    blocks = priority.shape[1] // BLOCK_SIZE
-    if blocks < 4 * count:
-        return priority.topk(count, dim=1)
-    split = blocks * BLOCK_SIZE
-    table = priority[:, :split].unflatten(1, (blocks, BLOCK_SIZE))
-    rows = table.amax(2).topk(count, dim=1, sorted=False).indices
-    inside = torch.arange(BLOCK_SIZE, device=rows.device)
-    # Entries after the last whole block are candidates, too.
-    rest = torch.arange(split, priority.shape[1], device=rows.device).expand(len(rows), -1)
-    positions = torch.cat([(rows[..., None] * BLOCK_SIZE + inside).flatten(1), rest], 1)
-    value, at = priority.gather(1, positions).topk(count, dim=1)
-    return value, positions.gather(1, at)
 
 
 def random_priority(candidates: Bool[Tensor, "B N"], generator: Generator | None = None) -> Float[Tensor, "B N"]:
@@ -100,35 +86,22 @@ def iou_balanced_priority(
     count = count if isinstance(count, Tensor) else torch.full_like(iou[:, 0], count, dtype=torch.int64)
     share = (count // num_bins)[:, None].expand(-1, num_bins)
     if bins == "paper":
-        upper, fill, binned = iou.new_full((len(iou), 1), max_iou), candidates, candidates & (iou >= min_iou)
         share = share + _random_like(share, generator).argsort(1).argsort(1).lt((count % num_bins)[:, None])
-    else:
-        upper, fill = iou.amax(dim=1, keepdim=True), candidates & (iou > 0)
-        binned = fill & (iou < upper) & (iou >= min_iou)
-    # Arithmetic with 0 and 1 instead of masks, which are several times slower on the CPU.
     key = _random_like(candidates, generator)
+    largest = min(-(-size // num_bins), iou.shape[1])
+    if bins == "paper" and min_iou == 0 and iou.shape[1] >= MIN_FOR_SPARSE and is_eager_on_cpu(iou):
+        priority = prioritize_sparse_bins(key, candidates, iou, share, largest, max_iou)
+        if priority is not None:
+            return priority
+    if bins == "paper":
+        upper, binned, priority = iou.new_full((len(iou), 1), max_iou), candidates, key
+    else:
+        upper, binned = iou.amax(dim=1, keepdim=True), candidates & (iou > 0)
+        priority, binned = key + binned, binned & (iou < upper)
     bin_index = bins_of_iou(iou, num_bins, upper, min_iou)
-    bin_index = torch.where(binned, bin_index, num_bins + 1.0)
-    priority = key if bins == "paper" else key + fill
-    for k in range(num_bins):
-        distance = (bin_index - k).abs_()
-        value, index = fast_topk(torch.add(key, distance, alpha=-2), min(-(-size // num_bins), iou.shape[1]))
-        selected = (value >= 0) & (torch.arange(value.shape[1], device=iou.device) < share[:, k, None])
-        # The candidates of a bin that are not selected have its smallest keys, uniform below the last selected one:
-        # rescaled to 0..1, they are comparable with the keys of other bins.
-        last = torch.nn.functional.pad(torch.where(selected, value, 1.0), (0, 1), value=1.0).amin(1, keepdim=True)
-        inside = distance.neg_().add_(1).clamp_(min=0)
-        priority = torch.addcmul(priority, inside.mul_(key), 1 / last.clamp(min=1e-6) - 1)
-        priority.scatter_(1, index, torch.where(selected, value + 3, priority.gather(1, index)))
+    bin_index = torch.where(binned & (iou >= min_iou), bin_index, num_bins + 1.0)
+    priority = prioritize_bins(key, priority, bin_index, share, largest).priority
     return torch.where(candidates, priority, -torch.inf)
-
-
-def bins_of_iou(
-    iou: Float[Tensor, "B N"], num_bins: int, max_iou: float | Float[Tensor, "B 1"], min_iou: float = 0.0
-) -> Float[Tensor, "B N"]:
-    """Return the bin 0..K-1 of each IoU, of K equal intervals of [``min_iou``, ``max_iou``)."""
-    upper = torch.as_tensor(max_iou, device=iou.device)
-    return ((iou - min_iou) * (num_bins / (upper - min_iou).clamp(min=1e-6))).floor_().clamp_(0, num_bins - 1)
 
 
 def background_share_priority(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from libradet.geometry.block_matching import BestIoU, best_iou
 from libradet.geometry.boxes import pairwise_iof, pairwise_iou
+from libradet.utils.eager import is_eager_on_cpu
 
 NEGATIVE = -1
 IGNORED = -2
@@ -45,7 +46,7 @@ def match(
     in this way is assigned to the last of them (Faster R-CNN, section 3.1.2).
     """
     min_claim = max(min_pos_iou, 1e-6) if allow_low_quality_matches else math.inf
-    uses_blocks = _is_eager_on_cpu(candidates) and candidates.shape[1] >= MIN_FOR_BLOCKS
+    uses_blocks = is_eager_on_cpu(candidates) and candidates.shape[1] >= MIN_FOR_BLOCKS
     compute = best_iou if uses_blocks else _best_iou_of_matrix
     best, gt, claimed = compute(candidates, gt_boxes, gt_valid, min_claim)
     matches = torch.where(best >= fg_iou_thresh, gt, torch.where(best < bg_iou_thresh, NEGATIVE, IGNORED))
@@ -62,14 +63,6 @@ def _best_iou_of_matrix(candidates: Tensor, gt_boxes: Tensor, gt_valid: Tensor, 
     return BestIoU(best, gt, torch.where(claims, rows, NEGATIVE).amax(dim=2))
 
 
-def _is_eager_on_cpu(x: Tensor) -> bool:
-    """Return whether sizes may depend on data: nothing waits for a device, and no graph is recorded."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    # Subclasses, such as fake tensors, may have no data.
-    return x.device.type == "cpu" and type(x) is Tensor
-
-
 def ignore_in_crowd(
     matches: Matches,
     candidates: Float[Tensor, "B N 4"],
@@ -82,7 +75,7 @@ def ignore_in_crowd(
     Args:
         crowd: which ground truths are crowd regions.
     """
-    compute = _crowd_iof_of_columns if _is_eager_on_cpu(candidates) else _crowd_iof
+    compute = _crowd_iof_of_columns if is_eager_on_cpu(candidates) else _crowd_iof
     inside = compute(candidates, gt_boxes, crowd)
     gt = torch.where((matches.gt == NEGATIVE) & (inside > ignore_iof_thresh), IGNORED, matches.gt)
     return Matches(gt, matches.iou)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import nms
 
-from libradet.geometry.eager import is_plain_inference
+from libradet.utils.eager import is_plain_inference
 
 
 def _nms_of_batch(

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from libradet.geometry.eager import is_plain_inference
 from libradet.geometry.roi_align_cpu import SamplingPoints, gather_bins, sampling_points, scatter_bins
+from libradet.utils.eager import is_plain_inference
 
 
 def assign_levels(

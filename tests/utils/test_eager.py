@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
-from libradet.geometry.eager import is_plain_inference
 from libradet.geometry.nms import batched_nms
 from libradet.geometry.roi_align import pyramid_roi_align
+from libradet.utils.eager import is_plain_inference
 
 
 @pytest.fixture

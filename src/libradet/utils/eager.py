@@ -1,4 +1,4 @@
-"""Whether a custom operator is needed, or the function in it can be called."""
+"""Whether operations run one by one, here and now: then a custom operator or fixed sizes are not needed."""
 
 import sys
 
@@ -13,3 +13,11 @@ def is_plain_inference(x: Tensor) -> bool:
     """
     is_traced = "torch._dynamo" in sys.modules or torch.jit.is_tracing() or type(x) is not Tensor or x.is_meta
     return not is_traced and not torch.is_grad_enabled()
+
+
+def is_eager_on_cpu(x: Tensor) -> bool:
+    """Return whether sizes may depend on data: nothing waits for a device, and no graph is recorded."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    # Subclasses, such as fake tensors, may have no data.
+    return x.device.type == "cpu" and type(x) is Tensor
