@@ -4,6 +4,7 @@ import torch
 from libradet.models import rpn as rpn_module
 from libradet.models.config import RPNConfig, SamplingConfig
 from libradet.models.ops.sampled_head import neighborhoods
+from libradet.models.profiling.memory import MemoryTracker
 from libradet.models.rpn import RPNHead
 from tests.helpers.tiny_detectors import tiny_batch
 
@@ -73,6 +74,22 @@ def test_no_map_of_the_head_is_kept_for_the_backward_pass():
     assert losses["rpn_class"].requires_grad
     # The largest are the neighborhoods of 64 samples in each image and their masks.
     assert max(kept) <= 2 * 64 * 9 * CHANNELS
+
+
+def test_one_map_of_the_head_exists_at_a_time():
+    channels, maps = 64, [torch.ones(1, 64, 64, 64), *(torch.ones(1, 64, 64 // 2**i, 64 // 2**i) for i in range(1, 5))]
+    head = RPNHead(channels, STRIDES, RPNConfig(sampling=SamplingConfig(batch_size_per_image=64)))
+    weights = list(head.parameters())
+    with MemoryTracker([*maps, *weights]) as tracker:
+        output = head(maps)
+    assert output.features is maps
+    largest = maps[0].nbytes
+    copies = 2 * head.convs[0].weight.nbytes  # that the tracker adds for a convolution
+    assert max(tracker.bytes) - sum(t.nbytes for t in (*maps, *weights)) < 1.6 * largest + copies
+    assert all((x == 1).all() for x in maps)
+    dense = head.eval()(maps)
+    assert torch.equal(output.logits, dense.logits)
+    assert torch.equal(output.deltas, dense.deltas)
 
 
 @pytest.mark.parametrize("head", [make_head(samples=512), make_head(num_convs=2)], ids=["many samples", "two layers"])

@@ -86,9 +86,11 @@ class RPNHead(nn.Module):
         logits, deltas = [], []
         num_anchors = self.anchor_generator.num_anchors_per_location
         weight, bias = self._output_layer()
+        # Without gradients, as in forward, a second hidden map would be the largest tensor of a training step.
+        in_place = self.training and not torch.is_grad_enabled()
         for x in features:
             for conv in self.convs:
-                x = F.relu(conv(x))
+                x = F.relu(conv(x), inplace=in_place)
             both = F.conv2d(x, weight, bias).permute(0, 2, 3, 1)
             logits.append(both[..., :num_anchors].flatten(1))
             deltas.append(both[..., num_anchors:].reshape(x.shape[0], -1, 4))
