@@ -20,11 +20,14 @@ class ModelUnderTest(NamedTuple):
         model: module with the parameters.
         call: returns detections of the inputs, or losses by name.
         autocast: bf16 is computed by autocast; otherwise weights are converted.
+        frees_gradients: gradients are freed after the optimizer's step, as in libradet's training, and not after the
+            next forward pass, as in the training scripts of the other libraries.
     """
 
     model: nn.Module
     call: Callable[[], Any]
     autocast: bool = True
+    frees_gradients: bool = False
 
 
 def build_libradet(case: Case, weights: Path):
@@ -82,7 +85,8 @@ def prepare_libradet(model, case: Case, contender: Contender, inputs: SyntheticI
         if contender.precision == "int8":
             settings["calibration_images"] = _calibration_images(case)
         module = libradet.optimize(model, engine=contender.variant, precision=contender.precision, **settings)
-    return ModelUnderTest(model, lambda: module(batch), autocast=case.task == "train")
+    is_trained = case.task == "train"
+    return ModelUnderTest(model, lambda: module(batch), autocast=is_trained, frees_gradients=is_trained)
 
 
 def _calibration_images(case: Case) -> list:

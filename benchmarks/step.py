@@ -38,13 +38,13 @@ def measure_step(
     subject = prepare_model(case, contender, inputs, weights)
     preparation = time.perf_counter() - start
     step = make_step(subject, case, contender.precision)
-    before = _peak_mib()
+    before = peak_mib()
     first = last = _time(step)
     is_warm = first < SLOW_STEP or replay_kernels or contender.variant == "compiled"
     if is_warm:
         last = _time(step)
     steps = max(1, min(steps, int(seconds / last)))
-    result: dict[str, Any] = {"preparation": preparation, "first": first, "before": before, "peak": _peak_mib()}
+    result: dict[str, Any] = {"preparation": preparation, "first": first, "before": before, "peak": peak_mib()}
     result |= {"seconds": [], "kernels": []}
     replay = None
     if replay_kernels:
@@ -54,7 +54,7 @@ def measure_step(
     for _ in range(steps):
         result["seconds"].append(_time(step))
         if not is_warm and len(result["seconds"]) == 1:
-            result["peak"] = _peak_mib()  # after two steps, as that of the others
+            result["peak"] = peak_mib()  # after two steps, as that of the others
         if replay is not None:
             result["kernels"].append(_time(replay.run))
     if reference:
@@ -81,9 +81,12 @@ def make_step(subject: ModelUnderTest, case: Case, precision: str) -> Callable[[
     def train() -> Any:
         with torch.autocast("cpu", **cast):
             losses = subject.call()
-        optimizer.zero_grad()
+        if not subject.frees_gradients:
+            optimizer.zero_grad()
         sum_losses(losses).backward()
         optimizer.step()
+        if subject.frees_gradients:
+            optimizer.zero_grad()
         return losses
 
     return train
@@ -112,7 +115,8 @@ def _time(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
+    """Return the peak resident memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -23,6 +23,10 @@ def run(job: dict[str, Any]) -> Any:
         from benchmarks.step import measure_step
 
         return measure_step(contender=Contender(**job.pop("contender")), **job)
+    if kind == "memory_parts":
+        from benchmarks.memory_parts import measure_parts
+
+        return measure_parts(contender=Contender(**job.pop("contender")), **job)
     if kind == "weights":
         from benchmarks.torchvision_models import write_weights
 

@@ -1,0 +1,56 @@
+"""Gradients are freed when each library's training frees them, and memory is counted once."""
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.cases import Case
+from benchmarks.memory_parts import MIB, count_saved, peak_allocated
+from benchmarks.models import ModelUnderTest
+from benchmarks.step import make_step
+
+CASE = Case("train", "faster_rcnn", (128, 192), 1)
+
+
+def tiny_subject(frees_gradients=False):
+    model = nn.Linear(4, 4)
+    x = torch.ones(2, 4)
+    seen = []
+
+    def call():
+        y = model(x)
+        seen.append(model.weight.grad is None)
+        return {"loss": y.square().sum()}
+
+    return ModelUnderTest(model, call, frees_gradients=frees_gradients), seen
+
+
+@pytest.mark.parametrize(("frees_gradients", "freed"), [(True, [True, True, True]), (False, [True, False, False])])
+def test_gradients_are_freed_before_the_next_forward_pass_only_by_libradet(frees_gradients, freed):
+    subject, seen = tiny_subject(frees_gradients)
+    step = make_step(subject, CASE, "fp32")
+    losses = [step()["loss"].item() for _ in freed]
+    assert seen == freed
+    assert (subject.model.weight.grad is None) == frees_gradients
+    assert losses == losses[:1] * 3
+
+
+def test_a_tensor_that_several_operations_save_is_counted_once_and_parameters_never():
+    model = nn.Linear(4, 4)
+    with count_saved(ModelUnderTest(model, lambda: None)) as saved:
+        x = model(torch.ones(2, 4))  # saves its input
+        y = x.square() + x.exp()  # the square saves x, the exponential its output
+        z = y * x.flatten()[:4]  # saves both
+    assert z.requires_grad
+    sizes = [2 * 4 * 4] * 4  # the input, x, its exponential, y
+    assert sorted(saved.values()) == sizes
+
+
+def test_the_peak_of_a_step_is_that_of_its_largest_moment():
+    def step():
+        kept = torch.zeros(MIB // 4)
+        twice = torch.zeros(MIB // 2)
+        del twice
+        torch.zeros(MIB // 4).add_(kept)
+
+    assert peak_allocated(step) == 3 * MIB
