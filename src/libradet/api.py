@@ -3,41 +3,47 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 import libradet.utils.quick_torchvision  # noqa: F401 - before all that imports torchvision
 from libradet.data.read import read
+from libradet.data.transforms.resize import Size
 from libradet.engines.optimize import optimize, optimize_predictor
 from libradet.errors import UserError
+from libradet.export.verification import RGBImages
 from libradet.inference.proposals import check_predictor_proposals
 from libradet.interop.coco_weights import BEST, best_weights, by_name
 from libradet.interop.loading import load_checkpoint_any, resolve_init_weights
 from libradet.models import build
 from libradet.models.config import BackboneConfig, DetectorConfig
 from libradet.models.detector import Detector
+from libradet.predictor import Predictor
 from libradet.training.config import TrainConfig
+from libradet.utils.arguments import check_arguments
+from libradet.utils.field_types import check_type
+from libradet.utils.ranges import PositiveInt
 from libradet.utils.text import suggest
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
     from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.loggers import Logger
 
-    from libradet.data.transforms.resize import Size
     from libradet.evaluation.coco import Metrics
     from libradet.export.exported_model import ExportedModel
     from libradet.export.exporter import ExportResult
-    from libradet.predictor import Predictor
     from libradet.training.run import TrainResult
 
 __all__ = ["create_model", "evaluate", "export_model", "load_model", "optimize", "train"]
 
 
+@check_arguments
 def create_model(
     name: str = "libra_faster_rcnn",
-    num_classes: int = 80,
+    num_classes: PositiveInt = 80,
     backbone: str | None = None,
     weights: str | Path | None = None,
     class_names: tuple[str, ...] | list[str] = (),
@@ -78,6 +84,7 @@ def create_model(
     return model
 
 
+@check_arguments
 def train(
     model: str | Detector | None = None,
     data: str | Path = "",
@@ -112,13 +119,15 @@ def train(
     Raises:
         UserError: unknown settings, or the run cannot be started or resumed.
     """
+    from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.loggers import Logger
 
     from libradet.data.transforms.build import prepare_transforms
     from libradet.training.run import train as run_training
 
-    _check_settings(settings)
-    settings |= {name: str(settings[name]) for name in ("proposals", "val_proposals") if settings.get(name)}
+    _check_settings("train", settings, [field.name for field in fields(TrainConfig)])
+    check_type("callbacks", callbacks, Sequence[Callback])
+    check_type("logger", logger, Sequence[Logger | str] | Logger | str | None)
     transforms = None
     if augmentations is not None:
         settings["augmentations"], transforms = prepare_transforms(augmentations)
@@ -147,9 +156,10 @@ def train(
     return run_training(config, new_or_trained, callbacks=callbacks, loggers=loggers, transforms=transforms)
 
 
+@check_arguments
 def load_model(
     path: str | Path,
-    device: "str | torch.device" = "cpu",
+    device: str | torch.device = "cpu",
     use_ema: bool | None = None,
     runtime: Literal["onnxruntime", "openvino"] | None = None,
 ) -> "Detector | ExportedModel":
@@ -179,15 +189,16 @@ def load_model(
     return open_exported(path, runtime or "onnxruntime")
 
 
+@check_arguments
 def export_model(
     model: str | Path | Detector,
     path: str | Path,
     *,
-    size: "Size | None" = None,
+    size: Size | None = None,
     embed_preprocess: bool = True,
     static: tuple[int, int, int] | None = None,
-    verify_images: "Sequence[np.ndarray]" = (),
-    calibration_images: "Sequence[np.ndarray]" = (),
+    verify_images: RGBImages = (),
+    calibration_images: RGBImages = (),
 ) -> "ExportResult":
     """Export a detector to a file that runs without libradet, as ``libradet export`` does.
 
@@ -216,15 +227,16 @@ def export_model(
     )
 
 
+@check_arguments
 def evaluate(
-    model: "str | Path | Predictor",
+    model: str | Path | Predictor,
     data: str | Path,
     split: str = "val",
     *,
     skip_broken: bool = False,
     proposals: str | Path | None = None,
     engine: Literal["eager", "packed", "compiled", "onnxruntime", "openvino", "auto"] = "eager",
-    calibration_images: "Sequence[np.ndarray]" = (),
+    calibration_images: RGBImages = (),
     **settings: Any,
 ) -> "Metrics":
     """Evaluate a model on one split of a dataset with COCO metrics.
@@ -248,6 +260,8 @@ def evaluate(
     """
     from libradet.evaluation.evaluate import evaluate as evaluate_dataset
 
+    names = [parameter.name for parameter in signature(evaluate_dataset).parameters.values()]
+    _check_settings("evaluate", settings, [name for name in names if name not in ("model", "dataset")])
     predictor = load_model(model) if isinstance(model, str | Path) else model
     check_predictor_proposals(predictor, proposals)
     if engine == "eager" and (settings.get("precision") == "int8" or len(calibration_images)):
@@ -274,13 +288,12 @@ def _check_class_names(class_names: Sequence[str]) -> None:
         raise UserError(f"class_names has {repeated[0]!r} more than once: names must be unique")
 
 
-def _check_settings(settings: dict[str, Any]) -> None:
-    known = [f.name for f in fields(TrainConfig)]
+def _check_settings(function: str, settings: dict[str, Any], known: Sequence[str]) -> None:
     for name in settings:
         if name not in known:
             similar = suggest(name, known)
-            hint = f"did you mean {similar!r}?" if similar else "see libradet.training.config.TrainConfig"
-            raise UserError(f"train has no setting {name!r}; {hint}")
+            hint = f"did you mean {similar!r}?" if similar else f"it has {', '.join(known)}"
+            raise UserError(f"{function} has no setting {name!r}; {hint}")
 
 
 def _read_detector(

@@ -9,9 +9,11 @@ from libradet.data.records import Dataset, normalize_id
 from libradet.data.validation.report import Report, merge
 from libradet.data.validation.split import validate_split
 from libradet.errors import UserError
+from libradet.utils.arguments import check_arguments
 from libradet.utils.text import summarize_list
 
 
+@check_arguments
 def splits(data: Path | str) -> list[str]:
     """Return the names of the splits in a folder; ``["all"]`` is a single one that serves as any.
 
@@ -21,6 +23,7 @@ def splits(data: Path | str) -> list[str]:
     return list(list_splits(Path(data)))
 
 
+@check_arguments
 def read(
     data: Path | str,
     split: str | None = None,
@@ -56,11 +59,12 @@ def read(
     return dataset, report
 
 
+@check_arguments
 def check(data: Path | str, split: str | None = None, *, skip_broken: bool = False, decode: bool = False) -> Report:
     """Validate one split of a dataset, or all of them and whether they are consistent.
 
-    Never raises UserError. Training could start if ``report.errors`` is empty and ``report.purpose`` is "train";
-    a split other than that for training is checked for evaluation.
+    What is wrong with the data is in the report. Training could start if ``report.errors`` is empty and
+    ``report.purpose`` is "train"; a split other than that for training is checked for evaluation.
     """
     data = Path(data)
     datasets: list[Dataset] = []

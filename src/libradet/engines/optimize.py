@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from libradet.engines.calibration import calibrate
 from libradet.engines.choose import Engine, EnginePrecision, choose_engine
@@ -13,23 +13,25 @@ from libradet.engines.dense_graph import cache_folder, dense_graph
 from libradet.engines.packed import PackedDense
 from libradet.engines.runtimes import RuntimeDense, open_onnxruntime, open_openvino
 from libradet.errors import UserError
-from libradet.export.verification import RGBImage, synthetic_images
+from libradet.export.verification import RGBImage, RGBImages, synthetic_images
 from libradet.models import optimize as eager
 from libradet.models.detector import Detector
 from libradet.models.ops.quantized_layers import quantize_layers, silence_deprecation
 from libradet.predictor import Predictor
+from libradet.utils.arguments import check_arguments
 
 
+@check_arguments
 def optimize(
     model: Detector,
     precision: Literal["auto", "fp32", "bf16", "int8"] = "fp32",
     compile: bool = False,
     *,
     engine: Engine | Literal["auto"] = "eager",
-    image: RGBImage | None = None,
+    image: Annotated[RGBImage, "a uint8 RGB array [H, W, 3]"] | None = None,
     cache_dir: str | Path | None = None,
     in_place: bool = False,
-    calibration_images: Sequence[RGBImage] = (),
+    calibration_images: RGBImages = (),
 ) -> Detector:
     """Return a copy of a detector for faster inference: batch norms are fused and weights converted once.
 

@@ -1,6 +1,5 @@
 """Evaluation of a model on a dataset with COCO metrics."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +8,7 @@ import torch
 from libradet.data.bit_depth import describe_bit_depth
 from libradet.data.records import Dataset
 from libradet.data.segmentations import describe_missing_masks
-from libradet.data.transforms.resize import Size
+from libradet.data.transforms.resize import Scales, Size
 from libradet.evaluation.coco import Metrics
 from libradet.evaluation.evaluator import build_evaluator
 from libradet.geometry.tiles import TilesLike
@@ -20,24 +19,27 @@ from libradet.inference.tta import with_tta
 from libradet.models.detector import Detector
 from libradet.models.optimize import optimize_predictor
 from libradet.predictor import Predictor, bit_depth_of
+from libradet.utils.arguments import check_arguments
 from libradet.utils.atomic_io import require_writable, write_json
 from libradet.utils.distributed import rank
+from libradet.utils.ranges import NonNegativeInt, PositiveInt
 
 
+@check_arguments
 def evaluate(
     model: Predictor,
     dataset: Dataset,
     *,
     size: Size | None = None,
-    batch_size: int = 4,
-    num_workers: int | None = None,
+    batch_size: PositiveInt = 4,
+    num_workers: NonNegativeInt | None = None,
     device: str | torch.device | None = None,
     precision: Literal["auto", "fp32", "bf16"] = "fp32",
     compile: bool = False,
-    coco_results: Path | None = None,
+    coco_results: str | Path | None = None,
     proposals: str | Path | None = None,
     tta_flip: bool = False,
-    tta_scales: Sequence[int | Size] = (),
+    tta_scales: Scales = (),
     tiles: TilesLike | None = None,
     tile_merge: TileMerge = "nms",
     progress: bool = True,

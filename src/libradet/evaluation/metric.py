@@ -13,6 +13,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from libradet.evaluation.coco import coco_metrics, scalars
 from libradet.evaluation.ground_truth import GroundTruth
+from libradet.utils.arguments import check_arguments
+from libradet.utils.ranges import PositiveInt
 
 
 class CocoMetric(Metric):
@@ -33,11 +35,12 @@ class CocoMetric(Metric):
     ground_truths: list[Tensor]
     images: list[Tensor]
 
+    @check_arguments
     def __init__(
         self,
         class_names: Sequence[str] | None = None,
         class_agnostic: bool = False,
-        max_detections: int = 100,
+        max_detections: PositiveInt = 100,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

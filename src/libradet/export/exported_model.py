@@ -16,6 +16,8 @@ from libradet.geometry.tiles import TilesLike
 from libradet.inference.predict import predict
 from libradet.inference.tiles import TileMerge, make_tiling
 from libradet.structures import Detections
+from libradet.utils.arguments import check_arguments
+from libradet.utils.ranges import PositiveInt, UnitInterval
 
 if TYPE_CHECKING:
     import supervision
@@ -57,12 +59,13 @@ class ExportedModel:
         self.has_masks = metadata.has_masks
         self.num_proposals = metadata.num_proposals
 
+    @check_arguments
     def predict(
         self,
         images,
-        score_thresh: float = 0.5,
+        score_thresh: UnitInterval = 0.5,
         size: Size | None = None,
-        batch_size: int = 1,
+        batch_size: PositiveInt = 1,
         proposals=None,
         *,
         tiles: TilesLike | None = None,

@@ -18,12 +18,14 @@ from libradet.export.verification import (
     OutputDifference,
     QuantizationAgreement,
     RGBImage,
+    RGBImages,
     detection_agreement,
     max_difference,
     synthetic_images,
 )
 from libradet.models.detector import Detector
 from libradet.models.optimize import optimize
+from libradet.utils.arguments import check_arguments
 from libradet.utils.atomic_io import atomic_write
 
 
@@ -43,6 +45,7 @@ class ExportResult(NamedTuple):
     agreement: QuantizationAgreement | None = None
 
 
+@check_arguments
 def export(
     model: Detector,
     path: str | Path,
@@ -50,8 +53,8 @@ def export(
     size: Size | None = None,
     embed_preprocess: bool = True,
     static: tuple[int, int, int] | None = None,
-    verify_images: Sequence[RGBImage] = (),
-    calibration_images: Sequence[RGBImage] = (),
+    verify_images: RGBImages = (),
+    calibration_images: RGBImages = (),
 ) -> ExportResult:
     """Export a detector to ONNX (.onnx) or torch.export (.pt2), and verify the file against the detector.
 

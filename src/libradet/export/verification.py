@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from libradet.inference.predict import predict_batch
 from libradet.predictor import Predictor
 
 RGBImage = UInt8[ndarray, "_ _ 3"]
+RGBImages = Annotated[Sequence[RGBImage], "a list of uint8 RGB arrays [H, W, 3]"]
 
 BOX_TOLERANCE, SCORE_TOLERANCE, MASK_TOLERANCE = 1e-2, 1e-3, 1e-2
 """Largest differences of boxes (in pixels of the image), scores and mask cells that are accepted."""

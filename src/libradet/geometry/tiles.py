@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from libradet.errors import UserError
 
-TilesLike = Sequence[int | float]
+TilesLike = Annotated[Sequence[int | float], "a size in pixels and an overlap, such as (640, 0.2)"]
 """Side of a tile in pixels of the image, and overlap of adjacent tiles as a fraction of it: (640, 0.2)."""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from libradet.data.batch import Batch
 from libradet.data.collate import collate, unlabeled_sample
 from libradet.data.transforms.flip import hflip
-from libradet.data.transforms.resize import Size
+from libradet.data.transforms.resize import Scales, Size
 from libradet.data.transforms.sample import Sample
 from libradet.errors import UserError
 from libradet.geometry.boxes import clip_boxes
@@ -55,7 +55,7 @@ class TestTimeAugmentation(nn.Module):
         self,
         predictor: Predictor,
         tta_flip: bool = False,
-        tta_scales: Sequence[int | Size] = (),
+        tta_scales: Scales = (),
         merge: Merge | None = None,
     ) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class TestTimeAugmentation(nn.Module):
 def with_tta(
     model: Predictor,
     tta_flip: bool = False,
-    tta_scales: Sequence[int | Size] = (),
+    tta_scales: Scales = (),
     size: Size | None = None,
 ) -> Predictor:
     """Return ``model`` wrapped in :class:`TestTimeAugmentation`, or ``model`` itself without flip and scales.

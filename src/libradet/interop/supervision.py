@@ -23,6 +23,7 @@ from libradet.data.segmentations import rle_to_json, segmentation_to_json
 from libradet.data.validation.report import Report, merge
 from libradet.data.validation.split import validate_split
 from libradet.errors import UserError
+from libradet.utils.arguments import check_arguments
 from libradet.utils.atomic_io import atomic_folder
 from libradet.utils.quiet_supervision import supervision as sv
 from libradet.utils.text import summarize_list
@@ -30,6 +31,7 @@ from libradet.utils.text import summarize_list
 SEGMENTATION = "coco_raw_segmentation"
 
 
+@check_arguments
 def from_supervision(
     dataset: sv.DetectionDataset, split: str = "all", *, training: bool = True, skip_broken: bool = False
 ) -> tuple[Dataset, Report]:
@@ -53,6 +55,7 @@ def from_supervision(
     return _check(dataset, split, training=training, skip_broken=skip_broken)
 
 
+@check_arguments
 def to_supervision(dataset: Dataset, *, masks: bool = False) -> tuple[sv.DetectionDataset, list[str]]:
     """Convert a dataset to supervision.
 
@@ -75,6 +78,7 @@ def to_supervision(dataset: Dataset, *, masks: bool = False) -> tuple[sv.Detecti
     return converted, list(_lost_information(dataset, masks))
 
 
+@check_arguments
 def write_folder(folder: str | Path, **splits: sv.DetectionDataset) -> Report:
     """Write splits as a folder that ``train``, ``evaluate`` and the command line accept; images are not copied.
 

@@ -24,6 +24,7 @@ from libradet.geometry.matching import IGNORED, Matches, match
 from libradet.models.config import BoxLossConfig, SamplingConfig
 from libradet.models.losses import box_loss
 from libradet.models.sampling import sample
+from libradet.utils.arguments import check_arguments
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -39,6 +40,7 @@ class Balanced(NamedTuple):
     loss: bool
 
 
+@check_arguments
 def balance(model: Model, sampling: bool = True, pyramid: bool = True, loss: bool = True) -> Model:
     """Turn a torchvision Faster R-CNN, Mask R-CNN or RetinaNet into its Libra form, in place.
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import libradet.utils.quick_torchvision  # noqa: F401 - before all that imports torchvision
 from libradet.balance import BalancedFeaturePyramid
 from libradet.data.batch import Batch
-from libradet.data.transforms.resize import Size
+from libradet.data.transforms.resize import Scales, Size
+from libradet.geometry.tiles import TilesLike
 from libradet.models.backbone import Backbone
 from libradet.models.box_head import BoxHead
 from libradet.models.class_balance import ClassWeights, class_weights
@@ -26,6 +27,8 @@ from libradet.models.rpn import Proposals, RPNHead, proposals_to_detections
 from libradet.models.simple_pyramid import build_pyramid
 from libradet.models.uncertainty_weighting import build_uncertainty_weighting
 from libradet.structures import Detections
+from libradet.utils.arguments import check_arguments
+from libradet.utils.ranges import PositiveInt, UnitInterval
 
 if TYPE_CHECKING:
     import supervision
@@ -51,6 +54,7 @@ class Detector(nn.Module):
     dense_engine: Callable[[Tensor], list[Tensor]] | None = None
     engine_report: Any = None
 
+    @check_arguments
     def __init__(self, config: DetectorConfig, pretrained: bool | BackboneWeights = False) -> None:
         super().__init__()
         validate_config(config)
@@ -246,17 +250,18 @@ class Detector(nn.Module):
         detections = self.roi.detect(features, proposals, batch.sizes)
         return detections if self.mask is None else self.mask.add_masks(features, detections)
 
+    @check_arguments
     def predict(
         self,
         images,
-        score_thresh: float = 0.5,
+        score_thresh: UnitInterval = 0.5,
         size: Size | None = None,
-        batch_size: int = 1,
+        batch_size: PositiveInt = 1,
         proposals=None,
         *,
         tta_flip: bool = False,
-        tta_scales: Sequence[int | Size] = (),
-        tiles: Sequence[int | float] | None = None,
+        tta_scales: Scales = (),
+        tiles: TilesLike | None = None,
         tile_merge: Literal["nms", "wbf"] = "nms",
     ) -> "supervision.Detections | list[supervision.Detections] | Iterator[supervision.Detections]":
         """Detect objects in one or more images, in pixels of the original; see :mod:`libradet.inference.predict`.

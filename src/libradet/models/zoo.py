@@ -25,6 +25,8 @@ from libradet.models.config import (
 from libradet.models.load_pretrained import BackboneWeights, inherit_config, pixel_statistics
 from libradet.models.plain_vit import uses_simple_pyramid
 from libradet.models.serialization import read_config
+from libradet.utils.arguments import check_arguments
+from libradet.utils.ranges import PositiveInt
 from libradet.utils.text import suggest
 
 
@@ -146,9 +148,10 @@ _MODEL_FUNCTIONS = (
 MODELS: dict[str, Callable[[], DetectorConfig]] = {function.__name__: function for function in _MODEL_FUNCTIONS}
 
 
+@check_arguments
 def make_config(
     name: str,
-    num_classes: int = 80,
+    num_classes: PositiveInt = 80,
     backbone: str | None = None,
     weights: str | Path | DetectorConfig | BackboneWeights | None = None,
 ) -> DetectorConfig:

@@ -28,6 +28,8 @@ from libradet.data.validation.report import Report, merge
 from libradet.errors import UserError
 from libradet.evaluation.classes import match_classes
 from libradet.geometry.tiles import MIN_AREA_RATIO, TilesLike, as_tiles
+from libradet.utils.arguments import check_arguments
+from libradet.utils.ranges import NonNegativeInt, PositiveInt, UnitInterval
 from libradet.utils.workers import default_num_workers
 
 
@@ -68,27 +70,28 @@ class DetectorData(pl.LightningDataModule):
         UserError: the data cannot be used for training.
     """
 
+    @check_arguments
     def __init__(
         self,
         train_set: Dataset | str | Path,
         val_set: Dataset | None = None,
         *,
         size: Size = (800, 1333),
-        batch_size: int = 4,
-        size_divisible: int = 128,
-        num_workers: int | None = None,
-        seed: int = 0,
+        batch_size: PositiveInt = 4,
+        size_divisible: PositiveInt = 128,
+        num_workers: NonNegativeInt | None = None,
+        seed: NonNegativeInt = 0,
         augmentation: Augmentation = HFLIP_ONLY,
         masks: bool = False,
         train_proposals: PrecomputedProposals | None = None,
         val_proposals: PrecomputedProposals | None = None,
         cache: CacheKind | None = None,
         batch_invariant_padding: bool = False,
-        repeat_factor_thresh: float = 0.0,
+        repeat_factor_thresh: UnitInterval = 0.0,
         bit_depth: int = DEFAULT_BIT_DEPTH,
         tiles: TilesLike | None = None,
-        tile_min_area_ratio: float = MIN_AREA_RATIO,
-        tile_empty_fraction: float = 1.0,
+        tile_min_area_ratio: UnitInterval = MIN_AREA_RATIO,
+        tile_empty_fraction: UnitInterval = 1.0,
     ) -> None:
         super().__init__()
         if not isinstance(train_set, Dataset):

@@ -1,9 +1,10 @@
 """Types of settings: values in words, and a check of those that Python code sets, which no parser has read."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -15,26 +16,33 @@ TYPE_WORDS: dict[Any, str] = {
     float: "a number",
     str: "text",
     type(None): "null",
+    Path: "a path",
+    Mapping: "a mapping of fields",
+    Callable: "a function",
 }
+
+_LISTS = (list, tuple, Sequence)
 
 
 def describe_type(annotation: Any) -> str:
-    """Return a type in words: ``a whole number or null``."""
+    """Return a type in words: ``a whole number or null``; a text in the annotation takes their place."""
     if get_origin(annotation) is Annotated:
-        return describe_type(get_args(annotation)[0])
+        base, *metadata = get_args(annotation)
+        return next((words for words in metadata if isinstance(words, str)), describe_type(base))
     if get_origin(annotation) is Literal:
         return f"one of {', '.join(map(str, get_args(annotation)))}"
     if get_origin(annotation) in (Union, UnionType):
         # Null first: at the end, it would read as an item of a list.
         parts = sorted(get_args(annotation), key=lambda part: part is not type(None))
-        is_list = any(get_origin(part) in (list, tuple) for part in parts)
-        return " or ".join(describe_type(part) for part in (parts if is_list else get_args(annotation)))
-    if get_origin(annotation) in (list, tuple):
+        is_list = any(get_origin(part) in _LISTS for part in parts)
+        return " or ".join(dict.fromkeys(map(describe_type, parts if is_list else get_args(annotation))))
+    if get_origin(annotation) in _LISTS:
         parts = dict.fromkeys(describe_type(part) for part in get_args(annotation) if part is not ...)
-        return f"a list, each item {' or '.join(parts)}"
+        return f"a list, each item {' or '.join(parts)}" if parts else "a list"
     if is_dataclass(annotation):
         return "a mapping of fields"
-    return TYPE_WORDS.get(annotation, str(getattr(annotation, "__name__", annotation)))
+    name = getattr(annotation, "__name__", annotation)
+    return TYPE_WORDS.get(annotation, TYPE_WORDS.get(get_origin(annotation), f"a {name}"))
 
 
 def check_type(name: str, value: Any, annotation: Any) -> None:
@@ -43,23 +51,45 @@ def check_type(name: str, value: Any, annotation: Any) -> None:
     Lists and tuples are alike, numbers of numpy are numbers, and paths are text.
     """
     if not _has_type(value, annotation):
-        raise UserError(f"{name} is {str(value)[:100]}: it must be {describe_type(annotation)}")
+        shown = repr(value) if isinstance(value, str) else " ".join(str(value).split())
+        raise UserError(f"{name} is {shown[:100]}: it must be {describe_type(annotation)}")
+
+
+def plain(value: Any) -> Any:
+    """Return numbers of numpy, also in lists, as Python's, which files of settings can hold."""
+    if _is_bool(value):
+        return bool(value)
+    if isinstance(value, Integral | Real):
+        return int(value) if isinstance(value, Integral) else float(value)
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    return value
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool) or (type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"))
 
 
 def _has_type(value: Any, annotation: Any) -> bool:
     origin, parts = get_origin(annotation), get_args(annotation)
+    if annotation is Any:
+        return True
     if origin is Annotated:
         return _has_type(value, parts[0])
     if origin is Literal:
         return isinstance(value, str | int) and value in parts
     if origin in (Union, UnionType):
         return any(_has_type(value, part) for part in parts)
-    if origin in (list, tuple):
+    if origin in _LISTS:
         items = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         allowed = [part for part in parts if part is not ...]
         return items and all(any(_has_type(item, part) for part in allowed) for item in value)
+    if origin is not None:
+        return not isinstance(origin, type) or isinstance(value, origin)
+    if annotation is bool:
+        return _is_bool(value)
     if annotation in (int, float):
-        return isinstance(value, Integral if annotation is int else Real) and not isinstance(value, bool)
+        return isinstance(value, Integral if annotation is int else Real) and not _is_bool(value)
     if annotation is str:
         return isinstance(value, str | os.PathLike)
     return not isinstance(annotation, type) or isinstance(value, annotation)

@@ -7,6 +7,7 @@ Parsers and type checkers read the annotated type; :func:`check_ranges` reads th
 of a tuple or list.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -14,7 +15,7 @@ from functools import cache
 from typing import Annotated, Any, get_args, get_type_hints
 
 from libradet.errors import UserError
-from libradet.utils.field_types import check_type
+from libradet.utils.field_types import check_type, plain
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,7 +61,7 @@ UnitInterval = Annotated[float, Range(ge=0, le=1)]
 def check_ranges(config: Any, path: str = "") -> None:
     """Refuse values of a tree of dataclasses of another type than their field, and numbers outside its range.
 
-    Numbers have to be finite.
+    Numbers have to be finite. Those of numpy become Python's, and paths become text.
 
     Args:
         path: dotted name of ``config`` itself, which messages begin with.
@@ -75,8 +76,21 @@ def check_ranges(config: Any, path: str = "") -> None:
             check_ranges(value, name)
             continue
         check_type(name, value, types[field.name])
-        for number in _numbers(value):
-            _check_number(name, number, ranges[field.name])
+        value = os.fspath(value) if isinstance(value, os.PathLike) else plain(value)
+        _check_numbers(name, value, ranges[field.name])
+        object.__setattr__(config, field.name, value)
+
+
+def checked_value(name: str, value: Any, annotation: Any) -> Any:
+    """Return an argument with numbers of numpy as Python's.
+
+    Raises:
+        UserError: it has another type than the annotation, or a number is not finite or out of its range.
+    """
+    check_type(name, value, annotation)
+    value = plain(value)
+    _check_numbers(name, value, tuple(_ranges_in(annotation)))
+    return value
 
 
 @cache
@@ -96,6 +110,11 @@ def _ranges_in(annotation: Any) -> Iterator[Range]:
     yield from (entry for entry in getattr(annotation, "__metadata__", ()) if isinstance(entry, Range))
     for part in get_args(annotation):
         yield from _ranges_in(part)
+
+
+def _check_numbers(path: str, value: Any, ranges: Sequence[Range]) -> None:
+    for number in _numbers(value):
+        _check_number(path, number, ranges)
 
 
 def _check_number(path: str, number: int | float, ranges: Sequence[Range]) -> None:

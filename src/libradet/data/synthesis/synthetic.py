@@ -17,6 +17,8 @@ from PIL import Image
 from libradet.data.formats.detect import contains_dataset
 from libradet.data.synthesis.shapes import KINDS, Outline, ShapeKind, grain, hexagon, hollow
 from libradet.errors import UserError
+from libradet.utils.arguments import check_arguments
+from libradet.utils.ranges import NonNegativeInt
 
 MIN_SIDE = 12
 """Size of the smallest object, in pixels."""
@@ -64,6 +66,7 @@ class Scene(NamedTuple):
     labels: list[int]
 
 
+@check_arguments
 def synthesize(
     output_dir: Path | str,
     *,
@@ -71,7 +74,7 @@ def synthesize(
     val: int = 60,
     size: tuple[int, int] = (320, 256),
     classes: int = 5,
-    seed: int = 0,
+    seed: NonNegativeInt = 0,
     class_skew: float = 0.0,
     hard_negatives: float = 0.0,
 ) -> None:

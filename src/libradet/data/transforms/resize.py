@@ -1,7 +1,8 @@
 """Resizing to a short and a long side, the same for training, evaluation and prediction."""
 
+from collections.abc import Sequence
 from numbers import Integral
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -10,8 +11,15 @@ from torchvision.transforms.v2 import functional as F
 
 from libradet.errors import UserError
 
-Size = tuple[int, int] | Literal["original"]
+SIZE_WORDS = (
+    "two whole numbers of pixels above 0, those of the shorter and the longer side, such as (800, 1333), or original"
+)
+
+Size = Annotated[tuple[int, int] | Literal["original"], SIZE_WORDS]
 """(short, long): the short side becomes ``short`` unless the long one would exceed ``long``. "original": unchanged."""
+
+Scales = Annotated[Sequence[int | Size], "a list of shorter sides or (short, long) sides in pixels, such as [640, 800]"]
+"""Sizes of test-time augmentation; a shorter side alone keeps the ratio of the model's own size."""
 
 
 def check_size(size: Size) -> None:
@@ -21,10 +29,7 @@ def check_size(size: Size) -> None:
     sides = list(size) if isinstance(size, list | tuple) else []
     if len(sides) == 2 and all(isinstance(side, Integral) for side in sides) and 0 < sides[0] <= sides[1]:
         return
-    raise UserError(
-        f"size is {sides or size}: it must be two whole numbers of pixels above 0, those of the shorter and the longer "
-        "side, such as (800, 1333)"
-    )
+    raise UserError(f"size is {sides or size}: it must be {SIZE_WORDS}")
 
 
 def target_size(height: int, width: int, size: Size) -> tuple[int, int]:
