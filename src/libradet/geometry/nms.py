@@ -13,6 +13,9 @@ from torchvision.ops import nms
 
 from libradet.utils.eager import is_plain_inference
 
+DEFAULT_NMS_THRESH = 0.5
+"""IoU threshold that merges detections of views or tiles for models without a configuration, such as exported ones."""
+
 
 def _nms_of_batch(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, size: int

@@ -16,7 +16,7 @@ from libradet.data.transforms.resize import Size
 from libradet.data.windows import WindowReader
 from libradet.errors import UserError
 from libradet.geometry.box_fusion import weighted_boxes_fusion
-from libradet.geometry.nms import batched_nms
+from libradet.geometry.nms import DEFAULT_NMS_THRESH, batched_nms
 from libradet.geometry.tiles import Tiles, TilesLike, Window, as_tiles, tile_windows
 from libradet.inference.run_model import OnBatch, run_model
 from libradet.models.config import DetectorConfig
@@ -25,9 +25,6 @@ from libradet.structures import Detections
 
 TileMerge = Literal["nms", "wbf"]
 """Class-wise NMS, or weighted boxes fusion."""
-
-DEFAULT_NMS_THRESH = 0.5
-"""IoU threshold of NMS for models without a configuration, such as exported ones."""
 
 FUSION_THRESH = 0.55
 """IoU threshold of weighted boxes fusion, the one of its authors."""
@@ -115,7 +112,9 @@ class TileDetections:
             fused = weighted_boxes_fusion(boxes.numpy(), scores.double().numpy(), labels.numpy(), tiling.threshold)
             boxes, scores, labels = (torch.from_numpy(column)[None] for column in fused)
             return Detections(boxes, scores, labels, torch.ones_like(labels, dtype=torch.bool))
-        rows = _class_wise_nms(boxes, scores, labels, tiling.threshold)
+        columns = boxes[None], scores[None], labels[None], torch.ones(1, len(labels), dtype=torch.bool)
+        ranked, kept = batched_nms(*columns, threshold=tiling.threshold, size=max(len(labels), 1))
+        rows = ranked[0, kept[0]]
         valid = torch.ones(1, len(rows), dtype=torch.bool)
         kept_masks = masks[0][rows][None] if masks else None
         return Detections(boxes[rows][None], scores[rows][None], labels[rows][None], valid, kept_masks)
@@ -183,11 +182,3 @@ def batch_without_pixels(height: int, width: int, index: int = 0) -> Batch:
         index=torch.tensor([index]),
         scales=torch.ones(1, 2, dtype=torch.float64),
     )
-
-
-def _class_wise_nms(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """Return the rows to keep, by falling score."""
-    valid = torch.ones_like(labels, dtype=torch.bool)
-    columns = boxes[None], scores[None], labels[None], valid[None]
-    rows, kept = batched_nms(*columns, threshold=threshold, size=max(len(labels), 1))
-    return rows[0, kept[0]]

@@ -15,7 +15,7 @@ from libradet.data.transforms.resize import Scales, Size
 from libradet.data.transforms.sample import Sample
 from libradet.errors import UserError
 from libradet.geometry.boxes import clip_boxes
-from libradet.geometry.nms import batched_nms
+from libradet.geometry.nms import DEFAULT_NMS_THRESH, batched_nms
 from libradet.inference.preprocess import iter_batches
 from libradet.inference.run_model import eval_mode, run_model
 from libradet.models.config import DetectorConfig
@@ -26,9 +26,6 @@ from libradet.structures import Detections
 Merge = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """Maps boxes [B, N, 4], scores, labels and validity [B, N] of all views to the rows [B, D] that are kept, best first,
 their scores and their validity."""
-
-DEFAULT_NMS_THRESH = 0.5
-"""IoU threshold of the class-wise NMS that merges views when no other merge is passed."""
 
 
 class TestTimeAugmentation(nn.Module):
