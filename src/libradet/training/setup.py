@@ -116,8 +116,8 @@ def setup_training(
         backbone = config.backbone or detector_config.backbone.name
         config = replace(config, weights=best_weights(detector_config.model, backbone).name)
     _check_settings(config, detector_config, transforms)
-    if resume is None and config.tiles is None:  # of a resumed run, the change is named
-        _refuse_settings_of_tiles(config)
+    if resume is None:  # of a resumed run, the change is named
+        _refuse_settings_without_effect(config)
     train_set, val_set, report = _read_data(config, with_masks=detector_config.mask is not None, on_report=on_report)
     on_gpu = torch.cuda.is_available()
     _check_devices(config, on_gpu)
@@ -166,10 +166,15 @@ def _check_settings(
         raise UserError(f"{detector_config.model} uses precomputed proposals, those of whole images: leave out tiles")
 
 
-def _refuse_settings_of_tiles(config: TrainConfig) -> None:
+def _refuse_settings_without_effect(config: TrainConfig) -> None:
     for name in ("tile_min_area_ratio", "tile_empty_fraction"):
-        if getattr(config, name) != getattr(TrainConfig, name):
+        if config.tiles is None and getattr(config, name) != getattr(TrainConfig, name):
             raise UserError(f"{name} is {getattr(config, name)}, which needs tiles: set tiles, or leave it out")
+    if config.no_aug_epochs and not make_augmentation(config).is_mixed:
+        raise UserError(
+            f"no_aug_epochs is {config.no_aug_epochs}, which needs mosaic, copy-paste or mixup: set mosaic_prob, "
+            "copy_paste_prob or mixup_prob, or leave it out"
+        )
 
 
 def _read_data(
