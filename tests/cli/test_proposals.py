@@ -148,6 +148,7 @@ def half(place, tmp_path):
         ("predict RUN DATA/images --output_dir new --proposals PROPS", "is a folder"),
         ("predict RUN --data DATA --output_dir new", "is not a proposal model"),
         ("predict RPN DATA/images --score_thresh 2 --output_dir new", "score_thresh is 2"),
+        ("predict RPN --data DATA --score_thresh 0.5 --output_dir new", "proposals of all scores are written; leave"),
         ("predict RPN --output_dir new", "either images or a dataset"),
         ("predict RPN DATA/images --data DATA --output_dir new", "either images or a dataset"),
         ("predict RPN DATA/images --split val --output_dir new", "--split"),

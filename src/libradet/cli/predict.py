@@ -26,7 +26,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     options.add_engine(parser)
     options.add_runtime(parser)
     options.add_proposals(parser, metavar="FILE")
-    parser.add_argument("--score_thresh", type=float, default=0.5, help="minimum score (default: 0.5)")
+    parser.add_argument("--score_thresh", type=float, help="minimum score (default: 0.5)")
     options.add_test_time_augmentation(parser)
     options.add_tiles(parser)
     options.add_device(parser)
@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("name either images or a dataset with --data; see libradet predict --help")
     if args.split and not args.data:
         raise UserError("--split needs --data")
+    if args.score_thresh is not None and args.data:
+        raise UserError("--score_thresh is for images: with --data, proposals of all scores are written; leave it out")
     options.require_inputs(args.model, args.data)
     options.check_engine(args)
     from libradet.api import load_model
@@ -64,7 +66,7 @@ def _write_detections(args: argparse.Namespace, model: "Predictor") -> int:
         with_tta(model, args.tta_flip, args.tta_scales),
         args.images,
         args.output_dir,
-        score_thresh=args.score_thresh,
+        score_thresh=0.5 if args.score_thresh is None else args.score_thresh,
         size=options.size_of(args),
         batch_size=args.batch_size,
         proposals=args.proposals,
