@@ -14,6 +14,7 @@ from libradet.evaluation.ground_truth import number_images
 from tests.helpers.data_building import damaged
 from tests.helpers.evaluation_data import update_evaluator
 from tests.helpers.fake_detectors import GroundTruthDetector
+from tests.helpers.pycocotools_reference import pycocotools_metrics
 
 
 def change_ids(new_id):
@@ -126,3 +127,17 @@ def test_the_largest_annotation_ids_are_exact(tmp_path, value):
 def test_text_ids_are_named_where_masks_are_missing(tmp_path):
     dataset, _ = read(damaged(tmp_path, lambda content: content["annotations"][0].update(id="first")))
     assert "for example annotation first of p0.png" in describe_missing_masks(dataset)
+
+
+@pytest.mark.parametrize(("value", "is_noted"), [(0, True), (1, False), ("0", True)])
+def test_annotations_that_pycocotools_cannot_match_are_noted(tmp_path, value, is_noted):
+    root = damaged(tmp_path, lambda content: content["annotations"][0].update(id=value))
+    content = json.loads((root / "annotations.json").read_text())
+    keys = ("image_id", "category_id", "bbox")
+    results = [{key: annotation[key] for key in keys} | {"score": 0.9} for annotation in content["annotations"]]
+    assert bool(pycocotools_metrics(content, results)[0]["AP"] < 1) is is_noted
+    dataset, report = read(root)
+    assert any("an annotation has the id 0" in note for note in report.notes) is is_noted
+    evaluator = CocoEvaluator(dataset)
+    update_evaluator(evaluator, GroundTruthDetector(dataset), list(range(len(dataset))))
+    assert evaluator.compute()["AP"] == 1

@@ -195,3 +195,23 @@ def test_circles_of_links_are_noted(make):
     (root / "images/train/again").symlink_to("../../images/train")
     notes = read(root, "train")[1].notes
     assert any("1 links lead to folders that are listed already: left out" in note for note in notes)
+
+
+def test_an_image_that_is_listed_twice_is_named_once(make):
+    root = make("train: train.txt\nval: images/val\nnames: [cat]\n")
+    (root / "train.txt").write_text("images/train/a.png\nimages/train/b.png\n./images/train/a.png\n")
+    dataset, report = read(root, "train")
+    assert [len(image.boxes) for image in dataset.images] == [1, 1, 1]
+    expected = "1 image files are listed several times (a.png): each counts as several images."
+    assert report.warnings == [expected]
+    assert not any("label files" in note for note in report.notes)
+
+
+def test_images_that_share_a_label_file_are_noted(make):
+    root = make("train: images/train\nval: images/val\nnames: [cat]\n")
+    assert not any("label files" in note for note in read(root, "train")[1].notes)
+    write_image(root / "images/train/a.jpg")
+    dataset, report = read(root, "train")
+    assert [len(image.boxes) for image in dataset.images] == [1, 1, 1]
+    expected = "1 label files belong to several images, as only the ending of their names differs (a.jpg and a.png)"
+    assert [note for note in report.notes if note.startswith(expected)]

@@ -46,14 +46,21 @@ def _read_split(config: YoloConfig, split: str) -> RawAnnotations:
     images = _list_images(config, split, raw.notes)
     num_unlabeled, num_values = 0, config.num_keypoint_values
     scored: list[str] = []
+    images_of_labels: dict[Path, dict[Path, None]] = {}
     for number, image in enumerate(images, start=1):
         inside = image.is_relative_to(file.parent)
         raw.images.append({"id": number, "file_name": str(image.relative_to(file.parent) if inside else image)})
         labels = _label_file(image)
         if labels.is_file():
             _read_labels(labels, number, raw.annotations, num_values, scored)
+            images_of_labels.setdefault(labels, {})[image] = None
         else:
             num_unlabeled += 1
+    if shared := [" and ".join(p.name for p in images) for images in images_of_labels.values() if len(images) > 1]:
+        raw.notes.append(
+            f"{len(shared)} label files belong to several images, as only the ending of their names differs "
+            f"({summarize_list(shared)}): each image has its boxes"
+        )
     if num_unlabeled:
         raw.notes.append(f"{num_unlabeled} images have no label file: used as background")
     if num_values:

@@ -266,6 +266,11 @@ def _make_ids_unique(table: AnnotationTable, report: Report) -> Shaped[ndarray, 
     if duplicate.any():
         duplicates = summarize_list(list(dict.fromkeys(ids[i] for i in np.flatnonzero(duplicate))))
         report.warnings.append(f"{duplicate.sum()} annotation ids are used again ({duplicates}): renumbered.")
+    if 0 in map(normalize_id, ids):
+        report.notes.append(
+            "an annotation has the id 0, which pycocotools takes for no match: it counts a detection of this object as "
+            "a false positive, and libradet does not"
+        )
     _report_absent_ids(table, absent, report)
     next_id = max((i for i in map(normalize_id, ids) if isinstance(i, int)), default=0)
     for position in np.flatnonzero(absent | duplicate):

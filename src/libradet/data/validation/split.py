@@ -134,7 +134,7 @@ def _validate_images(
     ids = [own_id(record["id"]) for record in records.values()]
     rows = zip(ids, records.items(), paths, headers, strict=True)
     listed = [ListedImage(i, key, record, path, head) for i, (key, record), path, head in rows if not head.problem]
-    _report_duplicate_files([image.path for image in listed], report)
+    _report_duplicate_files([image.path for image in listed], raw.normalized, report)
     return listed, set(records) - {image.key for image in listed}
 
 
@@ -184,12 +184,19 @@ def _report_broken_files(
     (report.warnings if skip_broken else report.errors).extend(texts)
 
 
-def _report_duplicate_files(paths: list[Path], report: Report) -> None:
+def _report_duplicate_files(paths: list[Path], from_label_files: bool, report: Report) -> None:
     duplicates = [path.name for path, count in Counter(paths).items() if count > 1]
-    if duplicates:
+    if not duplicates:
+        return
+    examples = summarize_list(duplicates)
+    if from_label_files:
         report.warnings.append(
-            f"{len(duplicates)} image files are listed under several ids ({summarize_list(duplicates)}): "
-            "each copy lacks the boxes of the other."
+            f"{len(duplicates)} image files are listed several times ({examples}): each counts as several images."
+        )
+    else:
+        report.warnings.append(
+            f"{len(duplicates)} image files are listed under several ids ({examples}): each copy lacks the boxes of "
+            "the other."
         )
 
 
