@@ -110,5 +110,5 @@ def prioritize_sparse_bins(
     included, next_key = found.keys.gather(2, torch.cat([last, last + 1], 2)).unbind(2)
     if ((included == next_key) & (next_key >= 0) & (share > 0)).any():
         return None
-    F.threshold_(priority, -0.5, -torch.inf)
+    F.threshold(priority, -0.5, -torch.inf, inplace=True)
     return priority.addcmul_(key, found.scale[:, 0]).scatter_(1, positions, found.priority)
