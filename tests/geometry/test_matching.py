@@ -157,21 +157,21 @@ def objects(number, seed, whole=False):
 
 @pytest.mark.parametrize("whole", [False, True], ids=["", "many ties"])
 @pytest.mark.parametrize("number", [1, 7, 60])
-@pytest.mark.parametrize("min_claim", [1e-6, 0.3, float("inf")])
-def test_blocks_match_bit_for_bit_as_the_matrix_of_all_pairs(number, whole, min_claim):
+@pytest.mark.parametrize(("min_iou", "min_claim"), [(0.7, 1e-6), (0.1, 0.3), (0.0, float("inf"))])
+def test_blocks_match_bit_for_bit_as_the_matrix_of_all_pairs(number, whole, min_iou, min_claim):
     anchors, gt = grid(250, 330), objects(number, number, whole)
     # Padding: anchors without extent, in both images or at the end of one.
     anchors = anchors * (torch.tensor([anchors.shape[1], 2000])[:, None] > torch.arange(anchors.shape[1]))[..., None]
     valid = torch.rand(2, number, generator=torch.Generator().manual_seed(number)) < 0.7
-    blocks, matrix = (f(anchors, gt, valid, min_claim) for f in (best_iou, matching._best_iou_of_matrix))
+    blocks, matrix = (f(anchors, gt, valid, min_iou, min_claim) for f in (best_iou, matching._best_iou_of_matrix))
     assert torch.equal(blocks.iou, matrix.iou)
-    assert torch.equal(blocks.row, matrix.row)
+    assert torch.equal(blocks.row, torch.where(matrix.iou >= min_iou, matrix.row, 0))
     assert torch.equal(blocks.claimed, matrix.claimed)
 
 
 def test_blocks_without_any_object_are_negative():
     anchors = grid(128, 192)
-    none = best_iou(anchors, torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool), 1e-6)
+    none = best_iou(anchors, torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool), 0.5, 1e-6)
     assert not none.iou.any()
     assert not none.row.any()
     assert (none.claimed == -1).all()
@@ -193,5 +193,5 @@ def test_objects_that_overlap_with_a_block_decide_its_cost(monkeypatch):
     compute = block_matching._iou
     monkeypatch.setattr(block_matching, "_iou", lambda *a: pairs.append(a[1].numel()) or compute(*a))
     anchors, corner = grid(512, 512), torch.rand(2, 200, 2, generator=torch.Generator().manual_seed(0)) * 500
-    best_iou(anchors, torch.cat([corner, corner + 10], -1), torch.ones(2, 200, dtype=torch.bool), 0.3)
+    best_iou(anchors, torch.cat([corner, corner + 10], -1), torch.ones(2, 200, dtype=torch.bool), 0.5, 0.3)
     assert sum(pairs) < 0.25 * anchors.shape[0] * anchors.shape[1] * 200

@@ -5,7 +5,8 @@ none of a block, and their IoU needs no computation; a matrix of all pairs is ne
 those of the matrix.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,14 +15,14 @@ from torch import Tensor
 from libradet.geometry.boxes import box_area
 
 BLOCK_SIZE = 128
-BLOCKS_PER_CHUNK = 1024
-"""Blocks that are processed together: half a mebibyte for each intermediate tensor."""
+BLOCKS_PER_CHUNK = 512
+"""Blocks that are processed together: a quarter of a mebibyte for each intermediate tensor."""
 
 
 class BestIoU(NamedTuple):
     """Attributes:
     iou: largest IoU of each candidate with any object, 0 if there is none.
-    row: of the first object with this IoU.
+    row: of the first object with this IoU; 0 where it is below the wanted one.
     claimed: the last object whose own largest IoU is that with this candidate, -1 if there is none.
     """
 
@@ -51,54 +52,67 @@ def best_iou(
     candidates: Float[Tensor, "B N 4"],
     gt_boxes: Float[Tensor, "B G 4"],
     gt_valid: Bool[Tensor, "B G"],
+    min_iou: float,
     min_claim: float,
 ) -> BestIoU:
     """Return the object of largest IoU of each candidate, and the candidates of largest IoU of each object.
 
     Args:
+        min_iou: candidates whose largest IoU is lower need no row.
         min_claim: objects whose largest IoU is lower claim no candidate.
     """
-    return BestIoU(*_best_iou(candidates.detach(), gt_boxes.detach(), gt_valid, min_claim))
+    return BestIoU(*_best_iou(candidates.detach(), gt_boxes.detach(), gt_valid, min_iou, min_claim))
 
 
 # One operator: the sizes of its intermediate tensors depend on data.
 @torch.library.custom_op("libradet::best_iou", mutates_args=())
 def _best_iou(
-    candidates: Tensor, gt_boxes: Tensor, gt_valid: Tensor, min_claim: float
+    candidates: Tensor, gt_boxes: Tensor, gt_valid: Tensor, min_iou: float, min_claim: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, number = candidates.shape[:2]
     dtype = torch.promote_types(candidates.dtype, gt_boxes.dtype)
     candidates, gt_boxes = candidates.to(dtype), gt_boxes.to(dtype)
     blocks = _blocks(candidates, gt_boxes, gt_valid)
-    gt_sides, gt_area = gt_boxes.flatten(0, 1).unbind(-1), box_area(gt_boxes).flatten()
-    iou, row = torch.zeros_like(blocks.area), torch.zeros_like(blocks.area, dtype=torch.int32)
-    largest = torch.zeros(blocks.objects.shape, dtype=iou.dtype)
-    starts = range(0, len(iou), BLOCKS_PER_CHUNK)
-    counts = [blocks.counts[start : start + BLOCKS_PER_CHUNK] for start in starts]
-    for start, count in zip(starts, counts, strict=True):
-        for slot in range(int(count[0])):
-            # Sorted by their number of objects: those with another one come first.
-            own = slice(start, start + int((count > slot).sum()))
-            near = blocks.objects[own, slot, None]
-            values = _iou([side[own] for side in blocks.sides], blocks.area[own], gt_sides, gt_area, near)
-            largest[own, slot] = values.amax(1)
-            row[own] = torch.where(values > iou[own], near.int(), row[own])
+    objects = torch.stack([*gt_boxes.flatten(0, 1).unbind(-1), box_area(gt_boxes).flatten()])
+    iou, largest = torch.zeros_like(blocks.area), torch.zeros(blocks.objects.shape, dtype=dtype)
+    for start in range(0, len(iou), BLOCKS_PER_CHUNK):
+        count = blocks.counts[start : start + BLOCKS_PER_CHUNK]
+        stop = start + len(count)
+        near = objects[:, blocks.objects[start:stop, : int(count[0])].T, None]
+        # Sorted by their number of objects: blocks with another one come first.
+        for slot, number_of_blocks in enumerate((count[:, None] > torch.arange(int(count[0]))).sum(0).tolist()):
+            own = slice(start, start + number_of_blocks)
+            sides = [side[own] for side in blocks.sides]
+            values = _iou(sides, blocks.area[own], near[:, slot, :number_of_blocks])
+            torch.amax(values, 1, out=largest[own, slot])
             torch.maximum(iou[own], values, out=iou[own])
-    claimed = _claims(blocks, gt_sides, gt_area, largest, min_claim)
+
+    def largest_if_wanted(block: Tensor, _: Tensor) -> Tensor:
+        own = iou[block]
+        return torch.where((own >= min_iou) & (own > 0), own, torch.inf)
+
+    # Which object it is matters of few candidates only: to compare all would be slower than the arithmetic above.
+    near_enough = (largest >= min_iou) & (largest > 0)
+    row = _objects_at(blocks, objects, near_enough, largest_if_wanted, "amin")
+    own_best = torch.zeros_like(objects[0]).scatter_reduce_(0, blocks.objects.flatten(), largest.flatten(), "amax")
+    of_object = own_best[blocks.objects]
+    ties = (largest == of_object) & (of_object >= min_claim)
+    claimed = _objects_at(blocks, objects, ties, lambda _, near: own_best[near], "amax")
 
     def restore(values: Tensor) -> Tensor:
         ordered = torch.empty_like(values).index_copy_(0, blocks.order, values)
         return ordered.view(batch, -1)[:, :number]
 
     first = torch.arange(batch)[:, None] * gt_boxes.shape[1]
-    row, claimed = restore(row).long(), restore(claimed)
+    row, claimed = restore(row), restore(claimed)
     return restore(iou).contiguous(), (row - first).clamp(min=0), torch.where(claimed >= 0, claimed - first, -1)
 
 
 def _blocks(candidates: Tensor, gt_boxes: Tensor, gt_valid: Tensor) -> _Blocks:
     missing = -candidates.shape[1] % BLOCK_SIZE
     padded = torch.nn.functional.pad(candidates, (0, 0, 0, missing))
-    sides = [side.reshape(len(candidates), -1, BLOCK_SIZE) for side in padded.unbind(-1)]
+    # Each side contiguous: with the four of a candidate next to each other, every pass takes a multiple of the time.
+    sides = padded.movedim(-1, 0).contiguous().view(4, len(candidates), -1, BLOCK_SIZE).unbind(0)
     left, top, right, bottom = sides
     # Empty candidates, such as anchors in the padding of an image, overlap with nothing.
     empty = (right <= left) | (bottom <= top)
@@ -115,42 +129,47 @@ def _blocks(candidates: Tensor, gt_boxes: Tensor, gt_valid: Tensor) -> _Blocks:
     blocks_per_image = near.shape[0] // len(candidates)
     objects += (order // blocks_per_image)[:, None] * gt_boxes.shape[1]
     sides = [side.flatten(0, 1).index_select(0, order) for side in sides]
-    return _Blocks(order, sides, box_area(torch.stack(sides, -1)), objects, counts)
+    left, top, right, bottom = sides
+    area = (right - left).clamp_(min=0).mul_((bottom - top).clamp_(min=0))
+    return _Blocks(order, sides, area, objects, counts)
 
 
 def _iou(
-    sides: list[Float[Tensor, "M K"]],
-    area: Float[Tensor, "M K"],
-    gt_sides: tuple[Tensor, ...],
-    gt_area: Float[Tensor, " O"],
-    objects: Int[Tensor, "M 1"],
+    sides: list[Float[Tensor, "M K"]], area: Float[Tensor, "M K"], objects: Float[Tensor, "5 M 1"]
 ) -> Float[Tensor, "M K"]:
-    """Return the IoU of the candidates of each block with its object, by the operations of ``pairwise_iou``."""
+    """Return the IoU of the candidates of each block with its object, by the operations of ``pairwise_iou``.
+
+    Args:
+        objects: sides and area.
+    """
     left, top, right, bottom = sides
-    gt_left, gt_top, gt_right, gt_bottom = (side[objects] for side in gt_sides)
+    gt_left, gt_top, gt_right, gt_bottom, gt_area = objects
     shared = torch.minimum(right, gt_right).sub_(torch.maximum(left, gt_left)).clamp_(min=0)
     shared *= torch.minimum(bottom, gt_bottom).sub_(torch.maximum(top, gt_top)).clamp_(min=0)
-    union = torch.add(area, gt_area[objects]).sub_(shared).clamp_(min=1e-6)
+    union = torch.add(area, gt_area).sub_(shared).clamp_(min=1e-6)
     return shared.div_(union)
 
 
-def _claims(
+def _objects_at(
     blocks: _Blocks,
-    gt_sides: tuple[Tensor, ...],
-    gt_area: Float[Tensor, " O"],
-    largest: Float[Tensor, "M R"],
-    min_claim: float,
+    objects: Float[Tensor, "5 O"],
+    pairs: Bool[Tensor, "M R"],
+    wanted: Callable[[Tensor, Tensor], Tensor],
+    reduce: Literal["amin", "amax"],
 ) -> Int[Tensor, "M K"]:
-    """Return the last object (images flattened) that claims each candidate.
+    """Return the first or last object (images flattened) whose IoU with a candidate is the wanted one, -1 without any.
 
     Args:
-        largest: IoU in each block with each object near it.
+        objects: sides and areas.
+        pairs: blocks and slots of the objects that are considered.
+        wanted: returns it, given blocks and objects.
     """
-    own_best = torch.zeros_like(gt_area).scatter_reduce_(0, blocks.objects.flatten(), largest.flatten(), "amax")
-    of_object = own_best[blocks.objects]
-    block, slot = ((largest == of_object) & (of_object >= min_claim)).nonzero(as_tuple=True)
-    objects = blocks.objects[block, slot][:, None]
-    values = _iou([side[block] for side in blocks.sides], blocks.area[block], gt_sides, gt_area, objects)
-    claims = torch.where(values == own_best[objects], objects, -1)
-    claimed = torch.full_like(blocks.area, -1, dtype=torch.int64)
-    return claimed.scatter_reduce_(0, block[:, None].expand_as(claims), claims, "amax")
+    none = -1 if reduce == "amax" else objects.shape[1]
+    found = torch.full_like(blocks.area, none, dtype=torch.int64)
+    for part in pairs.nonzero().split(BLOCKS_PER_CHUNK):
+        block, slot = part.unbind(1)
+        near = blocks.objects[block, slot][:, None]
+        values = _iou([side[block] for side in blocks.sides], blocks.area[block], objects[:, near])
+        hits = torch.where(values == wanted(block, near), near, none)
+        found.scatter_reduce_(0, block[:, None].expand_as(hits), hits, reduce)
+    return found.masked_fill_(found == none, -1)

@@ -48,12 +48,14 @@ def match(
     min_claim = max(min_pos_iou, 1e-6) if allow_low_quality_matches else math.inf
     uses_blocks = is_eager_on_cpu(candidates) and candidates.shape[1] >= MIN_FOR_BLOCKS
     compute = best_iou if uses_blocks else _best_iou_of_matrix
-    best, gt, claimed = compute(candidates, gt_boxes, gt_valid, min_claim)
+    best, gt, claimed = compute(candidates, gt_boxes, gt_valid, fg_iou_thresh, min_claim)
     matches = torch.where(best >= fg_iou_thresh, gt, torch.where(best < bg_iou_thresh, NEGATIVE, IGNORED))
     return Matches(torch.where(claimed >= 0, claimed, matches), best)
 
 
-def _best_iou_of_matrix(candidates: Tensor, gt_boxes: Tensor, gt_valid: Tensor, min_claim: float) -> BestIoU:
+def _best_iou_of_matrix(
+    candidates: Tensor, gt_boxes: Tensor, gt_valid: Tensor, min_iou: float, min_claim: float
+) -> BestIoU:
     """Return the same as :func:`best_iou`, from a matrix of all pairs: of fixed size, and few operations."""
     iou = pairwise_iou(candidates, gt_boxes).masked_fill(~gt_valid[:, None, :], 0)
     best, gt = iou.max(dim=2)
