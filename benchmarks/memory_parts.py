@@ -4,19 +4,22 @@ Each row is a process that runs three steps. The peak is that of the process aft
 tensor that is saved for the backward pass counts once, however many operations need it. "libraries" is what remains
 resident between steps beside weights and momentum: torch, its compiler and Python modules, images, and caches of oneDNN
 and MKL. "live" is the peak of allocated tensors beside weights and momentum, and "rest" what none of them explains:
-memory that is free but not returned to the system, and buffers within operations.
+memory that is free but not returned to the system, and buffers within operations. Settings of glibc's allocator are
+those of the environment.
 
     python -m benchmarks.memory_parts
-    python -m benchmarks.memory_parts --threads 1 --mmap-threshold 1048576
+    MALLOC_MMAP_THRESHOLD_=1048576 python -m benchmarks.memory_parts --contenders 'ours-*'
 """
 
 import argparse
 import ctypes
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +35,16 @@ CONTENDERS = (
     Contender("torchvision", "fp32", "plain"),
     Contender("torchvision", "fp32", "channels_last"),
 )
-PARTS = ("peak", "libraries", "weights", "momentum", "live", "rest", "saved", "gradients")
+PARTS = ("peak", "libraries", "weights", "momentum", "live", "rest", "saved")
+SECONDS = "processor s"
 MIB = 2**20
 
 
 def measure_parts(case: Case, contender: Contender, weights: Path) -> dict[str, float]:
-    """Return the parts in MiB.
+    """Return the parts in MiB, and the processor time of the second step in seconds.
 
     ``peak`` is the sum of ``libraries``, ``weights``, ``momentum``, ``live`` and ``rest``. ``saved`` is the part of
-    ``live`` that the backward pass needs; ``gradients`` are those of all parameters, at the end of the backward pass.
+    ``live`` that the backward pass needs. The gradients of all parameters are as large as ``momentum``.
     """
     from benchmarks.step import make_step, peak_mib, prepare_model
     from benchmarks.synthetic_inputs import make_inputs
@@ -49,22 +53,19 @@ def measure_parts(case: Case, contender: Contender, weights: Path) -> dict[str, 
     step = make_step(subject, case, contender.precision)
     with count_saved(subject) as saved:
         step()
+    start = time.process_time()
     step()
-    peak = peak_mib()
+    seconds, peak = time.process_time() - start, peak_mib()
     trained = [p for p in subject.model.parameters() if p.requires_grad]
     own = sum(p.nbytes for p in subject.model.parameters()) / MIB
     momentum = sum(p.nbytes for p in trained) / MIB
     # Gradients that are kept until the next forward pass are allocated, but not by the step that is recorded.
     kept = sum(p.grad.nbytes for p in trained if p.grad is not None) / MIB
+    libraries = resident_mib() - own - momentum - kept  # before the profiler, which needs memory itself
     live = peak_allocated(step) / MIB + kept
-    subject.model.zero_grad()
-    libraries = resident_mib() - own - momentum
     parts = {"peak": peak, "libraries": libraries, "weights": own, "momentum": momentum, "live": live}
-    return parts | {
-        "rest": peak - libraries - own - momentum - live,
-        "saved": sum(saved.values()) / MIB,
-        "gradients": momentum,
-    }
+    rest = peak - libraries - own - momentum - live
+    return parts | {"rest": rest, "saved": sum(saved.values()) / MIB, SECONDS: seconds}
 
 
 @contextmanager
@@ -108,25 +109,25 @@ def main() -> None:
     """Print a row for each contender."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--mmap-threshold", type=int, help="MALLOC_MMAP_THRESHOLD_ of libradet's process, in bytes")
+    parser.add_argument("--contenders", nargs="+", default=["*"], metavar="PATTERN", help="only those that match one")
     parser.add_argument("--quick", action="store_true", help="tiny images")
     args = parser.parse_args()
     case = shrink(TRAIN) if args.quick else TRAIN
-    print(f"{case.name}, MiB\n{'':32}" + "".join(f"{name:>11}" for name in PARTS))
+    contenders = [c for c in CONTENDERS if any(fnmatch(c.name, pattern) for pattern in args.contenders)]
+    print(f"{case.name}, MiB\n{'':32}" + "".join(f"{name:>12}" for name in (*PARTS, SECONDS)))
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.pth"
         failure = run_job("weights", args.threads, case=replace(case, task="infer", batch=1), weights=weights)
         if failure is not None:
             raise SystemExit(failure["error"])
-        for contender in CONTENDERS:
-            if args.mmap_threshold and contender.library == "ours":
-                os.environ["MALLOC_MMAP_THRESHOLD_"] = str(args.mmap_threshold)
-            else:
-                os.environ.pop("MALLOC_MMAP_THRESHOLD_", None)
+        for contender in contenders:
             parts = run_job("memory_parts", args.threads, case=case, contender=contender, weights=weights)
             if "error" in parts:
                 raise SystemExit(f"{contender.name}: {parts['error']}")
-            print(f"{contender.name:32}" + "".join(f"{parts[name]:11.0f}" for name in PARTS), flush=True)
+            print(
+                f"{contender.name:32}" + "".join(f"{parts[name]:12.0f}" for name in PARTS) + f"{parts[SECONDS]:12.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
