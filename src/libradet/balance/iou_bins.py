@@ -105,10 +105,10 @@ def prioritize_sparse_bins(
     positions = entries_of_blocks(torch.cat([near, top], 1), BLOCK_SIZE, number)
     few_keys, few_iou = priority.gather(1, positions), iou.gather(1, positions)
     few, share = F.threshold(few_keys, -0.5, -torch.inf), share.clamp(max=largest)
-    found = prioritize_bins(few_keys, few, bins_of_iou(few_iou, num_bins, max_iou), share, largest + 1)
+    raised = prioritize_bins(few_keys, few, bins_of_iou(few_iou, num_bins, max_iou), share, largest + 1)
     last = (share - 1).clamp(min=0)[..., None]
-    included, next_key = found.keys.gather(2, torch.cat([last, last + 1], 2)).unbind(2)
+    included, next_key = raised.keys.gather(2, torch.cat([last, last + 1], 2)).unbind(2)
     if ((included == next_key) & (next_key >= 0) & (share > 0)).any():
         return None
     F.threshold(priority, -0.5, -torch.inf, inplace=True)
-    return priority.addcmul_(key, found.scale[:, 0]).scatter_(1, positions, found.priority)
+    return priority.addcmul_(key, raised.scale[:, 0]).scatter_(1, positions, raised.priority)

@@ -111,7 +111,7 @@ def _best_iou(
 def _blocks(candidates: Tensor, gt_boxes: Tensor, gt_valid: Tensor) -> _Blocks:
     missing = -candidates.shape[1] % BLOCK_SIZE
     padded = torch.nn.functional.pad(candidates, (0, 0, 0, missing))
-    # Each side contiguous: with the four of a candidate next to each other, every pass takes a multiple of the time.
+    # Each side contiguous: otherwise, every pass over it would skip the three others of a candidate.
     sides = padded.movedim(-1, 0).contiguous().view(4, len(candidates), -1, BLOCK_SIZE).unbind(0)
     left, top, right, bottom = sides
     # Empty candidates, such as anchors in the padding of an image, overlap with nothing.
@@ -162,14 +162,14 @@ def _objects_at(
     Args:
         objects: sides and areas.
         pairs: blocks and slots of the objects that are considered.
-        wanted: returns it, given blocks and objects.
+        wanted: returns it for blocks and objects.
     """
     none = -1 if reduce == "amax" else objects.shape[1]
-    found = torch.full_like(blocks.area, none, dtype=torch.int64)
+    rows = torch.full_like(blocks.area, none, dtype=torch.int64)
     for part in pairs.nonzero().split(BLOCKS_PER_CHUNK):
         block, slot = part.unbind(1)
         near = blocks.objects[block, slot][:, None]
         values = _iou([side[block] for side in blocks.sides], blocks.area[block], objects[:, near])
         hits = torch.where(values == wanted(block, near), near, none)
-        found.scatter_reduce_(0, block[:, None].expand_as(hits), hits, reduce)
-    return found.masked_fill_(found == none, -1)
+        rows.scatter_reduce_(0, block[:, None].expand_as(hits), hits, reduce)
+    return rows.masked_fill_(rows == none, -1)
