@@ -268,7 +268,7 @@ def _make_ids_unique(table: AnnotationTable, report: Report) -> Shaped[ndarray, 
         report.warnings.append(f"{duplicate.sum()} annotation ids are used again ({duplicates}): renumbered.")
     if 0 in map(normalize_id, ids):
         report.notes.append(
-            "an annotation has the id 0, which pycocotools takes for no match: it counts a detection of this object as "
+            "an annotation has the id 0, which pycocotools reads as no match: it counts a detection of this object as "
             "a false positive, and libradet does not"
         )
     _report_absent_ids(table, absent, report)
