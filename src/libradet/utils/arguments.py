@@ -1,4 +1,4 @@
-"""Arguments of public functions, checked against their annotations, as no type checker has seen users' calls."""
+"""Arguments of public functions, checked against their annotations: no type checker reads the calls of users."""
 
 import inspect
 from collections.abc import Callable

@@ -25,7 +25,7 @@ _LISTS = (list, tuple, Sequence)
 
 
 def describe_type(annotation: Any) -> str:
-    """Return a type in words: ``a whole number or null``; a text in the annotation takes their place."""
+    """Return a type in words: ``a whole number or null``; a text in the annotation replaces them."""
     if get_origin(annotation) is Annotated:
         base, *metadata = get_args(annotation)
         return next((words for words in metadata if isinstance(words, str)), describe_type(base))
