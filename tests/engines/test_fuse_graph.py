@@ -48,6 +48,13 @@ def test_activations_are_fused(conv, activation):
     assert not targets(check(lambda x: activation(conv(x))))
 
 
+@pytest.mark.parametrize("activation", [F.silu, F.hardswish])
+def test_after_a_sum_only_relu_is_fused(conv, activation):
+    other = nn.Conv2d(8, 8, 1).requires_grad_(False)
+    graph = check(lambda x: activation(conv(x) + F.relu(other(x))))
+    assert len(targets(graph)) == 1
+
+
 def test_a_sum_and_its_activation_are_fused(conv):
     other = nn.Conv2d(8, 8, 1, stride=1).requires_grad_(False)
     graph = check(lambda x: F.relu(conv(x).add_(other(x))))

@@ -6,10 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from libradet.engines import quantize_graph
 from libradet.engines.fuse_graph import fold_constants, fuse_convolutions
 from libradet.engines.quantize_graph import measure_ranges, quantize_convolutions
 from libradet.errors import UserError
+from libradet.models.ops.packed_conv import PackedConv2d
 from libradet.models.ops.quantized_layers import QuantizedConv2d, has_int8_layers, max_pool, quantize
+from libradet.models.ops.tiled_winograd import TiledWinograd
 
 pytestmark = pytest.mark.skipif(not has_int8_layers(), reason="needs oneDNN")
 
@@ -106,6 +109,27 @@ def test_depthwise_convolutions_stay_in_float():
     grouped = nn.Conv2d(8, 8, 3, padding=1, stride=2, groups=2).requires_grad_(False)
     graph = check(lambda x: [grouped(F.relu(depthwise(x)))])
     assert [isinstance(layer, QuantizedConv2d) for layer in layers(graph)] == [False, True]
+
+
+@pytest.mark.parametrize("vnni", [True, False])
+def test_without_vnni_large_convolutions_are_winograds(vnni, monkeypatch):
+    monkeypatch.setattr(quantize_graph, "uses_vnni", lambda: vnni)
+    monkeypatch.setattr(quantize_graph, "WINOGRAD_CHANNELS", 128)
+    monkeypatch.setattr(quantize_graph, "WINOGRAD_PIXELS", 16 * 20)
+    torch.manual_seed(0)
+    sizes = (8, 128, 1), (128, 128, 3), (128, 15, 1), (128, 64, 1)
+    first, large, small, other = (
+        nn.Conv2d(inputs, outputs, size, padding=size // 2).requires_grad_(False) for inputs, outputs, size in sizes
+    )
+
+    def function(x):
+        hidden = F.relu(large(F.relu(first(x))))
+        return [small(hidden), other(hidden)]
+
+    graph = check(function, (1, 8, 16, 20))
+    kinds = [type(layer) for layer in layers(graph)]
+    quantized = QuantizedConv2d
+    assert kinds == ([quantized] * 4 if vnni else [quantized, TiledWinograd, PackedConv2d, quantized])
 
 
 def test_sizes_share_layers_and_other_graphs_are_refused(convs):

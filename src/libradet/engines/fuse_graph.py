@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from libradet.models.ops.packed_conv import PackedConv2d
+from libradet.models.ops.packed_conv import PackedConv2d, weight_order
 from libradet.models.ops.tiled_winograd import TiledWinograd, fits_tiled_winograd
 
 aten = torch.ops.aten
@@ -116,18 +116,16 @@ def _replace(module: GraphModule, conv: Node, layers: Layers) -> None:
     replace_fused(module, conv, fused, layer)
 
 
-def follow(conv: Node, with_sum: bool, activations: Collection, after_sum: Collection | None = None) -> Fused:
+def follow(conv: Node, with_sum: bool, activations: Collection) -> Fused:
     """Return a convolution with the sum and the activation that can be computed with it.
 
     Args:
-        activations: operators that can be.
-        after_sum: those that can be after a sum; by default the same.
+        activations: operators that can be, of which oneDNN computes no other than ReLU after a sum.
     """
     last, other = conv, None
     if with_sum and (added := sole_user(conv, (aten.add.Tensor,))) and (other := _overwritable(added, conv)):
-        last = added
-    allowed = activations if other is None or after_sum is None else after_sum
-    activated = sole_user(last, allowed)
+        last, activations = added, (aten.relu.default,)
+    activated = sole_user(last, activations)
     return Fused(last, other, "none") if activated is None else Fused(activated, other, ACTIVATIONS[activated.target])
 
 
@@ -182,6 +180,6 @@ def _make_layer(convolution: Convolution, winograd: bool, activation: str, layer
         else PackedConv2d(weight, bias, stride, padding, dilation, groups, activation, shape)
     )
     # Weights in an order for another size would be reordered at every call.
-    order = bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(layer.packed).tolist())
+    order = weight_order(layer.packed)
     settings = (*stride, *padding, *dilation, groups)
     return layers.setdefault((weight.data_ptr(), settings, winograd, activation, order), layer)

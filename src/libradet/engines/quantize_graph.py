@@ -20,6 +20,7 @@ from libradet.engines.fuse_graph import (
     sole_user,
 )
 from libradet.errors import UserError
+from libradet.models.ops.packed_conv import weight_order
 from libradet.models.ops.quantized_layers import (
     ActivationRange,
     QuantizedConv2d,
@@ -27,11 +28,18 @@ from libradet.models.ops.quantized_layers import (
     max_pool,
     quantize,
     range_of,
+    uses_vnni,
 )
 
 aten = torch.ops.aten
 
 POOLING = aten.max_pool2d_with_indices.default
+
+WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 256, 4000
+"""Without VNNI, convolutions with at least as many are faster by Winograd's filtering in float32 than in INT8."""
+
+MIN_OUTPUTS = 64
+"""After such a convolution, one with fewer outputs saves less than the conversion of its inputs to bytes costs."""
 
 
 class ConvolutionRanges(NamedTuple):
@@ -69,7 +77,8 @@ def quantize_convolutions(module: GraphModule, ranges: list[ConvolutionRanges], 
     """Replace, in place, convolutions of constant weights by INT8 ones, with the sum and activation after them.
 
     A value that only such convolutions read is written as bytes; other values stay in float32. Depthwise convolutions
-    and those of a single pixel, which cost little, stay, too.
+    and those of a single pixel, which cost little, stay, too. So do, without VNNI instructions, 3 x 3 convolutions that
+    are faster by Winograd's filtering, and small ones after them.
 
     Args:
         module: graph of operators without side effects.
@@ -138,9 +147,8 @@ class _Plan:
         self._indices = {conv: index for index, conv in enumerate(convolutions)}
         self._groups: dict[Node, Fused] = {}
         self._sums: dict[Node, Fused] = {}
-        for conv in convolutions:
-            if _is_worthwhile(read_convolution(module, conv)):
-                self._groups[conv] = self._follow(conv)
+        for conv in _select(module, convolutions):
+            self._groups[conv] = self._follow(conv)
         self._last_nodes = {fused.last for fused in self._groups.values()}
         self._bytes: set[Node] = set()
         for node in reversed(self._nodes):
@@ -173,8 +181,8 @@ class _Plan:
 
     def _follow(self, conv: Node) -> Fused:
         """Return what is computed with a convolution; a sum of two convolutions belongs to the first one."""
-        activations, relu = tuple(ACTIVATIONS), (aten.relu.default,)
-        fused = follow(conv, True, activations, after_sum=relu)
+        activations = tuple(ACTIVATIONS)
+        fused = follow(conv, True, activations)
         if fused.other is None:
             return fused
         (added,) = conv.users
@@ -219,6 +227,21 @@ def _summand(conv: Node) -> Node | None:
     return other if other is not None and other.meta["val"].shape == conv.meta["val"].shape else None
 
 
+def _select(module: GraphModule, convolutions: Sequence[Node]) -> list[Node]:
+    """Return the convolutions that INT8 makes faster."""
+    settings = {conv: read_convolution(module, conv) for conv in convolutions}
+    winograd = {conv for conv in convolutions if _is_faster_by_winograd(settings[conv])}
+    in_float32 = {follow(conv, False, (aten.relu.default,)).last for conv in winograd}
+    small = {conv for conv in convolutions if conv.args[0] in in_float32 and len(settings[conv].weight) < MIN_OUTPUTS}
+    return [conv for conv in convolutions if conv not in winograd | small and _is_worthwhile(settings[conv])]
+
+
+def _is_faster_by_winograd(convolution: Convolution) -> bool:
+    height, width = convolution.input_shape[2:]
+    is_large = min(convolution.weight.shape[:2]) >= WINOGRAD_CHANNELS and height * width >= WINOGRAD_PIXELS
+    return is_large and convolution.fits_winograd and not uses_vnni()
+
+
 def _is_worthwhile(convolution: Convolution) -> bool:
     channels, (height, width) = convolution.input_shape[1], convolution.input_shape[2:]
     depthwise = convolution.groups == channels > 1
@@ -238,7 +261,7 @@ def _replace(module: GraphModule, step: _Step, layers: dict, quantized: dict[Nod
     conv, index, fused, *scales, input_bytes, other_bytes = step
     layer = _make_layer(read_convolution(module, conv), fused.activation, scales)
     # Weights in an order for another size would be reordered at every call.
-    order = bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(layer.packed).tolist())
+    order = weight_order(layer.packed)
     layer = layers.setdefault((index, fused.activation, *scales, order), layer)
     if not input_bytes:
         conv.update_arg(0, _quantized(module, conv.args[0], step.input, quantized))

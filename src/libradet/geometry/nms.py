@@ -4,6 +4,7 @@ The kernel is torchvision's. The operator around it hides the data-dependent siz
 training step stays one graph.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -41,9 +42,15 @@ def _nms_per_image(
     rows = [valid_rows.nonzero().squeeze(1) for valid_rows in valid]
     if boxes.device.type != "cpu":
         return [r[_grouped_nms(boxes[b, r], scores[b, r], groups[b, r], threshold)] for b, r in enumerate(rows)]
-    parts = [(b, r[groups[b, r] == group]) for b, r in enumerate(rows) for group in groups[b, r].unique()]
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        kept = list(threads.map(lambda part: part[1][_nms(boxes[part], scores[part], threshold)], parts))
+    parts = [(b, part) for b, r in enumerate(rows) for part in _split_by_group(r, groups[b, r])]
+    candidates = [(part, boxes[b, part], scores[b, part]) for b, part in parts]
+    count = torch.get_num_threads()
+    kept = [part for _, part in parts]
+    with ThreadPoolExecutor(count) as threads:
+        # A share for each thread, because a task of its own for each of many classes costs more than its NMS.
+        shares = threads.map(lambda first: _nms_of_groups(candidates[first::count], threshold), range(count))
+        for first, share in enumerate(shares):
+            kept[first::count] = share
     kept_per_image = []
     for b in range(len(boxes)):
         # Sorted by row first, so that of equal scores the lower row comes first, in any group.
@@ -53,8 +60,16 @@ def _nms_per_image(
     return kept_per_image
 
 
-# New threads have gradient recording enabled.
-_nms = torch.inference_mode()(nms)
+def _split_by_group(rows: Int[Tensor, " N"], groups: Int[Tensor, " N"]) -> Sequence[Int[Tensor, " _"]]:
+    """Return the rows of each group, in their order."""
+    groups, order = groups.sort(stable=True)
+    return rows[order].split(groups.unique_consecutive(return_counts=True)[1].tolist())
+
+
+@torch.inference_mode()  # new threads have gradient recording enabled
+def _nms_of_groups(candidates: Sequence[tuple[Tensor, Tensor, Tensor]], threshold: float) -> list[Int[Tensor, " K"]]:
+    """Return the kept rows of each group, which is its rows, boxes and scores."""
+    return [rows[nms(boxes, scores, threshold)] for rows, boxes, scores in candidates]
 
 
 def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:

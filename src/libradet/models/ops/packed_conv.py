@@ -6,6 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+UNUSED_BYTES = (slice(108, 112), slice(316, 320), slice(420, 424))
+"""Padding between the members of oneDNN's memory descriptor, whose bytes are not set."""
+
+
+def weight_order(packed: Tensor) -> bytes:
+    """Return what is equal for two packed weights of one layer if they have the same order in memory."""
+    descriptor = torch.ops.mkldnn._get_mkldnn_serialized_md(packed).clone()
+    for own in UNUSED_BYTES:
+        descriptor[own] = 0
+    return bytes(descriptor.tolist())
+
 
 class PackedConv2d(nn.Module):
     """A convolution, the sum of its output and another map, and the activation after it, in one pass over memory.

@@ -104,7 +104,7 @@ class QuantizedWeight(NamedTuple):
 def quantize_weight(weight: Float[Tensor, "Co *S"]) -> QuantizedWeight:
     """Quantize each output channel symmetrically, by its largest value."""
     # Without VNNI, two products of bytes are summed in 16 bits: weights of 7 bits exclude an overflow.
-    largest = MAX_WEIGHT if _uses_vnni() else MAX_WEIGHT_16_BIT
+    largest = MAX_WEIGHT if uses_vnni() else MAX_WEIGHT_16_BIT
     weight = weight.detach().float()
     rows = weight.flatten(1)
     scales = (rows.abs().amax(1) / largest).clamp(min=torch.finfo(torch.float32).tiny)
@@ -253,7 +253,7 @@ def quantize_layers(module: nn.Module, ranges: Mapping[nn.Module, ActivationRang
             setattr(module, name, QuantizedLinear(child.weight, child.bias, ranges[child].scale))
 
 
-def _uses_vnni() -> bool:
+def uses_vnni() -> bool:
     """Return whether oneDNN multiplies bytes with VNNI instructions: the processor has them, and the user allows it."""
     return torch.cpu._is_vnni_supported() and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in ISA_WITHOUT_VNNI
 

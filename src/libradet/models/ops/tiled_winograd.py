@@ -105,10 +105,12 @@ class TiledWinograd(nn.Module):
         output = x.new_empty(rows * TILE, columns * TILE, self.outputs)
         tiles = output.view(rows, TILE, columns, TILE, self.outputs)
         for start in range(0, rows, step):
-            count = min(step, rows - start)
-            block.read(start, count)
-            products = self._multiply(block, count, *sums)
-            own = tiles[start : start + count].transpose(1, 2)
+            # The last block repeats rows of the one before: with fewer, oneDNN may want another order of the weights,
+            # and reorders them at every call, which without AVX-512 costs ten times the products.
+            first = min(start, rows - step)
+            block.read(first)
+            products = self._multiply(block, *sums)
+            own = tiles[first : first + step].transpose(1, 2)
             if self.relu:
                 torch.clamp_min(products, 0, out=own)
             else:
@@ -116,25 +118,24 @@ class TiledWinograd(nn.Module):
         return output[:height, :width].contiguous().permute(2, 0, 1)[None]
 
     def _multiply(
-        self, block: "_Block", count: int, input_sums: Tensor, output_sums: Tensor
+        self, block: "_Block", input_sums: Tensor, output_sums: Tensor
     ) -> Float[Tensor, "rows columns 4 4 Co"]:
-        tiles = count * block.columns
-        torch.bmm(input_sums[:tiles], block.patches[:tiles], out=block.transformed[:tiles])
-        pixels = block.transformed[:tiles].view(1, count, block.columns, -1).permute(0, 3, 1, 2)
+        torch.bmm(input_sums, block.patches, out=block.transformed)
+        pixels = block.transformed.view(1, block.rows, block.columns, -1).permute(0, 3, 1, 2)
         products = torch.ops.mkldnn._convolution_pointwise(
             pixels, self.packed, None, [0, 0], [1, 1], [1, 1], SPAN**2, "none", [], ""
         )
-        products = products.permute(0, 2, 3, 1).reshape(tiles, SPAN**2, self.outputs)
-        outputs = block.outputs[:tiles]
+        products = products.permute(0, 2, 3, 1).reshape(-1, SPAN**2, self.outputs)
         if self.bias is None:
-            torch.bmm(output_sums[:tiles], products, out=outputs)
+            torch.bmm(output_sums, products, out=block.outputs)
         else:
-            torch.baddbmm(self.bias, output_sums[:tiles], products, out=outputs)
-        return outputs.view(count, block.columns, TILE, TILE, self.outputs)
+            torch.baddbmm(self.bias, output_sums, products, out=block.outputs)
+        return block.outputs.view(block.rows, block.columns, TILE, TILE, self.outputs)
 
     def _step(self, rows: int, columns: int) -> int:
-        """Return the number of rows of tiles in a block."""
-        return min(rows, max(1, round(BLOCK_VALUES / (self.inputs * columns))))
+        """Return the number of rows of tiles in a block: a quarter more than wanted, if fewer are then repeated."""
+        wanted = min(rows, max(1, round(BLOCK_VALUES / (self.inputs * columns))))
+        return min(range(wanted, wanted + wanted // 4 + 1), key=lambda step: -rows % step)
 
 
 class _Block:
@@ -143,25 +144,25 @@ class _Block:
     def __init__(self, image: Float[Tensor, "H W Ci"], rows: int, outputs: int) -> None:
         self.image = image
         _, width, channels = image.shape
-        self.columns = -(-width // TILE)
+        self.rows, self.columns = rows, -(-width // TILE)
         # A pixel more at both ends: those of the patches beyond the first and the last column.
         self.padded = image.new_zeros(1 + (TILE * rows + SPAN - TILE) * width + SPAN, channels)
         self.patches = image.new_empty(rows * self.columns, SPAN**2, channels)
         self.transformed = torch.empty_like(self.patches)
         self.outputs = image.new_empty(rows * self.columns, TILE**2, outputs)
 
-    def read(self, start: int, count: int) -> None:
-        """Copy the inputs of ``count`` rows of tiles, from row ``start``, to :attr:`patches`."""
+    def read(self, start: int) -> None:
+        """Copy the inputs of rows of tiles, from row ``start``, to :attr:`patches`."""
         height, width, channels = self.image.shape
         first = TILE * start - 1
-        last = first + TILE * count + SPAN - TILE
+        last = first + TILE * self.rows + SPAN - TILE
         # The last tile may extend four pixels beyond the row: into the next one, or several in a narrow image.
         is_inside = first > 0 and last < height and width >= TILE
         source = self.image[first:last] if is_inside else self._pad(first, last)
         row, column = source.stride()[:2]
         # Column -1 is read as the last one of the row above, and the column after the last one as the first below.
-        sizes, strides = (count, self.columns, SPAN, SPAN, channels), (TILE * row, TILE * column, row, column, 1)
-        patches = self.patches[: count * self.columns].view(sizes)
+        sizes, strides = (self.rows, self.columns, SPAN, SPAN, channels), (TILE * row, TILE * column, row, column, 1)
+        patches = self.patches.view(sizes)
         patches.copy_(source.as_strided(sizes, strides, source.storage_offset() - column))
         patches[:, 0, :, 0] = 0
         patches[:, -1, :, width + 1 - TILE * (self.columns - 1) :] = 0
