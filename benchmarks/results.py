@@ -47,12 +47,12 @@ class CaseResults:
         return min(names, key=lambda name: median(self.seconds(name)), default=None)
 
     def best(self, library: str, precision: str) -> str | None:
-        """Return the name of a library's fastest variant of those measured in every round; eager for libradet."""
+        """Return the name of a library's fastest variant of those measured in most rounds; eager for libradet."""
         start = f"{library}-{precision}"
         if start in self.runs:
             return start
-        most = max((len(runs) for runs in self.runs.values()), default=0)
-        names = [n for n, runs in self.runs.items() if n.startswith(start) and len(runs) == most]
+        rounds = {n: len(runs) for n, runs in self.runs.items() if n.startswith(start)}
+        names = [n for n, count in rounds.items() if count == max(rounds.values())]
         return min(names, key=lambda n: median(self.seconds(n)), default=None)
 
 

@@ -152,6 +152,15 @@ def test_verdicts_differ_by_processor():
         assert verdicts(results)["inference, best engine, fp32, vs torchvision fp32 (eager)"] is met
 
 
+def test_a_round_left_out_for_time_does_not_hide_the_others():
+    results = case_results(TRAIN, **{"ours-fp32": 2.0, "torchvision-fp32-plain": 3.0})
+    results.runs["ours-fp32"] *= 2
+    assert results.best("torchvision", "fp32") == "torchvision-fp32-plain"
+    twice = case_results(TRAIN, **{"torchvision-fp32-plain": 3.0, "torchvision-fp32-channels_last": 2.0})
+    twice.runs["torchvision-fp32-plain"] *= 2
+    assert twice.best("torchvision", "fp32") == "torchvision-fp32-plain"
+
+
 def test_faster_engine_with_other_detections_does_not_count():
     case = case_results(INFER, ours_fp32=0.6, ours_fp32_compiled=0.3, torchvision_fp32_plain=1.0)
     for name, same in (("ours-fp32", True), ("ours-fp32-compiled", False)):
