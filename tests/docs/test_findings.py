@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = sorted((Path(__file__).parents[2] / "findings").glob("*.sh"))
+FINDINGS = Path(__file__).parents[2] / "findings"
+SCRIPTS = sorted(FINDINGS.glob("*.sh"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -17,3 +18,7 @@ def test_a_script_states_what_was_observed_and_is_executable(script):
         assert line in text
     assert re.search(r"\nfolder=\$\(mktemp -d\); trap 'rm -rf \"\$folder\"' EXIT\n", text)
     assert re.search(r"[a-z]==\d", text)
+
+
+def test_folder_has_scripts_only():
+    assert [path.name for path in FINDINGS.iterdir() if path.suffix != ".sh"] == []
