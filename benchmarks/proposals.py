@@ -55,8 +55,19 @@ def _make_counter(subject: ModelUnderTest) -> Callable[[float], int]:
     return count
 
 
+def find_min_size(count: Callable[[float], int], wanted: int, largest: float) -> float:
+    """Return a minimum side in pixels with which at most ``wanted`` proposals remain, as many as possible.
+
+    It lies between the sides of the last one that is removed and of the first one that remains, so that a library with
+    other rounding errors removes the same.
+    """
+    removes = _bisect(count, wanted, largest)
+    remaining = count(removes)
+    return (removes + _bisect(count, remaining - 1, largest)) / 2 if remaining else removes
+
+
 def _bisect(count: Callable[[float], int], wanted: int, largest: float) -> float:
-    """Return a minimum side in pixels with which at most ``wanted`` proposals remain, as many as possible."""
+    """Return the least minimum side with which at most ``wanted`` proposals remain."""
     low, high = 0.0, largest
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
@@ -73,7 +84,7 @@ def _measure(
     wanted: int,
     rounds: int,
 ) -> dict[str, Any]:
-    min_size = _bisect(count_theirs, wanted, float(max(case.size)))
+    min_size = find_min_size(count_theirs, wanted, float(max(case.size)))
     proposals = {"torchvision": count_theirs(min_size)}
     for subject in theirs.values():
         subject.model.rpn.min_size = min_size

@@ -1,11 +1,14 @@
 """Write docs/results/speed.md from the results of each kind of processor in benchmarks/results/.
 
 python -m benchmarks.publish
+python -m benchmarks.publish runs/more.json    first join results of a further run on the same kind of processor
 """
 
 import json
+import sys
 from pathlib import Path
 
+from benchmarks.join import join
 from benchmarks.machine import kind_of
 from benchmarks.processes import ROOT
 from benchmarks.report import METHOD, kind_title, results_section, to_json
@@ -24,6 +27,12 @@ def publish(results: Results) -> Path:
     return write_page()
 
 
+def publish_further(path: Path) -> Path:
+    """Join a further run's results into those of its kind of processor, write the page and return its path."""
+    further = _read(path)
+    return publish(join(_read(result_file(kind_of(further.machine["instructions"]))), further))
+
+
 def result_file(kind: str) -> Path:
     """Return the file of a kind of processor."""
     return RESULTS / f"speed_{kind}.json"
@@ -35,7 +44,7 @@ def write_page() -> Path:
     measured = sorted(path.stem.removeprefix("speed_") for path in RESULTS.glob("speed_*.json"))
     for kind in dict.fromkeys([*KINDS, *measured]):
         if kind in measured:
-            lines += results_section(Results.from_json(json.loads(result_file(kind).read_text())))
+            lines += results_section(_read(result_file(kind)))
         else:
             lines += [
                 f"## {kind_title(KINDS[kind])}\n",
@@ -45,5 +54,11 @@ def write_page() -> Path:
     return PAGE
 
 
+def _read(path: Path) -> Results:
+    return Results.from_json(json.loads(path.read_text()))
+
+
 if __name__ == "__main__":
+    for file in sys.argv[1:]:
+        publish_further(Path(file))
     print(write_page())

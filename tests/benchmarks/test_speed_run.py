@@ -11,8 +11,10 @@ from benchmarks import budget as budgets
 from benchmarks import publish, run, scaling
 from benchmarks.budget import Budget
 from benchmarks.cases import INFER, OTHERS, SMALL, TARGETS, TRAIN, list_contenders
+from benchmarks.join import join
 from benchmarks.machine import kind_of
 from benchmarks.processes import OUT_OF_TIME, run_job
+from benchmarks.proposals import find_min_size
 from benchmarks.report import to_markdown
 from benchmarks.results import CaseResults, Results
 from benchmarks.run import Item, list_items
@@ -209,6 +211,44 @@ def test_page_has_a_section_for_each_kind(monkeypatch, tmp_path):
     assert "| loading, images per second and core at 640, vs torchvision's | 3.00x | >= 2 | met |" in page
     stored = json.loads((tmp_path / "results" / "speed_avx2.json").read_text())
     assert Results.from_json(stored).cases == [case]
+
+
+def test_a_further_run_replaces_what_it_measured_and_keeps_the_rest():
+    left_out = ["scaling", "loader", f"{OTHERS[1].name}: ours-fp32, round 1", "weights of mask_rcnn-480x640"]
+    cases = [case_results(TRAIN, ours_fp32=2.0), case_results(INFER, ours_fp32=1.0)]
+    stored = Results(machine(NARROW), "first", 38.0, left_out, {"scaling": "no time", "bf16": "none"}, cases=cases)
+    new = [case_results(INFER, ours_fp32=0.9), case_results(OTHERS[1], ours_fp32=3.0), CaseResults(OTHERS[2])]
+    further = Results(machine(NARROW) | {"date": "later", "commits": {"ours": "def"}}, "second", 9.0, cases=new)
+    further.scaling = {"batch": {}}
+    joined = join(stored, further)
+    assert [(c.case, c.runs["ours-fp32"][0]["seconds"]) for c in joined.cases] == [
+        (TRAIN, [2.0]),
+        (INFER, [0.9]),
+        (OTHERS[1], [3.0]),
+    ]
+    assert joined.left_out == ["loader"]
+    assert joined.unavailable == {"bf16": "none"}
+    assert (joined.command, joined.minutes, joined.scaling) == ("first\nsecond", 47.0, {"batch": {}})
+    assert (joined.machine["date"], joined.machine["commits"]["ours"]) == ("today, later", "abc, def")
+
+
+def test_runs_of_different_processors_or_versions_are_not_joined():
+    stored = Results(machine(NARROW), "first")
+    for changes in ({"instructions": WIDE}, {"threads": 1}, {"versions": {"torch": "3"}}):
+        with pytest.raises(ValueError, match=f"differ in {next(iter(changes))}"):
+            join(stored, Results(machine(NARROW) | changes, "second"))
+
+
+def test_minimum_side_of_proposals_lies_between_two_sides():
+    sides = [1.0, 2.0, 4.0, 4.0, 8.0, 16.0]
+
+    def count(min_size):
+        return sum(side >= min_size for side in sides)
+
+    for wanted, expected, remaining in ((1, 12, 1), (2, 6, 2), (3, 6, 2), (4, 3, 4), (5, 1.5, 5)):
+        min_size = find_min_size(count, wanted, 100.0)
+        assert min_size == pytest.approx(expected)
+        assert count(min_size) == remaining
 
 
 def test_kinds():
