@@ -213,6 +213,23 @@ def test_nothing_in_a_hostile_file_is_executed(publish, tmp_path):
     assert not list(cache_path(weights).parent.glob("*.safetensors"))
 
 
+def test_a_download_without_known_hash_that_is_no_detector_is_not_kept(publish, checkpoint, detector):
+    """Such as the page of a proxy; a file that was put there by hand is left alone."""
+    weights = publish(b"<html>Sign in</html>", sha256="")
+    for requests in (1, 2):
+        with pytest.raises(UserError, match=r"not a readable checkpoint.*; it was not kept, and the next attempt") as e:
+            local_weights(NAME)
+        assert "\n" not in str(e.value)
+        assert not cache_path(weights).exists()
+        assert len(publish.server.requests) == requests
+    cache_path(weights).write_bytes(b"<html>")
+    with pytest.raises(UserError, match=r"not a readable checkpoint"):
+        local_weights(NAME)
+    assert cache_path(weights).exists()
+    cache_path(weights).write_bytes(checkpoint)
+    assert read_config(local_weights(NAME).path).backbone.name == "resnet18"
+
+
 def test_another_detector_under_the_name(publish, checkpoint):
     weights = publish(checkpoint, model="libra_faster_rcnn")
     with pytest.raises(UserError, match=r"contains faster_rcnn on resnet18, not libra_faster_rcnn on resnet18"):

@@ -50,6 +50,12 @@ def test_listed_backbones_fit_and_others_do_not(listed, others):
     assert list_backbones(others) == []
 
 
+def test_names_of_weights_are_listed_where_no_model_has_such_a_name():
+    assert "convnext_tiny.dinov3_lvd1689m" in list_backbones("convnext*dinov3*")
+    assert list_backbones("vit_base_patch16_224.m*") == ["vit_base_patch16_224.mae"]
+    assert list_backbones("levit_128s.*") == []
+
+
 @pytest.mark.parametrize(
     "name",
     ["vit_relpos_small_patch16_224", "botnet26t_256", "mobilevitv2_050", "convnext_atto", "swinv2_tiny_window8_256"],

@@ -95,16 +95,16 @@ def _cached(weights: PublishedWeights) -> LocalWeights:
     original, converted = cache_path(weights), converted_path(weights)
     if converted.is_file():
         return LocalWeights(converted)
-    from libradet.interop.download import check_hash, download, locked
+    from libradet.interop.download import check_hash, locked
 
     try:
         with locked(original):
             if not converted.is_file():  # by the process that had the lock
                 if original.exists():
                     check_hash(original, weights.sha256)
+                    _convert(weights, original, converted)
                 else:
-                    download(address(weights), original, weights.sha256)
-                _convert(weights, original, converted)
+                    _download_and_convert(weights, original, converted)
         return LocalWeights(converted)
     except UnwritableError:
         if not original.is_file():
@@ -127,6 +127,25 @@ def _load_original(weights: PublishedWeights, original: Path) -> "Detector":
     if content != (weights.model, weights.backbone):
         raise UserError(f"{original}: contains {' on '.join(content)}, not {weights.model} on {weights.backbone}")
     return model
+
+
+def _download_and_convert(weights: PublishedWeights, original: Path, converted: Path) -> None:
+    """Download and convert; a download without known hash that is not the detector is deleted.
+
+    Otherwise every later attempt would read and refuse it again.
+    """
+    from libradet.interop.download import download
+
+    download(address(weights), original, weights.sha256)
+    try:
+        _convert(weights, original, converted)
+    except UnwritableError:
+        raise
+    except UserError as error:
+        if weights.sha256:
+            raise
+        original.unlink(missing_ok=True)
+        raise UserError(f"{error}; it was not kept, and the next attempt downloads it again") from error
 
 
 def _convert(weights: PublishedWeights, original: Path, converted: Path) -> None:

@@ -89,10 +89,14 @@ def fits_detectors(name: str) -> bool:
 
 
 def list_backbones(pattern: str) -> list[str]:
-    """Return the names that match a pattern such as ``convnext*`` and that detectors can be built on."""
+    """Return the names that match a pattern such as ``convnext*`` and that detectors can be built on.
+
+    If no name of a model matches, those of weights are compared, which have a tag: ``convnext*dinov3*``, ``*.mae``.
+    """
     from libradet.utils.quick_timm import timm
 
-    return [name for name in timm.list_models(pattern) if fits_detectors(name)]
+    names = timm.list_models(pattern) or timm.list_models(pattern, pretrained=True)
+    return [name for name in names if fits_detectors(name)]
 
 
 def similar_backbones(name: str, count: int = 5) -> str:
