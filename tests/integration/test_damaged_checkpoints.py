@@ -201,6 +201,7 @@ def test_weights_that_are_not_finite_are_not_saved(tiny_data, tiny, tmp_path, ca
     )
     said = capsys.readouterr().err
     assert "not finite (step 1" in said
+    assert "last.ckpt" not in said, "there is none"
     assert not (out / "last.ckpt").exists()
 
 

@@ -24,7 +24,14 @@ from libradet.training.error_translation import translate_errors
 from libradet.training.loggers import CSVMetricsLogger, check_loggers, make_loggers
 from libradet.training.loss_reader import StepLosses
 from libradet.training.module import DetectorModule
-from libradet.training.run_files import BEST_METRICS, BEST_MODEL, BEST_PREDICTIONS, CURVES, METRICS_CSV
+from libradet.training.run_files import (
+    BEST_METRICS,
+    BEST_MODEL,
+    BEST_PREDICTIONS,
+    CURVES,
+    LAST_CHECKPOINT,
+    METRICS_CSV,
+)
 from libradet.training.setup import TrainSetup, is_first_process, setup_training, write_config
 from libradet.training.signals import Interrupted, SignalHandler
 from libradet.training.summary import summarize_setup
@@ -214,9 +221,10 @@ def _describe_failure(setup: TrainSetup, losses: StepLosses, step: int) -> str:
     terms = ", ".join(f"{name} {value:g}" for name, value in losses.losses.items())
     images = ", ".join(setup.data.train_set.images[i].name for i in losses.image_indices)
     subject = "weights are" if losses.is_finite else "the loss is"
+    kept = f"; {LAST_CHECKPOINT} is from an earlier step" if (setup.folder / LAST_CHECKPOINT).exists() else ""
     return (
         f"{subject} not finite (step {step}: {terms}); images in the batch: {images}\n"
-        "Check these images and their boxes, lower --lr, or raise --warmup_steps; last.ckpt is from an earlier step."
+        f"Check these images and their boxes, lower --lr, or raise --warmup_steps{kept}."
     )
 
 
