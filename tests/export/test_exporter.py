@@ -82,6 +82,17 @@ def test_files_with_other_detections_are_not_written(mask_rcnn_onnx, tmp_path, m
     assert exporter.export(mask_rcnn_onnx.model, tmp_path / "new.onnx").difference.is_small
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_before_tracing(value, tmp_path, monkeypatch):
+    model = small_detector("rpn")
+    model.rpn.logits.bias.data[0] = value
+    monkeypatch.setattr(exporter, "trace_detector", lambda *a: pytest.fail("traced"))
+    message = r"new.onnx: not written because 1 of .* contain NaN or infinity, the first is rpn.logits.bias; "
+    with pytest.raises(UserError, match=message):
+        exporter.export(model, tmp_path / "new.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -75,13 +75,14 @@ def export(
             and less exact. Without images, it is not quantized.
 
     Raises:
-        UserError: unknown suffix, missing library, the detector cannot be traced, the outputs of file and detector
-            differ, or most detections are lost by quantization. No file is written then.
+        UserError: unknown suffix, missing library, weights that are NaN or infinite, the detector cannot be traced, the
+            outputs of file and detector differ, or most detections are lost by quantization. No file is written then.
     """
     file_format, metadata = get_format(path), build_metadata(model, size, embed_preprocess, static)
     file_format.require()
     if calibration_images:
         check_quantizable(metadata, Path(path).suffix)
+    _check_finite(model, path)
     start = time.perf_counter()
     program = trace_detector(model, metadata)
     with atomic_write(path) as partial:
@@ -96,6 +97,17 @@ def export(
             )
         agreement = _quantize(model, metadata, partial, calibration_images, path) if calibration_images else None
     return ExportResult(Path(path), difference, seconds, agreement)
+
+
+def _check_finite(model: Detector, path: str | Path) -> None:
+    """Refuse NaN, which some runtimes turn into ordinary numbers, so that the file's detections seem plausible."""
+    weights = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    names = [name for name, value in weights.items() if not value.isfinite().all()]
+    if names:
+        raise UserError(
+            f"{path}: not written because {len(names)} of the model's {len(weights)} weights contain NaN or infinity, "
+            f"the first is {names[0]}; export an earlier checkpoint"
+        )
 
 
 def _quantize(
