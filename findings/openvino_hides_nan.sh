@@ -5,8 +5,8 @@
 # nan) is nan, Min(nan, 6) is 6, HardSigmoid is 1, Exp is inf, ReduceMax and ReduceMin ignore nan, and Softmax is nan in one
 # place and 0 in the others in place of nan everywhere. Sigmoid, LeakyRelu, HardSwish and ReduceSum are nan. The
 # convolution with Relu is 0. MaxPool ignores nan in both. There is no warning.
-# Consequence: a detector whose weights or features became nan, such as after a diverged training or an overflow, returns
-# plausible detections, or none, and a check of its outputs for nan does not notice. Check weights before the export.
+# Consequence: where weights or features became nan, such as after a diverged training or an overflow, outputs of a detector
+# can be ordinary numbers, and a check of them for nan does not notice. Check weights before the export.
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
