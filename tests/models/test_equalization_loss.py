@@ -74,6 +74,18 @@ def test_equals_its_formula_over_several_steps(gamma, mu, alpha):
     assert torch.equal(loss.positive_gradients, before)
 
 
+def test_four_steps_are_those_of_mmdetection():
+    """Losses and sums of gradients of EQLV2Loss of mmdetection 3.3.0 in float64, on the same logits."""
+    loss, labels, valid = EqualizationLoss(4, 12.0, 0.8, 4.0), torch.tensor([0, 0, 0, 1, 2, 4]), torch.ones(6).bool()
+    steps = [
+        loss((3 * torch.cos(step + 0.7 * torch.arange(30.0))).reshape(6, 5), labels, valid).mean().item()
+        for step in range(4)
+    ]
+    assert steps == pytest.approx([6.13163762, 4.77770839, 4.06537913, 3.99813856], rel=1e-5)
+    assert loss.positive_gradients.tolist() == pytest.approx([9.99850624, 3.76898277, 5.96560566, 0.0], rel=1e-5)
+    assert loss.negative_gradients.tolist() == pytest.approx([5.61277554, 2.80759726, 6.9416616, 3.0579708], rel=1e-5)
+
+
 def test_scores_are_sigmoids_times_one_minus_the_background():
     logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
     scores = 1 / (1 + (-logits.double()).exp())
