@@ -284,7 +284,7 @@ class BenchmarkRun:
 
     def _replays(self, item: Item, turn: Turn) -> bool:
         """Return whether the kernels alone are measured as well: only in the cases that have such a target."""
-        targets = (catalog.INFER.name, catalog.TRAIN.name)
+        targets = {case.name for case in (catalog.INFER, catalog.TRAIN, *catalog.SMALL)}
         is_target = turn.case.name in targets or self.args.all or self.args.quick
         return is_target and item.round == 0 and turn.name in ("ours-fp32", "ours-bf16") and turn.case == item.case
 

@@ -213,4 +213,6 @@ def _small_backbones(results: Results) -> Iterator[TargetResult]:
             reason = "" if "before" in results.machine["commits"] else "needs --against"
             yield TargetResult(target, [], max_value=MAX_SMALL, missing_reason=reason)
         else:
+            kernels = [median(run["kernels"]) for run in case.runs[names[0]] if run["kernels"]]
             yield TargetResult(target, ratios(*(case.seconds(name) for name in names)), max_value=MAX_SMALL)
+            yield TargetResult(f"... of its kernels alone, {wanted.backbone}", ratios(kernels, case.seconds(names[1])))

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import budget as budgets
 from benchmarks import publish, run, scaling
 from benchmarks.budget import Budget
-from benchmarks.cases import INFER, OTHERS, SMALL, TARGETS, TRAIN, list_contenders
+from benchmarks.cases import INFER, OTHERS, SMALL, TARGETS, TRAIN, Contender, list_contenders
 from benchmarks.join import join
 from benchmarks.machine import kind_of
 from benchmarks.processes import OUT_OF_TIME, run_job
@@ -175,6 +175,22 @@ def test_missing_bf16_and_missing_checkout_are_named():
     targets = {t.target: t for t in evaluate_targets(Results(machine(NARROW), "bench"))}
     assert targets["training step on resnet18, fp32, / the other checkout's"].missing_reason == "needs --against"
     assert not any("bf16" in name for name in targets)
+
+
+def test_steps_on_light_backbones_are_compared_with_their_kernels(monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "describe_machine", lambda *_: machine(NARROW))
+    monkeypatch.setattr(run, "run_job", lambda *_: 1e11)
+    measured = run.BenchmarkRun(arguments(), tmp_path, lambda _: None)
+    for case in SMALL:
+        turn = run.Turn("ours-fp32", Contender("ours", "fp32"), case)
+        assert measured._replays(Item("steps", case), turn)
+        assert not measured._replays(Item("steps", case, 1), turn)
+    case = case_results(SMALL[0], ours_fp32=0.9, before_fp32=1.0)
+    case.runs["ours-fp32"][0]["kernels"] = [0.5, 0.6, 0.7]
+    targets = {t.target: t for t in evaluate_targets(Results(machine(NARROW), "bench", cases=[case]))}
+    floor = targets[f"... of its kernels alone, {SMALL[0].backbone}"]
+    assert (floor.values, floor.met) == ([0.6], None)
+    assert targets[f"training step on {SMALL[0].backbone}, fp32, / the other checkout's"].values == [0.9]
 
 
 def test_scaling_is_reported_as_it_is_measured(monkeypatch):
