@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from libradet.models.ops import tiled_winograd
-from libradet.models.ops.tiled_winograd import TiledWinograd, fits_tiled_winograd, make_transforms
+from libradet.models.ops.tiled_winograd import TiledWinograd, fits_tiled_winograd
+from libradet.models.ops.winograd_transforms import make_transforms
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
 

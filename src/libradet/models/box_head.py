@@ -124,7 +124,7 @@ class BoxHead(nn.Module):
 
     def hidden_layers(self) -> list[nn.Module]:
         """Return the convolutions and linear layers before those of the outputs."""
-        convs = [layer for layer in self.convs.modules() if type(layer) is nn.Conv2d]
+        convs = [layer for layer in self.convs.modules() if isinstance(layer, nn.Conv2d)]
         return [*convs, *(getattr(self, name) for name in self.fc_names)]
 
     def pack(self, ranges: Mapping[nn.Module, ActivationRange] | None = None) -> None:

@@ -21,6 +21,7 @@ from libradet.models.config_validation import validate_config
 from libradet.models.empty_slots import count_used_slots
 from libradet.models.load_pretrained import BackboneWeights
 from libradet.models.mask_head import MaskHead
+from libradet.models.ops.trained_winograd import replace_3x3_convs
 from libradet.models.retinanet_head import RetinaNetHead
 from libradet.models.roi_heads import build_roi_heads, precomputed_proposals
 from libradet.models.rpn import Proposals, RPNHead, proposals_to_detections
@@ -80,6 +81,7 @@ class Detector(nn.Module):
             else None
         )
         self.loss_weights = build_uncertainty_weighting(config)
+        replace_3x3_convs(self)
         self.register_buffer("mean", torch.tensor(config.image.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.image.std).view(3, 1, 1), persistent=False)
 

@@ -48,7 +48,7 @@ class MaskHead(nn.Module):
 
     def hidden_layers(self) -> list[nn.Module]:
         """Return the convolutions before the upsampling."""
-        return [layer for layer in self.convs.modules() if type(layer) is nn.Conv2d]
+        return [layer for layer in self.convs.modules() if isinstance(layer, nn.Conv2d)]
 
     def loss(self, features: Sequence[Tensor], positives: SampledProposals, batch: Batch) -> Float[Tensor, ""]:
         """Return the binary cross entropy of the positives' masks of their own class, mean over pixels and positives.

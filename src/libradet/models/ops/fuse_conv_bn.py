@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from libradet.models.ops import trained_winograd
 from libradet.models.ops.fast_depthwise import conv_gradients
 
 
@@ -92,29 +93,37 @@ def fused_conv(
     device = x.device.type
     uses_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if uses_autocast else x.dtype
-    return _FusedConv.apply(x.to(dtype), conv.weight, scale, shift.to(dtype), *arguments)
+    by_winograd = trained_winograd.uses_winograd(conv, x)
+    return _FusedConv.apply(x.to(dtype), conv.weight, scale, shift.to(dtype), by_winograd, *arguments)
 
 
 class _FusedConv(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, *arguments: Any) -> Tensor:
-        return F.conv2d(x, (weight * scale).to(x.dtype), shift, *arguments)
+    def forward(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, by_winograd: bool, *arguments: Any) -> Tensor:
+        product = (weight * scale).to(x.dtype)
+        if by_winograd:
+            return trained_winograd.convolve(x, product, shift)
+        return F.conv2d(x, product, shift, *arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:3])
-        ctx.arguments = inputs[4:]
+        ctx.by_winograd, ctx.arguments = inputs[4], inputs[5:]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         x, weight, scale = ctx.saved_tensors
         needs_x, needs_weight, needs_scale, needs_shift = ctx.needs_input_grad[:4]
         needs = (needs_x, needs_weight or needs_scale, needs_shift)
-        grad_x, product, grad_shift = conv_gradients(grads[0], x, (weight * scale).to(x.dtype), ctx.arguments, needs)
+        product = (weight * scale).to(x.dtype)
+        if ctx.by_winograd:
+            grad_x, product, grad_shift = trained_winograd.gradients(grads[0], x, product, needs)
+        else:
+            grad_x, product, grad_shift = conv_gradients(grads[0], x, product, ctx.arguments, needs)
         product = None if product is None else product.to(weight.dtype)
         grad_weight = product * scale if needs_weight and product is not None else None
         grad_scale = (product * weight).sum((1, 2, 3), keepdim=True) if needs_scale and product is not None else None
-        return grad_x, grad_weight, grad_scale, grad_shift, None, None, None, None
+        return grad_x, grad_weight, grad_scale, grad_shift, None, None, None, None, None
 
 
 def _fused_copy(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from libradet.models.ops.trained_winograd import TrainedWinogradConv2d
+
 KERNEL = 3
 
 
@@ -30,7 +32,7 @@ def is_supported(convs: nn.ModuleList, samples_per_image: int, features: Sequenc
     if len(convs) != 1:
         return False
     # Wrapped or parametrized convolutions are other functions of their weight.
-    return type(convs[0]) is nn.Conv2d and KERNEL**2 * samples_per_image <= cells
+    return type(convs[0]) in (nn.Conv2d, TrainedWinogradConv2d) and KERNEL**2 * samples_per_image <= cells
 
 
 def neighborhoods(

@@ -4,22 +4,13 @@
 constant matrix, [36, 36] for inputs and [16, 36] for outputs, which cost a fifth of the products over channels, and the
 36 products over channels are one convolution of 36 groups. A block of tiles is small enough for the processor's cache,
 so that its memory is written and read there.
-
-Polynomials are evaluated at 0, +-sqrt(1/2), +-sqrt(2) and infinity, in place of the usual 0, +-1, +-2 and infinity:
-rounding errors are half as large. In bfloat16, where they are five times those of a direct convolution, this keeps them
-near 1 %. The matrices then contain no numbers but multiples of powers of 2 and sqrt(2), which bfloat16 represents well.
 """
-
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from libradet.models.ops.winograd import SPAN, TILE
-
-POINTS = (0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
-"""Where the polynomials of filter and tile are evaluated, next to infinity."""
+from libradet.models.ops.winograd_transforms import SPAN, TILE, make_transforms
 
 BLOCK_VALUES = 160 * 256
 """Tiles of a block times input channels: with fewer, products over channels are slower; with more, memory is."""
@@ -28,39 +19,6 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 MIN_CHANNELS, MIN_TILES = 128, 15
 """With fewer channels, the transforms cost what is saved; with fewer tiles, reading 36 weights in place of 9 does."""
-
-
-class Transforms(NamedTuple):
-    """Matrices of a tile's transforms along both axes.
-
-    Attributes:
-        inputs: [36, 36]
-        kernels: [36, 9]
-        outputs: [16, 36]
-    """
-
-    inputs: Float[Tensor, "36 36"]
-    kernels: Float[Tensor, "36 9"]
-    outputs: Float[Tensor, "16 36"]
-
-
-def make_transforms() -> Transforms:
-    """Return the matrices in float64: those of Toom and Cook's multiplication of polynomials, transposed."""
-    inputs = torch.linalg.inv(_powers(SPAN)).T
-    # Scaled so that the highest power in each row has the factor 1, and kernels inversely.
-    scale = torch.stack([row[row.abs() > 1e-9][-1] for row in inputs])[:, None]
-    inputs = (inputs / scale).where(inputs.abs() > 1e-9, 0)
-    kernels = _powers(SPAN - TILE + 1) * scale
-    outputs = _powers(TILE).T.contiguous()
-    return Transforms(*(torch.kron(matrix, matrix) for matrix in (inputs, kernels, outputs)))
-
-
-def _powers(count: int) -> Float[Tensor, "6 count"]:
-    """Return the powers of each point, and the highest one for infinity."""
-    points = torch.tensor(POINTS, dtype=torch.float64)[:, None]
-    infinity = torch.zeros(1, count, dtype=torch.float64)
-    infinity[0, -1] = 1
-    return torch.cat([points ** torch.arange(count), infinity])
 
 
 class TiledWinograd(nn.Module):

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-TILE, SPAN = 4, 6
-"""Outputs and inputs of a tile along one axis."""
+from libradet.models.ops.trained_winograd import TrainedWinogradConv2d
+from libradet.models.ops.winograd_transforms import SPAN, TILE
 
 MIN_CHANNELS = 64
 """With fewer channels, the transforms cost more than the matrix products save."""
@@ -64,7 +64,10 @@ class WinogradConv2d(nn.Module):
 
 def fits_winograd(conv: nn.Module) -> bool:
     """Whether a layer is a convolution that :class:`WinogradConv2d` computes, and faster than directly."""
-    if type(conv) is not nn.Conv2d or min(conv.in_channels, conv.out_channels) < MIN_CHANNELS:
+    if type(conv) not in (nn.Conv2d, TrainedWinogradConv2d):
+        return False
+    assert isinstance(conv, nn.Conv2d)
+    if min(conv.in_channels, conv.out_channels) < MIN_CHANNELS:
         return False
     sizes = conv.kernel_size, conv.stride, conv.padding, conv.dilation
     return sizes == ((3, 3), (1, 1), (1, 1), (1, 1)) and conv.groups == 1 and conv.padding_mode == "zeros"
