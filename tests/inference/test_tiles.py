@@ -19,7 +19,7 @@ from libradet.evaluation.evaluate import evaluate
 from libradet.geometry.tiles import Tiles, tile_windows
 from libradet.inference.dataset_runner import run_on_dataset
 from libradet.inference.predict import predict
-from libradet.inference.tiles import Tiling, make_tiling
+from libradet.inference.tiles import MIN_ROWS, GrowingRows, Tiling, make_tiling
 from libradet.inference.tta import with_tta
 from libradet.models.build import create_model
 from libradet.models.config import MaskConfig
@@ -147,6 +147,17 @@ def test_tiles_are_resized_and_detections_scaled_back():
     found = predict(model, image, batch_size=4, tiling=make_tiling(model, (40, 0.5)))
     assert {shape[2:] for shape in model.shapes} == {(96, 96)}, "80 pixels, padded to a multiple of 32"
     np.testing.assert_allclose(found.xyxy, [[30, 20, 34, 24]], atol=0.51)
+
+
+def test_rows_are_appended_in_memory_that_grows_seldom():
+    rows, parts, addresses = GrowingRows(), [], set()
+    for number in range(200):
+        parts.append(torch.full((number % 40, 4), float(number)))
+        rows.append(parts[-1])
+        addresses.add(rows.rows.data_ptr())
+    assert torch.equal(rows.rows, torch.cat(parts))
+    assert len(rows.rows) > 3 * MIN_ROWS
+    assert len(addresses - {0}) <= 3
 
 
 def test_without_detections():

@@ -8,6 +8,7 @@ import libradet
 from libradet.errors import UserError
 from libradet.models.config import BackboneConfig
 from libradet.models.detector import Detector
+from libradet.models.optimize import optimize, optimize_predictor
 from libradet.models.serialization import save_model
 from libradet.models.zoo import MODELS
 from tests.helpers.tiny_detectors import lively, tiny_batch, tiny_config, tiny_detector, tiny_zoo_config
@@ -60,6 +61,28 @@ def test_the_original_is_not_modified():
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert all(p.requires_grad for p in model.parameters())
     assert not any(p.requires_grad for p in optimized.parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_predictor_shares_what_it_need_not_convert(precision):
+    model = lively(tiny_detector())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    predictor = optimize_predictor(model, precision)
+    shares = {
+        name
+        for name, p in predictor.named_parameters()
+        if name in before and p.data_ptr() == model.get_parameter(name).data_ptr()
+    }
+    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert linear
+    assert (linear <= shares) == (precision == "fp32")
+    batch = tiny_batch()
+    model.eval()
+    with torch.no_grad():
+        expected, actual = optimize(model, precision)(batch), predictor(batch)
+    assert all(torch.equal(a, b) for a, b in zip(expected[:4], actual[:4], strict=True))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.rpn.parameters())
 
 
 def test_optimized_models_are_not_saved(tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Shaped
 from torch import Tensor
 
 from libradet.data.batch import Batch
@@ -28,6 +28,9 @@ TileMerge = Literal["nms", "wbf"]
 
 FUSION_THRESH = 0.55
 """IoU threshold of weighted boxes fusion, the one of its authors."""
+
+MIN_ROWS = 1024
+"""Detections that memory is reserved for at first."""
 
 
 class Tiling(NamedTuple):
@@ -81,13 +84,46 @@ def _nms_thresh(model: Predictor) -> float:
     return config.detections.nms_thresh
 
 
+class GrowingRows:
+    """Rows of a tensor that are appended to, in memory of twice the size whenever it is full.
+
+    A tensor for each append would lie between the large ones of a model's steps, and these cannot be returned to the
+    system then: the memory of a process would grow with every tile.
+    """
+
+    def __init__(self) -> None:
+        self._memory: Tensor | None = None
+        self._count = 0
+
+    def append(self, rows: Shaped[Tensor, "N *"]) -> None:
+        """Copy further rows, of the same type and trailing size as all others."""
+        count = self._count + len(rows)
+        if self._memory is None or count > len(self._memory):
+            larger = rows.new_empty(max(2 * count, MIN_ROWS), *rows.shape[1:], device="cpu")
+            if self._memory is not None:
+                larger[: self._count] = self.rows
+            self._memory = larger
+        self._memory[self._count : count] = rows
+        self._count = count
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether anything was appended, if only no rows."""
+        return self._memory is not None
+
+    @property
+    def rows(self) -> Shaped[Tensor, "M *"]:
+        """All rows so far."""
+        return torch.empty(0) if self._memory is None else self._memory[: self._count]
+
+
 class TileDetections:
     """Detections of the tiles of one image so far, in pixels of the image."""
 
     def __init__(self, windows: Sequence[Window]) -> None:
         self.windows = windows
         self.num_tiles = 0
-        self._parts: list[tuple[Tensor, ...]] = []
+        self._boxes, self._scores, self._labels, self._masks = (GrowingRows() for _ in range(4))
 
     @property
     def is_complete(self) -> bool:
@@ -99,14 +135,18 @@ class TileDetections:
         keep, window = detections.valid[row], self.windows[number]
         corner = torch.tensor([window.left, window.top], dtype=torch.float64)
         # Double precision: a position in a large image uses most digits of a single one.
-        boxes = detections.boxes[row, keep].double().cpu() / scale.repeat(2) + corner.repeat(2)
-        part = boxes, detections.scores[row, keep].cpu(), detections.labels[row, keep].cpu()
-        self._parts.append(part if detections.masks is None else (*part, detections.masks[row, keep].cpu()))
+        self._boxes.append(detections.boxes[row, keep].double().cpu() / scale.repeat(2) + corner.repeat(2))
+        self._scores.append(detections.scores[row, keep])
+        self._labels.append(detections.labels[row, keep])
+        if detections.masks is not None:
+            self._masks.append(detections.masks[row, keep])
         self.num_tiles += 1
 
     def merge(self, tiling: Tiling, height: int, width: int) -> Detections:
         """Return the merged detections [1, D] by falling score, clipped to an image of this size."""
-        boxes, scores, labels, *masks = (torch.cat(columns) for columns in zip(*self._parts, strict=True))
+        boxes, scores, labels, masks = (
+            column.rows for column in (self._boxes, self._scores, self._labels, self._masks)
+        )
         boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height] * 2, dtype=torch.float64))
         if tiling.merge == "wbf":
             fused = weighted_boxes_fusion(boxes.numpy(), scores.double().numpy(), labels.numpy(), tiling.threshold)
@@ -116,7 +156,7 @@ class TileDetections:
         ranked, kept = batched_nms(*columns, threshold=tiling.threshold, size=max(len(labels), 1))
         rows = ranked[0, kept[0]]
         valid = torch.ones(1, len(rows), dtype=torch.bool)
-        kept_masks = masks[0][rows][None] if masks else None
+        kept_masks = masks[rows][None] if self._masks.has_memory else None
         return Detections(boxes[rows][None], scores[rows][None], labels[rows][None], valid, kept_masks)
 
 

@@ -47,7 +47,11 @@ def optimize(
     if model.dense_engine is not None:
         raise UserError("this detector runs in an engine: pass the detector that it was made of")
     chosen, _ = choose_precision(precision, model.device.type)
-    optimized = (model if in_place else deepcopy(model)).eval().requires_grad_(False)
+    return _optimize_in_place(model if in_place else deepcopy(model), chosen, compile)
+
+
+def _optimize_in_place(optimized: Detector, chosen: Precision, compile: bool) -> Detector:
+    optimized.eval().requires_grad_(False)
     optimized.is_optimized = True
     merge_lora(optimized)
     fuse_conv_bn(optimized)
@@ -64,15 +68,26 @@ def optimize_predictor(
 ) -> Predictor:
     """Apply :func:`optimize` to a detector; return any other predictor as it is.
 
+    The result is for use while the detector is not changed: it shares the weights that need no conversion.
+
     Raises:
         UserError: another precision or compilation is requested of a predictor that is not a detector.
     """
     if isinstance(model, Detector) and model.dense_engine is None:
-        return optimize(model, precision, compile)
+        chosen, _ = choose_precision(precision, model.device.type)
+        return _optimize_in_place(_copy_that_shares_weights(model), chosen, compile)
     if precision == "bf16" or compile:
         kind = "detector in an engine" if isinstance(model, Detector) else f"exported {model.name}"
         raise UserError(f"the precision of this {kind} is fixed: leave out precision and compilation")
     return model
+
+
+def _copy_that_shares_weights(model: Detector) -> Detector:
+    """Return a copy whose parameters are its own, in the memory of the original's, unless adapters are to be merged."""
+    if any(hasattr(module, "lora_A") for module in model.modules()):
+        return deepcopy(model)  # merged in place
+    shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    return deepcopy(model, shared)
 
 
 def compile_in_place(model: Detector) -> None:
