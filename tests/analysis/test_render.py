@@ -17,6 +17,12 @@ from libradet.analysis.report.figure_style import report_style, to_svg
 from libradet.analysis.report.figures import draw_samples, plot_classes
 from libradet.analysis.report.labels import format_number
 from libradet.analysis.report.render import get_path, mark_code, render
+from libradet.analysis.report.tables import (
+    MAX_LISTED_CONFUSIONS,
+    MAX_MATRIX_CLASSES,
+    confusion_tables,
+    make_tables,
+)
 from libradet.data.records import Dataset, ImageRecord
 from libradet.models.config import BalancedPyramidConfig
 from libradet.models.detector import Detector
@@ -126,6 +132,36 @@ def test_options_and_commands_in_a_text_are_marked_as_code():
     assert mark_code(text) == (
         "lower <code>--detector.detections.nms_thresh</code>, see &lt;<code>libradet data stats</code>&gt;"
     )
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "confusions", "said"),
+    [
+        (20, {(0, 1): 2}, {"Confusion of"}),
+        (21, {(0, 1): 1, (4, 2): 3}, {"Most frequent confusions of", "confusion.csv"}),
+        (21, {}, {"No object is detected as another", "confusion.csv"}),
+    ],
+)
+def test_of_many_classes_the_page_lists_the_largest_confusions(num_classes, confusions, said, numbers):
+    names = [f"c{i}" for i in range(num_classes)]
+    counts = [[5 * (i == j) + confusions.get((i, j), 0) for j in range(num_classes)] + [1] for i in range(num_classes)]
+    classes = numbers["classes"] | {"confusion": {"classes": names, "counts": counts}}
+    tables = make_tables(numbers | {"classes": classes})
+    assert len(tables["confusion"]["rows"]) == num_classes, "the file has all of them"
+    text = Parsed(render(numbers | {"classes": classes, "tables": tables, "sample_images": []}, {}, {})).text
+    phrases = ("Confusion of", "Most frequent confusions of", "No object is detected as another", "confusion.csv")
+    assert {phrase for phrase in phrases if phrase in text} == said
+    if num_classes > MAX_MATRIX_CLASSES:
+        largest = sorted(confusions.items(), key=lambda item: -item[1])
+        assert tables["confusions"]["rows"] == [[names[i], names[j], n, n / (6 + n)] for (i, j), n in largest]
+
+
+def test_the_list_of_confusions_is_limited():
+    names = [str(i) for i in range(40)]
+    confusion = {"classes": names, "counts": [[1 + i * (i != j) for j in range(40)] + [0] for i in range(40)]}
+    rows = confusion_tables(**confusion)["confusions"]["rows"]
+    assert len(rows) == MAX_LISTED_CONFUSIONS
+    assert {row[0] for row in rows} == {"39"}
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,18 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.transforms import BboxBase
 
 from libradet.analysis.levels.classes import frequency
 from libradet.analysis.report.figure_style import BLUE, GRAY, ORANGE, PAPER, legend_above, new_figure, percent_axis
 
 _MAX_LABELED_CLASSES, _MAX_BARS, _MAX_NAME = 12, 8, 20
 """Classes labeled in a figure, drawn as bars of their own, and the length of a name, at most."""
+
+_LABEL_OFFSETS = (4, -10, 15, 26)
+"""Heights in points above the dot at which a class is written, by preference."""
 
 
 def plot_classes(rows: list[dict[str, Any]]) -> Figure:
@@ -31,10 +36,9 @@ def plot_classes(rows: list[dict[str, Any]]) -> Figure:
     axis.margins(x=0.18)
     # The upper limit follows a weak detector's AP: its dots would lie on top of each other.
     axis.set_ylim(0, min(1.0, 1.2 * max((row["AP"] for row in measured), default=0.0)) or 1.0)
-    for row in labeled:
-        _label_class(axis, row)
     axis.set_xlabel("objects of the class" + (", training split" if rows[0]["train_objects"] is not None else ""))
     axis.set_ylabel("AP")
+    _label_classes(axis, labeled)
     return figure
 
 
@@ -47,15 +51,31 @@ def _labeled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["class"] in chosen]
 
 
-def _label_class(axis: Axes, row: dict[str, Any]) -> None:
-    """Write a class next to its dot, on the side of the axis's middle."""
+def _label_classes(axis: Axes, rows: list[dict[str, Any]]) -> None:
+    """Write classes next to their dots, those of highest AP first, where none is on top of another."""
+    assert isinstance(axis.figure, Figure)
+    axis.figure.draw_without_rendering()  # sets the positions
+    taken: list[BboxBase] = []
+    for row in sorted(rows, key=lambda row: -row["AP"]):
+        for offset in _LABEL_OFFSETS:
+            label = _label_class(axis, row, offset)
+            place = label.get_window_extent()
+            if not place.count_overlaps(taken):
+                taken.append(place)
+                break
+            label.remove()
+
+
+def _label_class(axis: Axes, row: dict[str, Any], offset: int) -> Annotation:
+    """Write a class on the side of its dot that is nearer to the axis's middle, `offset` points above it."""
     low, high = axis.get_xlim()
     is_right = frequency(row) > (low * high) ** 0.5
     name = row["class"] if len(row["class"]) <= _MAX_NAME else row["class"][: _MAX_NAME - 3] + "..."
     at, side = (frequency(row), row["AP"]), "right" if is_right else "left"
     # Other dots below the name are covered.
     box = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.5}
-    axis.annotate(name, at, (-6 if is_right else 6, 4), textcoords="offset points", fontsize=9, ha=side, bbox=box)
+    place = (-6 if is_right else 6, offset)
+    return axis.annotate(name, at, place, textcoords="offset points", fontsize=9, ha=side, bbox=box)
 
 
 def plot_class_losses(classes: dict[str, Any]) -> Figure:

@@ -11,6 +11,9 @@ from libradet.analysis.report.labels import POSITIVE_SAMPLER_LABELS, SAMPLER_LAB
 
 Cell = str | int | float | None
 
+MAX_MATRIX_CLASSES, MAX_LISTED_CONFUSIONS = 20, 30
+"""Classes of a confusion matrix on the page, and entries of the list that replaces a larger one, at most."""
+
 
 class Table(TypedDict):
     """Attributes:
@@ -135,11 +138,27 @@ def _classes(classes: dict[str, Any]) -> dict[str, Table]:
     rows = [[row[key] for key in keys] for row in [*classes["rows"], {"class": "background"} | classes["background"]]]
     columns = ["class", "samples", "share of the loss", "share of the gradient"]
     tables["class_losses"] = _table(columns, "text count percent percent", rows)
-    if len(names := classes["confusion"]["classes"]) > 1:
-        rows = [[name, *counts] for name, counts in zip(names, classes["confusion"]["counts"], strict=True)]
-        columns = ["objects of", *(f"detected as {name}" for name in names), "not detected"]
-        tables["confusion"] = _table(columns, "text" + " count" * (len(names) + 1), rows)
-    return tables
+    return tables | confusion_tables(**classes["confusion"])
+
+
+def confusion_tables(classes: list[str], counts: list[list[int]]) -> dict[str, Table]:
+    """Return the confusion matrix and, for the page if that is too large for it, its largest entries.
+
+    Args:
+        counts: objects by true class and predicted class; the last column are those that are not detected.
+    """
+    if len(classes) < 2:
+        return {}
+    rows: list[list[Cell]] = [[name, *row] for name, row in zip(classes, counts, strict=True)]
+    columns = ["objects of", *(f"detected as {name}" for name in classes), "not detected"]
+    tables = {"confusion": _table(columns, "text" + " count" * (len(classes) + 1), rows)}
+    if len(classes) <= MAX_MATRIX_CLASSES:
+        return tables
+    pairs = [(n, i, j) for i, row in enumerate(counts) for j, n in enumerate(row[:-1]) if i != j and n]
+    largest = sorted(pairs, key=lambda pair: -pair[0])[:MAX_LISTED_CONFUSIONS]
+    rows = [[classes[i], classes[j], n, n / sum(counts[i])] for n, i, j in largest]
+    columns = ["objects of", "detected as", "count", "share of the class"]
+    return tables | {"confusions": _table(columns, "text text count percent", rows)}
 
 
 def _curves(curves: dict[str, Any]) -> Table:
