@@ -11,7 +11,7 @@ from libradet.data.formats.coco import to_coco
 from libradet.data.proposals.proposal_file import ImageProposals, read_proposals, write_proposals
 from libradet.data.read import check, read
 from libradet.data.records import normalize_id
-from libradet.data.validation.report import Report
+from libradet.data.validation.report import Report, merge
 from libradet.errors import UserError
 from libradet.utils.atomic_io import atomic_json_list, write_json
 from tests.helpers.data_building import SIZES, damaged, records, sample_image, write
@@ -348,3 +348,17 @@ def test_file_names_that_are_not_utf8(tmp_path, capsys):
     found = [ImageProposals(10, name, 64, 48, np.zeros((1, 4), np.float32), np.ones(1, np.float32))]
     write_proposals(tmp_path / "p.safetensors", found, "rpn")
     assert read_proposals(tmp_path / "p.safetensors").names == [name]
+
+
+def test_what_several_splits_have_in_common_is_reported_once():
+    train = Report(notes=["labels have keypoints", "2 images have no box"], warnings=["a", "a"])
+    val = Report(notes=["labels have keypoints"], errors=["no boxes"])
+    test = Report(notes=["1 images have no box", "labels have keypoints"], errors=["no boxes"])
+    merged = merge({"train": train, "val": val, "test": test})
+    assert merged.notes == [
+        "train, val, test: labels have keypoints",
+        "train: 2 images have no box",
+        "test: 1 images have no box",
+    ]
+    assert merged.warnings == ["train: a"]
+    assert merged.errors == ["val, test: no boxes"]

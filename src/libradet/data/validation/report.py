@@ -89,7 +89,7 @@ class Report:
 
 
 def merge(reports: dict[str, Report]) -> Report:
-    """Merge the reports of several splits; findings are prefixed with the name of their split."""
+    """Merge the reports of several splits; findings are prefixed with the names of the splits that have them."""
     if len(reports) == 1:
         return next(iter(reports.values()))
     total = Report()
@@ -100,9 +100,13 @@ def merge(reports: dict[str, Report]) -> Report:
             for name, count in more.items():
                 counts[name] = counts.get(name, 0) + count
         total.skipped += [finding | {"reason": f"{split}: {finding['reason']}"} for finding in report.skipped]
-        for name in ("warnings", "errors", "notes"):
-            getattr(total, name).extend(f"{split}: {text}" for text in getattr(report, name))
         total.unused = list(dict.fromkeys([*total.unused, *report.unused]))
+    for name in ("warnings", "errors", "notes"):
+        splits_of: dict[str, list[str]] = {}
+        for split, report in reports.items():
+            for text in dict.fromkeys(getattr(report, name)):
+                splits_of.setdefault(text, []).append(split)
+        getattr(total, name).extend(f"{', '.join(splits)}: {text}" for text, splits in splits_of.items())
     return total
 
 
