@@ -1,5 +1,7 @@
 """Optimized detectors return the detections of the original."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ import libradet
 from libradet.errors import UserError
 from libradet.models.config import BackboneConfig
 from libradet.models.detector import Detector
-from libradet.models.optimize import optimize, optimize_predictor
+from libradet.models.optimize import choose_precision, optimize, optimize_predictor
 from libradet.models.serialization import save_model
 from libradet.models.zoo import MODELS
 from tests.helpers.tiny_detectors import lively, tiny_batch, tiny_config, tiny_detector, tiny_zoo_config
@@ -99,3 +101,29 @@ def test_in_place_the_detector_itself_is_optimized():
     assert optimized.is_optimized
     with torch.inference_mode():
         assert_same(optimized(tiny_batch()), expected(tiny_batch()), boxes=0, scores=0)
+
+
+@pytest.mark.parametrize(
+    ("requested", "instructions", "chosen", "reason"),
+    [
+        ("auto", True, "bf16", "the CPU supports it"),
+        ("auto", False, "fp32", "this CPU would emulate bf16, which is slower"),
+        ("bf16", True, "bf16", "as requested"),
+        ("bf16", False, "bf16", "as requested, but this CPU emulates bf16, which is slower than fp32"),
+        ("fp32", False, "fp32", "as requested"),
+    ],
+)
+def test_emulated_bf16_is_used_only_on_request_and_named(requested, instructions, chosen, reason, monkeypatch):
+    monkeypatch.setattr("libradet.models.optimize._has_bf16_instructions", lambda: instructions)
+    assert choose_precision(requested, "cpu") == (chosen, reason)
+
+
+@pytest.mark.parametrize(("precision", "count"), [("bf16", 1), ("auto", 0), ("fp32", 0)])
+def test_emulated_bf16_is_a_warning(precision, count, monkeypatch):
+    monkeypatch.setattr("libradet.models.optimize._has_bf16_instructions", lambda: False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        optimize(tiny_detector(), precision)
+    assert [str(w.message) for w in caught if "emulates" in str(w.message)] == [
+        "this CPU emulates bf16, which is slower than fp32: use precision fp32, or auto"
+    ] * count

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from copy import deepcopy
 from typing import Literal
 
@@ -38,7 +39,7 @@ def optimize(
     Args:
         precision: "bf16" halves the digits of scores and is faster on GPUs and CPUs with native bfloat16; "auto" is
             "bf16" on these and "fp32" elsewhere.
-        compiled: compile it, see :func:`compile_in_place`.
+        compile: compile it, see :func:`compile_in_place`.
         in_place: modify the detector itself in place of a copy, which saves time and memory.
 
     Raises:
@@ -51,6 +52,8 @@ def optimize(
 
 
 def _optimize_in_place(optimized: Detector, chosen: Precision, compile: bool) -> Detector:
+    if emulated := describe_emulation(chosen, optimized.device.type):
+        warnings.warn(f"{emulated}: use precision fp32, or auto", stacklevel=3)
     optimized.eval().requires_grad_(False)
     optimized.is_optimized = True
     merge_lora(optimized)
@@ -115,17 +118,37 @@ def choose_precision(requested: Literal["auto", "fp32", "bf16"], device: str) ->
         device: type of the device, such as "cpu" or "cuda".
     """
     if requested != "auto":
-        return requested, "as requested"
+        emulated = describe_emulation(requested, device)
+        return requested, f"as requested{emulated and f', but {emulated}'}"
     if device == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "the GPU supports it"
         return "fp32", "the GPU has no native bf16"
     if device != "cpu":
         return "fp32", f"bf16 is untested on {device}"
-    # The condition of oneDNN for bf16 kernels that are not emulated.
-    if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported():
+    if _has_bf16_instructions():
         return "bf16", "the CPU supports it"
     return "fp32", "this CPU would emulate bf16, which is slower"
+
+
+def describe_emulation(precision: str, device: str) -> str:
+    """Return that a device emulates a precision, which is slow, as a clause; nothing if it does not.
+
+    Args:
+        device: type of the device, such as "cpu" or "cuda".
+    """
+    if precision != "bf16":
+        return ""
+    if device == "cpu" and not _has_bf16_instructions():
+        return "this CPU emulates bf16, which is slower than fp32"
+    if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "this GPU emulates bf16, which is slower than fp32"
+    return ""
+
+
+def _has_bf16_instructions() -> bool:
+    """Return whether the CPU meets oneDNN's condition for bf16 kernels that are not emulated."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _convert_to_bf16(model: Detector) -> None:

@@ -143,7 +143,7 @@ def setup_training(
     batches_per_epoch = _count_batches(config, data)
     precision, reason = choose_precision(config.precision, "cuda" if on_gpu else "cpu")
     if config.precision != "auto" and started.get("precision") == config.precision:
-        reason = "as before"
+        reason = reason.replace("as requested", "as before")
     config = resolve(replace(config, precision=precision), batches_per_epoch)
     if resume_state.path is not None:
         check_layers(resume_state.path, model, config, started)
