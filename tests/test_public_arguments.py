@@ -13,6 +13,7 @@ import supervision as sv
 import torch
 
 import libradet
+from libradet.data.convert import convert
 from libradet.data.read import check, read, splits
 from libradet.data.records import Dataset
 from libradet.data.synthesis.synthetic import synthesize
@@ -35,7 +36,7 @@ FUNCTIONS = {
     **{name: getattr(libradet, name) for name in ("create_model", "load_model", "train", "evaluate", "export_model")},
     **{function.__qualname__: function for function in (Detector.predict, ExportedModel.predict, Detector.__init__)},
     **{function.__qualname__: function for function in (DetectorData.__init__, CocoMetric.__init__, make_config)},
-    **{function.__qualname__: function for function in (read, check, splits, synthesize, balance, export)},
+    **{function.__qualname__: function for function in (read, check, splits, convert, synthesize, balance, export)},
     **{function.__qualname__: function for function in (from_supervision, to_supervision, write_folder)},
     "optimize": libradet.optimize,
     "evaluate_dataset": evaluate_dataset,
@@ -51,7 +52,14 @@ FOREIGN = {("balance", "model"), ("Detector.predict", "proposals"), ("ExportedMo
 def valid():
     """Arguments that are there, by name: the function itself never runs."""
     detector = tiny_detector()
-    images = {"self": detector, "model": detector, "config": detector.config, "name": "rpn", "images": "x.jpg"}
+    images = {
+        "self": detector,
+        "model": detector,
+        "config": detector.config,
+        "name": "rpn",
+        "images": "x.jpg",
+        "to": "coco",
+    }
     return {
         **images,
         "dataset": Dataset(Path("x"), "train", [], [], []),
@@ -128,6 +136,8 @@ NOT_PATHS = (None, 3, b"x", ["x"])
         ("export_model", "static", (1, "1", [1.5, 8, 8]), ("a list, each item a whole number",)),
         ("optimize", "precision", ("fp16", None), ("one of auto, fp32, bf16, int8",)),
         ("optimize", "image", (3, "x.jpg", np.zeros((8, 8, 3))), ("RGB array",)),
+        ("convert", "to", ("cvat", "COCO", None), ("one of coco, yolo, voc",)),
+        ("convert", "image_mode", ("move", None), ("one of copy, link",)),
         ("synthesize", "seed", (-1, 0.5), ("at least 0", "a whole number")),
     ],
 )

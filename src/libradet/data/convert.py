@@ -19,6 +19,7 @@ from libradet.data.records import CLASS_FIELDS, Dataset, RawAnnotations, extra_f
 from libradet.data.validation.report import Report, merge
 from libradet.data.validation.split import validate_split
 from libradet.errors import UserError
+from libradet.utils.arguments import check_arguments
 from libradet.utils.atomic_io import atomic_folder, require_replaceable
 from libradet.utils.progress import progress_bar
 from libradet.utils.text import summarize_list
@@ -45,6 +46,7 @@ class ConversionResult:
     splits: dict[str, int]
 
 
+@check_arguments
 def convert(
     source: Path | str,
     target: Path | str,
@@ -69,7 +71,7 @@ def convert(
         voc_one_based: the source is in Pascal VOC format, with corners that count from 1.
 
     Raises:
-        UserError: the target exists, or the dataset has errors; then nothing is written.
+        UserError: an argument is invalid, the target exists, or the dataset has errors; then nothing is written.
     """
     source, target = Path(source), Path(target)
     if masks and to != "yolo":
