@@ -213,3 +213,21 @@ def test_missing_files_and_tensors(tmp_path):
     torch.save({"state_dict": {"a": 1}}, tmp_path / "x.pth")
     with pytest.raises(UserError, match="'a' is not a tensor"):
         read_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"train: images/train\nnames: [cat]\n", "a text file, without weights"),
+        (b"<html>Sign in</html>", "a text file, without weights"),
+        (b"", "an empty file"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "an image"),
+        (b"\x89PNG\r\n\x1a\n", "an image"),
+        (b"\x80\x02}q", "[A-Za-z]+Error: .*"),
+    ],
+)
+def test_files_that_are_no_checkpoints_are_named(content, reason, tmp_path):
+    path = tmp_path / "data.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"data\.yaml: not a readable checkpoint \({reason}\)$"):
+        read_checkpoint(path)

@@ -1,5 +1,6 @@
 """Reading of tensors and metadata from checkpoints in any file format, without executing anything in them."""
 
+import string
 import tarfile
 import zipfile
 from pathlib import Path
@@ -71,9 +72,20 @@ def read_checkpoint(path: str | Path, use_ema: bool | None = None) -> Checkpoint
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except safe_pickle.READ_ERRORS as error:
-        reason = f"{type(error).__name__}: {_first_line(error)}"
-        raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
+        raise UserError(f"{path}: not a readable checkpoint ({_reason(start, error)})") from error
     return _split(content, path, use_ema)
+
+
+def _reason(start: bytes, error: Exception) -> str:
+    """Return what a file is that could not be read, by its first bytes, else what the reader says."""
+    if not start:
+        return "an empty file"
+    if start.startswith((b"\xff\xd8\xff", b"\x89PNG")):
+        return "an image"
+    # Also pickles of Python 2 may start so, but those could be read.
+    if all(byte in string.printable.encode() for byte in start):
+        return "a text file, without weights"
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
