@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from libradet.data import tiff
+from libradet.data import tiff, windows
 from libradet.data.image_headers import ImageHeader, read_header
 from libradet.data.image_io import read_image
 from libradet.data.tiff import is_windowed
@@ -113,6 +113,25 @@ def test_only_segments_of_the_window_are_read(tmp_path):
         image.read(WINDOWS[1])
         with pytest.raises(UserError, match=r"a\.tif: the image cannot be decoded"):
             image.read(Window(210, 290, 5, 5))
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [({"tile": (64, 64)}, 1), ({"tile": (64, 64), "compression": "zlib"}, 4), ({"compression": "zlib"}, 8)],
+)
+def test_decoded_segments_are_kept_up_to_a_limit(tmp_path, monkeypatch, options, kept):
+    tifffile = pytest.importorskip("tifffile")
+    monkeypatch.setattr(windows, "TILE_CACHE_BYTES", 4 * 64 * 64 * 3)
+    monkeypatch.setattr(windows, "STRIP_CACHE_BYTES", 8 * 10 * 300 * 3)
+    path = tmp_path / "a.tif"
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    tifffile.imwrite(path, pixels, photometric="rgb", rowsperstrip=None if "tile" in options else 10, **options)
+    with open_windows(path) as image:
+        for top in range(0, 300, 100):
+            assert torch.equal(
+                image.read(Window(top, 0, 100, 300)), torch.from_numpy(pixels[top : top + 100]).permute(2, 0, 1)
+            )
+        assert len(image._cache) == kept
 
 
 @pytest.mark.parametrize("kind", [*TIFFS, "jpeg", "other codec"])

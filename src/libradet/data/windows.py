@@ -18,8 +18,11 @@ from libradet.data.tiff import decode_segment, is_windowed, open_tiff
 from libradet.errors import UserError
 from libradet.geometry.tiles import Window
 
-SEGMENT_CACHE_BYTES = 64 * 2**20
-"""Decoded segments of a compressed TIFF that are kept, since adjacent windows share some."""
+STRIP_CACHE_BYTES, TILE_CACHE_BYTES = 64 * 2**20, 16 * 2**20
+"""Decoded segments of a compressed TIFF that are kept, since adjacent windows share some: all strips, and few tiles."""
+
+UNCOMPRESSED = 1
+"""Value of the tag "Compression"."""
 
 
 @runtime_checkable
@@ -88,6 +91,7 @@ class TiffWindows:
         self.height, self.width = self._page.imagelength, self._page.imagewidth
         self._contiguous = FileIO(path) if self._page.is_memmappable else None
         self._cache: OrderedDict[int, Any] = OrderedDict()
+        self._cache_bytes = _cache_bytes(self._page)
 
     def read(self, window: Window) -> UInt8[Tensor, "3 h w"]:
         """Return the pixels of a window, RGB 0-255.
@@ -144,7 +148,7 @@ class TiffWindows:
         segment = None if decoded is None else decoded[0]
         self._cache[index] = segment
         size = 0 if segment is None else segment.nbytes
-        while len(self._cache) > max(1, SEGMENT_CACHE_BYTES // max(size, 1)):
+        while len(self._cache) > max(1, self._cache_bytes // max(size, 1)):
             self._cache.popitem(last=False)
         return segment
 
@@ -196,6 +200,13 @@ def reduced_image(image: WindowReader, max_side: int) -> tuple[UInt8[Tensor, "3 
         strip = image.read(Window(top, 0, min(height, image.height - top), image.width))
         strips.append(strip[:, ::step, ::step].clone())
     return torch.cat(strips, 1), step
+
+
+def _cache_bytes(page: Any) -> int:
+    """Return how many bytes of decoded segments are kept: none where decoding is copying."""
+    if page.compression == UNCOMPRESSED:
+        return 0
+    return STRIP_CACHE_BYTES if page.chunks[1] >= page.imagewidth else TILE_CACHE_BYTES
 
 
 def _copy_overlap(
