@@ -182,3 +182,54 @@ def test_devices():
     for device in ("cuda:99", torch.device("cuda", 99), "cpux"):
         with pytest.raises(UserError, match=rf"^device is {device}: it cannot be used here"):
             libradet.load_model("x.safetensors", device)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
+        ({"batch_size": 0, "engine": "packed"}, "batch_size is 0: it must be at least 1"),
+        ({"num_workers": -1}, "num_workers is -1: it must be at least 0"),
+        ({"size": (800, 100)}, "size is .*the shorter and the longer side"),
+        ({"precision": "fp16"}, "precision is 'fp16': it must be one of auto, fp32, bf16$"),
+        ({"precision": "fp16", "engine": "packed"}, "precision is 'fp16': it must be one of auto, fp32, bf16, int8"),
+        ({"precision": "int8", "engine": "packed"}, "int8 needs calibration images"),
+        ({"engine": "packed", "calibration_images": [np.zeros((8, 8, 3), np.uint8)]}, "for the precision int8, not"),
+        ({"device": "cpux"}, "device is cpux: it cannot be used here"),
+        ({"tta_scales": [0]}, "tta_scales has 0: use a shorter side"),
+        ({"tta_scales": [64], "size": (64, 80)}, "size and tta_scales exclude each other"),
+        ({"tiles": (640, 1.5)}, "tiles has the overlap 1.5"),
+        ({"tile_merge": "wbf"}, "tile_merge is wbf, which needs tiles"),
+        ({"coco_results": "."}, "is a folder; name a file"),
+        ({}, "no_dataset: no such folder"),
+    ],
+)
+def test_settings_of_an_evaluation_are_checked_before_model_and_data(settings, words, without_type_checks):
+    with pytest.raises(UserError, match=words):
+        libradet.evaluate("no_model.safetensors", "no_dataset", **settings)
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "words"),
+    [
+        ("model.pb", {}, "ends in .onnx"),
+        ("model.onnx", {"size": (800, 100)}, "size is .*the shorter and the longer side"),
+        ("model.onnx", {"static": (0, 64, 64)}, "static is 0 64 64: use the number of images, height and width"),
+        ("model.onnx", {"static": (64, 64)}, "static is 64 64: use the number of images, height and width"),
+        ("model.pt2", {"calibration_images": [np.zeros((8, 8, 3), np.uint8)]}, "INT8 quantization is for .onnx files"),
+        ("x.py/model.onnx", {}, "the folder cannot be created"),
+        ("model.onnx", {}, "no_model.safetensors"),
+    ],
+)
+def test_settings_of_an_export_are_checked_before_the_model_is_loaded(
+    path, settings, words, tmp_path, without_type_checks
+):
+    (tmp_path / "x.py").touch()
+    with pytest.raises(UserError, match=words):
+        libradet.export_model("no_model.safetensors", tmp_path / path, **settings)
+
+
+def test_the_split_is_looked_up_before_the_model_is_loaded(tmp_path):
+    synthesize(tmp_path, train=1, val=1, size=(72, 72))
+    with pytest.raises(UserError, match="there is no split 'vall'; choose one of train, val"):
+        libradet.evaluate("no_model.safetensors", tmp_path, "vall")

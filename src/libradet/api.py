@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 import libradet.utils.quick_torchvision  # noqa: F401 - before all that imports torchvision
-from libradet.data.read import read
+from libradet.data.read import read, require_split
 from libradet.data.transforms.resize import Size
-from libradet.engines.optimize import optimize, optimize_predictor
+from libradet.engines.optimize import check_calibration, optimize, optimize_predictor
 from libradet.errors import UserError
 from libradet.export.verification import RGBImages
 from libradet.inference.proposals import check_predictor_proposals
@@ -23,7 +23,9 @@ from libradet.models.config import BackboneConfig, DetectorConfig
 from libradet.models.detector import Detector
 from libradet.predictor import Predictor
 from libradet.training.config import TrainConfig
-from libradet.utils.arguments import check_arguments
+from libradet.utils.arguments import check_arguments, check_keywords
+from libradet.utils.atomic_io import require_writable
+from libradet.utils.devices import check_device
 from libradet.utils.field_types import check_type
 from libradet.utils.ranges import PositiveInt
 from libradet.utils.text import suggest
@@ -128,6 +130,8 @@ def train(
     _check_settings("train", settings, [field.name for field in fields(TrainConfig)])
     check_type("callbacks", callbacks, Sequence[Callback])
     check_type("logger", logger, Sequence[Logger | str] | Logger | str | None)
+    if resume is None:
+        TrainConfig(data=str(data), **settings)  # refuses values before weights are read, which may be downloaded
     transforms = None
     if augmentations is not None:
         settings["augmentations"], transforms = prepare_transforms(augmentations)
@@ -214,8 +218,9 @@ def export_model(
     Raises:
         UserError: see :func:`libradet.export.exporter.export`.
     """
-    from libradet.export.exporter import export
+    from libradet.export.exporter import check_settings, export
 
+    check_settings(path, size=size, static=static, calibrated=bool(calibration_images))
     return export(
         model if isinstance(model, Detector) else load_checkpoint_any(model),
         path,
@@ -260,24 +265,49 @@ def evaluate(
     """
     from libradet.evaluation.evaluate import evaluate as evaluate_dataset
 
-    names = [parameter.name for parameter in signature(evaluate_dataset).parameters.values()]
-    _check_settings("evaluate", settings, [name for name in names if name not in ("model", "dataset")])
+    engine_options, settings = _evaluation_settings(engine, calibration_images, settings)
+    require_split(data, split)
     predictor = load_model(model) if isinstance(model, str | Path) else model
     check_predictor_proposals(predictor, proposals)
-    if engine == "eager" and (settings.get("precision") == "int8" or len(calibration_images)):
-        raise UserError('int8 and its calibration images are for the engine packed: pass engine="packed"')
-    if engine != "eager" and settings.get("device") is not None:
-        raise UserError("an engine runs on the detector's device: leave out device, and move the detector to it")
     dataset, report = read(data, split, training=False, skip_broken=skip_broken, masks=predictor.has_masks)
     if engine != "eager":
-        options = {name: settings.pop(name) for name in ("precision", "compile") if name in settings}
-        predictor = optimize_predictor(predictor, engine=engine, calibration_images=calibration_images, **options)
+        predictor = optimize_predictor(
+            predictor, engine=engine, calibration_images=calibration_images, **engine_options
+        )
     metrics = evaluate_dataset(predictor, dataset, proposals=proposals, **settings)
     skipped = [f"{group['count']} skipped: {group['reason']}" for group in report.skipped]
     engine_report = getattr(predictor, "engine_report", None)
     engine_notes = [] if engine_report is None else [f"{engine_report}."]
     metrics["notes"] = [*skipped, *report.warnings, *engine_notes, *metrics["notes"]]
     return metrics
+
+
+def _evaluation_settings(
+    engine: str, calibration_images: RGBImages, settings: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of an engine other than eager and those of an evaluation, checked before anything is read."""
+    from libradet.evaluation.evaluate import evaluate as evaluate_dataset
+    from libradet.inference.settings import check_settings
+
+    names = [parameter.name for parameter in signature(evaluate_dataset).parameters.values()]
+    _check_settings("evaluate", settings, [name for name in names if name not in ("model", "dataset")])
+    has_images = len(calibration_images) > 0
+    if engine == "eager" and (settings.get("precision") == "int8" or has_images):
+        raise UserError('int8 and its calibration images are for the engine packed: pass engine="packed"')
+    if engine != "eager" and settings.get("device") is not None:
+        raise UserError("an engine runs on the detector's device: leave out device, and move the detector to it")
+    of_engine = ("precision", "compile") if engine != "eager" else ()
+    options = check_keywords(optimize, {name: settings[name] for name in of_engine if name in settings})
+    if engine != "eager":
+        check_calibration(options.get("precision", "fp32"), calibration_images)
+    checked = check_keywords(evaluate_dataset, {k: v for k, v in settings.items() if k not in of_engine})
+    known = [name for name in signature(check_settings).parameters if name in checked]
+    check_settings(**{name: checked[name] for name in known})
+    if checked.get("device") is not None:
+        check_device(checked["device"])
+    if checked.get("coco_results") is not None:
+        require_writable(checked["coco_results"])
+    return options, checked
 
 
 def _check_class_names(class_names: Sequence[str]) -> None:

@@ -89,3 +89,36 @@ def test_mistakes_end_in_one_line(argv, named, tmp_path, monkeypatch, capfd):
     assert len(said.err.strip().splitlines()) <= 2
     assert "Traceback" not in said.err
     assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["evaluate", "--data", "DATA", "--split", "vall"], "there is no split 'vall'; choose one of train, val"),
+        (["analyze", "--data", "DATA", "--split", "vall", "--output_dir", "o"], "there is no split 'vall'"),
+        (["predict", "--data", "DATA", "--split", "vall"], "there is no split 'vall'"),
+        (["evaluate", "--data", "DATA", "--batch_size", "0"], "batch_size is 0"),
+        (["evaluate", "--data", "DATA", "--size", "800", "100"], "size is [800, 100]"),
+        (["evaluate", "--data", "DATA", "--tile_merge", "wbf"], "needs tiles"),
+        (["evaluate", "--data", "DATA", "--coco_results", "."], "is a folder"),
+        (["predict", "absent.jpg"], "absent.jpg: no such file"),
+        (["predict", "DATA/images", "--score_thresh", "2"], "score_thresh is 2"),
+        (["predict", "DATA/images", "--tiles", "64", "1"], "tiles has the overlap 1"),
+        (["predict", "DATA/images", "--tta_scales", "0"], "tta_scales has 0"),
+        (["analyze", "--data", "DATA", "--output_dir", "o", "--seed", "-1"], "seed is -1"),
+        (["export", "--output", "m.onnx", "--size", "800", "100"], "size is [800, 100]"),
+        (["export", "--output", "m.onnx", "--static", "0", "64", "64"], "static is 0 64 64"),
+        (["export", "--output", "m.onnx", "--verify_images", "absent.jpg"], "absent.jpg: no such file"),
+        (["export", "--output", "m.pt2", "--int8", "--calibration_images", "DATA/images"], "for .onnx files"),
+    ],
+)
+def test_settings_are_checked_before_the_model_is_loaded(argv, named, data, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "damaged.safetensors"
+    model.write_bytes(b"no model")
+    command, *options = [word.replace("DATA", str(data)) for word in argv]
+    assert main([command, str(model), *options]) == 2
+    error = capfd.readouterr().err
+    assert named in error
+    assert "damaged" not in error
+    assert [path.name for path in tmp_path.iterdir()] == [model.name], "nothing is left behind"

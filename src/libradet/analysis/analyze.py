@@ -32,7 +32,6 @@ from libradet.analysis.report.render import render
 from libradet.analysis.report.tables import make_tables, write_tables
 from libradet.data.read import read, splits
 from libradet.data.records import Dataset
-from libradet.data.transforms.resize import check_size
 from libradet.errors import UserError
 from libradet.inference.proposals import check_config_proposals, load_config_proposals
 from libradet.models.config import DetectorConfig
@@ -109,7 +108,6 @@ def build_report(
 ) -> AnalysisResult:
     """Return the imbalance report without writing anything; see :func:`analyze`."""
     options = options or AnalysisOptions()
-    _check(options)
     check_config_proposals(model.config, proposals)
     dataset, checked = read(data, split, training=False, skip_broken=skip_broken, masks=False)
     analyzed, rows = _select_images(dataset, options.max_images, data)
@@ -122,14 +120,6 @@ def build_report(
     report["notes"] = [*skipped, *checked.warnings, *measurements.metrics["notes"], *notes]
     # The page is rendered from the same values as a reader of report.json gets.
     return AnalysisResult(json.loads(json.dumps(report)), measurements.visualizations, analyzed, model.bit_depth)
-
-
-def _check(options: AnalysisOptions) -> None:
-    for name, minimum in (("max_images", 1), ("gradient_images", 1), ("batch_size", 1), ("seed", 0)):
-        if getattr(options, name) < minimum:
-            raise UserError(f"{name} is {getattr(options, name)}; it has to be {minimum} or above")
-    if options.size is not None:
-        check_size(options.size)
 
 
 def _select_images(dataset: Dataset, limit: int, data: str | Path) -> tuple[Dataset, list[int]]:

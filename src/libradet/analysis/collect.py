@@ -29,7 +29,7 @@ from libradet.data.batch import Batch
 from libradet.data.loader import make_loader
 from libradet.data.proposals.precomputed import PrecomputedProposals
 from libradet.data.records import Dataset
-from libradet.data.transforms.resize import Size
+from libradet.data.transforms.resize import Size, check_size
 from libradet.evaluation.classes import match_classes
 from libradet.evaluation.coco import Metrics
 from libradet.evaluation.evaluator import build_evaluator
@@ -40,6 +40,7 @@ from libradet.inference.run_model import eval_mode, on_device
 from libradet.models.detector import Detector
 from libradet.models.sampling import SampledIndices
 from libradet.utils.progress import progress_bar
+from libradet.utils.ranges import NonNegativeInt, PositiveInt, check_ranges
 from libradet.utils.spacing import evenly_spaced
 from libradet.utils.workers import default_num_workers
 
@@ -60,15 +61,21 @@ class AnalysisOptions:
         progress: show progress bars on stderr.
     """
 
-    max_images: int = 200
-    gradient_images: int = 16
-    visualized_images: int = 3
-    seed: int = 0
+    max_images: PositiveInt = 200
+    gradient_images: PositiveInt = 16
+    visualized_images: NonNegativeInt = 3
+    seed: NonNegativeInt = 0
     size: Size | None = None
-    batch_size: int = 2
-    num_workers: int | None = None
-    device: str | None = None
+    batch_size: PositiveInt = 2
+    num_workers: NonNegativeInt | None = None
+    device: str | torch.device | None = None
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises UserError with field, value and range."""
+        check_ranges(self)
+        if self.size is not None:
+            check_size(self.size)
 
 
 @dataclass

@@ -27,7 +27,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the imbalance report."""
-    options.require_inputs(args.model, args.data)
+    options.require_inputs(args.model, args.data, args.split)
     from libradet.analysis.analyze import HTML_FILE, analyze
     from libradet.analysis.collect import AnalysisOptions
     from libradet.interop.loading import load_checkpoint_any

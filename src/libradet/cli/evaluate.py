@@ -29,13 +29,17 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate a trained detector."""
-    options.require_inputs(args.model, args.data)
+    options.require_inputs(args.model, args.data, args.split)
     options.check_engine(args)
     if args.json:
         require_writable(args.json)
     from libradet.api import evaluate, load_model
     from libradet.evaluation.tables import print_metrics
 
+    options.check_inference(args)
+    options.require_images(args.calibration_images)
+    if args.coco_results:
+        require_writable(args.coco_results)
     model = load_model(args.model, options.device_of(args), runtime=args.runtime)
     metrics = evaluate(
         model,

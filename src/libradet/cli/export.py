@@ -39,16 +39,19 @@ def run(args: argparse.Namespace) -> int:
     if args.calibration_images and not args.int8:
         raise UserError("--calibration_images needs --int8")
     options.require_inputs(args.model)
-    from libradet.export.exporter import export, summarize_export
+    from libradet.export.exporter import check_settings, export, summarize_export
     from libradet.interop.loading import load_checkpoint_any
 
+    size, static = options.size_of(args), tuple(args.static) if args.static else None
+    check_settings(args.output, size=size, static=static, calibrated=args.int8)
+    options.require_images(args.verify_images, args.calibration_images)
     model = load_checkpoint_any(args.model)
     result = export(
         model,
         args.output,
-        size=options.size_of(args),
+        size=size,
         embed_preprocess=not args.no_embed_preprocess,
-        static=tuple(args.static) if args.static else None,
+        static=static,
         verify_images=options.read_images(args.verify_images, model.bit_depth),
         calibration_images=options.read_calibration_images(args, model),
     )

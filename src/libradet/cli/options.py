@@ -207,11 +207,32 @@ def device_of(args: argparse.Namespace) -> str:
     return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def require_inputs(model: str | None = None, data: str | None = None) -> None:
-    """Raise UserError if the model or the dataset does not exist; called before slow imports."""
+def require_inputs(model: str | None = None, data: str | None = None, split: str | None = None) -> None:
+    """Raise UserError if the model, the dataset or its split does not exist; called before slow imports."""
     if model:
         require_weights(model)
     if data:
-        from libradet.data.read import splits
+        from libradet.data.read import require_split
 
-        splits(data)
+        require_split(data, split)
+
+
+def require_images(*sources: list[str] | None) -> None:
+    """Raise UserError if images that are named do not exist; called before a model is loaded."""
+    from libradet.inference.inputs import list_image_files
+
+    for names in filter(None, sources):
+        list_image_files(names)
+
+
+def check_inference(args: argparse.Namespace) -> None:
+    """Raise UserError for settings that no model could run with; called before one is loaded."""
+    from libradet.inference.settings import check_settings
+
+    check_settings(
+        size=size_of(args),
+        batch_size=args.batch_size,
+        tta_scales=args.tta_scales,
+        tiles=args.tiles,
+        tile_merge=args.tile_merge,
+    )

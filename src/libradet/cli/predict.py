@@ -41,12 +41,17 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--split needs --data")
     if args.score_thresh is not None and args.data:
         raise UserError("--score_thresh is for images: with --data, proposals of all scores are written; leave it out")
-    options.require_inputs(args.model, args.data)
+    options.require_inputs(args.model, args.data, args.split)
     options.check_engine(args)
     from libradet.api import load_model
     from libradet.engines.optimize import optimize_predictor
+    from libradet.inference.predict import check_score_thresh
     from libradet.inference.proposals import check_predictor_proposals
 
+    options.check_inference(args)
+    options.require_images(args.images, args.calibration_images)
+    if args.score_thresh is not None:
+        check_score_thresh(args.score_thresh)
     loaded = load_model(args.model, options.device_of(args), runtime=args.runtime)
     engine = {"engine": args.engine, "calibration_images": options.read_calibration_images(args, loaded)}
     model = optimize_predictor(loaded, args.precision, args.compile, in_place=True, **engine)

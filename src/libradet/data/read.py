@@ -23,6 +23,13 @@ def splits(data: Path | str) -> list[str]:
     return list(list_splits(Path(data)))
 
 
+def require_split(data: Path | str, split: str | None) -> None:
+    """Raise UserError unless ``data`` is a dataset and has the split (any if None); for before slow steps."""
+    available = list_splits(Path(data))
+    if split is not None:
+        choose_split(available, split, Path(data))
+
+
 @check_arguments
 def read(
     data: Path | str,

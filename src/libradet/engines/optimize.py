@@ -115,14 +115,17 @@ def _eager_precision(precision: Literal["auto", "fp32", "bf16", "int8"]) -> Lite
     return precision
 
 
-def _check_calibration(model: Detector, precision: EnginePrecision, images: Sequence[RGBImage]) -> None:
-    if precision != "int8":
-        if len(images):
-            raise UserError(f"calibration images are for the precision int8, not for {precision}: leave them out")
-        return
-    if not len(images):
+def check_calibration(precision: str, images: Sequence[RGBImage]) -> None:
+    """Raise UserError unless there are calibration images for INT8, and only for it."""
+    if precision != "int8" and len(images):
+        raise UserError(f"calibration images are for the precision int8, not for {precision}: leave them out")
+    if precision == "int8" and not len(images):
         raise UserError("the precision int8 needs calibration images: some dozens of the training images")
-    if model.num_proposals:
+
+
+def _check_calibration(model: Detector, precision: EnginePrecision, images: Sequence[RGBImage]) -> None:
+    check_calibration(precision, images)
+    if precision == "int8" and model.num_proposals:
         raise UserError(
             f"INT8 quantization is calibrated on images alone, and {model.name} also needs proposals: use fp32 or bf16"
         )

@@ -10,8 +10,8 @@ from libradet.errors import UserError
 from libradet.export.export_wrapper import trace_detector
 from libradet.export.exported_model import ExportedModel
 from libradet.export.formats import get_format
-from libradet.export.metadata import ExportMetadata, build_metadata
-from libradet.export.onnx_format import calibration_inputs, check_quantizable, quantize
+from libradet.export.metadata import ExportMetadata, build_metadata, check_shape
+from libradet.export.onnx_format import calibration_inputs, check_quantizable, check_quantizable_file, quantize
 from libradet.export.verification import (
     BOX_TOLERANCE,
     SCORE_TOLERANCE,
@@ -26,7 +26,7 @@ from libradet.export.verification import (
 from libradet.models.detector import Detector
 from libradet.models.optimize import optimize
 from libradet.utils.arguments import check_arguments
-from libradet.utils.atomic_io import atomic_write
+from libradet.utils.atomic_io import atomic_write, require_writable
 
 
 class ExportResult(NamedTuple):
@@ -78,8 +78,8 @@ def export(
         UserError: unknown suffix, missing library, weights that are NaN or infinite, the detector cannot be traced, the
             outputs of file and detector differ, or most detections are lost by quantization. No file is written then.
     """
+    check_settings(path, size=size, static=static, calibrated=bool(calibration_images))
     file_format, metadata = get_format(path), build_metadata(model, size, embed_preprocess, static)
-    file_format.require()
     if calibration_images:
         check_quantizable(metadata, Path(path).suffix)
     _check_finite(model, path)
@@ -97,6 +97,28 @@ def export(
             )
         agreement = _quantize(model, metadata, partial, calibration_images, path) if calibration_images else None
     return ExportResult(Path(path), difference, seconds, agreement)
+
+
+def check_settings(
+    path: str | Path,
+    *,
+    size: Size | None = None,
+    static: tuple[int, int, int] | None = None,
+    calibrated: bool = False,
+) -> None:
+    """Check what :func:`export` can check without a detector, which may take long to load.
+
+    Args:
+        calibrated: whether the file is to be quantized.
+
+    Raises:
+        UserError: unknown suffix, missing library, a file that cannot be written, or an invalid size or shape.
+    """
+    get_format(path).require()
+    check_shape(size, static)
+    if calibrated:
+        check_quantizable_file(Path(path).suffix, static)
+    require_writable(path)
 
 
 def _check_finite(model: Detector, path: str | Path) -> None:

@@ -82,13 +82,7 @@ def build_metadata(
     Raises:
         UserError: the size or the static shape is not valid.
     """
-    if static is not None and not (static[0] >= 1 and all(1 <= side <= MAX_IMAGE_SIDE for side in static[1:])):
-        raise UserError(
-            f"static is {' '.join(map(str, static))}: use the number of images, height and width, at least 1 and sides "
-            f"of at most {MAX_IMAGE_SIDE}"
-        )
-    if size is not None:
-        check_size(size)
+    check_shape(size, static)
     return ExportMetadata(
         model=model.name,
         class_names=tuple(model.class_names),
@@ -103,6 +97,19 @@ def build_metadata(
         bit_depth=model.bit_depth,
         static=static,
     )
+
+
+def check_shape(size: Size | None, static: tuple[int, int, int] | None) -> None:
+    """Raise UserError unless the size and the static shape are valid, see :func:`build_metadata`."""
+    if static is not None and not (
+        len(static) == 3 and static[0] >= 1 and all(1 <= side <= MAX_IMAGE_SIDE for side in static[1:])
+    ):
+        raise UserError(
+            f"static is {' '.join(map(str, static))}: use the number of images, height and width, at least 1 and sides "
+            f"of at most {MAX_IMAGE_SIDE}"
+        )
+    if size is not None:
+        check_size(size)
 
 
 def encode_metadata(metadata: ExportMetadata) -> dict[str, str]:

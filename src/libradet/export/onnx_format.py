@@ -74,12 +74,17 @@ def open_onnx(path: Path) -> tuple[ExportMetadata, RunFunction]:
     return metadata, run
 
 
-def check_quantizable(metadata: ExportMetadata, suffix: str) -> None:
-    """Raise UserError if such a detector or file format cannot be quantized."""
+def check_quantizable_file(suffix: str, static: tuple[int, int, int] | None) -> None:
+    """Raise UserError if such a file cannot be quantized, whatever the detector."""
     if suffix != ".onnx":
         raise UserError(f"INT8 quantization is for .onnx files; {suffix} files compute in float32")
-    if metadata.static is not None:
+    if static is not None:
         raise UserError("INT8 quantization is for files that accept images of any size; leave out the static shape")
+
+
+def check_quantizable(metadata: ExportMetadata, suffix: str) -> None:
+    """Raise UserError if such a detector or file format cannot be quantized."""
+    check_quantizable_file(suffix, metadata.static)
     if metadata.num_proposals:
         raise UserError(
             f"INT8 quantization is calibrated on images alone, and {metadata.model} also needs proposals; "

@@ -61,18 +61,29 @@ def make_tiling(model: Predictor, tiles: TilesLike | None, merge: TileMerge = "n
     Raises:
         UserError: invalid tiles, ``merge`` without tiles, or a model that cannot be tiled so.
     """
-    if merge not in ("nms", "wbf"):
-        raise UserError(f"tile_merge is {merge}: choose nms or wbf")
-    if tiles is None:
-        if merge != "nms":
-            raise UserError(f"tile_merge is {merge}, which needs tiles: set tiles, or leave out tile_merge")
+    checked = check_tiles(tiles, merge)
+    if checked is None:
         return None
-    checked = as_tiles(tiles)
     if model.num_proposals:
         raise UserError(f"{model.name} uses precomputed proposals, which are those of whole images: leave out tiles")
     if merge == "wbf" and model.has_masks:
         raise UserError(f"{model.name} has masks, which weighted boxes fusion cannot fuse: use tile_merge nms")
     return Tiling(checked, merge, FUSION_THRESH if merge == "wbf" else _nms_thresh(model))
+
+
+def check_tiles(tiles: TilesLike | None, merge: TileMerge = "nms") -> Tiles | None:
+    """Return the tiles that :func:`make_tiling` uses, None without them.
+
+    Raises:
+        UserError: invalid tiles, or ``merge`` without tiles.
+    """
+    if merge not in ("nms", "wbf"):
+        raise UserError(f"tile_merge is {merge}: choose nms or wbf")
+    if tiles is not None:
+        return as_tiles(tiles)
+    if merge != "nms":
+        raise UserError(f"tile_merge is {merge}, which needs tiles: set tiles, or leave out tile_merge")
+    return None
 
 
 def _nms_thresh(model: Predictor) -> float:

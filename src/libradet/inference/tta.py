@@ -166,8 +166,7 @@ def with_tta(
     """
     if not tta_flip and not tta_scales:
         return model
-    if tta_scales and size is not None:
-        raise UserError("size and tta_scales exclude each other: add the size to tta_scales, or leave one of them out")
+    check_scales(tta_scales, size)
     if tta_scales and model.image_size == "original":
         raise UserError(
             f"this {model.name} resizes images itself: leave out --tta_scales, or use the model it was exported from"
@@ -179,6 +178,18 @@ def with_tta(
     if config.is_proposal_model and config.rpn is not None:
         detections = replace(detections, nms_thresh=config.rpn.test_proposals.nms_thresh)
     return TestTimeAugmentation(model, tta_flip, tta_scales, partial(multiclass_nms, config=detections))
+
+
+def check_scales(tta_scales: Scales, size: Size | None = None) -> None:
+    """Check what :func:`with_tta` can check without a model.
+
+    Raises:
+        UserError: ``size`` together with ``tta_scales``, or an invalid scale.
+    """
+    if tta_scales and size is not None:
+        raise UserError("size and tta_scales exclude each other: add the size to tta_scales, or leave one of them out")
+    for scale in tta_scales:
+        _check_scale(scale)
 
 
 def _concatenate(parts: Sequence[Detections], dim: int) -> Detections:
@@ -195,9 +206,16 @@ def _full_size(scale: int | Size, model_size: Size) -> Size:
         if model_size == "original":
             raise UserError(f"tta_scales has {scale}: this model has no size of its own; pass (short, long) sides")
         scale = scale, round(scale * model_size[1] / model_size[0])
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-        raise UserError(f"tta_scales has {scale}: use a shorter side or (short, long) sides, in pixels above 0")
+    _check_scale(scale)
     return scale
+
+
+def _check_scale(scale: int | Size) -> None:
+    if scale == "original":
+        return
+    sides = (scale, scale) if isinstance(scale, int) else scale
+    if isinstance(sides, str) or len(sides) != 2 or not 0 < sides[0] <= sides[1]:
+        raise UserError(f"tta_scales has {scale}: use a shorter side or (short, long) sides, in pixels above 0")
 
 
 def _to_samples(batch: Batch, scale: Size) -> list[Sample]:

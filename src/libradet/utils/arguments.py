@@ -1,7 +1,7 @@
 """Arguments of public functions, checked against their annotations: no type checker reads the calls of users."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,22 +18,37 @@ def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
     """
     signature = inspect.signature(function)
 
-    @cache
-    def annotations() -> dict[str, Any]:
-        return {parameter.name: _resolve(parameter, function) for parameter in signature.parameters.values()}
-
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
             return function(*args, **kwargs)  # Python's own message names the function
-        for name, value in bound.arguments.items():
-            if name in annotations():
-                bound.arguments[name] = checked_value(name, value, annotations()[name])
+        bound.arguments.update(check_keywords(function, bound.arguments))
         return function(*bound.args, **bound.kwargs)
 
     return checked
+
+
+def check_keywords(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of a function by name, checked as by :func:`check_arguments`, without calling it.
+
+    So what is passed on to it is refused before the slow steps that come first.
+
+    Raises:
+        UserError: a value has another type than its parameter, or a number is out of range.
+    """
+    annotations = _annotations(function)
+    return {
+        name: checked_value(name, value, annotations[name]) if name in annotations else value
+        for name, value in values.items()
+    }
+
+
+@cache
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name: _resolve(parameter, function) for parameter in parameters}
 
 
 def _resolve(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
