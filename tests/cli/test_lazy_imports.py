@@ -55,6 +55,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lazy_imports")
     synthesize(folder / "data", train=1, val=1, size=(96, 80), classes=2)
     (folder / "no_model.pth").write_text("nothing")
+    (folder / "x.jpg").touch()
     return folder
 
 

@@ -2,6 +2,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import libradet
 from libradet.cli import main
@@ -52,6 +53,7 @@ def test_missing_package_and_other_files_are_named(foreign_onnx, tmp_path, monke
     monkeypatch.setitem(sys.modules, "openvino", None)
     options = ["--runtime", "openvino", "--output_dir", str(tmp_path / "out")]
     (tmp_path / "model.safetensors").touch()
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     for file, message in ((foreign_onnx, "pip install '.[openvino]'"), (tmp_path / "model.safetensors", ".onnx files")):
         assert main(["predict", str(file), str(tmp_path), *options]) == 2
         error = capfd.readouterr().err

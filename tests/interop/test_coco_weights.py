@@ -237,10 +237,11 @@ def test_another_detector_under_the_name(publish, checkpoint):
     assert not list(cache_path(weights).parent.glob("*.safetensors"))
 
 
-def test_without_network_one_line_says_where_the_file_belongs(publish, monkeypatch, capsys):
-    weights = publish(b"")
+def test_without_network_one_line_says_where_the_file_belongs(publish, monkeypatch, capsys, tmp_path):
+    weights, street = publish(b""), tmp_path / "street.jpg"
+    street.touch()
     monkeypatch.setenv("LIBRADET_WEIGHTS_URL", "http://127.0.0.1:9")
-    assert main(["predict", NAME, "street.jpg"]) == 2
+    assert main(["predict", NAME, str(street)]) == 2
     *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith("libradet: error: http://127.0.0.1:9/mmdetection/v2.0/")
     assert f"put the file at {cache_path(weights)} by hand" in line

@@ -106,7 +106,7 @@ def check_settings(
     static: tuple[int, int, int] | None = None,
     calibrated: bool = False,
 ) -> None:
-    """Check what :func:`export` can check without a detector, which may take long to load.
+    """Check what :func:`export` can check without a detector, which may be slow to load.
 
     Args:
         calibrated: whether the file is to be quantized.

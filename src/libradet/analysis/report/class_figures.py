@@ -55,13 +55,13 @@ def _label_classes(axis: Axes, rows: list[dict[str, Any]]) -> None:
     """Write classes next to their dots, those of highest AP first, where none is on top of another."""
     assert isinstance(axis.figure, Figure)
     axis.figure.draw_without_rendering()  # sets the positions
-    taken: list[BboxBase] = []
+    used: list[BboxBase] = []
     for row in sorted(rows, key=lambda row: -row["AP"]):
         for offset in _LABEL_OFFSETS:
             label = _label_class(axis, row, offset)
             place = label.get_window_extent()
-            if not place.count_overlaps(taken):
-                taken.append(place)
+            if not place.count_overlaps(used):
+                used.append(place)
                 break
             label.remove()
 
