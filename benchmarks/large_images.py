@@ -171,11 +171,11 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             print(f"\n{layout}: {width} x {height} pixels, {batches} batches of {args.batch_size} tiles", flush=True)
             rounds = [measure_round(image, batches, args) for _ in range(args.rounds)]
             image.unlink()
-            best = {n: {k: min(r[n][k] for r in rounds) for k in ("seconds", "growth")} for n in MEASUREMENTS}
+            best = {n: {k: min(r[n][k] for r in rounds) for k in ("seconds", "growth")} for n in rounds[0]}
             results[layout] = best
             if args.rounds > 1:
                 print(f"  smallest of {args.rounds} rounds:")
-                for name in MEASUREMENTS:
+                for name in best:
                     print_measurement(name, best, batches)
     return results
 
@@ -183,12 +183,12 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 def measure_round(image: Path, batches: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Run each measurement once."""
     results: dict[str, dict[str, float]] = {}
-    for name in MEASUREMENTS:
+    for name in ("batch", *args.parts):
         results[name] = measure_in_process(name, image, args)
         print_measurement(name, results, batches)
         if name == "batch":
-            minutes = 2 * batches * results[name]["seconds"] / 60
-            print(f"  evaluate and predict will last about {minutes:.0f} minutes", flush=True)
+            minutes = len(args.parts) * batches * results[name]["seconds"] / 60
+            print(f"  {' and '.join(args.parts)} will last about {minutes:.0f} minutes", flush=True)
     return results
 
 
@@ -250,7 +250,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--layouts", nargs="+", default=["tiles"], choices=LAYOUTS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, default=5, help="steps that the median of a batch is of")
+    parser.add_argument("--steps", type=int, default=20, help="steps that time and memory of a batch are of")
+    parser.add_argument("--parts", nargs="+", choices=("evaluate", "predict"), default=["evaluate", "predict"])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="for the image (default: the system's temporary folder)")
     parser.add_argument("--json", type=Path, help="write the results")
