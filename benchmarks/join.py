@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from benchmarks.budget import PARTS
-from benchmarks.results import Results
+from benchmarks.results import CaseResults, Results
 
 SAME = ("processor", "cores", "threads", "instructions", "versions")
 
@@ -22,7 +22,7 @@ def join(stored: Results, further: Results) -> Results:
     new_parts = {part: getattr(further, part) for part in _parts() if getattr(further, part) is not None}
     weights = [f"weights of {c.case.shared_model}-{c.case.size[0]}x{c.case.size[1]}" for c in new_cases.values()]
     measured = [*new_cases, *new_parts, *weights]
-    left_out = [name for name in stored.left_out if not any(done in name for done in measured)]
+    left_out = [name for name in stored.left_out if not _is_measured(name, measured, new_cases)]
     unavailable = {name: reason for name, reason in stored.unavailable.items() if name not in new_parts}
     return replace(
         stored,
@@ -35,6 +35,15 @@ def join(stored: Results, further: Results) -> Results:
         cases=sorted([*old_cases, *new_cases.values()], key=lambda case: _position(stored, case.case.name)),
         **new_parts,
     )
+
+
+def _is_measured(left_out: str, measured: list[str], new_cases: dict[str, CaseResults]) -> bool:
+    """Return whether what was left out is measured now: a contender of a case, or all else of it."""
+    case, _, turn = left_out.partition(": ")
+    contender, _, turn_round = turn.partition(", round ")
+    if turn_round and case in new_cases:
+        return contender in new_cases[case].runs
+    return any(name in left_out for name in measured)
 
 
 def _parts() -> list[str]:
