@@ -43,8 +43,17 @@ def test_paper_values_are_those_published(table, shared_data):
 
 
 def test_packaged_experiments():
-    ours = {"balanced", "classes", "components", "finetune", "libra", "recipes", "sampler_bins", "samplers", "switches"}
+    compared = {"components", "libra", "recipes", "sampler_bins", "samplers", "switches"}
+    ours = compared | {"balanced", "classes", "finetune", "initialization"}
     assert {f"table{i}" for i in range(1, 7)} | ours <= set(list_names())
+
+
+def test_initialization_evaluates_each_epoch_of_a_schedule_and_of_half_of_it():
+    whole, half = read_experiment("initialization").rows
+    epochs = whole.settings["max_epochs"]
+    assert half.settings == whole.settings | {"max_epochs": epochs // 2}
+    assert whole.settings["check_val_every_n_epoch"] == 1
+    assert read_experiment("initialization").metrics == tuple(f"AP@{epoch}" for epoch in range(1, epochs + 1))
 
 
 def test_preset_scratch_is_the_small_one_with_random_weights(tmp_path):

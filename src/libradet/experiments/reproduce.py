@@ -49,7 +49,7 @@ def reproduce(name: str, options: ReproduceOptions, console: Console) -> Iterato
 
     Args:
         name: table1 to table6, libra, components, sampler_bins, samplers, switches, balanced, classes, finetune,
-            recipes, figure3, figure5, figure6, claims, verdict, or the path of a YAML file.
+            initialization, recipes, figure3, figure5, figure6, claims, verdict, or the path of a YAML file.
 
     Raises:
         UserError: unknown names, settings that ``libradet train`` rejects, or datasets that cannot be trained on.
