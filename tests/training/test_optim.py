@@ -271,3 +271,20 @@ def test_values_out_of_range_are_refused(wrong):
 def test_every_field_is_documented():
     described = TrainConfig.__doc__ or ""
     assert all(f"        {f.name}: " in described for f in fields(TrainConfig))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_fused_steps_are_those_of_single_operations(name):
+    config = resolve(replace(CONFIG, optimizer=name, warmup_steps=0), 10)
+    weights = {}
+    for fused in (None, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+        optimizer, _ = build_optimizer(model, config, 10, fused)
+        assert all(group["fused"] is fused for group in optimizer.param_groups)
+        for _ in range(5):
+            model(torch.rand(16, 8)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        weights[fused] = torch.cat([p.detach().flatten() for p in model.parameters()])
+    torch.testing.assert_close(weights[True], weights[None], rtol=1e-5, atol=1e-6)

@@ -88,7 +88,9 @@ class DetectorModule(pl.LightningModule):
         if trainer.max_epochs is not None and trainer.max_epochs > 0:
             config = replace(config, max_epochs=trainer.max_epochs)
         resolved = resolve(config, self.batches_per_epoch)
-        optimizer, scheduler = build_optimizer(self.detector, resolved, self.batches_per_epoch)
+        # Lightning refuses to clip the gradients of fused optimizers under autocast, also without a gradient scaler.
+        fused = True if self.device.type == "cpu" and trainer.precision == "32-true" else None
+        optimizer, scheduler = build_optimizer(self.detector, resolved, self.batches_per_epoch, fused)
         self._group_settings = group_settings(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -195,15 +195,26 @@ def _has_decay(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:
     return not name.startswith(LOSS_WEIGHTS) and (config.decay_norm_bias or parameter.ndim > 1)
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig, batches_per_epoch: int) -> tuple[Optimizer, LambdaLR]:
-    """Return optimizer and scheduler for a resolved configuration. Raises UserError like :func:`parameter_depths`."""
+def build_optimizer(
+    model: nn.Module, config: TrainConfig, batches_per_epoch: int, fused: bool | None = None
+) -> tuple[Optimizer, LambdaLR]:
+    """Return optimizer and scheduler for a resolved configuration.
+
+    Args:
+        fused: whether a step is one pass over the memory of each parameter, in place of one for each operation; None
+            leaves it to torch, which does not do so on a CPU. Weights differ in their last bits.
+
+    Raises:
+        UserError: like :func:`parameter_depths`.
+    """
     assert config.lr is not None, "not resolved"
     assert config.weight_decay is not None, "not resolved"
     groups = parameter_groups(model, config)
     if config.optimizer == "sgd":
-        optimizer: Optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        decay, momentum = config.weight_decay, config.momentum
+        optimizer: Optimizer = SGD(groups, lr=config.lr, momentum=momentum, weight_decay=decay, fused=fused)
     else:
-        optimizer = AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+        optimizer = AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
     return optimizer, LambdaLR(optimizer, lambda step: lr_lambda(config, batches_per_epoch, step))
 
 
