@@ -49,6 +49,13 @@ def test_settings_from_python_have_the_types_of_their_fields(settings, without_t
         libradet.train("faster_rcnn", data="DIR", **settings)
 
 
+def test_training_without_data_does_not_read_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for data in ({}, {"data": ""}):
+        with pytest.raises(UserError, match=r"^data is missing: name the folder of a dataset$"):
+            libradet.train("faster_rcnn", backbone="resnet18", **data)
+
+
 def test_folders_and_devices_that_cannot_be_used(tmp_path):
     with pytest.raises(UserError, match=r"is a folder; name the file in it, .*best\.safetensors"):
         libradet.load_model(tmp_path)

@@ -218,7 +218,7 @@ def test_settings_of_an_evaluation_are_checked_before_model_and_data(settings, w
         ("model.onnx", {"static": (64, 64)}, "static is 64 64: use the number of images, height and width"),
         ("model.pt2", {"calibration_images": [np.zeros((8, 8, 3), np.uint8)]}, "INT8 quantization is for .onnx files"),
         ("x.py/model.onnx", {}, "the folder cannot be created"),
-        ("model.onnx", {}, "no_model.safetensors"),
+        ("new/model.onnx", {}, "no_model.safetensors"),
     ],
 )
 def test_settings_of_an_export_are_checked_before_the_model_is_loaded(
@@ -227,6 +227,7 @@ def test_settings_of_an_export_are_checked_before_the_model_is_loaded(
     (tmp_path / "x.py").touch()
     with pytest.raises(UserError, match=words):
         libradet.export_model("no_model.safetensors", tmp_path / path, **settings)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.py"], "nothing is left behind"
 
 
 def test_the_split_is_looked_up_before_the_model_is_loaded(tmp_path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 import libradet.utils.quick_torchvision  # noqa: F401 - before all that imports torchvision
-from libradet.data.read import read, require_split
+from libradet.data.read import dataset_folder, read, require_split
 from libradet.data.transforms.resize import Size
 from libradet.engines.optimize import check_calibration, optimize, optimize_predictor
 from libradet.errors import UserError
@@ -103,7 +103,7 @@ def train(
     Args:
         model: name in the model zoo ("libra_faster_rcnn" if None), or a detector to train, whose classes must be those
             of the data.
-        data: folder with images and annotations, in any supported format.
+        data: folder with images and annotations, in any supported format; required unless a run is resumed.
         detector: complete configuration of a new detector, in place of ``model``, or a nested mapping of the fields
             that differ from those of ``model``, as in a YAML file; its class names come from the data.
         resume: run folder to resume from, with its own detector; ``data`` and ``settings`` change its configuration.
@@ -132,6 +132,7 @@ def train(
     check_type("logger", logger, Sequence[Logger | str] | Logger | str | None)
     if resume is None:
         TrainConfig(data=str(data), **settings)  # refuses values before weights are read, which may be downloaded
+        dataset_folder(data)
     transforms = None
     if augmentations is not None:
         settings["augmentations"], transforms = prepare_transforms(augmentations)

@@ -32,6 +32,27 @@ def weights(tmp_path):
     return path
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["evaluate", "--data", "DATA", "--json", "o/m.json", "--coco_results", "o/r.json"],
+        ["predict", "DATA/images", "--output_dir", "o/p"],
+        ["predict", "--data", "DATA", "--output_dir", "o/p"],
+        ["analyze", "--data", "DATA", "--output_dir", "o/p"],
+        ["export", "--output", "o/m.onnx"],
+        ["convert", "o/m.safetensors"],
+    ],
+)
+def test_a_damaged_model_leaves_nothing_behind(argv, data, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "damaged.safetensors"
+    model.write_bytes(b"no model")
+    command, *options = [word.replace("DATA", str(data)) for word in argv]
+    assert main([command, str(model), *options]) == 2
+    assert str(model) in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [model.name], "nothing is left behind"
+
+
 def test_evaluate_needs_only_the_file(weights, data, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     names = [c["name"] for c in json.loads((data / "val.json").read_text())["categories"]]
@@ -60,6 +81,15 @@ def test_predict_needs_only_the_file(weights, data, tmp_path, monkeypatch):
     [
         (["evaluate", "absent.safetensors", "--data", "."], "absent.safetensors"),
         (["predict", "absent.safetensors", "x.jpg", "--output_dir", "o"], "absent.safetensors"),
+        (["export", "absent.safetensors", "--output", "o/model.onnx"], "absent.safetensors: no such file"),
+        (["evaluate", "absent.safetensors", "--data", ".", "--json", "o/m.json"], "absent.safetensors"),
+        (["analyze", "absent.safetensors", "--data", ".", "--output_dir", "o/p"], "absent.safetensors"),
+        (["convert", "absent.pth", "o/model.safetensors"], "absent.pth"),
+        (["data", "convert", "absent", "o/p", "--to", "coco"], "absent: no such folder"),
+        (["data", "synthesize", "o/p", "--classes", "9"], "classes is 9"),
+        (["reproduce", "libra", "--data", "absent", "--output_dir", "o/p"], "absent: no such folder"),
+        (["train", "--data", ""], "data is missing"),
+        (["train", "--data", "absent", "--output_dir", "o/p"], "absent: no such folder"),
         (["data", "check", "nowhere"], "nowhere"),
         (["train", "--data", "nowhere", "--backbone", "test_resnet"], "nowhere"),
         (["train", "--model", "libra_faster_rcn", "--data", "."], "libra_faster_rcnn"),
@@ -94,21 +124,24 @@ def test_mistakes_end_in_one_line(argv, named, tmp_path, monkeypatch, capfd):
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
-        (["evaluate", "--data", "DATA", "--split", "vall"], "there is no split 'vall'; choose one of train, val"),
+        (
+            ["evaluate", "--data", "DATA", "--json", "o/m.json", "--split", "vall"],
+            "there is no split 'vall'; choose one of train, val",
+        ),
         (["analyze", "--data", "DATA", "--split", "vall", "--output_dir", "o"], "there is no split 'vall'"),
         (["predict", "--data", "DATA", "--split", "vall"], "there is no split 'vall'"),
-        (["evaluate", "--data", "DATA", "--batch_size", "0"], "batch_size is 0"),
+        (["evaluate", "--data", "DATA", "--json", "o/m.json", "--batch_size", "0"], "batch_size is 0"),
         (["evaluate", "--data", "DATA", "--size", "800", "100"], "size is [800, 100]"),
         (["evaluate", "--data", "DATA", "--tile_merge", "wbf"], "needs tiles"),
         (["evaluate", "--data", "DATA", "--coco_results", "."], "is a folder"),
-        (["predict", "absent.jpg"], "absent.jpg: no such file"),
+        (["predict", "absent.jpg", "--output_dir", "o/p"], "absent.jpg: no such file"),
         (["predict", "DATA/images", "--score_thresh", "2"], "score_thresh is 2"),
         (["predict", "DATA/images", "--tiles", "64", "1"], "tiles has the overlap 1"),
         (["predict", "DATA/images", "--tta_scales", "0"], "tta_scales has 0"),
         (["analyze", "--data", "DATA", "--output_dir", "o", "--seed", "-1"], "seed is -1"),
         (["export", "--output", "m.onnx", "--size", "800", "100"], "size is [800, 100]"),
-        (["export", "--output", "m.onnx", "--static", "0", "64", "64"], "static is 0 64 64"),
-        (["export", "--output", "m.onnx", "--verify_images", "absent.jpg"], "absent.jpg: no such file"),
+        (["export", "--output", "o/m.onnx", "--static", "0", "64", "64"], "static is 0 64 64"),
+        (["export", "--output", "o/m.onnx", "--verify_images", "absent.jpg"], "absent.jpg: no such file"),
         (["export", "--output", "m.pt2", "--int8", "--calibration_images", "DATA/images"], "for .onnx files"),
     ],
 )

@@ -100,7 +100,8 @@ def test_unreadable_files_are_listed(folder, detector, tmp_path):
     assert "1 file could not be read:" in text
     assert "c.jpg" in text
     with pytest.raises(UserError, match=r"none of the 1 files? can be read.*c\.jpg"):
-        predict_files(detector, [folder / "c.jpg"], tmp_path / "out", progress=False)
+        predict_files(detector, [folder / "c.jpg"], tmp_path / "none", progress=False)
+    assert not (tmp_path / "none").exists()
 
 
 def test_equal_file_names_are_numbered(folder, detector, tmp_path):

@@ -211,7 +211,7 @@ def require_inputs(model: str | None = None, data: str | None = None, split: str
     """Raise UserError if the model, the dataset or its split does not exist; called before slow imports."""
     if model:
         require_weights(model)
-    if data:
+    if data is not None:
         from libradet.data.read import require_split
 
         require_split(data, split)

@@ -92,8 +92,10 @@ def _write_proposals(args: argparse.Namespace, model: "Predictor") -> int:
     predictor = with_tta(model, args.tta_flip, args.tta_scales)
     settings = {"size": options.size_of(args), "batch_size": args.batch_size}
     settings["tiling"] = make_tiling(model, args.tiles, args.tile_merge)
-    for split in [args.split] if args.split else splits(args.data):
-        dataset, _ = read(args.data, split, training=False, masks=False)
+    names = [args.split] if args.split else splits(args.data)
+    # All of them before the first is written, so that a refused one leaves no files.
+    datasets = [read(args.data, name, training=False, masks=False)[0] for name in names]
+    for dataset in datasets:
         path = args.output_dir / f"{dataset.split}.safetensors"
         count = write_dataset_proposals(predictor, dataset, path, **settings)
         print(f"{path}: {count} proposals in {len(dataset)} images")

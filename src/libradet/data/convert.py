@@ -14,7 +14,7 @@ from libradet.data.formats.filenames import UniqueNames, own_name
 from libradet.data.formats.reading import STANDARD_SPLITS, standard_split
 from libradet.data.formats.unsupported import list_unsupported
 from libradet.data.formats.writing import SplitToWrite, Writer
-from libradet.data.read import compare_splits
+from libradet.data.read import compare_splits, dataset_folder
 from libradet.data.records import CLASS_FIELDS, Dataset, RawAnnotations, extra_fields, normalize_id
 from libradet.data.validation.report import Report, merge
 from libradet.data.validation.split import validate_split
@@ -73,7 +73,7 @@ def convert(
     Raises:
         UserError: an argument is invalid, the target exists, or the dataset has errors; then nothing is written.
     """
-    source, target = Path(source), Path(target)
+    source, target = dataset_folder(source), Path(target)
     if masks and to != "yolo":
         reason = "COCO keeps them anyway" if to == "coco" else "Pascal VOC has none"
         raise UserError(f"masks are an option of YOLO only: {reason}. Remove the option.")

@@ -20,14 +20,21 @@ def splits(data: Path | str) -> list[str]:
     Raises:
         UserError: ``data`` does not exist, or is in no supported format.
     """
-    return list(list_splits(Path(data)))
+    return list(list_splits(dataset_folder(data)))
 
 
 def require_split(data: Path | str, split: str | None) -> None:
     """Raise UserError unless ``data`` is a dataset and has the split (any if None); for before slow steps."""
-    available = list_splits(Path(data))
+    available = list_splits(dataset_folder(data))
     if split is not None:
         choose_split(available, split, Path(data))
+
+
+def dataset_folder(data: Path | str) -> Path:
+    """Return the path of a dataset. Raises UserError for an empty name, which would be the working folder."""
+    if not str(data):
+        raise UserError("data is missing: name the folder of a dataset")
+    return Path(data)
 
 
 @check_arguments
@@ -57,7 +64,7 @@ def read(
         UserError: the files cannot be read as a dataset; with ``strict``, also if training (or
             evaluation) is not possible with it.
     """
-    data = Path(data)
+    data = dataset_folder(data)
     available = list_splits(data)
     raw = available[choose_split(available, split, data)]()
     dataset, report = validate_split(raw, training=training, skip_broken=skip_broken, masks=masks, decode=decode)
@@ -73,7 +80,7 @@ def check(data: Path | str, split: str | None = None, *, skip_broken: bool = Fal
     What is wrong with the data is in the report. Training could start if ``report.errors`` is empty and
     ``report.purpose`` is "train"; a split other than that for training is checked for evaluation.
     """
-    data = Path(data)
+    data = dataset_folder(data)
     datasets: list[Dataset] = []
     reports: dict[str, Report] = {}
     try:

@@ -24,7 +24,7 @@ from libradet.inference.tiles import Tiling
 from libradet.inference.video import VideoWriter
 from libradet.inference.visualize import draw_detections, save_image
 from libradet.predictor import Predictor, bit_depth_of, check_batch_size
-from libradet.utils.atomic_io import atomic_json_list, write_json
+from libradet.utils.atomic_io import atomic_json_list, require_writable, write_json
 from libradet.utils.progress import progress_bar
 from libradet.utils.quiet_supervision import supervision as sv
 
@@ -62,10 +62,12 @@ class PredictSummary:
 class ResultWriter:
     """Writes results to a folder, image by image; a context manager that completes the files, also after an interrupt.
 
+    Nothing is written before the first image.
+
     Args:
         model: the model whose results are written.
         paths: all input files.
-        output_dir: an existing folder.
+        output_dir: a folder, which is created.
         score_thresh: minimum score of the detections that are rendered and written to ``predictions.json``.
     """
 
@@ -81,8 +83,6 @@ class ResultWriter:
         self._append_result: Callable[[dict[str, Any]], None] | None = None
 
     def __enter__(self) -> "ResultWriter":
-        self._append_result = self._stack.enter_context(atomic_json_list(self._output_dir / PREDICTIONS_FILE))
-        self._stack.enter_context(self._videos)
         return self
 
     def __exit__(
@@ -91,14 +91,17 @@ class ResultWriter:
         try:
             self._stack.__exit__(kind, error, traceback)
         finally:
-            self._write_images_file()
-            if self._model.is_proposal_model:
+            if self._append_result is not None:
+                self._write_images_file()
+            if self._append_result is not None and self._model.is_proposal_model:
                 write_proposals(self._output_dir / PROPOSALS_FILE, self.summary.proposals, self._model.name)
 
     def write(self, image: InputImage, detections: sv.Detections) -> None:
         """Render an image and write its results."""
         assert image.path is not None
-        assert self._append_result is not None
+        if self._append_result is None:
+            self._append_result = self._stack.enter_context(atomic_json_list(self._output_dir / PREDICTIONS_FILE))
+            self._stack.enter_context(self._videos)
         image_id = self._image_ids[image.path] if self._counter is None else next(self._counter)
         height, width = image.size
         if self._model.is_proposal_model:
@@ -182,7 +185,7 @@ def predict_files(
     precomputed = None
     if proposals and model.num_proposals:
         precomputed = proposals_for_images(proposals, paths, model.num_proposals)
-    _create_output_dir(output_dir, paths)
+    _check_output_dir(output_dir, paths)
     show_progress = progress and (len(paths) > 1 or is_video(paths[0]))
     with progress_bar(show_progress) as bar, ResultWriter(model, paths, output_dir, score_thresh) as writer:
         summary = writer.summary
@@ -195,7 +198,7 @@ def predict_files(
             writer.write(image, detections)
             bar.update(task, completed=summary.num_inputs)
         bar.update(task, completed=summary.num_inputs)
-    if not summary.images:
+    if not summary.images:  # then nothing is written
         raise UserError(f"none of the {len(paths)} files can be read: {next(iter(summary.unreadable.values()))}")
     return summary
 
@@ -269,12 +272,12 @@ def _count_images(paths: Sequence[Path]) -> int | None:
     return total or None
 
 
-def _create_output_dir(output_dir: Path, paths: Sequence[Path]) -> None:
+def _check_output_dir(output_dir: Path, paths: Sequence[Path]) -> None:
     if output_dir.exists() and not output_dir.is_dir():
         raise UserError(f"{output_dir}: is a file; name a folder for the results")
     if any(p.resolve().parent == output_dir.resolve() for p in paths):
         raise UserError(f"{output_dir}: has the input images, which would be overwritten; choose another folder")
-    output_dir.mkdir(parents=True, exist_ok=True)
+    require_writable(output_dir / PREDICTIONS_FILE)
 
 
 def _output_file_names(paths: Sequence[Path]) -> dict[Path, str]:

@@ -20,20 +20,40 @@ def require_exists(path: str | Path) -> None:
 
 
 def require_writable(path: str | Path) -> None:
-    """Create the folder of a file that is written at the end of long work.
+    """Raise UserError unless a file can be written at the end of long work; nothing is created.
 
     Raises:
-        UserError: the folder cannot be created or written, or the path is a folder.
+        UserError: its folder cannot be created or written, or the path is a folder.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file")
+    present = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not present.is_dir():
+        raise UserError(f"{path.parent}: the folder cannot be created ({present} is a file); choose another path")
+    if not os.access(present, os.W_OK | os.X_OK):
+        raise UserError(f"{path.parent}: the folder cannot be written; choose another path")
+
+
+@contextmanager
+def created_folder_of(path: Path) -> Iterator[None]:
+    """Create the folder of a file and its parents; those that are still empty after an error are removed.
+
+    Raises:
+        UnwritableError: it cannot be created.
+    """
+    created = [folder for folder in path.parents if not os.path.lexists(folder)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise UserError(f"{path.parent}: the folder cannot be created ({e.strerror}); choose another path") from e
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path.parent}: the folder cannot be written; choose another path")
+        raise UnwritableError(f"{path}: cannot be written ({e.strerror})") from e
+    try:
+        yield
+    except BaseException:
+        for folder in created:
+            with suppress(OSError):  # it has files
+                folder.rmdir()
+        raise
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
@@ -61,18 +81,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        default_mode = partial.stat().st_mode
-        yield partial
-        partial.chmod(default_mode)  # safetensors creates files that only the owner can read
-        os.replace(partial, path)
-    except (OSError, SafetensorError, RuntimeError) as e:
-        raise UnwritableError(f"{path}: cannot be written ({_reason(e, partial)})") from e
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    with created_folder_of(path):
+        try:
+            partial.touch()
+            default_mode = partial.stat().st_mode
+            yield partial
+            partial.chmod(default_mode)  # safetensors creates files that only the owner can read
+            os.replace(partial, path)
+        except (OSError, SafetensorError, RuntimeError) as e:
+            raise UnwritableError(f"{path}: cannot be written ({_reason(e, partial)})") from e
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 def _reason(error: Exception, partial: Path) -> str:
@@ -100,24 +120,25 @@ def atomic_folder(path: str | Path, own: Sequence[str] = ()) -> Iterator[Path]:
     path = Path(path)
     require_replaceable(path, own)
     partial = path.with_name(path.name + ".partial")
-    try:
-        partial.mkdir(parents=True)
-    except FileExistsError:
-        raise UserError(
-            f"{partial}: is being written by another process; if that process was killed, remove this folder."
-        ) from None
-    except OSError as e:
-        raise UserError(f"{path}: cannot be written ({e.strerror})") from e
-    try:
-        yield partial
-        if path.is_dir():
-            shutil.rmtree(path)
-        partial.rename(path)
-    except OSError as e:
-        named = f", {e.filename}" if e.filename else ""
-        raise UserError(f"{path}: cannot be written ({e.strerror or e}{named})") from e
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with created_folder_of(path):
+        try:
+            partial.mkdir()
+        except FileExistsError:
+            raise UserError(
+                f"{partial}: is being written by another process; if that process was killed, remove this folder."
+            ) from None
+        except OSError as e:
+            raise UserError(f"{path}: cannot be written ({e.strerror})") from e
+        try:
+            yield partial
+            if path.is_dir():
+                shutil.rmtree(path)
+            partial.rename(path)
+        except OSError as e:
+            named = f", {e.filename}" if e.filename else ""
+            raise UserError(f"{path}: cannot be written ({e.strerror or e}{named})") from e
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def require_replaceable(path: Path, own: Sequence[str] = ()) -> None:

@@ -34,13 +34,7 @@ _SINGLE_FILES = ("annotations.json", "_annotations.coco.json", "instances.json")
 
 
 def list_splits_of_file(path: Path) -> Splits:
-    """Return the only split of a single COCO file.
-
-    Raises:
-        UserError: it is not a JSON file.
-    """
-    if path.suffix != ".json":
-        raise UserError(f"{path}: neither a folder nor a JSON file in COCO format.")
+    """Return the only split of a single COCO file."""
     roots = [path.parent]
     if path.parent.name == "annotations":
         roots.append(path.parent.parent)

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from libradet.data.formats import coco, cvat, datumaro, imagefolder, labelme, voc, yolo
-from libradet.data.formats.reading import DatasetFormat, Splits, standard_split
+from libradet.data.formats import coco, cvat, datumaro, imagefolder, labelme, voc, yolo, yolo_config
+from libradet.data.formats.filenames import is_image_name
+from libradet.data.formats.reading import STANDARD_SPLITS, DatasetFormat, Splits, standard_split
 from libradet.data.records import RawAnnotations
 from libradet.errors import UserError
 
@@ -41,6 +42,10 @@ FORMATS = (
 )
 """Formats in the order of detection: the first that recognizes a folder reads it."""
 
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+_PARTS = ("images", "labels", "annotations", "jpegimages", "imagesets", "main")
+"""Names of folders inside a dataset, in lower case."""
+
 SUPPORTED = """\
   train.json, val.json + images/                                 COCO
   annotations.json + images/                                     COCO, one split
@@ -63,6 +68,8 @@ def list_splits(data: Path) -> Splits:
     """
     if not data.exists():
         raise UserError(f"{data}: no such folder; check the path.")
+    if data.is_file() and data.suffix != ".json":
+        raise UserError(f"{data}: is {_describe_file(data)}, and a dataset is named by its folder: {_folder_of(data)}")
     if data.is_file():
         return coco.list_splits_of_file(data)
     for position, dataset_format in enumerate(FORMATS):
@@ -72,6 +79,36 @@ def list_splits(data: Path) -> Splits:
                 return splits
             return {name: partial(_read_with_note, read, unused) for name, read in splits.items()}
     raise UserError(f"{data}: not in a supported dataset format. Supported are\n{SUPPORTED}")
+
+
+def _describe_file(file: Path) -> str:
+    suffix = file.suffix.lower()
+    kinds = {
+        "a YAML file": (".yaml", ".yml"),
+        "an XML file": (".xml",),
+        "a list of images": (".jsonl", ".csv", ".parquet", ".txt"),
+        "an archive": _ARCHIVES,
+    }
+    known = next((kind for kind, suffixes in kinds.items() if suffix in suffixes), "a file")
+    return "an image" if is_image_name(file.name) else known
+
+
+def _folder_of(file: Path) -> str:
+    """Return which folder to name in place of a file, or how to make one."""
+    suffix = file.suffix.lower()
+    if suffix in _ARCHIVES:
+        return "extract it, and name the folder with the annotation files."
+    config = yolo_config.read_file(file) if suffix in (".yaml", ".yml") else None
+    if config is not None and (used := yolo_config.read_config(file.parent)) and used.file != file:
+        target = config.root.resolve() / "data.yaml"
+        action = "put it in the place of" if target.exists() else "copy it to"
+        return f"{action} {target}, and name {target.parent}."
+    folders = [file.absolute().parent]
+    while folders[-1].name.lower() in _PARTS or standard_split(folders[-1].name) in STANDARD_SPLITS:
+        folders.append(folders[-1].parent)
+    if known := [folder for folder in folders if contains_dataset(folder)]:
+        return f"name {known[-1]}."
+    return "name the one with images and annotations (libradet data check DIR tells whether it can be read)."
 
 
 def contains_dataset(data: Path) -> bool:

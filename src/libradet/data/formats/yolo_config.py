@@ -57,9 +57,20 @@ def read_config(root: Path) -> YoloConfig | None:
     """
     files = [root / "data.yaml", root / "dataset.yaml", *sorted(root.glob("*.yaml")), *sorted(root.glob("*.yml"))]
     for file in dict.fromkeys(files):
-        if file.is_file() and (settings := _read_yaml(file)) and (splits := _splits(root, settings)):
-            return YoloConfig(file, settings, splits)
+        if file.is_file() and (config := read_file(file)):
+            return config
     return _read_darknet(root) or _read_class_list(root)
+
+
+def read_file(file: Path) -> YoloConfig | None:
+    """Return the settings in a YAML file; None if it describes no dataset.
+
+    Raises:
+        UserError: ``data.yaml`` is damaged.
+    """
+    settings = _read_yaml(file)
+    splits = _splits(file.parent, settings) if settings else {}
+    return YoloConfig(file, settings, splits) if settings and splits else None
 
 
 def class_names(config: YoloConfig) -> dict[int, str]:
