@@ -148,6 +148,23 @@ def test_stem_and_first_stage_are_frozen(name, freeze_at, frozen):
         assert p.requires_grad != parameter.startswith(frozen or ("nothing",)), parameter
 
 
+@pytest.mark.parametrize(
+    ("name", "largest"),
+    [
+        *(("resnet18", 5), ("convnext_atto", 5), ("swin_tiny_patch4_window7_224", 5), ("dla34", 5), ("test_vit", 5)),
+        *(("efficientnet_lite0", 7), ("mobilenetv3_small_050", 7)),  # all of their blocks, the first is in the stem
+    ],
+)
+def test_freeze_at_beyond_the_last_stage_is_refused(name, largest):
+    with torch.device("meta"):
+        body = Backbone(BackboneConfig(name, freeze_at=largest)).body
+        assert not any(p.requires_grad for p in body.parameters())
+        body = Backbone(BackboneConfig(name, freeze_at=largest - 1)).body
+        assert any(p.requires_grad for p in body.parameters())
+        with pytest.raises(UserError, match=rf"freeze_at is {largest + 1}: {name} .* so it is at most {largest}$"):
+            Backbone(BackboneConfig(name, freeze_at=largest + 1))
+
+
 def test_frozen_parts_are_not_trained_or_updated():
     backbone = Backbone(BackboneConfig("resnet18", freeze_at=2))
     shake_norms(backbone.body)

@@ -67,10 +67,10 @@ def test_command_line_overrides_file(tmp_path):
             "detector": {"roi": {"sampling": {"batch_size_per_image": 64}}},
         },
     )
-    request = parse_train(["--config", file, "--max_epochs", "5", "--detector.roi.sampling.num_bins", "5"])
+    request = parse_train(["--config", file, "--max_epochs", "5", "--detector.roi.sampling.neg_pos_ub", "5"])
     assert (request.config.data, request.config.max_epochs, request.config.model) == ("here", 5, "faster_rcnn")
     sampling = request.detector.roi.sampling
-    assert (sampling.batch_size_per_image, sampling.num_bins, sampling.positive_fraction) == (64, 5, 0.25)
+    assert (sampling.batch_size_per_image, sampling.neg_pos_ub, sampling.positive_fraction) == (64, 5, 0.25)
 
 
 def test_items_of_lists_are_words_or_one_value():

@@ -14,7 +14,7 @@ from libradet.models.load_pretrained import BackboneWeights
 from libradet.models.lora import add_lora
 from libradet.models.ops.fast_depthwise import replace_depthwise_convs
 from libradet.models.ops.fuse_conv_bn import pair_convs_with_norms
-from libradet.models.plain_vit import freeze_plain_vit, plain_vit_depths
+from libradet.models.plain_vit import VIT_STAGES, freeze_plain_vit, plain_vit_depths
 
 NUM_STAGES = len(STRIDES)
 
@@ -90,12 +90,24 @@ class Backbone(nn.Module):
         if not config.freeze_at:
             return
         if self.is_plain_vit:
+            stages = VIT_STAGES
             freeze_plain_vit(self.body, config.freeze_at - 1)
-            return
-        info: Any = self.body.feature_info
-        first_stage = info.module_name()[self.rows[0]].split(".")
-        if not _freeze(self.body, config.freeze_at - 1, first_stage):
+        else:
+            info: Any = self.body.feature_info
+            first_stage = info.module_name()[self.rows[0]].split(".")
+            stages = _freeze(self.body, config.freeze_at - 1, first_stage)
+        if not stages:
             raise UserError(f"backbone {config.name!r} has no separate stem and stages to freeze; set freeze_at to 0")
+        if config.freeze_at > stages + 1:
+            raise UserError(
+                f"backbone.freeze_at is {config.freeze_at}: {config.name} has a stem and {stages} stages, so it is at "
+                f"most {stages + 1}"
+            )
+        if config.lora is not None and not any(p.requires_grad for p in self.body.parameters()):
+            raise UserError(
+                f"backbone.freeze_at is {config.freeze_at}, which freezes all adapters of backbone.lora: lower it, or "
+                "set backbone.lora to null"
+            )
 
 
 def layer_depths(backbone: Backbone) -> dict[str, int]:
@@ -149,23 +161,27 @@ def _move_strides_to_1x1(body: nn.Module, name: str) -> None:
         block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
 
 
-def _freeze(module: nn.Module, stages: int, first_stage: list[str]) -> bool:
+def _freeze(module: nn.Module, stages: int, first_stage: list[str]) -> int:
     """Freeze the stem and ``stages`` stages.
 
     Args:
         first_stage: dotted name of the first stage, split.
 
     Returns:
-        False if the module has no such child.
+        the number of stages there are; 0 if the module has no such child.
     """
     children = dict(module.named_children())
     # timm flattens most models: stage "stages.0" is then the child "stages_0", else child "0" of "stages".
     depths = [d for d in range(len(first_stage), 0, -1) if "_".join(first_stage[:d]) in children]
     if not depths:
-        return False
+        return 0
     inner = first_stage[depths[0] :]
     is_nested = bool(inner) and inner[0].isdigit()
-    at = list(children).index("_".join(first_stage[: depths[0]]))
-    for child in list(children.values())[: at if is_nested else at + stages]:
-        child.requires_grad_(False)
-    return not is_nested or _freeze(list(children.values())[at], stages, inner)
+    names = list(children)
+    at = names.index("_".join(first_stage[: depths[0]]))
+    for name in names[: at if is_nested else at + stages]:
+        children[name].requires_grad_(False)
+    if is_nested:
+        return _freeze(children[names[at]], stages, inner)
+    # Activations and the like may follow the last stage.
+    return max(i for i, name in enumerate(names) if i == at or list(children[name].parameters())) - at + 1

@@ -26,6 +26,9 @@ Norm = Literal["none", "batch", "group", "layer"]
 """Normalization after each convolution of a pyramid or head: none, batch norm, group norm of 32 groups, or layer norm
 over the channels of each cell."""
 
+BACKBONE_STRIDES = (4, 8, 16, 32)
+"""Strides of a backbone's features C2 to C5."""
+
 MAX_LAYERS = 100
 """Upper limit of layer counts: a configuration may come from an untrusted file, and building layers is slow."""
 

@@ -7,10 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from libradet.errors import UserError
-from libradet.models.config import PyramidConfig
+from libradet.models.config import BACKBONE_STRIDES, PyramidConfig
 from libradet.models.layers import conv_norm
-
-BACKBONE_STRIDES = (4, 8, 16, 32)
 
 
 class ExtraLevels(nn.Module):

@@ -13,6 +13,9 @@ STRIDE = 16
 PATCH_SIZES = (14, 16)
 """Patches of 14 pixels become patches of 16, so that strides are whole numbers: see :func:`build_plain_vit`."""
 
+VIT_STAGES = 4
+"""A stage is this fraction of the blocks, for the layers to freeze."""
+
 MODULES = ("vision_transformer", "eva", "deit")
 """Those of timm with plain ViTs."""
 
@@ -110,7 +113,7 @@ def freeze_plain_vit(body: "nn.Module", stages: int) -> None:
     """Freeze the embeddings and ``stages`` quarters of the blocks."""
     model: Any = body.model
     num_blocks = len(model.blocks)
-    last = num_blocks + 1 - num_blocks * min(stages, 4) // 4
+    last = num_blocks + 1 - num_blocks * min(stages, VIT_STAGES) // VIT_STAGES
     for name, depth in plain_vit_depths(body).items():
         if depth >= last:
             body.get_parameter(name).requires_grad_(False)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from libradet.errors import UserError
 from libradet.models.backbone import Backbone
-from libradet.models.config import DetectorConfig, Norm, PyramidConfig
-from libradet.models.fpn import BACKBONE_STRIDES, ExtraLevels, FeaturePyramid
+from libradet.models.config import BACKBONE_STRIDES, DetectorConfig, Norm, PyramidConfig
+from libradet.models.fpn import ExtraLevels, FeaturePyramid
 from libradet.models.layers import build_norm, conv_norm
 
 

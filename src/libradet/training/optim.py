@@ -53,11 +53,14 @@ def resolve(config: TrainConfig, batches_per_epoch: int) -> TrainConfig:
     lr = default_lr(config) if config.lr is None else config.lr
     decay = WEIGHT_DECAY[config.optimizer] if config.weight_decay is None else config.weight_decay
     warmup = min(500, total // 10) if config.warmup_steps is None else config.warmup_steps
-    milestones = config.lr_milestones
-    if milestones is None:
-        milestones = [config.max_epochs * 2 / 3, config.max_epochs * 11 / 12]
+    milestones = default_milestones(config) if config.lr_milestones is None else config.lr_milestones
     rounded = [round(epoch, 3) for epoch in milestones]
     return replace(config, lr=lr, weight_decay=decay, warmup_steps=warmup, lr_milestones=rounded)
+
+
+def default_milestones(config: TrainConfig) -> list[float]:
+    """Return the epochs of the drops of the multistep schedule."""
+    return [round(config.max_epochs * part, 3) for part in (2 / 3, 11 / 12)]
 
 
 def default_lr(config: TrainConfig) -> float:

@@ -7,6 +7,7 @@ only schema: every field is an option of the command and a key of its YAML files
 import argparse
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -21,6 +22,7 @@ from libradet.errors import UserError
 from libradet.interop.coco_weights import BEST, best_weights, require_weights
 from libradet.models.config import BackboneConfig, DetectorConfig
 from libradet.models.load_pretrained import BackboneWeights
+from libradet.models.unused_settings import refuse_unused_settings
 from libradet.models.zoo import make_config
 from libradet.training.config import TrainConfig
 from libradet.training.run_files import CONFIG
@@ -95,6 +97,8 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
     config = TrainConfig(**{f.name: parsed[f.name] for f in fields(TrainConfig)})
     if detector.model != config.model:
         raise UserError(f"detector.model is {detector.model}, but model is {config.model}; remove detector.model")
+    if not known.resume:
+        refuse_unused_settings(detector, default)
     config = replace(config, backbone=detector.backbone.name)
     return TrainRequest(config, detector, Path(known.resume) if known.resume else None)
 
@@ -116,7 +120,10 @@ def read_detector(
     tree |= _chosen_weights(tree)
     _refuse_unknown_keys(_flatten(tree))
     _check_types(tree)
-    return _parse(_default_detector(tree, is_resumed=False), ["--config", yaml.safe_dump(tree)])["detector"]
+    default = _default_detector(tree, is_resumed=False)
+    detector = _parse(default, ["--config", yaml.safe_dump(tree)])["detector"]
+    refuse_unused_settings(detector, default)
+    return detector
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -287,7 +294,7 @@ def _parse(default: DetectorConfig, args: list[str]) -> dict[str, Any]:
     )
     parser.add_argument("--resume", help="Run folder to resume.")
     parser.add_class_arguments(TrainConfig)
-    parser.add_argument("--detector", type=DetectorConfig, default=default)
+    parser.add_argument("--detector", type=DetectorConfig, default=deepcopy(default))
     try:
         return dict(parser.instantiate(parser.parse_args(args)).items())
     except argparse.ArgumentError as e:

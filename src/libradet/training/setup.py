@@ -37,6 +37,7 @@ from libradet.training.optim import make_augmentation, parameter_depths, resolve
 from libradet.training.resume import ResumeState, RunIdentity, has_checkpoint, load_resume_state, run_identity
 from libradet.training.resume_layers import check_layers
 from libradet.training.run_files import CONFIG
+from libradet.training.unused_run_settings import refuse_unused
 from libradet.utils.atomic_io import atomic_write
 from libradet.utils.nested import tuples_to_lists
 from libradet.utils.warnings_filter import silence_loggers
@@ -117,7 +118,7 @@ def setup_training(
         config = replace(config, weights=best_weights(detector_config.model, backbone).name)
     _check_settings(config, detector_config, transforms)
     if resume is None:  # of a resumed run, the change is named
-        _refuse_settings_without_effect(config)
+        refuse_unused(config, detector_config)
     train_set, val_set, report = _read_data(config, with_masks=detector_config.mask is not None, on_report=on_report)
     on_gpu = torch.cuda.is_available()
     _check_devices(config, on_gpu)
@@ -126,9 +127,17 @@ def setup_training(
     from_checkpoint = resume is not None and has_checkpoint(resume)
     model = _build(config, detector, train_set.class_names, from_checkpoint)
     model.config.category_ids = tuple(train_set.category_ids)
-    set_activation_checkpointing(model.backbone.body, config.activation_checkpointing)
+    num_blocks = set_activation_checkpointing(model.backbone.body, config.activation_checkpointing)
+    if config.activation_checkpointing and not num_blocks:
+        raise UserError(
+            f"activation_checkpointing: {model.config.backbone.name} has no blocks to recompute; leave it out"
+        )
     if config.layer_decay is not None:
         parameter_depths(model)  # refuses a backbone without stages
+    if resume is None and config.patience is not None and val_set is None:
+        raise UserError(
+            f"patience is {config.patience}, but nothing is validated: {config.data} has no validation split"
+        )
     folder = resume or choose_run_dir(config, model.config.backbone.name)
     identity = run_identity(config, train_set, val_set, transforms)
     resume_state = load_resume_state(folder, identity, train_set, val_set) if resume else ResumeState()
@@ -164,17 +173,6 @@ def _check_settings(
     check_mixing(make_augmentation(config, transforms=transforms), config.proposals is not None)
     if config.tiles is not None and detector_config.requires_proposals:
         raise UserError(f"{detector_config.model} uses precomputed proposals, those of whole images: leave out tiles")
-
-
-def _refuse_settings_without_effect(config: TrainConfig) -> None:
-    for name in ("tile_min_area_ratio", "tile_empty_fraction"):
-        if config.tiles is None and getattr(config, name) != getattr(TrainConfig, name):
-            raise UserError(f"{name} is {getattr(config, name)}, which needs tiles: set tiles, or leave it out")
-    if config.no_aug_epochs and not make_augmentation(config).is_mixed:
-        raise UserError(
-            f"no_aug_epochs is {config.no_aug_epochs}, which needs mosaic, copy-paste or mixup: set mosaic_prob, "
-            "copy_paste_prob or mixup_prob, or leave it out"
-        )
 
 
 def _read_data(
