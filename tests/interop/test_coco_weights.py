@@ -42,7 +42,7 @@ HOST = "https://weights.invalid/mmdetection/v2.0/"
 
 def test_the_table_is_consistent():
     names = [weights.name for weights in COCO_WEIGHTS]
-    assert len({name.casefold() for name in names}) == len(names) == 25
+    assert len({name.casefold() for name in names}) == len(names) == 27
     assert all(name.endswith("_coco") for name in names)
     assert {weights.model for weights in COCO_WEIGHTS} <= set(MODELS)
     files = [weights.file_name for weights in map(with_torchvision_facts, COCO_WEIGHTS)]

@@ -1,5 +1,6 @@
 """torchvision's checkpoints give the detections of torchvision, and can be written again."""
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -25,13 +26,16 @@ IMAGES = {
 NAMES = (
     *("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"),
     "maskrcnn_resnet50_fpn",
-    pytest.param("maskrcnn_resnet50_fpn_v2", marks=pytest.mark.slow),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("maskrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn")
+    ),
     # Balanced in their own toolbox.
     "libra fasterrcnn_resnet50_fpn",
     *(
         pytest.param(f"libra {name}", marks=pytest.mark.slow)
         for name in (
-            *("fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn"),
+            *("fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn"),
             *("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"),
         )
     ),
@@ -52,7 +56,7 @@ def make(name: str, **options) -> nn.Module:
     return model.eval()
 
 
-def spread_outputs(model: nn.Module) -> None:
+def spread_outputs(model: nn.Module, **deviations: float) -> None:
     """Scores and boxes of a fresh detector hardly differ; this one's spread on the first image."""
     for name, t in model.state_dict().items():
         if name.endswith("running_mean"):
@@ -61,9 +65,11 @@ def spread_outputs(model: nn.Module) -> None:
             t.copy_(torch.rand_like(t) + 1.5)
     # Not far from 0: there, proposals are ranked by sigmoid scores, which are all 1 where logits are large.
     spreads = {"cls_logits": 0.7, "bbox_pred": 0.3, "cls_score": 2.0, "bbox_reg": 0.1, "mask_fcn_logits": 1.5}
+    spreads |= deviations
     hooks = []
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.Conv2d) and ".conv." in name:
+        # Depthwise convolutions of a fresh MobileNet let features vanish.
+        if isinstance(layer, nn.Conv2d) and (".conv." in name or re.match(r"backbone\.body\.\d", name)):
             nn.init.kaiming_normal_(layer.weight)
         if (wanted := spreads.get(name.split(".")[-1])) is not None:
             hooks.append(layer.register_forward_hook(spread(wanted)))

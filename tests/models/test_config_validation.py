@@ -30,6 +30,8 @@ def test_every_entry_of_the_zoo_is_valid(name):
         ("pyramid.balanced.level", 5),
         ("pyramid.balanced.level", -1),
         ("rpn.anchors.scales", (8.0, -1.0)),
+        ("rpn.anchors.sizes", (32.0, 0.0)),
+        ("rpn.test_proposals.score_thresh", 1.5),
         ("rpn.sampling.batch_size_per_image", 0),
         ("rpn.train_proposals.nms_thresh", 1.5),
         ("roi.align.num_levels", 6),

@@ -74,6 +74,19 @@ def test_proposals_are_the_best_of_each_level_after_nms():
         assert (proposals.scores[b, n:] == 0).all()
 
 
+def test_proposals_below_the_score_threshold_are_dropped():
+    """Suppression is by falling score, so what scores less has no effect on what remains."""
+    output, sizes = outputs(64, 96), torch.tensor([[64, 96]] * 2)
+    all_of_them, above = (
+        filter_proposals(output, sizes, ProposalConfig(300, 900, score_thresh=t), level_sizes((64, 96)))
+        for t in (0.0, 0.6)
+    )
+    for b in range(2):
+        kept = all_of_them.boxes[b, all_of_them.valid[b] & (all_of_them.scores[b] >= 0.6)]
+        assert 20 < len(kept) < int(all_of_them.valid[b].sum())
+        assert torch.equal(above.boxes[b, above.valid[b]], kept)
+
+
 def test_fewer_anchors_than_pre_nms_top_n():
     proposals = filter_proposals(
         outputs(64, 64), torch.tensor([[64, 64]] * 2), ProposalConfig(5000, 5000), level_sizes((64, 64))

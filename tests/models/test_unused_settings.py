@@ -21,6 +21,7 @@ UNUSED = [
     ("faster_rcnn", "pyramid.extra_relu", True, "two extra levels"),
     ("faster_rcnn", "roi.norm", "group", "num_convs above 0"),
     ("cascade_rcnn", "roi.box_std", [0.2, 0.2, 0.4, 0.4], "cascade.box_stds"),
+    ("faster_rcnn", "rpn.anchors", {"scales": [4.0], "sizes": [32.0]}, "sizes empty"),
     ("faster_rcnn", "roi.match.min_pos_iou", 0.4, "allow_low_quality_matches true"),
 ]
 
@@ -36,7 +37,7 @@ def test_settings_without_effect_are_refused(model, path, value, needs):
     values = nested(path, value)
     if needs.startswith("num_convs"):
         values[path.split(".")[0]]["num_convs"] = 0
-    with pytest.raises(UserError, match=rf"detector\.{path} is .*, which has no effect here: it needs .*{needs}"):
+    with pytest.raises(UserError, match=rf"detector\.{path}.* is .*, which has no effect here: it needs .*{needs}"):
         read_detector(values, model)
 
 

@@ -15,6 +15,9 @@ from libradet.utils.text import summarize_list
 BEST = "coco"
 """In place of a name: the published weights of highest AP of a model and backbone."""
 
+BUILDER = "builder"
+"""Key of metadata: torchvision's function that builds the detector, as some differ in settings alone."""
+
 PLAIN_MODELS = {"balanced_faster_rcnn": "faster_rcnn"}
 """Plain detectors of balanced models that do not begin with ``libra_``."""
 
@@ -79,10 +82,10 @@ def _detectron2(
     )
 
 
-def _torchvision(builder: str, weights: str, model: str) -> PublishedWeights:
+def _torchvision(builder: str, weights: str, model: str, backbone: str = "resnet50") -> PublishedWeights:
     """Return weights that torchvision's function ``builder`` loads."""
     return PublishedWeights(
-        f"{builder}_coco", model, "resnet50", "torchvision", "BSD-3-Clause", torchvision_weights=f"{weights}.COCO_V1"
+        f"{builder}_coco", model, backbone, "torchvision", "BSD-3-Clause", torchvision_weights=f"{weights}.COCO_V1"
     )
 
 
@@ -228,6 +231,18 @@ COCO_WEIGHTS: tuple[PublishedWeights, ...] = (
     _detectron2("COCO-Detection", "rpn_R_50_FPN_1x/137258492/model_final_02ce48.pkl", "rpn", "resnet50", "", None),
     _torchvision("fasterrcnn_resnet50_fpn", "FasterRCNN_ResNet50_FPN_Weights", "faster_rcnn"),
     _torchvision("fasterrcnn_resnet50_fpn_v2", "FasterRCNN_ResNet50_FPN_V2_Weights", "faster_rcnn"),
+    _torchvision(
+        "fasterrcnn_mobilenet_v3_large_fpn",
+        "FasterRCNN_MobileNet_V3_Large_FPN_Weights",
+        "faster_rcnn",
+        "mobilenetv3_large_100",
+    ),
+    _torchvision(
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+        "FasterRCNN_MobileNet_V3_Large_320_FPN_Weights",
+        "faster_rcnn",
+        "mobilenetv3_large_100",
+    ),
     _torchvision("retinanet_resnet50_fpn", "RetinaNet_ResNet50_FPN_Weights", "retinanet"),
     _torchvision("retinanet_resnet50_fpn_v2", "RetinaNet_ResNet50_FPN_V2_Weights", "retinanet"),
     _torchvision("maskrcnn_resnet50_fpn", "MaskRCNN_ResNet50_FPN_Weights", "mask_rcnn"),

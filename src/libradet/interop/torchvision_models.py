@@ -1,10 +1,13 @@
-"""torchvision's Faster R-CNN, Mask R-CNN and RetinaNet with ResNet-50 FPN, versions 1 and 2.
+"""torchvision's Faster R-CNN, Mask R-CNN and RetinaNet with ResNet-50 FPN, versions 1 and 2; those on MobileNetV3.
 
 The published weights of version 1 were trained with frozen batch norms without epsilon, and torchvision sets their
 epsilon to 0 when it loads them. A file does not contain this. A file with frozen norms and COCO's 91 classes is
 assumed to hold published weights; every other file is read with 1e-5, as torchvision reads a user's own.
 ``norm_eps`` of :func:`libradet.interop.loading.load_checkpoint` overrides the rule, for instance for a model that was
 fine-tuned from the published weights on other classes.
+
+Faster R-CNN on MobileNetV3-Large FPN is published at two image sizes, which a file does not contain either: the
+metadata of published weights names torchvision's function, and every other file is read with the larger size.
 
 Models that :func:`libradet.interop.torchvision.balance` has balanced correspond to the zoo's Libra models.
 """
@@ -17,6 +20,7 @@ from typing import Any
 from torch import Tensor
 from torchvision.models._meta import _COCO_CATEGORIES
 
+from libradet.errors import UserError
 from libradet.interop.checkpoint_format import (
     CheckpointFormat,
     KeyMap,
@@ -26,6 +30,8 @@ from libradet.interop.checkpoint_format import (
     infer_norm,
 )
 from libradet.interop.coco_classes import class_names_and_ids
+from libradet.interop.coco_weights import BUILDER
+from libradet.interop.mobilenet import NAME, check_mobilenet, has_mobilenet, mobilenet_key_map
 from libradet.interop.resnet import ResNetNaming, infer_backbone_name, resnet_key_map
 from libradet.models.config import AnchorConfig, BackboneConfig, BoxLossConfig, DetectorConfig
 from libradet.models.zoo import make_config
@@ -45,7 +51,8 @@ RENAMED = (
 
 def matches(tensors: Tensors) -> bool:
     """Return whether tensors have the names of torchvision's backbone and pyramid."""
-    return "backbone.body.conv1.weight" in tensors and any(n.startswith("backbone.fpn.inner_blocks.") for n in tensors)
+    has_body = "backbone.body.conv1.weight" in tensors or has_mobilenet(tensors)
+    return has_body and any(n.startswith("backbone.fpn.inner_blocks.") for n in tensors)
 
 
 def normalize_keys(tensors: Tensors) -> dict[str, Tensor]:
@@ -63,18 +70,45 @@ def infer_config(tensors: Tensors, meta: Mapping[str, Any]) -> DetectorConfig:
     config = _infer_retinanet(tensors) if is_retinanet else _infer_two_stage(tensors)
     config.pyramid.channels = tensors["backbone.fpn.inner_blocks.0.0.weight"].shape[0]
     config.pyramid.norm = infer_norm(tensors, "backbone.fpn.inner_blocks.0.1")
+    config.image.size_divisible = 32
+    if has_mobilenet(tensors):
+        _set_mobilenet(config, tensors, meta)
+        return config
     # Frozen norms do not count batches.
     frozen = "backbone.body.bn1.num_batches_tracked" not in tensors
     config.backbone = BackboneConfig(infer_backbone_name(tensors, NAMING), freeze_at=2, frozen_norm=frozen)
     if frozen and config.class_names[-90:] == tuple(_COCO_CATEGORIES[1:]):
         config.backbone.norm_eps = 0.0
-    config.image.size_divisible = 32
     return config
+
+
+def _set_mobilenet(config: DetectorConfig, tensors: Tensors, meta: Mapping[str, Any]) -> None:
+    """Set what torchvision's Faster R-CNN on MobileNetV3-Large has of its own."""
+    check_mobilenet(tensors)
+    if config.rpn is None or config.roi is None:
+        raise UserError("its RetinaNet is on a MobileNet; only Faster R-CNN and Mask R-CNN are supported on it")
+    frozen = "backbone.body.0.1.num_batches_tracked" not in tensors
+    config.backbone = BackboneConfig(NAME, freeze_at=3, frozen_norm=frozen, features="stride_32")
+    config.pyramid.start_stride, config.pyramid.num_levels = 32, 3
+    if config.pyramid.balanced is not None:
+        config.pyramid.balanced.level = 1
+    config.rpn.anchors.sizes = (32, 64, 128, 256, 512)
+    config.rpn.train_proposals.score_thresh = config.rpn.test_proposals.score_thresh = 0.05
+    # torchvision derives the levels of boxes from the strides, so the second one of stride 32 gets none.
+    for head in (config.roi, config.mask):
+        if head is not None:
+            head.align.num_levels = 1
+    if meta.get(BUILDER) == "fasterrcnn_mobilenet_v3_large_320_fpn":
+        config.image.size = (320, 640)
+        config.rpn.test_proposals.pre_nms_top_n = config.rpn.test_proposals.post_nms_top_n = 150
 
 
 def layout(tensors: Tensors | None, config: DetectorConfig) -> StateDictLayout:
     """Return the layout of a state dict since version 0.14. Its RetinaNet treats background as an ordinary class."""
-    keys = [*resnet_key_map(NAMING), *_pyramid_keys(config), *_rpn_keys(config), *_retinanet_keys(config)]
+    # On the features of the zoo's own detectors, torchvision has no MobileNet.
+    is_mobilenet = config.backbone.name == NAME and config.backbone.features == "stride_32"
+    body_keys = mobilenet_key_map() if is_mobilenet else resnet_key_map(NAMING)
+    keys = [*body_keys, *_pyramid_keys(config), *_rpn_keys(config), *_retinanet_keys(config)]
     keys += [*_box_keys(config), *_mask_keys(config)]
     keys += [(f"backbone.{own}", own) for own in (f"balance.refine.{part}" for part in ("g", "theta", "phi", "out"))]
     return StateDictLayout(keys, background_first=config.roi is not None)

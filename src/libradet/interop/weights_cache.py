@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from libradet import __version__
 from libradet.errors import UnwritableError, UserError
 from libradet.interop.coco_weights import (
+    BUILDER,
     COCO_WEIGHTS,
     PublishedWeights,
     by_name,
@@ -115,6 +116,8 @@ def _cached(weights: PublishedWeights) -> LocalWeights:
 
 
 def _metadata(weights: PublishedWeights) -> Mapping[str, Any] | None:
+    if weights.origin == "torchvision":
+        return {BUILDER: weights.name.removesuffix("_coco")}
     return MMDETECTION_METADATA if weights.origin == "mmdetection" else None
 
 

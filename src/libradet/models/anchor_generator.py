@@ -24,11 +24,10 @@ class AnchorGenerator(nn.Module):
     def __init__(self, strides: Sequence[int], config: AnchorConfig) -> None:
         super().__init__()
         self.strides, self.fitted = list(strides), config.fitted
-        self.num_anchors_per_location = len(config.scales) * len(config.ratios)
+        self.num_anchors_per_location = len(config.sizes or config.scales) * len(config.ratios)
         for i, stride in enumerate(self.strides):
-            anchors = base_anchors(
-                stride, config.scales, config.ratios, config.offset, config.rounded, config.truncated
-            )
+            scales = [size / stride for size in config.sizes] or config.scales
+            anchors = base_anchors(stride, scales, config.ratios, config.offset, config.rounded, config.truncated)
             self.register_buffer(f"base_{i}", anchors, persistent=False)
 
     def forward(

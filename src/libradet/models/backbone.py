@@ -1,4 +1,4 @@
-"""Backbones: timm models with features at strides 4, 8, 16 and 32, and plain ViTs with one of stride 16."""
+"""Backbones: timm models with features at strides 4, 8, 16 and 32 (or two at 32), and plain ViTs with one of 16."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from libradet.errors import UserError
-from libradet.models.backbone_body import STRIDES, create_body, load_weights
+from libradet.models.backbone_body import STRIDES, create_body, load_weights, stage_rows
 from libradet.models.config import BackboneConfig
 from libradet.models.load_pretrained import BackboneWeights
 from libradet.models.lora import add_lora
@@ -27,7 +27,7 @@ class Backbone(nn.Module):
         pretrained: load ImageNet weights through timm, or the weights of a file.
 
     Attributes:
-        strides: of the features: 4 to 32, or 16 alone for a plain ViT.
+        strides: of the features: 4 to 32, twice 32, or 16 alone for a plain ViT.
         channels: of the features.
         origin: summary of the loaded and ignored tensors of a file; empty without one.
 
@@ -38,7 +38,7 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig, pretrained: bool | BackboneWeights = False) -> None:
         super().__init__()
         self.frozen, self.frozen_norm = config.frozen, config.frozen_norm
-        self.body, self.rows, self.strides = create_body(config.name, pretrained is True)
+        self.body, self.rows, self.strides = create_body(config.name, pretrained is True, config.features)
         self.origin = ""
         if isinstance(pretrained, BackboneWeights):
             self.origin = load_weights(self.body, config.name, pretrained)
@@ -75,7 +75,7 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
-        """Return the features, finest first: C2 to C5, or the one of a plain ViT."""
+        """Return the features, finest first: C2 to C5, two of stride 32, or the one of a plain ViT."""
         if self.frozen and torch.is_grad_enabled():
             with torch.no_grad():
                 features = self.body(images)
@@ -94,7 +94,7 @@ class Backbone(nn.Module):
             freeze_plain_vit(self.body, config.freeze_at - 1)
         else:
             info: Any = self.body.feature_info
-            first_stage = info.module_name()[self.rows[0]].split(".")
+            first_stage = info.module_name()[stage_rows(self.body)[0]].split(".")
             stages = _freeze(self.body, config.freeze_at - 1, first_stage)
         if not stages:
             raise UserError(f"backbone {config.name!r} has no separate stem and stages to freeze; set freeze_at to 0")
@@ -135,7 +135,8 @@ def param_stage_ids(backbone: Backbone) -> dict[str, int]:
     """
     info: Any = backbone.body.feature_info
     features = [f"{name.replace('.', '_')}_" for name in info.module_name()]  # as timm flattens them
-    stage_of_feature = {name: sum(row <= i for row in backbone.rows) for i, name in enumerate(features)}
+    ends = stage_rows(backbone.body)
+    stage_of_feature = {name: sum(row <= i for row in ends) for i, name in enumerate(features)}
     stage, stage_ids, stages = NUM_STAGES, {}, set()
     for name, module in reversed(list(backbone.named_modules())):
         flat = f"{name.replace('.', '_').removeprefix('body_').removeprefix('model_')}_"
@@ -143,7 +144,7 @@ def param_stage_ids(backbone: Backbone) -> dict[str, int]:
         if feature is not None:
             stage = stage_of_feature[feature]
             stages.add(stage)
-        elif stage == 1 and backbone.rows[0] == 0:  # no feature precedes the first stage: what remains is the stem
+        elif stage == 1 and ends[0] == 0:  # no feature precedes the first stage: what remains is the stem
             stage = 0
         stage_ids |= dict.fromkeys((f"{name}.{own}" for own, _ in module.named_parameters(recurse=False)), stage)
     if not stages.issuperset(range(1, NUM_STAGES + 1)):

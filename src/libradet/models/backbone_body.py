@@ -1,6 +1,6 @@
 """Feature extractors of timm, and weights for them."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -14,6 +14,7 @@ from libradet.models.plain_vit import (
     convert_plain_vit_weights,
     describe_plain_vit,
 )
+from libradet.models.stride32_features import Stride32Features
 from libradet.utils.text import summarize_list
 
 STRIDES = (4, 8, 16, 32)
@@ -23,7 +24,7 @@ class Body(NamedTuple):
     """Attributes:
     module: the feature extractor.
     rows: indices of the features that are used, finest first.
-    strides: of these features: 4 to 32, or 16 alone for a plain ViT.
+    strides: of these features: 4 to 32, twice 32, or 16 alone for a plain ViT.
     """
 
     module: nn.Module
@@ -31,8 +32,11 @@ class Body(NamedTuple):
     strides: tuple[int, ...]
 
 
-def create_body(name: str, pretrained: bool) -> Body:
+def create_body(name: str, pretrained: bool, features: Literal["stages", "stride_32"] = "stages") -> Body:
     """Build the feature extractor of a timm model, with weights of timm if ``pretrained``.
+
+    Args:
+        features: see :class:`libradet.models.config.BackboneConfig`.
 
     Raises:
         UserError: unknown name, no features that detectors need, or weights that cannot be downloaded.
@@ -49,7 +53,17 @@ def create_body(name: str, pretrained: bool) -> Body:
     except (RuntimeError, AttributeError, TypeError) as e:
         similar = similar_backbones(name)
         raise UserError(f"backbone {name!r} is not a timm model with features; similar names: {similar}") from e
-    return Body(_build_pretrained(name) if pretrained else body, rows, strides)
+    body = _build_pretrained(name) if pretrained else body
+    if features == "stages":
+        return Body(body, rows, strides)
+    body = Stride32Features(body, name)
+    return Body(body, [body.first_row, rows[-1]], (STRIDES[-1],) * 2)
+
+
+def stage_rows(body: Any) -> list[int]:
+    """Return the indices of the features that end the stages, of stride 4 to 32."""
+    reductions = body.feature_info.reduction()
+    return [reductions.index(stride) for stride in STRIDES]
 
 
 def load_weights(body: nn.Module, name: str, weights: BackboneWeights) -> str:
@@ -105,15 +119,15 @@ def _build(name: str, pretrained: bool = False) -> nn.Module:
 
 def _used_features(body: Any, name: str) -> tuple[list[int], tuple[int, ...]]:
     """Return indices and strides of the features that a detector uses."""
-    vit, reductions = describe_plain_vit(name), body.feature_info.reduction()
+    vit = describe_plain_vit(name)
     if vit is not None and vit.patch_size not in PATCH_SIZES:
         sizes = " and ".join(map(str, PATCH_SIZES))
         raise UserError(f"backbone {name!r} is a plain ViT of patch size {vit.patch_size}: only {sizes} are supported")
     if vit is not None:
         return [0], (STRIDE,)
-    if not set(STRIDES) <= set(reductions):
+    if not set(STRIDES) <= set(body.feature_info.reduction()):
         raise UserError(f"backbone {name!r} has no features at strides {STRIDES}; choose one that has")
-    return [reductions.index(stride) for stride in STRIDES], STRIDES
+    return stage_rows(body), STRIDES
 
 
 def _build_pretrained(name: str) -> nn.Module:

@@ -91,6 +91,9 @@ class BackboneConfig:
     activations. ``frozen_norm``: batch norms use and keep their stored statistics. ``norm_eps``: epsilon of batch
     norms; None keeps that of the timm model. ``stride_in_1x1``: bottlenecks of a ResNet downsample in their first
     convolution (Caffe), not in the 3x3. ``lora``: adapters of attention layers are trained in place of the weights.
+    ``features``: what the pyramid reads: ``stages`` the last feature of each stride, 4 to 32; ``stride_32`` two of
+    stride 32, the output of the first block and the last feature, as torchvision's detectors on MobileNetV3, which then
+    need ``pyramid.start_stride`` 32.
     """
 
     name: str = "resnet50"
@@ -100,6 +103,7 @@ class BackboneConfig:
     stride_in_1x1: bool = False
     frozen: bool = False
     lora: LoraConfig | None = None
+    features: Literal["stages", "stride_32"] = "stages"
 
 
 @dataclass
@@ -137,9 +141,10 @@ class PyramidConfig:
 class AnchorConfig:
     """Anchors of side ``scale * stride`` at every cell; ``offset`` 0 centers them on cell corners, 0.5 on cell centers.
 
-    ``truncated``: sides are truncated to integers. ``rounded``: corners are rounded to integers. ``fitted``: the
-    stride of a level is the padded size divided by its number of cells, rounded down, where the level does not divide
-    it evenly. torchvision's anchors are all three.
+    ``sizes``: sides in pixels, the same on every level, in place of those that follow from ``scales``. ``truncated``:
+    sides are truncated to integers. ``rounded``: corners are rounded to integers. ``fitted``: the stride of a level is
+    the padded size divided by its number of cells, rounded down, where the level does not divide it evenly.
+    torchvision's anchors are truncated, rounded and fitted.
     """
 
     scales: tuple[PositiveFloat, ...] = (8.0,)
@@ -148,6 +153,7 @@ class AnchorConfig:
     truncated: bool = False
     rounded: bool = False
     fitted: bool = False
+    sizes: tuple[PositiveFloat, ...] = ()
 
 
 @dataclass
@@ -155,6 +161,7 @@ class ProposalConfig:
     """Non-maximum suppression of proposals: ``pre_nms_top_n`` of each level before, ``post_nms_top_n`` in all after.
 
     ``topk_by``: the value that they are sorted by; the order of equal ``scores`` matters where many round to 1.
+    ``score_thresh``: minimum score (0..1) before suppression.
     """
 
     pre_nms_top_n: PositiveInt = 2000
@@ -162,6 +169,7 @@ class ProposalConfig:
     nms_thresh: UnitInterval = 0.7
     min_size: float = 0.0
     topk_by: Literal["logits", "scores"] = "logits"
+    score_thresh: UnitInterval = 0.0
 
 
 @dataclass

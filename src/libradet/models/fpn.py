@@ -14,8 +14,11 @@ from libradet.models.layers import conv_norm
 class ExtraLevels(nn.Module):
     """Base of pyramids: levels of stride ``config.start_stride`` to 32, and extra coarse ones.
 
+    Args:
+        strides: of the features that the levels are computed from.
+
     Attributes:
-        start: index into ``BACKBONE_STRIDES`` of the finest level.
+        start: index into these strides of the finest level.
         num_extra: number of levels above stride 32.
 
     Raises:
@@ -24,13 +27,16 @@ class ExtraLevels(nn.Module):
 
     extra_convs: nn.ModuleList
 
-    def __init__(self, config: PyramidConfig) -> None:
+    def __init__(self, config: PyramidConfig, strides: Sequence[int] = BACKBONE_STRIDES) -> None:
         super().__init__()
-        if config.start_stride not in BACKBONE_STRIDES:
-            raise UserError(f"pyramid.start_stride is {config.start_stride}; set it to one of {BACKBONE_STRIDES}")
-        self.start = BACKBONE_STRIDES.index(config.start_stride)
+        if config.start_stride not in strides:
+            choices = tuple(dict.fromkeys(strides))
+            choice = f"one of {choices}" if len(choices) > 1 else choices[0]
+            raise UserError(f"pyramid.start_stride is {config.start_stride}; set it to {choice}")
+        self.start = strides.index(config.start_stride)
         self.extra, self.extra_relu = config.extra_levels, config.extra_relu
-        num_levels = len(BACKBONE_STRIDES) - self.start
+        self.feature_strides = list(strides[self.start :])
+        num_levels = len(self.feature_strides)
         self.num_extra = config.num_levels - num_levels
         if self.num_extra < 0:
             raise UserError(
@@ -49,8 +55,8 @@ class ExtraLevels(nn.Module):
     @property
     def strides(self) -> list[int]:
         """Strides of the output levels."""
-        first = BACKBONE_STRIDES[self.start]
-        return [first * 2**i for i in range(len(BACKBONE_STRIDES) - self.start + self.num_extra)]
+        coarsest = self.feature_strides[-1]
+        return [*self.feature_strides, *(coarsest * 2 ** (i + 1) for i in range(self.num_extra))]
 
     def extra_levels(self, x: Float[Tensor, "B _ _ _"]) -> list[Float[Tensor, "B C _ _"]]:
         """Return the extra levels, from C5 or the coarsest other level."""
@@ -74,7 +80,7 @@ class ExtraLevels(nn.Module):
 
 
 class FeaturePyramid(ExtraLevels):
-    """FPN on C2..C5 (or C3..C5): lateral 1x1 convolutions, top-down sums, 3x3 outputs, extra coarse levels.
+    """FPN on C2..C5 (or fewer of them): lateral 1x1 convolutions, top-down sums, 3x3 outputs, extra coarse levels.
 
     With ``type="pafpn"``, a bottom-up path follows the top-down one. The extra levels are P5 subsampled
     (``max_pool``), or strided convolutions on C5 or P5.
@@ -83,8 +89,10 @@ class FeaturePyramid(ExtraLevels):
         UserError: a stride or number of levels that the backbone does not have.
     """
 
-    def __init__(self, in_channels: Sequence[int], config: PyramidConfig) -> None:
-        super().__init__(config)
+    def __init__(
+        self, in_channels: Sequence[int], config: PyramidConfig, strides: Sequence[int] = BACKBONE_STRIDES
+    ) -> None:
+        super().__init__(config, strides)
         used, width = list(in_channels)[self.start :], config.channels
         norm = config.norm
         self.lateral = nn.ModuleList(conv_norm(c, width, 1, norm) for c in used)

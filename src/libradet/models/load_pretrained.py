@@ -71,7 +71,8 @@ def inherit_config(config: DetectorConfig, trained: DetectorConfig) -> DetectorC
     """
     config, trained = deepcopy(config), deepcopy(trained)
     config.image, config.backbone = trained.image, trained.backbone
-    if config.pyramid.start_stride == trained.pyramid.start_stride:
+    # Where the backbone has other features, there is no other pyramid.
+    if config.pyramid.start_stride == trained.pyramid.start_stride or trained.backbone.features != "stages":
         balanced = config.pyramid.balanced
         if balanced is not None and trained.pyramid.balanced is not None:
             balanced = trained.pyramid.balanced

@@ -173,9 +173,11 @@ def filter_proposals(
     levels = torch.cat([torch.full_like(rows, level) for level, rows in enumerate(rows_by_level)], 1)
     index = torch.cat(rows_by_level, 1)
     boxes = clip_boxes(decode(output.anchors[index], gather_rows(output.deltas, index)), sizes)
-    logits, large = gather_rows(output.logits, index), is_larger(boxes, config.min_size)
+    logits, usable = gather_rows(output.logits, index), is_larger(boxes, config.min_size)
+    if config.score_thresh > 0:
+        usable = usable & (logits.sigmoid() >= config.score_thresh)
     keys = sort_key(logits, config.topk_by)
-    rows, valid = batched_nms(boxes, keys, levels, large, threshold=config.nms_thresh, size=config.post_nms_top_n)
+    rows, valid = batched_nms(boxes, keys, levels, usable, threshold=config.nms_thresh, size=config.post_nms_top_n)
     boxes, scores = gather_rows(boxes, rows), gather_rows(logits, rows).sigmoid()
     return Proposals(boxes * valid[..., None], scores * valid, valid)
 

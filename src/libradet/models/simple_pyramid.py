@@ -57,7 +57,7 @@ def build_pyramid(backbone: Backbone, config: DetectorConfig) -> FeaturePyramid 
         raise UserError(f"pyramid.type is simple, which is for plain ViTs, not for {name!r}: set it to fpn or pafpn")
     if is_simple:
         return SimpleFeaturePyramid(backbone.channels[0], config.pyramid)
-    return FeaturePyramid(backbone.channels, config.pyramid)
+    return FeaturePyramid(backbone.channels, config.pyramid, backbone.strides)
 
 
 def _resample(channels: int, stride: int, norm: Norm) -> tuple[nn.Module, int]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from libradet.errors import UserError
 from libradet.models.config import (
     BACKBONE_STRIDES,
+    AnchorConfig,
     BoxLossConfig,
     ClassBalanceConfig,
     DetectionConfig,
@@ -35,13 +36,15 @@ def _has_type(*types: str) -> Callable[[Any, DetectorConfig], bool]:
     return lambda part, _: part.type in types
 
 
-def _num_extra_levels(pyramid: PyramidConfig) -> int:
-    return pyramid.num_levels - sum(stride >= pyramid.start_stride for stride in BACKBONE_STRIDES)
+def _num_extra_levels(pyramid: PyramidConfig, config: DetectorConfig) -> int:
+    strides = (32, 32) if config.backbone.features == "stride_32" else BACKBONE_STRIDES
+    return pyramid.num_levels - sum(stride >= pyramid.start_stride for stride in strides)
 
 
 _HAS_CONVS = _Rule(("norm",), lambda part, _: part.num_convs > 0, "num_convs above 0")
 
 _RULES: dict[type, tuple[_Rule, ...]] = {
+    AnchorConfig: (_Rule(("scales",), lambda part, _: not part.sizes, "sizes empty"),),
     BoxLossConfig: (
         _Rule(("alpha", "gamma", "variant"), _has_type("balanced_l1"), "type balanced_l1"),
         _Rule(("beta",), _has_type("smooth_l1", "balanced_l1"), "type smooth_l1 or balanced_l1"),
@@ -58,10 +61,14 @@ _RULES: dict[type, tuple[_Rule, ...]] = {
         _Rule(("gamma", "mu", "alpha"), _has_type("eql_v2"), "type eql_v2"),
     ),
     PyramidConfig: (
-        _Rule(("extra_levels",), lambda part, _: _num_extra_levels(part) > 0, "more num_levels, so that there are any"),
+        _Rule(
+            ("extra_levels",),
+            lambda part, config: _num_extra_levels(part, config) > 0,
+            "more num_levels, so that there are any",
+        ),
         _Rule(
             ("extra_relu",),
-            lambda part, _: part.extra_levels != "max_pool" and _num_extra_levels(part) > 1,
+            lambda part, config: part.extra_levels != "max_pool" and _num_extra_levels(part, config) > 1,
             "two extra levels or more, and extra_levels conv_on_c5 or conv_on_p5",
         ),
     ),
