@@ -1,4 +1,4 @@
-"""Settings of a detector that were given but have no effect, because another setting switches off what they belong to.
+"""Settings of a detector that have no effect, because another setting switches off what they belong to.
 
 They are refused where a person states them, and not in a saved configuration, which has a value for every field.
 """

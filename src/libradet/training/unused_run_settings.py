@@ -1,4 +1,4 @@
-"""Settings of a run that were given but have no effect, because another setting switches off what they belong to."""
+"""Settings of a run that have no effect, because another setting switches off what they belong to."""
 
 from libradet.errors import UserError
 from libradet.models.config import DetectorConfig
@@ -31,6 +31,6 @@ def refuse_unused(config: TrainConfig, detector: DetectorConfig) -> None:
 
 
 def _unused_values(config: TrainConfig, name: str) -> list[object]:
-    """Return the values that nobody has set; config.yaml of a run has the milestones that its length implies."""
+    """Return the values of a setting left out; config.yaml of a run has the milestones that its length implies."""
     default = getattr(TrainConfig, name)
     return [default, default_milestones(config)] if name == "lr_milestones" else [default]
