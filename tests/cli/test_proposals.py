@@ -109,7 +109,7 @@ def test_from_python(place, run):
         model.predict(path)
     with pytest.raises(libradet.errors.UserError, match=r"\[P, 4\]"):
         model.predict(path, proposals=boxes[0])
-    with pytest.raises(libradet.errors.UserError, match="proposals has 1 entries for 2 images"):
+    with pytest.raises(libradet.errors.UserError, match="proposals has 1 entry for 2 images"):
         model.predict([path, path], proposals=[boxes])
     with pytest.raises(libradet.errors.UserError, match="rpn uses no precomputed proposals"):
         load_model(place / "rpn.safetensors").predict(path, proposals=boxes)

@@ -53,7 +53,7 @@ def test_resource_forks_are_left_out(tmp_path):
     assert splits(tmp_path) == ["train2017"]
     report = check(tmp_path)
     assert report.boxes == 4
-    assert "1 files ._*.json are resource forks of macOS: left out" in report.notes
+    assert "1 file ._*.json is a resource fork of macOS: left out" in report.notes
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_results_of_an_image_list(with_image_list, tmp_path):
     metrics = evaluate(GroundTruthDetector(truth), with_image_list, "test-dev", coco_results=path, num_workers=0)
     assert {r["image_id"] for r in json.loads(path.read_text())} == {10, 11, 12}
     assert metrics["AP"] is None
-    assert metrics["notes"][-1] == "No ground truth in these 4 images: AP and AR are undefined."
+    assert metrics["notes"][-1] == "No ground truth in 4 images: AP and AR are undefined."
 
 
 def test_check_of_an_image_list_is_an_error_for_training(with_image_list, capsys):

@@ -75,7 +75,7 @@ def test_other_shapes(tmp_path):
     image, report = read_image(root)
     assert image.boxes.tolist() == [[50, 10, 90, 30], [10, 12, 30, 20], [30, 10, 45, 20]]
     assert decode_masks(image, HEIGHT, WIDTH, use_boxes=True)[2].sum() == 150
-    for text in ("1 points annotations", "2 label annotations", "1 polyline annotations"):
+    for text in ("1 points annotation:", "2 label annotations:", "1 polyline annotation:"):
         assert any(text in note for note in report.notes)
 
 
@@ -141,7 +141,7 @@ def test_invalid_annotations_are_counted(tmp_path):
 def test_items_without_image_are_counted(tmp_path):
     video = {"id": "v", "annotations": [], "video_frame": {"video_path": "v.mp4", "frame_index": 3}}
     report = read(write(tmp_path, item(box(1, 2, 3, 4)), video))[1]
-    assert any("1 items without an image" in note for note in report.notes)
+    assert any("1 item without an image" in note for note in report.notes)
 
 
 def test_files_that_are_refused(tmp_path):

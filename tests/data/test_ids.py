@@ -114,7 +114,7 @@ def test_numbers_beyond_64_bits_are_refused(tmp_path, part, value):
 
 def test_annotation_ids_beyond_64_bits_are_numbered(tmp_path):
     dataset, report = read(damaged(tmp_path, lambda content: content["annotations"][0].update(id=10**30)))
-    assert "1 annotations have an id that is too large" in report.warnings[0]
+    assert "1 annotation has an id that is too large" in report.warnings[0]
     assert dataset.images[0].annotation_ids.tolist() == [104, 101]
 
 

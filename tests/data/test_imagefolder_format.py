@@ -153,7 +153,7 @@ def test_images_without_a_row_are_counted(tmp_path):
     Image.new("RGB", (10, 10)).save(root / "z.png")
     dataset, report = read(root)
     assert len(dataset.images) == 1
-    assert "1 images have no row of metadata: not used (z.png)" in report.notes
+    assert "1 image has no row of metadata: not used (z.png)" in report.notes
 
 
 def test_corners_in_place_of_sizes_are_refused(tmp_path):

@@ -73,7 +73,7 @@ def test_shapes_of_a_group_are_one_object(tmp_path):
     (image,) = dataset.images
     assert image.boxes.tolist() == [[10, 10, 50, 44], [60, 60, 70, 70]]
     assert [len(polygons) for polygons in image.segmentations] == [2, 1]
-    assert "2 shapes with a group_id are parts of 1 objects" in report.notes
+    assert "2 shapes with a group_id are parts of 1 object" in report.notes
 
 
 def test_mask_and_polygon_of_one_object(tmp_path):
@@ -96,7 +96,13 @@ def test_shapes_without_box_are_counted(tmp_path):
     root = write(tmp_path / "a.json", *others, ignored, shape("rectangle", (1, 2), (30, 40)))
     dataset, report = read(root)
     assert len(dataset.images[0].boxes) == 1
-    for text in ("1 point shapes", "1 line shapes", "1 linestrip shapes", "1 cuboid shapes", "1 __ignore__ shapes"):
+    for text in (
+        "1 point shape has",
+        "1 line shape has",
+        "1 linestrip shape has",
+        "1 cuboid shape has",
+        "1 __ignore__ shape is",
+    ):
         assert any(text in note for note in report.notes)
 
 
@@ -170,7 +176,7 @@ def test_images_without_json_are_background(tmp_path):
     Image.new("RGB", (30, 20)).save(tmp_path / "b.png")
     dataset, report = read(tmp_path)
     assert [len(image.boxes) for image in dataset.images] == [1, 0]
-    assert "1 images have no JSON file: used as background" in report.notes
+    assert "1 image has no JSON file: used as background" in report.notes
 
 
 def test_images_of_another_split_are_no_background(tmp_path):
@@ -180,7 +186,7 @@ def test_images_of_another_split_are_no_background(tmp_path):
     Image.new("RGB", (30, 20)).save(tmp_path / "images" / "c.png")
     dataset, report = read(tmp_path, "train")
     assert [image.path.name for image in dataset.images] == ["a.png"]
-    assert "1 images without a JSON file are in a folder of several splits: not used" in report.notes
+    assert "1 image without a JSON file is in a folder of several splits: not used" in report.notes
 
 
 def test_embedded_images_must_be_files(tmp_path):

@@ -41,7 +41,7 @@ def test_valid_dataset_has_no_findings(tmp_path):
     assert (report.images, report.boxes) == (4, 4)
     assert report.classes == {"cat": 2, "dog": 1, "hen": 1}
     assert report.skipped + report.warnings + report.errors == []
-    assert report.notes == ["1 images have no box: background, where detections count as false positives"]
+    assert report.notes == ["1 image has no box: background, where detections count as false positives"]
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_damage_is_skipped_and_counted(tmp_path, damage, what):
     ("damage", "text"),
     [
         (put("images", 0, file_name="gone.png"), "1 of 4 image files are missing"),
-        (put("images", 0, file_name=None), "have no usable id or file_name: images[0]"),
-        (put("images", 0, id=True), "have no usable id or file_name: images[0]"),
+        (put("images", 0, file_name=None), "1 image has no usable id or file_name: images[0]"),
+        (put("images", 0, id=True), "1 image has no usable id or file_name: images[0]"),
         (put("images", 1, id=10), "image ids used for two images"),
         (put("images", 0, width=640, height=480), "p0.png is 64x48, annotated as 640x480"),
         (put("images", 0, width=48, height=64), "p0.png is 64x48, annotated as 48x64"),
@@ -103,12 +103,12 @@ def test_damage_is_refused(tmp_path, damage, text):
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (put("annotations", 0, bbox=[-5, 6, 25, 30]), "1 boxes exceed their image: clipped"),
+        (put("annotations", 0, bbox=[-5, 6, 25, 30]), "1 box exceeds the image: clipped"),
         (put("annotations", 1, id=100), "1 annotation ids are used again (100)"),
-        (put("images", 0, width=65), "differ by some pixels"),
+        (put("images", 0, width=65), "1 image differs by some pixels"),
         (put("categories", 0, name="cat"), "several categories share a name (cat)"),
         (put("images", 3, file_name="p0.png"), "listed under several ids (p0.png)"),
-        (add("annotations", records()["annotations"][0] | {"id": 500}), "1 boxes have an exact copy"),
+        (add("annotations", records()["annotations"][0] | {"id": 500}), "1 box has an exact copy"),
         (put("annotations", 0, segmentation=[[1, 2, 3]]), "1 segmentations cannot be used"),
         (put("annotations", 0, segmentation={"size": [9, 9], "counts": [81]}), "1 segmentations cannot be used"),
         (put("annotations", 0, segmentation={"size": [48, 64], "counts": [3]}), "1 segmentations cannot be used"),
@@ -353,12 +353,12 @@ def test_file_names_that_are_not_utf8(tmp_path, capsys):
 def test_what_several_splits_have_in_common_is_reported_once():
     train = Report(notes=["labels have keypoints", "2 images have no box"], warnings=["a", "a"])
     val = Report(notes=["labels have keypoints"], errors=["no boxes"])
-    test = Report(notes=["1 images have no box", "labels have keypoints"], errors=["no boxes"])
+    test = Report(notes=["1 image has no box", "labels have keypoints"], errors=["no boxes"])
     merged = merge({"train": train, "val": val, "test": test})
     assert merged.notes == [
         "train, val, test: labels have keypoints",
         "train: 2 images have no box",
-        "test: 1 images have no box",
+        "test: 1 image has no box",
     ]
     assert merged.warnings == ["train: a"]
     assert merged.errors == ["val, test: no boxes"]

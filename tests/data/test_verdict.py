@@ -100,4 +100,4 @@ def test_percent_encoded_and_resource_fork_names(tmp_path):
         (root / "images" / name).write_bytes(b"fork")
     dataset, report = read(root)
     assert dataset.images[0].path == root / "images/my p%.png"
-    assert any("1 images matched under a slightly different name" in note for note in report.notes)
+    assert any("1 image matched under a slightly different name" in note for note in report.notes)

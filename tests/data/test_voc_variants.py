@@ -68,7 +68,7 @@ def test_listed_image_without_xml_is_background_and_others_are_counted(tmp_path)
     assert [len(image.labels) for image in dataset.images] == [1, 0]
     text = " ".join(report.notes)
     assert "1 listed images have no XML file: used as background" in text
-    assert "1 images have no XML file: not used (d)" in text
+    assert "1 image has no XML file: not used (d)" in text
     write_list(tmp_path / "ImageSets/Main/val.txt", "b", "gone")
     assert "listed in ImageSets/Main, but missing" in " ".join(check(tmp_path).errors)
 
@@ -108,7 +108,7 @@ def test_crowd(tmp_path, attribute):
     write_xml(tmp_path / "Annotations/a.xml", "a.jpg", BOX, more=attribute)
     dataset, report = read(tmp_path, training=False)
     assert dataset.images[0].crowd.tolist() == [True]
-    assert "1 objects" in " ".join(report.notes)
+    assert "1 object is marked" in " ".join(report.notes)
 
 
 @pytest.mark.parametrize(("boxes", "noticed"), [([(1, 1, 40, 80)], True), ([(0, 5, 40, 80)], False), ([BOX], False)])
@@ -141,7 +141,7 @@ def test_corners_that_count_from_one_are_converted(tmp_path):
 def test_images_named_like_their_xml_file_are_noted(tmp_path):
     write_image(tmp_path / "JPEGImages/a.jpg")
     write_xml(tmp_path / "Annotations/a.xml", "IMG_0001.jpeg", BOX)
-    text = "1 images do not exist as <filename> names them: those named like their XML file are used"
+    text = "1 image does not exist as <filename> names them: those named like their XML file are used"
     assert f"{text} (a.xml names IMG_0001.jpeg)" in read(tmp_path)[1].notes
     write_xml(tmp_path / "Annotations/a.xml", "a.jpg", BOX)
     assert not any("<filename>" in note for note in read(tmp_path)[1].notes)
@@ -180,7 +180,7 @@ def test_listed_file_names_paths_and_repeated_lines(tmp_path):
     dataset, report = read(tmp_path, "train")
     images = [(image.path.name, len(image.labels)) for image in dataset.images]
     assert images == [("a.jpg", 1), ("b.jpg", 2), ("c.jpg", 0)]
-    assert "ImageSets/Main: 2 lines of train.txt repeat others: each image is used once" in report.notes
+    assert "ImageSets/Main: 2 repeated lines in train.txt: each image is used once" in report.notes
     assert "ImageSets/Main: no image is listed in val.txt" in report.notes
 
 

@@ -170,7 +170,7 @@ def test_predictions_with_scores_are_named(make):
     (root / "labels/train/a.txt").write_text(f"{LINE} 0.75\n{LINE}\n{LINE} name\n")
     report = read(root, "train")[1]
     assert (report.boxes, report.skipped[0]["count"]) == (2, 2)
-    note = "1 lines have a sixth number, the score of a prediction (save_conf): not read (a.txt:1)"
+    note = "1 line has a sixth number, the score of a prediction (save_conf): not read (a.txt:1)"
     assert note in report.notes
 
 
@@ -194,7 +194,7 @@ def test_circles_of_links_are_noted(make):
     assert not any("links" in note for note in read(root, "train")[1].notes)
     (root / "images/train/again").symlink_to("../../images/train")
     notes = read(root, "train")[1].notes
-    assert any("1 links lead to folders that are listed already: left out" in note for note in notes)
+    assert any("1 link leads to folders that are listed already: left out" in note for note in notes)
 
 
 def test_an_image_that_is_listed_twice_is_named_once(make):
@@ -213,5 +213,5 @@ def test_images_that_share_a_label_file_are_noted(make):
     write_image(root / "images/train/a.jpg")
     dataset, report = read(root, "train")
     assert [len(image.boxes) for image in dataset.images] == [1, 1, 1]
-    expected = "1 label files belong to several images, as only the ending of their names differs (a.jpg and a.png)"
+    expected = "1 label file belongs to several images, as only the ending of their names differs (a.jpg and a.png)"
     assert [note for note in report.notes if note.startswith(expected)]

@@ -133,7 +133,7 @@ def test_no_ground_truth_has_no_ap(found):
     ours = coco_metrics(ground_truth, results if found else [])
     assert all(ours[name] is None for name in STANDARD_METRICS)
     assert set(ours["per_class"].values()) == {None}
-    assert ours["notes"] == ["No ground truth in these 6 images: AP and AR are undefined."]
+    assert ours["notes"] == ["No ground truth in 6 images: AP and AR are undefined."]
     assert scalars(ours) == {}
 
 
@@ -141,7 +141,7 @@ def test_no_images():
     ground_truth, _ = random_case(8)
     ours = coco_metrics(ground_truth, [], image_ids=[])
     assert all(ours[name] is None for name in STANDARD_METRICS)
-    assert ours["notes"] == ["No ground truth in these 0 images: AP and AR are undefined."]
+    assert ours["notes"] == ["No ground truth in 0 images: AP and AR are undefined."]
 
 
 def test_area_ranges_without_ground_truth_have_no_ap():

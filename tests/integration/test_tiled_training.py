@@ -58,7 +58,7 @@ def test_what_is_not_trained_on_is_said(tiny_data, tiny, tmp_path, capsys):
     assert f"of 64 px with an overlap of 0.25 in {len(images)} images" in said
     assert "0.5 of them in each epoch" in said
     assert "parts below 0.3 of the object's area are background" in said
-    assert "tiles decode their whole image each time" in said
+    assert "tiles decode the whole image each time" in said
 
 
 @pytest.mark.parametrize(

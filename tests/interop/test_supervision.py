@@ -177,7 +177,7 @@ def test_invalid_datasets_are_refused(tmp_path):
     twice = records()
     twice["images"][1]["file_name"] = "p0.png"
     dataset, _ = read(write(tmp_path / "twice", twice), strict=False)
-    with pytest.raises(UserError, match=r"1 images are listed twice.*p0\.png"):
+    with pytest.raises(UserError, match=r"1 image is listed twice.*p0\.png"):
         to_supervision(dataset)
 
 

@@ -38,6 +38,7 @@ from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.utils.atomic_io import atomic_folder
 from libradet.utils.spacing import evenly_spaced
+from libradet.utils.text import counted
 
 HTML_FILE, JSON_FILE = "report.html", "report.json"
 REPORT_FILES = (HTML_FILE, JSON_FILE, "tables", "figures")
@@ -142,7 +143,14 @@ def _train_frequency(data: str | Path, dataset: Dataset) -> tuple[TrainFrequency
     except UserError as error:
         return None, [f"Class frequencies are those of split {dataset.split}; split train cannot be read: {error}"]
     skipped = sum(entry["count"] for entry in checked.skipped)
-    notes = [f"Class frequencies are counted without {skipped} skipped entries of split train."] if skipped else []
+    notes = (
+        [
+            f"Class frequencies are counted without {counted(skipped, 'skipped entry', 'skipped entries')} "
+            "of split train."
+        ]
+        if skipped
+        else []
+    )
     return class_frequency(train, dataset.class_names), notes
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from libradet.errors import UserError
 from libradet.utils.atomic_io import require_exists
+from libradet.utils.text import counted
 
 SETTINGS_PLACES = {"mmdet": "the mmdet config", "torchvision": "the arguments of the torchvision model"}
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         save_model(loaded.model, args.output)
     config = loaded.model.config
-    classes = f"{config.num_classes} classes"
+    classes = counted(config.num_classes, "class", "classes")
     print(f"{args.output}: {config.model}, {config.backbone.name}, {classes}, from {loaded.source}")
     for note in loaded.notes:
         print(f"{args.source}: {note}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from libradet.cli import options
 from libradet.errors import UserError
 from libradet.utils.atomic_io import write_json
+from libradet.utils.text import counted
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -130,6 +131,6 @@ def run_synthesize(args: argparse.Namespace) -> int:
         class_skew=args.class_skew,
         hard_negatives=args.hard_negatives,
     )
-    print(f"{args.output_dir}: {args.train} training and {args.val} validation images")
+    print(f"{args.output_dir}: {args.train} training and {counted(args.val, 'validation image')}")
     print(f"train on them: libradet train --data {args.output_dir}")
     return 0

@@ -4,6 +4,7 @@ import argparse
 
 from libradet.cli.options import SIZE_METAVAR
 from libradet.errors import UserError
+from libradet.utils.text import counted
 
 BACKBONE_HINT = (
     "--backbone: resnet18, resnet50, resnet101, resnext101_64x4d, or another timm model, also a "
@@ -115,7 +116,7 @@ def _title(args: argparse.Namespace) -> str:
     height, width = args.size
     parts = [
         args.backbone,
-        f"{args.num_classes} classes",
+        counted(args.num_classes, "class", "classes"),
         f"{height} x {width} pixels",
         f"precision {args.precision}",
         f"batch size {args.batch_size}",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from libradet.cli import options
 from libradet.errors import UserError
+from libradet.utils.text import counted
 
 if TYPE_CHECKING:
     from libradet.predictor import Predictor
@@ -98,5 +99,5 @@ def _write_proposals(args: argparse.Namespace, model: "Predictor") -> int:
     for dataset in datasets:
         path = args.output_dir / f"{dataset.split}.safetensors"
         count = write_dataset_proposals(predictor, dataset, path, **settings)
-        print(f"{path}: {count} proposals in {len(dataset)} images")
+        print(f"{path}: {counted(count, 'proposal')} in {counted(len(dataset), 'image')}")
     return 0

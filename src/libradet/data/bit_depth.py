@@ -8,6 +8,7 @@ from PIL import Image
 
 from libradet.data.image_headers import PIL_FORMATS
 from libradet.utils.spacing import evenly_spaced
+from libradet.utils.text import counted
 
 DEFAULT_BIT_DEPTH = 16
 MAX_CHECKED_IMAGES = 32
@@ -29,7 +30,10 @@ def describe_bit_depth(paths: Sequence[Path], bit_depth: int = DEFAULT_BIT_DEPTH
     if largest == 0:
         return ""
     used = max(8, largest.bit_length())
-    subject = f"16-bit images have values up to {largest} ({used} bits; {len(maxima)} files were checked)"
+    subject = (
+        f"16-bit images have values up to {largest} ({used} bits; "
+        f"{counted(len(maxima), 'file was checked', 'files were checked')})"
+    )
     if largest >= 2**bit_depth:
         return f"{subject}: they are cut off at {2**bit_depth - 1}; set detector.image.bit_depth to {used}"
     if used <= bit_depth - UNUSED_BITS:

@@ -22,7 +22,7 @@ from libradet.errors import UserError
 from libradet.utils.arguments import check_arguments
 from libradet.utils.atomic_io import atomic_folder, require_replaceable
 from libradet.utils.progress import progress_bar
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 Format = Literal["coco", "yolo", "voc"]
 ImageMode = Literal["copy", "link"]
@@ -153,7 +153,7 @@ def _list_renamed(splits: list[SplitToWrite], originals: list[tuple[RawAnnotatio
             if original != name:
                 renamed.append(f"{original} to {name}")
     if renamed:
-        texts.append(f"{len(renamed)} images are renamed ({summarize_list(renamed, 3)})")
+        texts.append(f"{counted(len(renamed), 'image is', 'images are')} renamed ({summarize_list(renamed, 3)})")
     return texts
 
 

@@ -10,7 +10,7 @@ from libradet.data.validation.report import Report, merge
 from libradet.data.validation.split import validate_split
 from libradet.errors import UserError
 from libradet.utils.arguments import check_arguments
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 
 @check_arguments
@@ -132,4 +132,6 @@ def compare_splits(datasets: list[Dataset], report: Report) -> None:
         shared = {image.path for image in first.images} & {image.path for image in other.images}
         if shared:
             examples = summarize_list(sorted(path.name for path in shared))
-            report.warnings.append(f"{len(shared)} images are in {first.split} and in {other.split} ({examples}).")
+            report.warnings.append(
+                f"{counted(len(shared), 'image is', 'images are')} in {first.split} and in {other.split} ({examples})."
+            )

@@ -7,6 +7,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from libradet.data.records import Dataset
+from libradet.utils.text import counted
 
 
 def count_objects(dataset: Dataset) -> list[int]:
@@ -61,7 +62,10 @@ def describe_repeats(dataset: Dataset, threshold: float, empty_fraction: float =
     once = num_repeated(occurrence_fractions(dataset, empty_fraction))
     repeated = num_repeated(factors) - once
     if repeated:
-        return f"repeat factors below {threshold:g}: {once} images become {once + repeated} per epoch"
+        return (
+            f"repeat factors below {threshold:g}: {counted(once, 'image becomes', 'images become')} "
+            f"{once + repeated} per epoch"
+        )
     fractions = class_image_fractions(dataset, empty_fraction)
     rarest = min(fractions[fractions > 0], default=1.0)
     return f"repeat factors below {threshold:g} repeat no image, as the rarest class is in {rarest:.3g} of them"

@@ -17,7 +17,7 @@ from rich.text import Text
 from libradet.data.records import Dataset
 from libradet.data.transforms.resize import Size, check_size, target_size
 from libradet.utils.tables import facts_table
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 SIDES = (8, 16, 32, 64, 96, 128, 256, 512)
 """Edges of the histogram of sqrt(width * height), pixels of the file."""
@@ -213,12 +213,15 @@ def _advise(
         )
     if per_image.max() > 100:
         crowded = int((per_image > 100).sum())
-        advice.append(f"{crowded} images hold more than 100 boxes (up to {per_image.max()}): allow more detections.")
+        advice.append(
+            f"{counted(crowded, 'image holds', 'images hold')} more than 100 boxes (up to "
+            f"{per_image.max()}): allow more detections."
+        )
     if overlapping > 0.02:
         advice.append(f"{overlapping:.0%} of boxes overlap one of their class by IoU > 0.5: raise the NMS threshold.")
     present = counts[counts > 0]
     if present.max() > 50 * present.min():
-        advice.append(f"Classes are unbalanced: from {present.min()} to {present.max():,} boxes.")
+        advice.append(f"Classes are unbalanced: from {present.min()} to {counted(present.max(), 'box', 'boxes')}.")
     return advice
 
 

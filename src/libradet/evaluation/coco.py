@@ -11,7 +11,7 @@ from numpy import ndarray
 from libradet.data.records import id_order
 from libradet.errors import UserError
 from libradet.evaluation.ground_truth import GroundTruth, comparable_id, ground_truth_from_coco, number_ids
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 Metrics = dict[str, Any]
 """``AP`` ... ``ARl`` as float or None, ``per_class``, counts and ``notes``: see :func:`coco_metrics`."""
@@ -219,7 +219,7 @@ def _by_class(tables: dict[str, ndarray], limits: list[int], names: list[str]) -
 
 def _notes(metrics: Metrics) -> list[str]:
     if metrics["ground_truths"] == 0:
-        return [f"No ground truth in these {metrics['images']} images: AP and AR are undefined."]
+        return [f"No ground truth in {counted(metrics['images'], 'image')}: AP and AR are undefined."]
     if metrics["detections"] == 0:
         return ["The detector has no detections in any image."]
     return []

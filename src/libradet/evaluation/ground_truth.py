@@ -16,7 +16,7 @@ from numpy import ndarray
 from libradet.data.records import Dataset, id_order, normalize_id
 from libradet.data.segmentations import segmentation_to_json
 from libradet.errors import UserError
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 
 class GroundTruth(NamedTuple):
@@ -72,7 +72,8 @@ class GroundTruth(NamedTuple):
         missing = [key for key, value in zip(self.annotation_ids, segmentations, strict=True) if not value]
         if missing:
             raise UserError(
-                f"{len(missing)} annotations have no segmentation (ids {summarize_list(missing)}): "
+                f"{counted(len(missing), 'annotation has', 'annotations have')} no segmentation (ids "
+                f"{summarize_list(missing)}): "
                 "evaluate boxes only, or add segmentations to the dataset"
             )
         return segmentations

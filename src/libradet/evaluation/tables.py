@@ -9,6 +9,7 @@ from rich.text import Text
 
 from libradet.evaluation.coco import Metrics
 from libradet.utils.console import stdout_console
+from libradet.utils.text import counted
 
 _ROWS = (
     ("precision", ("AP", "AP50", "AP75", "APs", "APm", "APl")),
@@ -30,7 +31,10 @@ def metrics_table(metrics: Metrics, title: str = "Evaluation") -> RenderableType
 
     Metrics without ground truth are shown as a dash.
     """
-    counts = f"{metrics['images']} images, {metrics['ground_truths']} objects, {metrics['detections']} detections"
+    counts = (
+        f"{counted(metrics['images'], 'image')}, {counted(metrics['ground_truths'], 'object')}, "
+        f"{counted(metrics['detections'], 'detection')}"
+    )
     notes = [Text(note, style="yellow") for note in metrics["notes"]]
     classes = _by_class(metrics)
     # Several columns, since a table of eighty classes is longer than a screen.

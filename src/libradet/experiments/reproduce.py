@@ -18,7 +18,7 @@ from libradet.experiments.runner import ExperimentRunner, make_dataset_entries
 from libradet.experiments.verdict_check import VERDICT, reproduce_verdict
 from libradet.interop.coco_weights import BEST, require_weights
 from libradet.training.options import check_settings
-from libradet.utils.text import suggest
+from libradet.utils.text import counted, suggest
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,9 @@ def _make_runner(options: ReproduceOptions, preset: Preset, console: Console) ->
     datasets = make_dataset_entries(options.data, preset, options.weights)
     for dataset in datasets:
         initialization = dataset.weights or "random weights"
-        console.print(f"{dataset.data}: {dataset.num_images} images, backbones initialized from {initialization}")
+        console.print(
+            f"{dataset.data}: {counted(dataset.num_images, 'image')}, backbones initialized from {initialization}"
+        )
 
     def log(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)

@@ -18,6 +18,7 @@ from libradet.data.transforms.resize import Size
 from libradet.export.exported_model import ExportedModel
 from libradet.inference.predict import predict_batch
 from libradet.predictor import Predictor
+from libradet.utils.text import counted
 
 RGBImage = UInt8[ndarray, "_ _ 3"]
 RGBImages = Annotated[Sequence[RGBImage], "a list of uint8 RGB arrays [H, W, 3]"]
@@ -58,7 +59,8 @@ class OutputDifference:
     def __str__(self) -> str:
         masks = f", {self.mask:.1e} in mask cells" if self.mask else ""
         return (
-            f"{self.detections} detections in {self.images} images, maximum difference {self.pixels:.1e} px, "
+            f"{counted(self.detections, 'detection')} in {counted(self.images, 'image')}, maximum "
+            f"difference {self.pixels:.1e} px, "
             f"{self.score:.1e} in score{masks}"
         )
 

@@ -20,6 +20,7 @@ from libradet.inference.run_model import eval_mode, run_model
 from libradet.inference.tiles import Tiling, batch_without_pixels, detect_in_tiles
 from libradet.predictor import Predictor, bit_depth_of, check_batch_size, resolve_size
 from libradet.structures import Detections
+from libradet.utils.text import counted
 
 if TYPE_CHECKING:
     import supervision
@@ -83,7 +84,10 @@ def predict(
         )
         return _predict_all(model, inputs, *options)[0]
     if proposals is not None and isinstance(images, list | tuple) and len(proposals) != len(images):
-        raise UserError(f"proposals has {len(proposals)} entries for {len(images)} images: pass one array per image")
+        raise UserError(
+            f"proposals has {counted(len(proposals), 'entry', 'entries')} for "
+            f"{counted(len(images), 'image')}: pass one array per image"
+        )
     inputs = iter_inputs(images, proposals, bit_depth_of(model), tiling is not None)
     if isinstance(images, list | tuple):
         return _predict_all(model, inputs, *options)

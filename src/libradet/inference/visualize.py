@@ -13,6 +13,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from libradet.utils.palette import FAINT, INK, OKABE_ITO, PAPER
 from libradet.utils.quiet_supervision import supervision as sv
+from libradet.utils.text import counted
 
 RGB = UInt8[ndarray, "_ _ 3"]
 
@@ -185,7 +186,7 @@ def _row_band(row: GridRow) -> Image.Image:
         x = _GAP + column * (_CELL + _GAP)
         band.paste(cell, (x, 34))
         draw.rectangle((x - 1, 33, x + cell.width, 34 + cell.height), outline=_CELL_BORDER)
-        caption = "1 object" if len(detections) == 1 else f"{len(detections)} objects"
+        caption = counted(len(detections), "object")
         if column == 0:
             caption = f"{row.title} \N{MIDDLE DOT} {caption}"
         draw.text((x, 8), caption, font=_font(16), fill=FAINT)

@@ -27,6 +27,7 @@ from libradet.predictor import Predictor, bit_depth_of, check_batch_size
 from libradet.utils.atomic_io import atomic_json_list, require_writable, write_json
 from libradet.utils.progress import progress_bar
 from libradet.utils.quiet_supervision import supervision as sv
+from libradet.utils.text import counted
 
 PREDICTIONS_FILE, IMAGES_FILE, PROPOSALS_FILE = "predictions.json", "images.json", "proposals.safetensors"
 
@@ -205,14 +206,14 @@ def predict_files(
 
 def format_summary(summary: PredictSummary, output_dir: Path) -> str:
     """Return the summary as text, one line per unreadable file."""
-    lines = [f"{summary.num_detections} detections in {len(summary.images)} images: {output_dir}"]
+    lines = [f"{counted(summary.num_detections, 'detection')} in {counted(len(summary.images), 'image')}: {output_dir}"]
     if summary.proposals:
         number = sum(len(image.scores) for image in summary.proposals)
-        lines.append(f"{number} proposals, not filtered by score: {output_dir / PROPOSALS_FILE}")
+        lines.append(f"{counted(number, 'proposal')}, not filtered by score: {output_dir / PROPOSALS_FILE}")
     if summary.note:
         lines.append(f"warning: {summary.note}")
     if summary.unreadable:
-        files = "1 file" if len(summary.unreadable) == 1 else f"{len(summary.unreadable)} files"
+        files = counted(len(summary.unreadable), "file")
         lines += [f"{files} could not be read:", *(f"  {message}" for message in summary.unreadable.values())]
     return "\n".join(lines)
 

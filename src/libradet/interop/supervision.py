@@ -26,7 +26,7 @@ from libradet.errors import UserError
 from libradet.utils.arguments import check_arguments
 from libradet.utils.atomic_io import atomic_folder
 from libradet.utils.quiet_supervision import supervision as sv
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 SEGMENTATION = "coco_raw_segmentation"
 
@@ -72,7 +72,10 @@ def to_supervision(dataset: Dataset, *, masks: bool = False) -> tuple[sv.Detecti
     counts = Counter(str(image.path) for image in dataset.images)
     if duplicates := [path for path, count in counts.items() if count > 1]:
         names = summarize_list(duplicates, 3)
-        raise UserError(f"{len(duplicates)} images are listed twice; supervision identifies images by path: {names}.")
+        raise UserError(
+            f"{counted(len(duplicates), 'image is', 'images are')} listed twice; supervision identifies "
+            f"images by path: {names}."
+        )
     detections_by_path = {str(image.path): _detections(image, masks) for image in dataset.images}
     converted = sv.DetectionDataset(list(dataset.class_names), list(detections_by_path), detections_by_path)
     return converted, list(_lost_information(dataset, masks))
@@ -194,7 +197,10 @@ def _lost_information(dataset: Dataset, masks: bool) -> Iterator[str]:
     rotated = [image.path.name for image in dataset.images if not image.apply_exif]
     if rotated:
         names = summarize_list(rotated)
-        yield f"{len(rotated)} images ({names}) have boxes on pixels before EXIF rotation; supervision rotates them"
+        yield (
+            f"{counted(len(rotated), 'image has', 'images have')} boxes on pixels before EXIF rotation "
+            f"({names}); supervision rotates them"
+        )
     polygons = sum(isinstance(s, list) for p in dataset.images for s in p.segmentations or ())
     if masks and polygons:
         yield f"{polygons} polygons are rasterized"

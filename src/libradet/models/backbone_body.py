@@ -15,7 +15,7 @@ from libradet.models.plain_vit import (
     describe_plain_vit,
 )
 from libradet.models.stride32_features import Stride32Features
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 STRIDES = (4, 8, 16, 32)
 
@@ -89,7 +89,7 @@ def load_weights(body: nn.Module, name: str, weights: BackboneWeights) -> str:
     body.load_state_dict(matching, strict=False)
     ignored = [n for n in tensors if own_names[n] not in matching]
     summary = f"{len(ignored)} ignored ({summarize_list(ignored, 4)})" if ignored else "none ignored"
-    return f"{len(matching)} tensors of {name} from {weights.path}, {summary}"
+    return f"{counted(len(matching), 'tensor')} of {name} from {weights.path}, {summary}"
 
 
 def _check_is_listed(name: str) -> None:

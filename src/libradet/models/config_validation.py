@@ -15,6 +15,7 @@ from libradet.models.config import (
     SamplingConfig,
 )
 from libradet.utils.ranges import check_ranges
+from libradet.utils.text import counted
 
 
 def validate_config(config: DetectorConfig) -> None:
@@ -70,7 +71,7 @@ def _check_heads(config: DetectorConfig) -> None:
 def _check_cascade(model: str, cascade: CascadeConfig) -> None:
     stages = len(cascade.iou_thresholds)
     if stages > MAX_LAYERS:
-        raise UserError(f"{model}: cascade has {stages} stages; at most {MAX_LAYERS} are supported")
+        raise UserError(f"{model}: cascade has {counted(stages, 'stage')}; at most {MAX_LAYERS} are supported")
     if not (0 < stages == len(cascade.box_stds) == len(cascade.weights)):
         raise UserError(f"{model}: cascade.iou_thresholds, box_stds and weights must have one entry per stage")
 
@@ -143,13 +144,17 @@ def _check_class_counts(config: DetectorConfig) -> None:
     balance = None if config.roi is None else config.roi.class_balance
     if balance is not None and len(balance.frequencies) not in (0, config.num_classes):
         raise UserError(
-            f"roi.class_balance.frequencies has {len(balance.frequencies)} entries: it needs one per class "
+            f"roi.class_balance.frequencies has {counted(len(balance.frequencies), 'entry', 'entries')}: it "
+            "needs one per class "
             f"({config.num_classes}), or none to count them in the training set"
         )
     for name in ("class_names", "category_ids"):
         entries = len(getattr(config, name))
         if entries not in (0, config.num_classes):
-            raise UserError(f"{name} has {entries} entries: it needs one per class ({config.num_classes}), or none")
+            raise UserError(
+                f"{name} has {counted(entries, 'entry', 'entries')}: it needs one per class "
+                f"({config.num_classes}), or none"
+            )
 
 
 def _parts(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:

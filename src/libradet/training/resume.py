@@ -16,7 +16,7 @@ from libradet.errors import UserError
 from libradet.geometry.tiles import MIN_AREA_RATIO
 from libradet.training.config import TrainConfig
 from libradet.training.run_files import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def fingerprint(dataset: Dataset) -> list[int]:
 def diff_datasets(before: Sequence[int], now: Sequence[int], dataset: Dataset) -> list[str]:
     """Return the differences of two fingerprints as phrases; ``dataset`` belongs to ``now``."""
     if len(before) != len(now):
-        return [f"it had {len(before)} images and has {len(now)}"]
+        return [f"it had {counted(len(before), 'image')} and has {len(now)}"]
     rows = np.flatnonzero(np.array(before, np.int64) != np.array(now, np.int64))
     if sorted(before) == sorted(now):
         return ["its images are in another order"] if len(rows) else []

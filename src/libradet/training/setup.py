@@ -40,6 +40,7 @@ from libradet.training.run_files import CONFIG
 from libradet.training.unused_run_settings import refuse_unused
 from libradet.utils.atomic_io import atomic_write
 from libradet.utils.nested import tuples_to_lists
+from libradet.utils.text import counted
 from libradet.utils.warnings_filter import silence_loggers
 
 
@@ -84,7 +85,7 @@ class TrainSetup:
             return f"max_steps {config.max_steps} is reached; raise it, or remove it by --max_steps null"
         waited = state.validations_without_improvement
         if config.patience is not None and waited >= config.patience:
-            return f"{waited} validations without improvement; raise --patience"
+            return f"{counted(waited, 'validation')} without improvement; raise --patience"
         return ""
 
 
@@ -211,7 +212,9 @@ def _count_batches(config: TrainConfig, data: DetectorData) -> int:
     batches_per_epoch = data.count_batches(config.world_size)
     if batches_per_epoch == 0:
         raise UserError(
-            f"{config.data}: {len(data.train_set)} training images do not fill one batch of {config.batch_size} for "
+            f"{config.data}: "
+            f"{counted(len(data.train_set), 'training image does not', 'training images do not')} fill one "
+            f"batch of {config.batch_size} for "
             f"each of {config.world_size} processes; lower --batch_size"
         )
     return batches_per_epoch

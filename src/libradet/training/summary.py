@@ -10,6 +10,7 @@ from libradet.data.transforms.describe import name_of
 from libradet.training.optim import total_steps
 from libradet.training.setup import TrainSetup
 from libradet.utils.tables import facts_table
+from libradet.utils.text import counted
 
 OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 
@@ -70,7 +71,9 @@ def _tiles(setup: TrainSetup) -> dict[str, str]:
     if config.tiles is None or counts is None:
         return {}
     size, overlap = config.tiles
-    facts = {"tiles": f"{counts.tiles:,} of {size:g} px with an overlap of {overlap:g} in {counts.images:,} images"}
+    facts = {
+        "tiles": f"{counts.tiles:,} of {size:g} px with an overlap of {overlap:g} in {counted(counts.images, 'image')}"
+    }
     if counts.empty:
         fraction = config.tile_empty_fraction
         used = "" if fraction == 1 else ", left out" if fraction == 0 else f", {fraction:g} of them in each epoch"
@@ -81,10 +84,13 @@ def _tiles(setup: TrainSetup) -> dict[str, str]:
             f"{config.tile_min_area_ratio:g} of the object's area are background"
         )
     if counts.lost:
-        facts["lost"] = f"{counts.lost:,} objects are in no tile; a larger overlap or size keeps them"
+        facts["lost"] = (
+            f"{counted(counts.lost, 'object is', 'objects are')} in no tile; a larger overlap or size keeps them"
+        )
     if config.cache is None and (slow := _count_decoded_tiles(setup)):
         facts["decoding"] = (
-            f"{slow:,} tiles decode their whole image each time: --cache disk decodes it once, TIFF files in tiles or "
+            f"{counted(slow, 'tile decodes', 'tiles decode')} the whole image each time: --cache disk "
+            "decodes it once, TIFF files in tiles or "
             "strips are read by window"
         )
     return facts
@@ -139,23 +145,24 @@ def _schedule(setup: TrainSetup) -> str:
     config = setup.config
     if config.lr_schedule == "cosine":
         steps = total_steps(config, setup.batches_per_epoch)
-        decay = f"cosine to {config.min_lr_ratio:g} times lr after {steps} steps"
+        decay = f"cosine to {config.min_lr_ratio:g} times lr after {counted(steps, 'step')}"
     else:
         milestones = " and ".join(f"{epoch:g}" for epoch in config.lr_milestones or [])
         decay = f"times {config.lr_gamma:g} after epochs {milestones}" if milestones else "constant"
     layer_decay = f", times {config.layer_decay:g} per backbone stage" if config.layer_decay else ""
-    at_most = "" if config.max_steps is None else f", at most {config.max_steps} steps"
+    at_most = "" if config.max_steps is None else f", at most {counted(config.max_steps, 'step')}"
     return (
-        f"{config.max_epochs} epochs of {setup.batches_per_epoch} batches{at_most}, {OPTIMIZERS[config.optimizer]}, "
-        f"lr {config.lr:g}{layer_decay} after {config.warmup_steps} steps of warm-up, {decay}"
+        f"{counted(config.max_epochs, 'epoch')} of {setup.batches_per_epoch} batches{at_most}, "
+        f"{OPTIMIZERS[config.optimizer]}, "
+        f"lr {config.lr:g}{layer_decay} after {counted(config.warmup_steps or 0, 'step')} of warm-up, {decay}"
     )
 
 
 def _kept_schedule(setup: TrainSetup) -> str:
     """Return which settings a run keeps that is resumed with other epochs, since they belong to its first part."""
-    if setup.started_epochs in (None, setup.config.max_epochs):
+    if setup.started_epochs is None or setup.started_epochs == setup.config.max_epochs:
         return ""
     kept, options = "warm-up", "--warmup_steps"
     if setup.config.lr_schedule == "multistep":
         kept, options = "warm-up and milestones", "--warmup_steps and --lr_milestones"
-    return f"{kept} as for {setup.started_epochs} epochs; {options} change them"
+    return f"{kept} as for {counted(setup.started_epochs, 'epoch')}; {options} change them"

@@ -1,7 +1,8 @@
-"""Lists and suggestions in messages."""
+"""Lists, counts and suggestions in messages."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import SupportsInt
 
 MAX_ITEM_LENGTH = 300
 
@@ -12,6 +13,11 @@ def summarize_list(items: Sequence[object], limit: int = 5, empty: str = "") -> 
         return empty
     named = ", ".join(_shortened(item) for item in items[:limit])
     return named if len(items) <= limit else f"{named} and {len(items) - limit:,} more"
+
+
+def counted(number: SupportsInt, one: str, many: str | None = None) -> str:
+    """Return a number with its noun: ``1 image``, ``2 images``; ``many`` is the plural if it is not ``one`` and s."""
+    return f"{int(number):,} {one if number == 1 else many or f'{one}s'}"
 
 
 def suggest(name: str, known: Iterable[str]) -> str | None:

@@ -5,6 +5,7 @@ from typing import Any
 from libradet.analysis.diagnose import thresholds
 from libradet.analysis.diagnose.finding import Finding, Number, Severity, grade, is_imbalance, percent
 from libradet.analysis.levels.classes import frequency
+from libradet.utils.text import counted
 
 _CHECK = (
     "Train with and without this option with the same seed and compare AP by class: that of rare classes should gain "
@@ -36,7 +37,8 @@ def diagnose_classes(classes: dict[str, Any]) -> Finding | None:
     numbers += [Number(row["AP"], f"AP of {row['class']}", "decimal") for row in (most, least) if row["AP"] is not None]
     severity, reason = _grade(times, correlation, most, least)
     text = (
-        f"In split {classes['split']}, the most frequent class is {most['class']} ({frequency(most):,} objects), the "
+        f"In split {classes['split']}, the most frequent class is {most['class']} "
+        f"({counted(frequency(most), 'object')}), the "
         f"rarest {least['class']} ({frequency(least):,}).{reason}{_confusions(classes)}"
     )
     if least["objects"] < thresholds.MIN_OBJECTS:

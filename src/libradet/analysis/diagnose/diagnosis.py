@@ -24,6 +24,7 @@ from libradet.models.config import DetectorConfig
 from libradet.models.zoo import MODELS, make_config
 from libradet.training.run_files import CONFIG
 from libradet.utils.nested import flatten
+from libradet.utils.text import counted
 
 _FROM_DATA_OR_WEIGHTS = ("model", "num_classes", "class_names", "category_ids", "backbone", "image.mean", "image.std")
 
@@ -142,7 +143,9 @@ def _caveats(report: dict[str, Any]) -> list[str]:
     """Return the reasons to distrust the diagnosis."""
     metadata, caveats = report["metadata"], []
     if metadata["images"] < thresholds.MIN_IMAGES:
-        caveats.append(f"Only {metadata['images']} images were analyzed: all numbers are only indicative.")
+        caveats.append(
+            f"Only {counted(metadata['images'], 'image was', 'images were')} analyzed: all numbers are only indicative."
+        )
     for errors in report["errors"]:
         if errors["positives"] < thresholds.MIN_POSITIVES:
             name = STAGE_NAMES[errors["stage"]]

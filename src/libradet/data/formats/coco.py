@@ -25,6 +25,7 @@ from libradet.data.segmentations import segmentation_to_json
 from libradet.data.validation.annotations import xywh_to_xyxy
 from libradet.errors import UserError
 from libradet.utils.atomic_io import write_json
+from libradet.utils.text import counted
 
 _SECTIONS = ("images", "annotations", "categories")
 _NOT_INSTANCES = re.compile(r"^(captions|person_keypoints|image_info|stuff|panoptic|deprecated)_")
@@ -186,7 +187,16 @@ def read(
 
 def _note_resource_forks(path: Path) -> list[str]:
     forks = sum(1 for _ in path.parent.glob("._*.json"))
-    return [f"{forks} files ._*.json are resource forks of macOS: left out"] if forks else []
+    return (
+        [
+            (
+                f"{counted(forks, 'file ._*.json is a resource fork', 'files ._*.json are resource forks')} of macOS: "
+                "left out"
+            )
+        ]
+        if forks
+        else []
+    )
 
 
 def _polygons_to_arrays(record: dict[str, Any]) -> dict[str, Any]:

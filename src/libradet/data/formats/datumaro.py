@@ -18,9 +18,11 @@ from libradet.data.image_headers import IMAGE_SUFFIXES
 from libradet.data.records import RawAnnotations, normalize_id
 from libradet.data.segmentations import enclosing_box
 from libradet.errors import UserError
+from libradet.utils.text import counted
 
 _CROWD_ATTRIBUTES = ("is_crowd", "iscrowd", "difficult")
 _HEAD_BYTES = 65_536
+_NO_IMAGE = "no image"
 _FIELDS = re.compile(rb'"dm_format_version"|"categories"\s*:\s*\{')
 
 
@@ -52,7 +54,7 @@ def _read_split(root: Path, split: str, file: Path) -> RawAnnotations:
     for item, image_id in zip(items, ids, strict=True):
         media = item.get("image")
         if not isinstance(media, dict):
-            kinds["items without an image"] += 1
+            kinds[_NO_IMAGE] += 1
             continue
         height, width = _size(media)
         name = str(media.get("path") or "").replace("\\", "/") or _name_of_id(str(item.get("id")), folders)
@@ -105,7 +107,7 @@ def _objects(item: dict[str, Any], width: Any, height: Any, kinds: Counter[str])
     for order, annotation in enumerate(listed if isinstance(listed, list) else [], start=1):
         kind = str(annotation.get("type")) if isinstance(annotation, dict) else "invalid"
         if kind not in _READERS:
-            kinds[f"{kind} annotations"] += 1
+            kinds[kind] += 1
             continue
         group, label = annotation.get("group"), annotation.get("label_id")
         key = f"{group}, {label}" if group else order
@@ -173,5 +175,8 @@ def _is_crowd(annotation: dict[str, Any]) -> bool:
 
 
 def _notes(kinds: Counter[str]) -> list[str]:
-    reasons = {"items without an image": "point clouds or video frames"}
-    return [f"{number} {kind}: {reasons.get(kind, 'no box')}, not read" for kind, number in kinds.items()]
+    no_image = kinds.pop(_NO_IMAGE, 0)
+    frames = (
+        [f"{counted(no_image, 'item')} without an image: point clouds or video frames, not read"] if no_image else []
+    )
+    return [*frames, *(f"{counted(number, f'{kind} annotation')}: no box, not read" for kind, number in kinds.items())]

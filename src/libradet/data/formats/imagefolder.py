@@ -22,7 +22,7 @@ from libradet.data.formats.reading import STANDARD_SPLITS, Splits, sort_splits, 
 from libradet.data.records import RawAnnotations, normalize_id
 from libradet.errors import UserError
 from libradet.utils.atomic_io import read_text
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 _FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _DEPTHS = ("", "*/", "*/*/")
@@ -251,12 +251,17 @@ def _notes(raw: RawAnnotations, rows: Sequence[_Row], all_rows: Mapping[str, Seq
     notes = ["boxes are read as x, y, width, height in pixels, as Hugging Face's imagefolder has them"]
     unnamed = [c["name"] for c in raw.categories if c["name"] == str(c["id"])]
     if unnamed:
-        notes.append(f"{len(unnamed)} classes have no name in README.md: their numbers are the names")
+        notes.append(
+            f"{counted(len(unnamed), 'class has', 'classes have')} no name in README.md: their numbers are the names"
+        )
     known = {row.image for part in all_rows.values() for row in part}
     unlisted = []
     for folder in sorted({row.image.parent for row in rows}):
         names = sorted(os.listdir(folder)) if folder.is_dir() else []
         unlisted += [name for name in names if is_image_name(name) and folder / name not in known]
     if unlisted:
-        notes.append(f"{len(unlisted)} images have no row of metadata: not used ({summarize_list(unlisted, 3)})")
+        notes.append(
+            f"{counted(len(unlisted), 'image has', 'images have')} no row of metadata: not used "
+            f"({summarize_list(unlisted, 3)})"
+        )
     return notes

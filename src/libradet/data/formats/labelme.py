@@ -25,7 +25,7 @@ from libradet.data.image_headers import read_header
 from libradet.data.records import RawAnnotations
 from libradet.errors import UserError
 from libradet.utils.atomic_io import read_text
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 _PATTERNS = ("*.json", "*/*.json", "*/*/*.json")
 _CLASS_LISTS = ("labels.txt", "classes.txt")
@@ -249,14 +249,18 @@ def _notes(kinds: Counter[str], files: list[_LabelFile]) -> list[str]:
     notes = []
     omitted = {kind: n for kind, n in kinds.items() if kind not in ("parts", "objects of parts")}
     for kind, number in omitted.items():
-        reason = "are no class" if kind in _NO_CLASSES else "have no box"
-        notes.append(f"{number} {kind} shapes {reason}: not read")
+        one, many = ("is no class", "are no class") if kind in _NO_CLASSES else ("has no box", "have no box")
+        notes.append(f"{counted(number, f'{kind} shape {one}', f'{kind} shapes {many}')}: not read")
     if kinds["parts"]:
-        notes.append(f"{kinds['parts']} shapes with a group_id are parts of {kinds['objects of parts']} objects")
+        objects = counted(kinds["objects of parts"], "object")
+        notes.append(f"{kinds['parts']} shapes with a group_id are parts of {objects}")
     renamed = [file for file in files if file.image and file.image.name != Path(file.image_path).name]
     if renamed:
         example = f"{renamed[0].path.name} names {renamed[0].image_path!r}"
-        notes.append(f"{len(renamed)} images do not exist as imagePath names them, others were matched ({example})")
+        notes.append(
+            f"{counted(len(renamed), 'image does not', 'images do not')} exist as imagePath names them, "
+            f"others were matched ({example})"
+        )
     embedded = [file for file in files if file.image is None and file.is_embedded]
     if embedded:
         example = embedded[0].path.name
@@ -276,6 +280,9 @@ def _add_background(raw: RawAnnotations, files: _Files) -> None:
     for path in unlabeled[False]:
         raw.images.append({"id": len(raw.images) + 1, "file_name": _file_name(raw.root, path)})
     if number := len(unlabeled[False]):
-        raw.notes.append(f"{number} images have no JSON file: used as background")
+        raw.notes.append(f"{counted(number, 'image has', 'images have')} no JSON file: used as background")
     if number := len(unlabeled[True]):
-        raw.notes.append(f"{number} images without a JSON file are in a folder of several splits: not used")
+        raw.notes.append(
+            f"{counted(number, 'image without a JSON file is', 'images without a JSON file are')} in a folder "
+            "of several splits: not used"
+        )

@@ -9,7 +9,7 @@ from libradet.data.formats.voc import supported_attributes
 from libradet.data.formats.writing import SplitToWrite, merged_classes
 from libradet.data.formats.yolo import polygon_of
 from libradet.data.records import BOX_FIELDS, IMAGE_FIELDS, ImageRecord, extra_fields
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 
 def list_unsupported(splits: Sequence[SplitToWrite], to: str, polygons: bool) -> list[str]:
@@ -48,8 +48,10 @@ def _crowd(splits: Sequence[SplitToWrite], to: str) -> str:
     if not count:
         return ""
     if to == "voc":
-        return f"{count} crowd regions are objects marked difficult"
-    return f"{count} crowd regions (or objects marked difficult) are omitted: YOLO does not support them"
+        return f"{counted(count, 'crowd region is an object', 'crowd regions are objects')} marked difficult"
+    names = "crowd region (or object marked difficult) is", "crowd regions (or objects marked difficult) are"
+    regions = counted(count, *names)
+    return f"{regions} omitted: YOLO does not support them"
 
 
 def _masks(splits: Sequence[SplitToWrite], to: str, polygons: bool) -> str:
@@ -62,7 +64,8 @@ def _masks(splits: Sequence[SplitToWrite], to: str, polygons: bool) -> str:
     if not kinds:
         return ""
     hint = "; polygons can be kept with --masks" if to == "yolo" and not polygons and kinds["polygons"] else ""
-    return f"{kinds.total()} masks ({', '.join(kinds)}) are omitted, their boxes are kept{hint}"
+    masks = counted(kinds.total(), f"mask ({', '.join(kinds)}) is", f"masks ({', '.join(kinds)}) are")
+    return f"{masks} omitted, boxes are kept{hint}"
 
 
 def _changed_boxes(splits: Sequence[SplitToWrite]) -> str:
@@ -72,7 +75,11 @@ def _changed_boxes(splits: Sequence[SplitToWrite]) -> str:
             if (ring := polygon_of(image, i)) is not None:
                 enclosing = np.concatenate([ring.min(0), ring.max(0)])
                 count += bool((np.abs(enclosing - image.boxes[i]) > 1).any())
-    return f"{count} boxes become those around their polygons, more than a pixel away" if count else ""
+    return (
+        f"{counted(count, 'box becomes', 'boxes become')} those around their polygons, more than a pixel away"
+        if count
+        else ""
+    )
 
 
 def _areas(splits: Sequence[SplitToWrite], to: str) -> str:
@@ -81,7 +88,8 @@ def _areas(splits: Sequence[SplitToWrite], to: str) -> str:
         sides = (image.boxes[:, 2:] - image.boxes[:, :2]).astype(np.float64)
         differs = ~np.isclose(image.area, sides.prod(1), rtol=1e-3)
         count += int((differs & ~image.crowd).sum() if to == "yolo" else differs.sum())
-    return f"{count} areas (which define COCO's small, medium and large) become those of the boxes" if count else ""
+    areas = counted(count, "area becomes that of its box", "areas become those of the boxes")
+    return f"{areas} (they define COCO's small, medium and large)" if count else ""
 
 
 def _ids(splits: Sequence[SplitToWrite], to: str) -> str:
@@ -114,7 +122,10 @@ def _empty_classes(splits: Sequence[SplitToWrite]) -> str:
     empty = [name for name in merged_classes(splits) if name not in used]
     if not empty:
         return ""
-    return f"{len(empty)} classes without an object, as only objects name classes ({summarize_list(empty)})"
+    return (
+        f"{counted(len(empty), 'class', 'classes')} without an object, as only objects name classes "
+        f"({summarize_list(empty)})"
+    )
 
 
 def _fields(splits: Sequence[SplitToWrite], to: str) -> str:

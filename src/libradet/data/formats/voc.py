@@ -24,6 +24,7 @@ from libradet.data.formats.voc_lists import read_lists
 from libradet.data.formats.writing import SplitToWrite, Writer, format_number, merged_classes, shortest_decimals
 from libradet.data.records import Dataset, ImageRecord, RawAnnotations
 from libradet.errors import UserError
+from libradet.utils.text import counted
 
 ATTRIBUTES = ("pose", "truncated", "occluded")
 """Other properties of an object that are kept, although nothing here uses them."""
@@ -157,7 +158,10 @@ def _notes(
     notes = []
     num_difficult = sum(a["iscrowd"] for a in raw.annotations)
     if num_difficult:
-        notes.append(f"{num_difficult} objects are marked difficult or crowd: neither targets nor negatives")
+        notes.append(
+            f"{counted(num_difficult, 'object is', 'objects are')} marked difficult or crowd: neither "
+            "targets nor negatives"
+        )
     if counts_from_one(raw.images, raw.annotations):
         notes.append(
             "corners seem to count from 1 (none is 0, some equal the image's size): boxes are read a pixel off; "
@@ -166,7 +170,8 @@ def _notes(
     others = [example for image_files in image_files_of for example in image_files.matched_by_stem]
     if others:
         notes.append(
-            f"{len(others)} images do not exist as <filename> names them: those named like their XML file are used "
+            f"{counted(len(others), 'image does not', 'images do not')} exist as <filename> names them: "
+            "those named like their XML file are used "
             f"({others[0]})"
         )
     copied = [example for image_files in image_files_of for example in image_files.copied]
@@ -180,7 +185,7 @@ def _notes(
         used |= {_comparable(Path(parsed[file]["file_name"] or "").stem) for file in source.files}
         stems = {stem: (_comparable(stem), _comparable(Path(stem).name)) for stem in image_files.by_stem}
         if unused := [stem for stem, names in stems.items() if used.isdisjoint(names)]:
-            notes.append(f"{len(unused)} images have no XML file: not used ({unused[0]})")
+            notes.append(f"{counted(len(unused), 'image has', 'images have')} no XML file: not used ({unused[0]})")
     return notes
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from libradet.data.formats.filenames import is_image_name
 from libradet.utils.atomic_io import read_text
+from libradet.utils.text import counted
 
 _FLAGS = ("-1", "0", "1")
 
@@ -40,7 +41,7 @@ def read_lists(image_sets: Path, annotations: Path, xml_files: Sequence[Path]) -
         if empty := [file.name for file in lists if file.stem not in files]:
             notes.append(f"{_place(folder)}: no image is listed in {', '.join(empty)}")
         notes += [
-            f"{_place(folder)}: {repeated} lines of {name}.txt repeat others: each image is used once"
+            f"{_place(folder)}: {counted(repeated, 'repeated line')} in {name}.txt: each image is used once"
             for name, counts in read.items()
             if (repeated := sum(counts.values()) - len(counts)) and folder.name != "Layout"  # which lists objects
         ]

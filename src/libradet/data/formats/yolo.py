@@ -26,7 +26,7 @@ from libradet.data.validation.annotations import MIN_SIDE
 from libradet.data.validation.resolve_paths import resolve_paths
 from libradet.errors import UserError
 from libradet.utils.atomic_io import read_text
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 _NUM_FIELDS_WITH_SCORE = 6
 
@@ -58,17 +58,19 @@ def _read_split(config: YoloConfig, split: str) -> RawAnnotations:
             num_unlabeled += 1
     if shared := [" and ".join(p.name for p in images) for images in images_of_labels.values() if len(images) > 1]:
         raw.notes.append(
-            f"{len(shared)} label files belong to several images, as only the ending of their names differs "
+            f"{counted(len(shared), 'label file belongs to', 'label files belong to')} several images, as "
+            "only the ending of their names differs "
             f"({summarize_list(shared)}): each image has its boxes"
         )
     if num_unlabeled:
-        raw.notes.append(f"{num_unlabeled} images have no label file: used as background")
+        raw.notes.append(f"{counted(num_unlabeled, 'image has', 'images have')} no label file: used as background")
     if num_values:
         shape = config.settings["kpt_shape"]
         raw.notes.append(f"labels have keypoints (kpt_shape {shape}): only their boxes are used")
     if scored:
         raw.notes.append(
-            f"{len(scored)} lines have a sixth number, the score of a prediction (save_conf): not read ({scored[0]})"
+            f"{counted(len(scored), 'line has', 'lines have')} a sixth number, the score of a prediction "
+            f"(save_conf): not read ({scored[0]})"
         )
     if _counts_from_one(raw):
         raise UserError(
@@ -102,7 +104,10 @@ def _list_images(config: YoloConfig, split: str, notes: list[str]) -> list[Path]
         else:
             images += _listed_images(config, location, notes)
     if repeated:
-        notes.append(f"{len(repeated)} links lead to folders that are listed already: left out ({repeated[0]})")
+        notes.append(
+            f"{counted(len(repeated), 'link leads', 'links lead')} to folders that are listed already: left "
+            f"out ({repeated[0]})"
+        )
     return images
 
 
@@ -121,7 +126,8 @@ def _listed_images(config: YoloConfig, file: Path, notes: list[str]) -> list[Pat
         matched = [line for line, path in zip(others, paths, strict=True) if os.path.isfile(path)]
         if matched:
             notes.append(
-                f"{len(matched)} paths in {file.name} do not exist and were matched by their ends ({matched[0]})"
+                f"{counted(len(matched), 'path does not', 'paths do not')} exist, matched by the end of the "
+                f"path: {file.name} ({matched[0]})"
             )
     return [path for line in lines if (path := located[line]) is not None]
 

@@ -16,7 +16,7 @@ from libradet.data.formats.reading import standard_split
 from libradet.data.proposals.proposal_file import ProposalFile, read_proposals
 from libradet.data.records import Dataset
 from libradet.errors import UserError
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 PROPOSAL_SUFFIXES = (".safetensors", ".pkl", ".pickle")
 
@@ -101,7 +101,8 @@ def proposals_for_dataset(path: str | Path, dataset: Dataset, limit: int) -> Pre
     images = f"images of {dataset.split} of {dataset.root}"
     if file.names is None and len(file) != len(dataset):
         raise UserError(
-            f"{file.path}: has proposals for {len(file)} images in the order of an annotation file, and there are "
+            f"{file.path}: has proposals for {counted(len(file), 'image')} in the order of an annotation "
+            "file, and there are "
             f"{len(dataset)} {images}: it belongs to another split or dataset"
         )
     rows = np.arange(len(dataset))

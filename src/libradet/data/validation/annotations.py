@@ -11,7 +11,7 @@ from numpy import ndarray
 from libradet.data.records import describe_invalid_id, has_lost_digits, normalize_id, own_id
 from libradet.data.segmentations import enclosing_box
 from libradet.data.validation.report import Report
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 UNKNOWN_IMAGE, SKIPPED_IMAGE = -1, -2
 """Image rows of annotations whose image is not listed, and whose image was skipped."""
@@ -197,7 +197,8 @@ def _refuse_unknown_categories(table: AnnotationTable, name: Callable[[int], str
         written = (table.records[i].get("category_id") for i in unknown)
         ids = sorted({str(value if normalize_id(value) is None else normalize_id(value)) for value in written})
         report.errors.append(
-            f"{len(unknown)} annotations have category ids that 'categories' does not list ({summarize_list(ids)}): "
+            f"{counted(len(unknown), 'annotation has', 'annotations have')} category ids that 'categories' "
+            f"does not list ({summarize_list(ids)}): "
             f"{summarize_list([name(int(i)) for i in unknown])}. Add the category or remove them."
         )
 
@@ -229,9 +230,13 @@ def _report_clipped(
     far, near = inside & (beyond > 1), inside & (beyond > 0.01) & (beyond <= 1)
     if far.any():
         examples = summarize_list([name(int(i)) for i in np.flatnonzero(far)])
-        report.warnings.append(f"{far.sum()} boxes exceed their image: clipped to it ({examples}).")
+        report.warnings.append(
+            f"{counted(far.sum(), 'box exceeds', 'boxes exceed')} the image: clipped to it ({examples})."
+        )
     if near.any():
-        report.notes.append(f"{near.sum()} boxes exceed their image by at most one pixel: clipped")
+        report.notes.append(
+            f"{counted(near.sum(), 'box exceeds', 'boxes exceed')} the image by at most one pixel: clipped"
+        )
 
 
 def _areas(table: AnnotationTable, sides: Float64[ndarray, "N 2"], normalized: bool) -> Float64[ndarray, " N"]:
@@ -279,7 +284,9 @@ def _make_ids_unique(table: AnnotationTable, report: Report) -> Shaped[ndarray, 
     rows = np.column_stack([table.image_row, table.label, table.boxes])
     copies = len(rows) - len(np.unique(rows, axis=0))
     if copies:
-        report.warnings.append(f"{copies} boxes have an exact copy of the same class in the same image: kept.")
+        report.warnings.append(
+            f"{counted(copies, 'box has', 'boxes have')} an exact copy of the same class in the same image: kept."
+        )
     return _id_array(ids)
 
 
@@ -288,11 +295,14 @@ def _report_absent_ids(table: AnnotationTable, absent: Bool[ndarray, " N"], repo
     invalid = [values[i] for i in np.flatnonzero(absent) if values[i] is not None and "where" not in table.records[i]]
     if invalid:
         report.warnings.append(
-            f"{len(invalid)} annotations have an id that {describe_invalid_id(invalid[0])} ({str(invalid[0])[:40]}): "
+            f"{counted(len(invalid), 'annotation has', 'annotations have')} an id that "
+            f"{describe_invalid_id(invalid[0])} ({str(invalid[0])[:40]}): "
             "numbered."
         )
     if absent.sum() > len(invalid):
-        report.notes.append(f"{absent.sum() - len(invalid)} annotations have no id: numbered")
+        report.notes.append(
+            f"{counted(absent.sum() - len(invalid), 'annotation has', 'annotations have')} no id: numbered"
+        )
     lost = [value for value in values if has_lost_digits(value)]
     if lost:
         report.warnings.append(

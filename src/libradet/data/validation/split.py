@@ -14,7 +14,7 @@ from libradet.data.validation.ids import describe_unusable_ids, report_ids
 from libradet.data.validation.report import Report
 from libradet.data.validation.resolve_paths import resolve_paths
 from libradet.utils.gc import gc_disabled
-from libradet.utils.text import summarize_list
+from libradet.utils.text import counted, summarize_list
 
 SIZE_TOLERANCE = 0.01
 """Sizes in the records may differ from the file's by this fraction (tools round) before boxes are refused."""
@@ -129,7 +129,9 @@ def _validate_images(
     headers = read_headers(paths, decode)
     if approximate:
         examples = summarize_list(approximate, 3)
-        report.notes.append(f"{len(approximate)} images matched under a slightly different name ({examples})")
+        report.notes.append(
+            f"{counted(len(approximate), 'image')} matched under a slightly different name ({examples})"
+        )
     _report_broken_files(raw, names, headers, report, skip_broken)
     ids = [own_id(record["id"]) for record in records.values()]
     rows = zip(ids, records.items(), paths, headers, strict=True)
@@ -153,7 +155,8 @@ def _unique_image_records(raw: RawAnnotations, report: Report) -> dict[Any, dict
             conflicting.append(f"id {key} ({records[key]['file_name']}, {record['file_name']})")
     if unusable:
         report.errors.append(
-            f"{raw.source}: {len(unusable)} images have no usable id or file_name: {describe_unusable_ids(unusable)}."
+            f"{raw.source}: {counted(len(unusable), 'image has', 'images have')} no usable id or file_name: "
+            f"{describe_unusable_ids(unusable)}."
         )
     if conflicting:
         report.errors.append(
@@ -246,19 +249,24 @@ def _compare_sizes(annotated: tuple[float, float], header: ImageHeader) -> str:
 
 def _report_sizes(findings: dict[str, list[str]], report: Report) -> None:
     if names := findings["absent"]:
-        report.notes.append(f"{len(names)} images have no annotated width or height: read from the files")
+        report.notes.append(
+            f"{counted(len(names), 'image has', 'images have')} no annotated width or height: read from the files"
+        )
     if names := findings["unrotated"]:
         report.warnings.append(
-            f"{len(names)} images have an EXIF rotation that the annotations ignore ({summarize_list(names)}): "
+            f"{counted(len(names), 'image has', 'images have')} an EXIF rotation that the annotations "
+            f"ignore ({summarize_list(names)}): "
             "their boxes are assumed to be in the unrotated image."
         )
     if names := findings["near"]:
         report.warnings.append(
-            f"{len(names)} images differ by some pixels from their annotated size ({summarize_list(names)})."
+            f"{counted(len(names), 'image differs', 'images differ')} by some pixels from the annotated "
+            f"size ({summarize_list(names)})."
         )
     if names := findings["other"]:
         report.errors.append(
-            f"{len(names)} images differ from their annotated size ({summarize_list(names, 3)}): boxes would be wrong. "
+            f"{counted(len(names), 'image differs', 'images differ')} from the annotated size "
+            f"({summarize_list(names, 3)}): boxes would be wrong. "
             "Correct width and height, or remove them if the boxes are in the files' pixels."
         )
 
@@ -313,10 +321,13 @@ def _count(report: Report, images: list[ImageRecord], table: AnnotationTable, cl
     elif not (~table.crowd).any():
         text = "there are no boxes to train on" if training else "there is no ground truth: nothing can be evaluated"
         crowd = f"; all {num_crowd} objects are iscrowd, neither targets nor negatives" if num_crowd else ""
-        counts = f"{len(images)} images, 0 usable boxes{crowd}"
+        counts = f"{counted(len(images), 'image')}, 0 usable boxes{crowd}"
         (report.errors if training else report.warnings).append(f"{text} ({counts}).")
     elif empty:
-        report.notes.append(f"{empty} images have no box: background, where detections count as false positives")
+        report.notes.append(
+            f"{counted(empty, 'image has', 'images have')} no box: background, where detections count as "
+            "false positives"
+        )
     unused = [name for name, count in report.classes.items() if count == 0]
     if unused and report.boxes:
         report.notes.append(f"{len(unused)} of {len(classes.ids)} classes have no box ({summarize_list(unused)})")
