@@ -19,7 +19,8 @@ import torch
 
 import libradet
 from benchmarks.machine import describe_machine
-from libradet.interop.coco_weights import COCO_WEIGHTS, PublishedWeights
+from libradet.interop.coco_weights import BUILDER, COCO_WEIGHTS, PublishedWeights
+from libradet.interop.loading import load_checkpoint
 from libradet.models.zoo import make_config
 
 PADDING = 32
@@ -81,11 +82,12 @@ def build(weights: PublishedWeights) -> libradet.Detector:
         return libradet.create_model(config=config)
     import torchvision
 
-    builder = getattr(torchvision.models.detection, weights.name.removesuffix("_coco"))
+    name = weights.name.removesuffix("_coco")
+    builder = getattr(torchvision.models.detection, name)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "weights.pth"
         torch.save(builder(weights=None, weights_backbone=None).state_dict(), file)
-        return libradet.load_model(file)
+        return load_checkpoint(file, metadata={BUILDER: name}).model
 
 
 if __name__ == "__main__":
