@@ -169,6 +169,21 @@ def test_from_server_to_detector(publish, checkpoint, detector, tmp_path, capsys
     assert "yes" in next(line for line in capsys.readouterr().out.splitlines() if NAME in line).split()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["libra_faster_rcnn", "balanced_faster_rcnn"])
+def test_training_starts_from_the_weights_of_the_plain_detector(publish, checkpoint, model, tmp_path, monkeypatch):
+    publish(checkpoint)
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "synthesize", "data", "--size", "144", "96", "--train", "4", "--val", "2"]) == 0
+    options = "--data data --max_steps 2 --batch_size 2 --detector.image.size 96 144 --lr 1e-6 --output_dir run".split()
+    assert main(["train", "--model", model, "--backbone", "resnet18", "--weights", "coco", *options]) == 0
+    trained = libradet.load_model(tmp_path / "run" / "best.safetensors")
+    start, end = libradet.load_model(NAME).rpn.logits.weight, trained.rpn.logits.weight
+    assert trained.config.model == model
+    assert not torch.equal(end, start)
+    torch.testing.assert_close(end, start, rtol=0, atol=1e-3)
+
+
 def test_a_file_put_there_by_hand(publish, checkpoint, monkeypatch):
     weights = publish(checkpoint)
     publish.server.files.clear()
