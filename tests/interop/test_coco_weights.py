@@ -175,8 +175,9 @@ def test_training_starts_from_the_weights_of_the_plain_detector(publish, checkpo
     publish(checkpoint)
     monkeypatch.chdir(tmp_path)
     assert main(["data", "synthesize", "data", "--size", "144", "96", "--train", "4", "--val", "2"]) == 0
-    options = "--data data --max_steps 2 --batch_size 2 --detector.image.size 96 144 --lr 1e-6 --output_dir run".split()
-    assert main(["train", "--model", model, "--backbone", "resnet18", "--weights", "coco", *options]) == 0
+    start_from = ["--model", model, "--backbone", "resnet18", "--weights", "coco", "--lr", "1e-6"]
+    size = ["--max_steps", "2", "--batch_size", "2", "--detector.image.size", "96", "144"]
+    assert main(["train", "--data", "data", "--output_dir", "run", *start_from, *size]) == 0
     trained = libradet.load_model(tmp_path / "run" / "best.safetensors")
     start, end = libradet.load_model(NAME).rpn.logits.weight, trained.rpn.logits.weight
     assert trained.config.model == model
