@@ -128,17 +128,11 @@ def setup_training(
     from_checkpoint = resume is not None and has_checkpoint(resume)
     model = _build(config, detector, train_set.class_names, from_checkpoint)
     model.config.category_ids = tuple(train_set.category_ids)
-    num_blocks = set_activation_checkpointing(model.backbone.body, config.activation_checkpointing)
-    if config.activation_checkpointing and not num_blocks:
-        raise UserError(
-            f"activation_checkpointing: {model.config.backbone.name} has no blocks to recompute; leave it out"
-        )
+    _apply_activation_checkpointing(model, config)
     if config.layer_decay is not None:
         parameter_depths(model)  # refuses a backbone without stages
-    if resume is None and config.patience is not None and val_set is None:
-        raise UserError(
-            f"patience is {config.patience}, but nothing is validated: {config.data} has no validation split"
-        )
+    if resume is None:
+        _check_patience(config, val_set)
     folder = resume or choose_run_dir(config, model.config.backbone.name)
     identity = run_identity(config, train_set, val_set, transforms)
     resume_state = load_resume_state(folder, identity, train_set, val_set) if resume else ResumeState()
@@ -208,14 +202,24 @@ def _check_devices(config: TrainConfig, on_gpu: bool) -> None:
         raise UserError(f"devices is {config.devices}, but this machine has {available} GPU(s)")
 
 
+def _apply_activation_checkpointing(model: Detector, config: TrainConfig) -> None:
+    num_blocks = set_activation_checkpointing(model.backbone.body, config.activation_checkpointing)
+    if config.activation_checkpointing and not num_blocks:
+        name = model.config.backbone.name
+        raise UserError(f"activation_checkpointing: {name} has no blocks to recompute; leave it out")
+
+
+def _check_patience(config: TrainConfig, val_set: Dataset | None) -> None:
+    if config.patience is not None and val_set is None:
+        raise UserError(f"patience is {config.patience}, but {config.data} has no validation split; leave it out")
+
+
 def _count_batches(config: TrainConfig, data: DetectorData) -> int:
     batches_per_epoch = data.count_batches(config.world_size)
     if batches_per_epoch == 0:
         raise UserError(
-            f"{config.data}: "
-            f"{counted(len(data.train_set), 'training image does not', 'training images do not')} fill one "
-            f"batch of {config.batch_size} for "
-            f"each of {config.world_size} processes; lower --batch_size"
+            f"{config.data}: {counted(len(data.train_set), 'training image does not', 'training images do not')} "
+            f"fill one batch of {config.batch_size} for each of {config.world_size} processes; lower --batch_size"
         )
     return batches_per_epoch
 
