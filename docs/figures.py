@@ -1,4 +1,4 @@
-"""Draws the figures of docs/paper.md with the functions that training calls, and that of docs/results/balanced.md."""
+"""Draws the figures of docs/paper.md with the functions that training calls, and others from the tables of pages."""
 
 import re
 from pathlib import Path
@@ -25,6 +25,7 @@ from libradet.balance import BalancedFeaturePyramid, iou_balanced_priority, rand
 
 FOLDER = Path(__file__).with_name("figures")
 RESULTS = Path(__file__).with_name("results") / "balanced.md"
+FINE_TUNING = Path(__file__).with_name("fine_tuning.md")
 BINS = 10
 
 
@@ -77,22 +78,42 @@ def pyramid() -> Figure:
 
 
 def switches() -> Figure:
-    """Gain in AP of each setting with its interval, without and with distractors, from the table of the page."""
+    """Gain in AP of each setting with its interval as distractors increase, from the table of the page."""
     _, table = RESULTS.read_text(encoding="utf-8").split("| distractors per object |", 1)
     header, _, _, *lines = table.split("\n\n")[0].splitlines()
     numbers = [cell.strip() for cell in header.strip(" |").split("|")]
     figure, (axis,) = new_figure(3.0)
     for row, (line, color) in enumerate(zip(lines, (GRAY, ORANGE, GREEN, INK, BLUE), strict=True)):
         name, *cells = line.strip("|").split("|")
-        gains, low, high = np.array([re.findall(r"[+-]\d+\.\d", cell) for cell in cells], dtype=float).T
-        places = np.arange(len(cells)) + 0.08 * (row - 2)
-        axis.errorbar(places, gains, (gains - low, high - gains), fmt="o", color=color, label=name.strip())
+        gains = {place: re.findall(r"[+-]\d+\.\d", cell) for place, cell in enumerate(cells)}
+        measured = {place: values for place, values in gains.items() if values}
+        values, low, high = np.array(list(measured.values()), dtype=float).T
+        places = np.array(list(measured)) + 0.08 * (row - 2)
+        axis.errorbar(places, values, (values - low, high - values), fmt="o", color=color, label=name.strip())
     axis.axhline(0, color=GRAY, linewidth=0.8)
     axis.set_xticks(range(len(numbers)), numbers)
     axis.grid(axis="x", visible=False)
     axis.set_xlabel("distractors per object")
     axis.set_ylabel("gain in AP")
     legend_above(axis, columns=2)
+    return figure
+
+
+def initialization() -> Figure:
+    """AP after each epoch of two starts, mean and standard deviation, from the table of the page on fine-tuning."""
+    _, table = FINE_TUNING.read_text(encoding="utf-8").split("| start of `faster_rcnn` |", 1)
+    header, _, *lines = table.split("\n\n")[0].splitlines()
+    steps = [int(number) for number in re.findall(r"\d+", header)]
+    figure, (axis,) = new_figure(2.7)
+    for line, color in zip(lines, (ORANGE, BLUE), strict=True):
+        name, *cells = line.strip("|").split("|")
+        values = np.array([re.findall(r"\d+\.\d", cell) for cell in cells if "±" in cell], dtype=float)
+        places = steps[: len(values)]
+        axis.errorbar(places, values[:, 0], values[:, 1], marker="o", color=color, label=name.strip(), capsize=3)
+    axis.set_xticks(steps)
+    axis.set_xlabel("steps")
+    axis.set_ylabel("AP")
+    legend_above(axis, columns=1)
     return figure
 
 
@@ -106,6 +127,7 @@ def main() -> None:
             "pyramid": pyramid(),
             "balanced_l1": plot_loss_curves(loss_curves()),
             "switches": switches(),
+            "initialization": initialization(),
         }
         for name, figure in figures.items():
             save_png(figure, FOLDER / f"{name}.png")
