@@ -10,11 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.ops import masks_to_boxes
 
 from libradet.data.cache import ImageCache, cache_bytes
 from libradet.data.loader import make_loader
 from libradet.data.read import read
 from libradet.data.transforms.augmentation import Augmentation
+from libradet.data.transforms.copy_paste import count_pixels, mask_boxes
 from libradet.data.transforms.crop import MIN_VISIBLE_SHARE
 from libradet.errors import UserError
 from libradet.geometry.masks import unpack_masks
@@ -357,3 +359,12 @@ def test_mixing_with_proposals_is_refused(rectangles):
             check_mixing(mixing, has_proposals=True)
     check_mixing(EVERYTHING, has_proposals=False)
     check_mixing(Augmentation(scale_jitter=(0.5, 2.0), color_jitter=0.5), has_proposals=True)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_boxes_and_pixels_of_masks(count):
+    masks = (torch.rand(count, 7, 11, generator=torch.Generator().manual_seed(count)) < 0.05).to(torch.uint8)
+    masks[:, 3, 2] = 1
+    expected = masks_to_boxes(masks) if count else torch.zeros(0, 4)
+    assert mask_boxes(masks).tolist() == expected.tolist()
+    assert count_pixels(masks).tolist() == masks.long().sum((1, 2)).tolist()

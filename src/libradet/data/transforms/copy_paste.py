@@ -6,9 +6,8 @@ box, so rectangles are pasted.
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
-from torchvision.ops import masks_to_boxes
 
 from libradet.data.transforms.crop import MIN_VISIBLE_SHARE
 from libradet.data.transforms.sample import Sample, filter_instances, is_at_least_one_pixel, remove_empty_masks
@@ -56,12 +55,25 @@ def _keep_visible(sample: Sample, visible: Bool[Tensor, "H W"], min_share: float
     """Return the objects of which at least ``min_share``, and a pixel, is visible, reduced to their visible part."""
     assert sample.masks is not None
     masks = sample.masks * visible
-    before, after = (m.flatten(1).sum(1) for m in (sample.masks, masks))
-    shift = torch.where((after > 0)[:, None], _mask_boxes(masks) - _mask_boxes(sample.masks), 0)
+    before, after = count_pixels(sample.masks), count_pixels(masks)
+    shift = torch.where((after > 0)[:, None], mask_boxes(masks) - mask_boxes(sample.masks), 0)
     boxes = sample.boxes + shift
     keep = (after >= min_share * before) & ((after == before) | is_at_least_one_pixel(boxes))
     return filter_instances(sample._replace(masks=masks, boxes=boxes), keep)
 
 
-def _mask_boxes(masks: UInt8[Tensor, "G H W"]) -> Tensor:
-    return masks_to_boxes(masks) if len(masks) else torch.zeros(0, 4)
+def count_pixels(masks: UInt8[Tensor, "G H W"]) -> Int[Tensor, " G"]:
+    """Return the pixels of each mask; NumPy adds bytes in a tenth of torch's time."""
+    return torch.from_numpy(masks.flatten(1).numpy().sum(1, dtype=np.int64))
+
+
+def mask_boxes(masks: UInt8[Tensor, "G H W"]) -> Int[Tensor, "G 4"]:
+    """Return first and last column and row of each mask, as ``torchvision.ops.masks_to_boxes`` does mask by mask.
+
+    Those of an empty mask are the whole image.
+    """
+    height, width = masks.shape[1:]
+    columns, rows = masks.amax(1), masks.amax(2)
+    first = (columns.argmax(1), rows.argmax(1))
+    last = (width - 1 - columns.flip(1).argmax(1), height - 1 - rows.flip(1).argmax(1))
+    return torch.stack([*first, *last], dim=1)
