@@ -63,7 +63,7 @@ def _keep_visible(sample: Sample, visible: Bool[Tensor, "H W"], min_share: float
 
 
 def count_pixels(masks: UInt8[Tensor, "G H W"]) -> Int[Tensor, " G"]:
-    """Return the pixels of each mask; NumPy adds bytes in a tenth of torch's time."""
+    """Return the pixels of each mask, by NumPy, which adds bytes faster than torch."""
     return torch.from_numpy(masks.flatten(1).numpy().sum(1, dtype=np.int64))
 
 
