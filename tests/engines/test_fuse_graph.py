@@ -87,6 +87,70 @@ def test_inputs_outputs_and_views_are_not_overwritten(conv):
         assert "aten.add.Tensor" in targets(check(function))
 
 
+@pytest.mark.parametrize("groups", [1, 8])
+def test_the_input_of_a_convolution_is_not_overwritten(conv, groups):
+    own = nn.Conv2d(8, 8, 3, padding=1, groups=groups).requires_grad_(False)
+
+    def add_own_input(x):
+        y = F.relu(conv(x))
+        return F.relu(own(y) + y)
+
+    assert "aten.add.Tensor" in targets(check(add_own_input))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda y: y.transpose(2, 3),
+        lambda y: y.squeeze(0),
+        lambda y: y.flatten(2),
+        lambda y: y.unbind(1)[0],
+        lambda y: y.split(4, 1)[1],
+        lambda y: y[:, 2],
+        lambda y: y.as_strided((8, 12), (1, 8)),
+        lambda y: y.detach(),
+        lambda y: y.unfold(3, 3, 1),
+        lambda y: y.diagonal(0, 2, 3),
+        lambda y: y.expand(2, 8, 12, 20),
+    ],
+)
+def test_what_a_view_shows_is_not_overwritten(conv, view):
+    def read_view_after_sum(x):
+        y = F.relu(x) * 2
+        shown = view(y)
+        return conv(x) + y, shown * 3
+
+    assert "aten.add.Tensor" in targets(check(read_view_after_sum))
+
+
+def test_items_of_views_are_not_overwritten(conv):
+    def add_half(x):
+        both = torch.cat([F.relu(x), x], 1)
+        first, _ = both.split(8, 1)
+        return conv(x) + first, both * 2
+
+    def add_row(x):
+        both = torch.stack([F.relu(x), x])
+        return conv(x) + both[0], both * 2
+
+    for function in (add_half, add_row):
+        assert "aten.add.Tensor" in targets(check(function))
+
+
+def test_items_of_copies_are_overwritten(conv):
+    graph = check(lambda x: conv(x) + F.max_pool2d(F.relu(x), 3, 1, 1))
+    assert "aten.add.Tensor" not in targets(graph)
+
+
+def test_convolutions_of_one_weight_keep_their_biases(conv):
+    other = torch.randn(8)
+
+    def function(x):
+        return [F.conv2d(x, conv.weight, bias, padding=1) for bias in (conv.bias, other, None)]
+
+    assert not targets(check(function))
+
+
 def test_sums_that_broadcast_or_scale_are_kept(conv):
     assert "aten.add.Tensor" in targets(check(lambda x: conv(x) + F.relu(conv(x)).mean((2, 3), keepdim=True)))
     assert "aten.add.Tensor" in targets(check(lambda x: torch.add(F.relu(x), conv(x), alpha=2)))

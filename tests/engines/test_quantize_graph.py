@@ -68,12 +68,20 @@ def test_convolutions_in_sequence_pass_bytes(convs):
 def test_residual_sums_are_added_as_bytes(convs):
     def blocks(x):
         x = F.relu(convs[0](x))
-        x = F.relu(convs[1](x) + x)
+        x = F.relu(convs[1](F.relu(convs[2](x))) + x)
         return [convs[3](F.relu(convs[2](x).add_(convs[1](x))))]
 
     graph = check(blocks)
     assert functions(graph) == [quantize]
-    assert [layer.other_scale is not None for layer in layers(graph)] == [False, True, False, True, False]
+    assert [layer.other_scale is not None for layer in layers(graph)] == [False, False, True, False, True, False]
+
+
+def test_the_input_of_a_convolution_is_not_overwritten(convs):
+    def block(x):
+        x = F.relu(convs[0](x))
+        return [convs[1](F.relu(convs[2](x) + x))]
+
+    assert torch.ops.aten.add.Tensor in functions(check(block))
 
 
 def test_pooling_and_upsampling_copy_bytes(convs):

@@ -1,5 +1,6 @@
 """Fusion of convolutions with what follows them, in a graph of torch's operators with fixed sizes."""
 
+import operator
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -19,10 +20,8 @@ ACTIVATIONS: dict[Any, str] = {
 }
 """Activations that oneDNN computes after a convolution, and its names for them."""
 
-VIEWS = (aten.view.default, aten.permute.default, aten.slice.Tensor, aten.unsqueeze.default, aten.expand.default)
-
 Layers = dict[tuple, nn.Module]
-"""Packed layers, by weight, settings and order of the weights, so that graphs of several sizes share them."""
+"""Packed layers, by weight, bias, settings and order of the weights, so that graphs of several sizes share them."""
 
 
 class Convolution(NamedTuple):
@@ -154,13 +153,23 @@ def _overwritable(added: Node, conv: Node) -> Node | None:
         return None
     first, second = added.args
     other = second if first is conv else first
-    if not isinstance(other, Node) or other is conv or other.op not in ("call_function", "call_module"):
+    # A convolution reads its input while it writes the sum.
+    if not isinstance(other, Node) or other in (conv, conv.args[0]) or other.op not in ("call_function", "call_module"):
         return None
     own, theirs = conv.meta["val"], other.meta["val"]
     same = own.shape == theirs.shape and own.dtype == theirs.dtype
     later = any(user is not added and not user < added for user in other.users)
-    shared = other.target in VIEWS or any(user.target in VIEWS or user.op == "output" for user in other.users)
+    shared = _is_view(other) or any(_is_view(user) or user.op == "output" for user in other.users)
     return other if same and not later and not shared else None
+
+
+def _is_view(node: Node) -> bool:
+    """Whether the value of a node may lie in the memory of an input: a view, or an item of a list of views."""
+    if node.target is operator.getitem:
+        source: Any = node.args[0]
+        return _is_view(source)
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(own.alias_info is not None for own in schema.returns)
 
 
 def read_convolution(module: GraphModule, conv: Node) -> Convolution:
@@ -182,4 +191,5 @@ def _make_layer(convolution: Convolution, winograd: bool, activation: str, layer
     # Weights in an order for another size would be reordered at every call.
     order = weight_order(layer.packed)
     settings = (*stride, *padding, *dilation, groups)
-    return layers.setdefault((weight.data_ptr(), settings, winograd, activation, order), layer)
+    pointers = weight.data_ptr(), None if bias is None else bias.data_ptr()
+    return layers.setdefault((*pointers, weight.shape, settings, winograd, activation, order), layer)
