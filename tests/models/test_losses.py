@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torchvision.ops import box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
+from torchvision.ops import box_iou, complete_box_iou, distance_box_iou, generalized_box_iou, sigmoid_focal_loss
 
 from libradet.balance import balanced_l1_loss
 from libradet.geometry.boxes import decode
@@ -10,6 +10,7 @@ from libradet.models.losses import (
     box_loss,
     class_loss,
     focal_loss,
+    focal_losses,
     localization_loss,
     num_samples_across_ranks,
     objectness_loss,
@@ -154,3 +155,41 @@ def test_focal_loss_matches_mmdetection(parity):
     loss.backward()
     torch.testing.assert_close(loss, z["focal.value_avg77"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits.grad, z["focal.grad"], rtol=1e-4, atol=1e-6)
+
+
+LOGITS = torch.cat([torch.linspace(-10, 10, 41), torch.tensor([-200.0, -60.0, -17.0, 17.0, 60.0, 200.0])])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 5.0])
+def test_focal_losses_match_torchvision(gamma):
+    logits = LOGITS.view(1, -1, 1)
+    for label in (0, 1):
+        labels = torch.full(logits.shape[:2], label)
+        own = logits.clone().requires_grad_()
+        theirs = logits.double().requires_grad_()
+        loss = focal_losses(own, labels, FocalConfig(gamma=gamma))
+        expected = sigmoid_focal_loss(theirs, torch.full_like(theirs, 1.0 - label), 0.25, gamma)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-7)
+        loss.sum().backward()
+        expected.sum().backward()
+        torch.testing.assert_close(own.grad.double(), theirs.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.2, 0.5, 0.9])
+def test_gradients_of_focal_loss_with_small_gamma_are_those_of_the_closed_form(gamma):
+    """torchvision's are NaN from a logit of 17 on."""
+    right = LOGITS.double()  # logit of the label
+    p, error = right.sigmoid(), (-right).sigmoid()
+    slope = -error.pow(gamma) * (gamma * p * F.softplus(-right) + error)
+
+    logits = LOGITS.clone().requires_grad_()
+    focal_losses(
+        logits.view(1, -1, 1), torch.zeros(1, len(LOGITS), dtype=torch.int64), FocalConfig(1.0, gamma)
+    ).sum().backward()
+    torch.testing.assert_close(logits.grad.double(), slope, rtol=1e-4, atol=1e-6)
+
+    # In the softmax of two classes, the difference of the logits is that logit.
+    pairs = torch.stack([LOGITS, torch.zeros_like(LOGITS)], 1)[None].requires_grad_()
+    labels, valid = torch.zeros(pairs.shape[:2], dtype=torch.int64), torch.ones(pairs.shape[:2], dtype=torch.bool)
+    class_loss(pairs, labels, valid, torch.ones(()), FocalConfig(1.0, gamma)).backward()
+    torch.testing.assert_close(pairs.grad[0, :, 0].double(), slope, rtol=1e-4, atol=1e-6)

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
 
 from libradet.data.batch import Batch
 from libradet.geometry.boxes import encode
@@ -20,7 +19,7 @@ from libradet.models.box_head import BoxHead, labels_of, match_proposals, select
 from libradet.models.class_balance import unbalanced_losses
 from libradet.models.config import BoxLossConfig, DetectorConfig, RoIConfig, SamplingConfig
 from libradet.models.detector import Detector
-from libradet.models.losses import class_loss
+from libradet.models.losses import class_loss, focal_losses
 from libradet.models.retinanet_head import RetinaNetOutput
 from libradet.models.roi_heads import precomputed_proposals, stage_configs
 from libradet.models.rpn import RPNOutput
@@ -203,10 +202,8 @@ def _retinanet_anchors(model: Detector, activations: Activations, batch: Batch) 
     assert head is not None
     anchors, matches = head.match(output, batch)
     labels = labels_of(matches.gt, batch, head.num_classes)
-    targets = (labels[..., None] == torch.arange(head.num_classes, device=labels.device)).float()
-    focal = head.config.focal
     loss, gradient = _loss_and_gradient(
-        lambda logits: sigmoid_focal_loss(logits, targets.clone(), focal.alpha, focal.gamma).sum(-1), output.logits
+        lambda logits: focal_losses(logits, labels.clone(), head.config.focal).sum(-1), output.logits
     )
     errors = output.deltas - encode(anchors, gather_rows(batch.boxes, matches.gt))
     levels = _anchor_levels(head.anchor_generator.level_sizes(output.shapes), anchors)

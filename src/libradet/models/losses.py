@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss
 
 from libradet.balance import balanced_l1_loss
 from libradet.geometry.boxes import box_area, decode, encode
@@ -50,8 +50,7 @@ def class_loss(
         loss = class_balance(flat_logits, flat_labels, valid.flatten())
     loss = loss.view(labels.shape)
     if focal is not None:
-        balance = torch.where(labels < logits.shape[2] - 1, focal.alpha, 1 - focal.alpha)
-        loss = balance * (1 - (-loss).exp()).pow(focal.gamma) * loss
+        loss = _weight_by_focus(loss, labels < logits.shape[2] - 1, focal)
     loss = loss if weight is None else weight * loss
     return loss.where(valid, 0).sum() / count
 
@@ -180,7 +179,29 @@ def focal_loss(
     config: FocalConfig,
 ) -> Float[Tensor, ""]:
     """Return the focal loss of the valid candidates, divided by ``count``; label C (or any above) is background."""
-    classes = torch.arange(logits.shape[2], device=logits.device)
-    targets = (labels[..., None] == classes).float()
-    loss = sigmoid_focal_loss(logits.float(), targets, config.alpha, config.gamma)
+    loss = focal_losses(logits, labels, config)
     return loss.where(valid[..., None], 0).sum() / count
+
+
+def focal_losses(
+    logits: Float[Tensor, "B N C"], labels: Int[Tensor, "B N"], config: FocalConfig
+) -> Float[Tensor, "B N C"]:
+    """Return the focal loss of each candidate and class: of sigmoids, each class against all others.
+
+    It is torchvision's ``sigmoid_focal_loss``, whose gradient is NaN for γ between 0 and 1 where a prediction is right
+    and certain.
+    """
+    is_class = labels[..., None] == torch.arange(logits.shape[2], device=logits.device)
+    logits = logits.float()
+    # More exact than binary_cross_entropy_with_logits, which subtracts numbers of similar size.
+    cross_entropy = F.softplus(torch.where(is_class, -logits, logits))
+    return _weight_by_focus(cross_entropy, is_class, config)
+
+
+def _weight_by_focus(
+    cross_entropy: Float[Tensor, "*N"], positive: Bool[Tensor, "*N"], config: FocalConfig
+) -> Float[Tensor, "*N"]:
+    """Return the cross entropy of labels of probability p, times (1 - p)^γ and α (negatives: 1 - α)."""
+    # The derivative of a power below 1 is infinite at 0.
+    error = (-torch.expm1(-cross_entropy)).clamp(min=1e-12)
+    return torch.where(positive, config.alpha, 1 - config.alpha) * error.pow(config.gamma) * cross_entropy
