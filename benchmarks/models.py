@@ -22,12 +22,14 @@ class ModelUnderTest(NamedTuple):
         autocast: bf16 is computed by autocast; otherwise weights are converted.
         frees_gradients: gradients are freed after the optimizer's step, as in libradet's training, and not after the
             next forward pass, as in the training scripts of the other libraries.
+        fuses_optimizer: its step is one pass over each parameter, as in libradet's training in fp32 on a CPU.
     """
 
     model: nn.Module
     call: Callable[[], Any]
     autocast: bool = True
     frees_gradients: bool = False
+    fuses_optimizer: bool = False
 
 
 def build_libradet(case: Case, weights: Path):
@@ -86,7 +88,11 @@ def prepare_libradet(model, case: Case, contender: Contender, inputs: SyntheticI
             settings["calibration_images"] = _calibration_images(case)
         module = libradet.optimize(model, engine=contender.variant, precision=contender.precision, **settings)
     is_trained = case.task == "train"
-    return ModelUnderTest(model, lambda: module(batch), autocast=is_trained, frees_gradients=is_trained)
+    # An older checkout trained without it.
+    fuses_optimizer = is_trained and contender.library == "ours" and contender.precision == "fp32"
+    return ModelUnderTest(
+        model, lambda: module(batch), autocast=is_trained, frees_gradients=is_trained, fuses_optimizer=fuses_optimizer
+    )
 
 
 def _calibration_images(case: Case) -> list:

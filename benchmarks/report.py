@@ -16,6 +16,7 @@ METHOD = (
     "number of boxes, and the same images; stem, first stage and norms are frozen; a training step includes SGD's. "
     "From 2026-11-28 08:30 UTC on, libradet's step frees its gradients after the optimizer's step, as its training "
     "does, and that of the others after the next forward pass, as torchvision's training script does. "
+    "From 18:30 UTC of that day on, the optimizer of libradet's step is fused in fp32, as in its training. "
     "Contenders alternate, each in its own process. Numbers are medians over rounds, with the range in brackets. "
     "A run has a time budget: what exceeds it is left out and listed.\n"
 )

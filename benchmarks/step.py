@@ -76,7 +76,7 @@ def make_step(subject: ModelUnderTest, case: Case, precision: str) -> Callable[[
         return infer
     # A learning rate of 0 keeps the weights, so that every step does the same work.
     trained = [p for p in subject.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, weight_decay=1e-4, fused=subject.fuses_optimizer)
 
     def train() -> Any:
         with torch.autocast("cpu", **cast):
