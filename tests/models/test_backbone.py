@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from libradet.errors import UserError
-from libradet.models.backbone import STRIDES, Backbone
-from libradet.models.config import BackboneConfig
+from libradet.models.backbone import Backbone
+from libradet.models.config import BACKBONE_STRIDES, BackboneConfig
 from libradet.models.load_pretrained import IMAGENET_TAGS
 from libradet.models.ops.fuse_conv_bn import ConvNorm, pair_convs_with_norms
 
@@ -107,7 +107,7 @@ def test_features_have_the_declared_strides_and_channels(name):
     with torch.no_grad():
         features = backbone(torch.randn(1, 3, 64, 96))
     assert [tuple(f.shape) for f in features] == [
-        (1, c, 64 // s, 96 // s) for c, s in zip(backbone.channels, STRIDES, strict=True)
+        (1, c, 64 // s, 96 // s) for c, s in zip(backbone.channels, BACKBONE_STRIDES, strict=True)
     ]
 
 
@@ -117,7 +117,7 @@ def test_channels_last_features_are_permuted_even_where_height_equals_channels()
     x = torch.randn(1, 3, 384, 32)
     with torch.no_grad():
         features, raw = backbone(x), backbone.body(x)
-    for f, r, stride in zip(features, raw, STRIDES, strict=True):
+    for f, r, stride in zip(features, raw, BACKBONE_STRIDES, strict=True):
         assert torch.equal(f, r.permute(0, 3, 1, 2))
         assert f.shape[2:] == (384 // stride, 32 // stride)
 

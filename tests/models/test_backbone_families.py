@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from libradet.models.backbone import STRIDES, Backbone
-from libradet.models.config import BackboneConfig
+from libradet.models.backbone import Backbone
+from libradet.models.config import BACKBONE_STRIDES, BackboneConfig
 from libradet.models.serialization import load_model, save_model
 from tests.helpers.tiny_detectors import tiny_batch, tiny_detector, tiny_zoo_config
 
@@ -40,7 +40,7 @@ def test_features_are_channels_first_at_any_input_size(name):
     for height, width in ((96, 160), (224, 224), (800, 1344), (1344, 800)):
         features = backbone(torch.empty(2, 3, height, width, device="meta"))
         assert [tuple(f.shape) for f in features] == [
-            (2, c, height // s, width // s) for c, s in zip(channels, STRIDES, strict=True)
+            (2, c, height // s, width // s) for c, s in zip(channels, BACKBONE_STRIDES, strict=True)
         ]
     parameters = sum(p.numel() for p in backbone.parameters())
     assert parameters == pytest.approx(PARAMETERS.get(name, parameters), rel=2e-3)

@@ -23,6 +23,10 @@ UNUSED = [
     ("cascade_rcnn", "roi.box_std", [0.2, 0.2, 0.4, 0.4], "cascade.box_stds"),
     ("faster_rcnn", "rpn.anchors", {"scales": [4.0], "sizes": [32.0]}, "sizes empty"),
     ("faster_rcnn", "roi.match.min_pos_iou", 0.4, "allow_low_quality_matches true"),
+    ("faster_rcnn", "backbone", {"name": "test_vit", "frozen_norm": True}, "a backbone with batch norms"),
+    ("rpn", "backbone", {"name": "test_convnext", "norm_eps": 1e-3}, "a backbone with batch norms"),
+    ("rpn", "backbone", {"name": "test_resnet", "frozen": True, "freeze_at": 1}, "frozen false"),
+    ("rpn", "backbone", {"name": "test_resnet", "frozen": True, "frozen_norm": True}, "frozen false"),
 ]
 
 
@@ -53,6 +57,15 @@ def test_components_are_switched_off_without_their_settings():
     off = ["--detector.roi.box_loss.type", "smooth_l1", "--detector.roi.sampling.negatives", "random"]
     for model in ("libra_faster_rcnn", "libra_cascade_rcnn"):
         assert parse_train(["--data", "x", "--model", model, *off]).detector.roi.box_loss.gamma == 1.5
+
+
+def test_settings_of_batch_norms_need_a_backbone_with_them():
+    backbone = read_detector({"backbone": {"frozen_norm": True, "norm_eps": 1e-3}}, "rpn", "test_resnet").backbone
+    assert (backbone.frozen_norm, backbone.norm_eps) == (True, 1e-3)
+    # What goes with ImageNet weights is stated by nobody.
+    assert read_detector({}, "rpn", "test_convnext", "imagenet").backbone.frozen_norm
+    frozen = read_detector({"backbone": {"frozen": True}}, "rpn", "test_convnext", "imagenet").backbone
+    assert (frozen.frozen, frozen.freeze_at) == (True, 2)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from libradet.errors import UserError
-from libradet.models.backbone_body import STRIDES, create_body, load_weights, stage_rows
-from libradet.models.config import BackboneConfig
+from libradet.models.backbone_body import create_body, load_weights, stage_rows
+from libradet.models.config import BACKBONE_STRIDES, BackboneConfig
 from libradet.models.load_pretrained import BackboneWeights
 from libradet.models.lora import add_lora
 from libradet.models.ops.fast_depthwise import replace_depthwise_convs
 from libradet.models.ops.fuse_conv_bn import pair_convs_with_norms
 from libradet.models.plain_vit import VIT_STAGES, freeze_plain_vit, plain_vit_depths
 
-NUM_STAGES = len(STRIDES)
+NUM_STAGES = len(BACKBONE_STRIDES)
 
 
 class Backbone(nn.Module):

@@ -3,9 +3,11 @@
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from libradet.errors import UserError
 from libradet.models.backbone_list import fits_detectors, similar_backbones
+from libradet.models.config import BACKBONE_STRIDES, FEATURE_STRIDES
 from libradet.models.load_pretrained import IMAGENET_TAGS, BackboneWeights
 from libradet.models.plain_vit import (
     PATCH_SIZES,
@@ -14,10 +16,9 @@ from libradet.models.plain_vit import (
     convert_plain_vit_weights,
     describe_plain_vit,
 )
+from libradet.models.random_init import without_random_init
 from libradet.models.stride32_features import Stride32Features
 from libradet.utils.text import counted, summarize_list
-
-STRIDES = (4, 8, 16, 32)
 
 
 class Body(NamedTuple):
@@ -57,13 +58,30 @@ def create_body(name: str, pretrained: bool, features: Literal["stages", "stride
     if features == "stages":
         return Body(body, rows, strides)
     body = Stride32Features(body, name)
-    return Body(body, [body.first_row, rows[-1]], (STRIDES[-1],) * 2)
+    return Body(body, [body.first_row, rows[-1]], FEATURE_STRIDES[features])
 
 
 def stage_rows(body: Any) -> list[int]:
     """Return the indices of the features that end the stages, of stride 4 to 32."""
     reductions = body.feature_info.reduction()
-    return [reductions.index(stride) for stride in STRIDES]
+    return [reductions.index(stride) for stride in BACKBONE_STRIDES]
+
+
+def has_batch_norms(name: str) -> bool:
+    """Return whether the features of a timm model have batch norms; True if it has no features, which is refused later.
+
+    A network of another kind has none, ConvNeXt and transformers for example.
+    """
+    from libradet.utils.quick_timm import timm
+
+    if not timm.is_model(name):
+        return True
+    try:
+        with without_random_init():
+            body = _build(name)
+    except (RuntimeError, AttributeError, TypeError):
+        return True
+    return any(isinstance(module, _BatchNorm) for module in body.modules())
 
 
 def load_weights(body: nn.Module, name: str, weights: BackboneWeights) -> str:
@@ -125,9 +143,9 @@ def _used_features(body: Any, name: str) -> tuple[list[int], tuple[int, ...]]:
         raise UserError(f"backbone {name!r} is a plain ViT of patch size {vit.patch_size}: only {sizes} are supported")
     if vit is not None:
         return [0], (STRIDE,)
-    if not set(STRIDES) <= set(body.feature_info.reduction()):
-        raise UserError(f"backbone {name!r} has no features at strides {STRIDES}; choose one that has")
-    return stage_rows(body), STRIDES
+    if not set(BACKBONE_STRIDES) <= set(body.feature_info.reduction()):
+        raise UserError(f"backbone {name!r} has no features at strides {BACKBONE_STRIDES}; choose one that has")
+    return stage_rows(body), BACKBONE_STRIDES
 
 
 def _build_pretrained(name: str) -> nn.Module:

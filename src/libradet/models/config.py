@@ -29,6 +29,9 @@ over the channels of each cell."""
 BACKBONE_STRIDES = (4, 8, 16, 32)
 """Strides of a backbone's features C2 to C5."""
 
+FEATURE_STRIDES: dict[str, tuple[int, ...]] = {"stages": BACKBONE_STRIDES, "stride_32": BACKBONE_STRIDES[-1:] * 2}
+"""Strides of the features that the pyramid reads, by ``BackboneConfig.features``; a plain ViT has one, of stride 16."""
+
 MAX_LAYERS = 100
 """Upper limit of layer counts: a configuration may come from an untrusted file, and building layers is slow."""
 

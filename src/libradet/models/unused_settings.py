@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from libradet.errors import UserError
 from libradet.models.config import (
-    BACKBONE_STRIDES,
+    FEATURE_STRIDES,
     AnchorConfig,
+    BackboneConfig,
     BoxLossConfig,
     ClassBalanceConfig,
     DetectionConfig,
@@ -37,13 +38,24 @@ def _has_type(*types: str) -> Callable[[Any, DetectorConfig], bool]:
 
 
 def _num_extra_levels(pyramid: PyramidConfig, config: DetectorConfig) -> int:
-    strides = (32, 32) if config.backbone.features == "stride_32" else BACKBONE_STRIDES
+    strides = FEATURE_STRIDES[config.backbone.features]
     return pyramid.num_levels - sum(stride >= pyramid.start_stride for stride in strides)
+
+
+def _has_batch_norms(backbone: BackboneConfig, config: DetectorConfig) -> bool:
+    # Imports torch and timm, so it is called only where such a setting was changed.
+    from libradet.models.backbone_body import has_batch_norms
+
+    return has_batch_norms(backbone.name)
 
 
 _HAS_CONVS = _Rule(("norm",), lambda part, _: part.num_convs > 0, "num_convs above 0")
 
 _RULES: dict[type, tuple[_Rule, ...]] = {
+    BackboneConfig: (
+        _Rule(("freeze_at", "frozen_norm"), lambda part, _: not part.frozen, "frozen false, as it freezes all layers"),
+        _Rule(("frozen_norm", "norm_eps"), _has_batch_norms, "a backbone with batch norms"),
+    ),
     AnchorConfig: (_Rule(("scales",), lambda part, _: not part.sizes, "sizes empty"),),
     BoxLossConfig: (
         _Rule(("alpha", "gamma", "variant"), _has_type("balanced_l1"), "type balanced_l1"),
@@ -98,14 +110,12 @@ def refuse_unused_settings(config: DetectorConfig, default: DetectorConfig) -> N
     """
     for path, part, reference in _parts(config, default):
         for rule in _RULES.get(type(part), ()):
-            if rule.is_used(part, config):
-                continue
-            for name in rule.names:
-                if getattr(part, name) != getattr(reference, name):
-                    raise UserError(
-                        f"detector.{path}.{name} is {getattr(part, name)}, which has no effect here: it needs "
-                        f"{rule.needs}. Change that, or leave it out"
-                    )
+            changed = [name for name in rule.names if getattr(part, name) != getattr(reference, name)]
+            if changed and not rule.is_used(part, config):
+                raise UserError(
+                    f"detector.{path}.{changed[0]} is {getattr(part, changed[0])}, which has no effect here: it needs "
+                    f"{rule.needs}. Change that, or leave it out"
+                )
 
 
 def _parts(config: Any, default: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
