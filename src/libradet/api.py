@@ -101,8 +101,8 @@ def train(
     """Train a detector, as ``libradet train`` does.
 
     Args:
-        model: name in the model zoo ("libra_faster_rcnn" if None), or a detector to train, whose classes must be those
-            of the data.
+        model: name in the model zoo ("libra_faster_rcnn" if None), or a detector to train, with its own weights and
+            backbone, whose classes must be those of the data.
         data: folder with images and annotations, in any supported format; required unless a run is resumed.
         detector: complete configuration of a new detector, in place of ``model``, or a nested mapping of the fields
             that differ from those of ``model``, as in a YAML file; its class names come from the data.
@@ -146,8 +146,7 @@ def train(
             raise UserError("resume continues the run's own detector: leave out model and detector")
         settings |= {"data": str(data)} if data else {}
         return _resume(Path(resume), model, settings, callbacks, loggers, transforms)
-    if isinstance(model, Detector) and detector is not None:
-        raise UserError("model is a built detector: leave out detector, or pass the name of a model")
+    _refuse_second_source(model, detector, settings)
     model = TrainConfig.model if model is None else model
     if isinstance(detector, Mapping):
         detector = _read_detector(detector, str(model), settings.get("backbone"), settings.get("weights"))
@@ -325,6 +324,21 @@ def _check_settings(function: str, settings: dict[str, Any], known: Sequence[str
             similar = suggest(name, known)
             hint = f"did you mean {similar!r}?" if similar else f"it has {', '.join(known)}"
             raise UserError(f"{function} has no setting {name!r}; {hint}")
+
+
+def _refuse_second_source(
+    model: str | Detector | None, detector: DetectorConfig | Mapping[str, Any] | None, settings: Mapping[str, Any]
+) -> None:
+    """Refuse settings that determine the detector beside a built one or a complete configuration, which ignore them."""
+    weights, backbone = settings.get("weights"), settings.get("backbone")
+    if isinstance(model, Detector):
+        for name, value in {"detector": detector, "backbone": backbone, "weights": weights}.items():
+            if value is not None:
+                raise UserError(f"model is a built detector: leave out {name}, or pass the name of a model")
+    if isinstance(detector, DetectorConfig):
+        for name, value, own in (("model", model, detector.model), ("backbone", backbone, detector.backbone.name)):
+            if value not in (None, own):
+                raise UserError(f"detector is the complete configuration of {own}: leave out {name}={value!r}")
 
 
 def _read_detector(

@@ -131,8 +131,12 @@ def test_a_detector_as_in_a_file(tiny_data, tmp_path):
     assert model.config.num_classes == 2
     assert model.config.roi is not None
     assert (model.config.roi.fc_dim, model.config.backbone.name) == (8, "test_resnet")
-    with pytest.raises(UserError, match="leave out detector"):
-        libradet.train(model, tiny_data, detector={"roi": {"fc_dim": 8}})
+    for name, value in {"detector": {"roi": {"fc_dim": 8}}, "backbone": "resnet18", "weights": "imagenet"}.items():
+        with pytest.raises(UserError, match=f"model is a built detector: leave out {name},"):
+            libradet.train(model, tiny_data, **{name: value})
+    for name, value in {"model": "rpn", "backbone": "resnet18"}.items():
+        with pytest.raises(UserError, match=f"complete configuration of .*: leave out {name}='{value}'"):
+            libradet.train(data=tiny_data, detector=model.config, **{name: value})
 
 
 def test_a_missed_validation_is_run_when_resumed(folder, tmp_path):
