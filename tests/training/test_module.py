@@ -1,0 +1,27 @@
+"""Tests of the LightningModule without a Trainer."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from libradet.training.config import TrainConfig
+from libradet.training.module import DetectorModule
+from tests.helpers.tiny_detectors import tiny_detector
+
+
+class FewBatches(DetectorModule):
+    batches_per_epoch = 10
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return tiny_detector()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", None)])
+def test_steps_on_a_cpu_are_fused_in_float32(detector, optimizer, precision, fused):
+    module = FewBatches(detector, TrainConfig(data="", optimizer=optimizer))
+    module._trainer = SimpleNamespace(precision=precision, accumulate_grad_batches=1, max_steps=-1, max_epochs=2)
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    assert [group["fused"] for group in groups] == [fused] * len(groups)
