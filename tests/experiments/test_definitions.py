@@ -1,6 +1,7 @@
 """Experiments and presets: the packaged files, and files of users."""
 
 import re
+from typing import get_args
 
 import pytest
 import yaml
@@ -14,8 +15,10 @@ from libradet.experiments.definitions import (
     resolve_backbone_weights,
     row_settings,
 )
+from libradet.models.config import ClassBalanceConfig
 from libradet.models.zoo import make_config
 from libradet.training.options import parse_train
+from libradet.utils.nested import flatten
 
 OFFLINE = {"backbone": "resnet18", "weights": None}
 
@@ -43,9 +46,22 @@ def test_paper_values_are_those_published(table, shared_data):
 
 
 def test_packaged_experiments():
-    compared = {"components", "libra", "recipes", "sampler_bins", "samplers", "switches"}
+    compared = {"components", "libra", "recipes", "sampler_bins", "samplers", "switches", "background"}
     ours = compared | {"balanced", "classes", "finetune", "initialization"}
     assert {f"table{i}" for i in range(1, 7)} | ours <= set(list_names())
+
+
+def test_every_switch_of_balance_is_in_a_table():
+    settings = [row.settings for name in list_names() for row in read_experiment(name).rows]
+    values = {(key, str(value)) for row in settings for key, value in flatten(row)}
+    keys = {key for key, _ in values}
+    shares = ("random_fraction", "random_schedule", "floor_fraction", "floor_thr", "reweight_exponent")
+    sampling = {f"detector.roi.sampling.{name}" for name in (*shares, "background_sampling", "batch_size_per_image")}
+    assert sampling | {"repeat_factor_thresh", "detector.roi.generated_boxes"} <= keys
+    assert ("detector.pyramid.balanced.gated", "True") in values
+    types = get_args(ClassBalanceConfig.__annotations__["type"])
+    assert {("detector.roi.class_balance.type", kind) for kind in types} <= values
+    assert len(types) == 4
 
 
 def test_initialization_evaluates_each_epoch_of_a_schedule_and_of_half_of_it():

@@ -2,6 +2,7 @@
 
 import torch
 
+from libradet.balance import BalancedFeaturePyramid
 from libradet.data.batch import Batch
 from libradet.models import detector as detector_module
 from libradet.models import mask_head
@@ -56,13 +57,15 @@ def tiny_detector(config: DetectorConfig | None = None, seed: int = 0) -> Detect
 
 
 def lively(model: Detector) -> Detector:
-    """Norms that do something, and detections of all scores."""
+    """Norms and gates that do something, and detections of all scores."""
     for part in model.modules():
         if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
             part.running_mean.normal_(0, 0.3)
             part.running_var.uniform_(0.5, 2)
             torch.nn.init.uniform_(part.weight, 0.5, 1.5)
             torch.nn.init.normal_(part.bias, 0, 0.3)
+        if isinstance(part, BalancedFeaturePyramid) and part.gate is not None:
+            part.gate.data.copy_(torch.linspace(-0.5, 0.5, len(part.gate)))
     return model.eval()
 
 

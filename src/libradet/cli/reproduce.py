@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 EXPERIMENTS = (
-    "table1 ... table6, libra, components, sampler_bins, samplers, switches, balanced, classes, finetune, "
+    "table1 ... table6, libra, components, sampler_bins, samplers, background, switches, balanced, classes, finetune, "
     "initialization, recipes, figure3, figure5, figure6, claims, verdict, or a .yaml file"
 )
 

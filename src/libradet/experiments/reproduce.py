@@ -48,8 +48,8 @@ def reproduce(name: str, options: ReproduceOptions, console: Console) -> Iterato
     """Train and evaluate what is missing, and yield what is to be printed.
 
     Args:
-        name: table1 to table6, libra, components, sampler_bins, samplers, switches, balanced, classes, finetune,
-            initialization, recipes, figure3, figure5, figure6, claims, verdict, or the path of a YAML file.
+        name: table1 to table6, libra, components, sampler_bins, samplers, background, switches, balanced, classes,
+            finetune, initialization, recipes, figure3, figure5, figure6, claims, verdict, or the path of a YAML file.
 
     Raises:
         UserError: unknown names, settings that ``libradet train`` rejects, or datasets that cannot be trained on.
