@@ -72,6 +72,10 @@ def test_every_detector_can_be_analyzed(name, data, options, make_detector, tmp_
     assert (report["error_types"] is None) == config.is_proposal_model
     balanced = {f["key"] for f in report["diagnosis"]["findings"] if f["severity"] == "balanced"}
     assert ("pyramid" in balanced) == (config.pyramid.balanced is not None)
+    metrics = ["AR100"] if config.is_proposal_model else ["AP", "AR100"]
+    assert report["tables"]["sizes"]["columns"] == ["size", "objects", *metrics]
+    if config.is_proposal_model:
+        assert not any("AP50" in finding["check"] for finding in report["diagnosis"]["findings"])
 
 
 def test_the_report_depends_on_its_own_seed_only(numbers, page, data, options, make_detector):
@@ -127,6 +131,7 @@ def test_errors_are_one_line(data, make_detector, tmp_path, capfd):
     records = json.loads((data / "val.json").read_text())
     for change, named in (
         ({"annotations": []}, "no objects"),
+        ({"annotations": [a | {"iscrowd": 1} for a in records["annotations"]]}, "only crowd regions"),
         ({"categories": [c | {"name": f"x{c['id']}"} for c in records["categories"]]}, "no class in common"),
         ({"images": [i | {"file_name": "gone.jpg"} for i in records["images"]]}, "gone.jpg"),
     ):

@@ -7,9 +7,17 @@ import pytest
 
 from libradet.analysis.diagnose import thresholds
 from libradet.analysis.diagnose.classes import diagnose_classes
-from libradet.analysis.diagnose.diagnosis import apply_measured_gains, join_titles, more_samples, train_command
+from libradet.analysis.diagnose.diagnosis import (
+    _data_caveats,
+    _gradient_caveats,
+    apply_measured_gains,
+    join_titles,
+    more_samples,
+    train_command,
+)
 from libradet.analysis.diagnose.feature import diagnose_pyramid
 from libradet.analysis.diagnose.finding import grade
+from libradet.analysis.diagnose.measured_gains import NOT_MEASURED
 from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
 from libradet.analysis.diagnose.outcome import diagnose_errors, diagnose_sizes
 from libradet.analysis.diagnose.sample import (
@@ -26,7 +34,9 @@ def share(value, low=None, high=None):
     return {"value": value, "low": value if low is None else low, "high": value if high is None else high}
 
 
-def samples(hard=0.6, random=0.3, even=0.7, low=0.25, own="random", stage="roi", choice=1.0, spread=(0.3, 0.15)):
+def samples(
+    hard=0.6, random=0.3, even=0.7, low=0.25, own="random", stage="roi", choice=1.0, spread=(0.3, 0.15), objects=20
+):
     rows = {
         "hard": hard,
         "random": random,
@@ -46,7 +56,7 @@ def samples(hard=0.6, random=0.3, even=0.7, low=0.25, own="random", stage="roi",
         "own_positives": "random",
         "negatives": {name: {"above_threshold": share(value)} for name, value in rows.items()},
         "gap": share(hard - random, low),
-        "positives": {"images_with_choice": choice, "by_sampler": by_sampler},
+        "positives": {"objects": objects, "images_with_choice": choice, "by_sampler": by_sampler},
     }
 
 
@@ -107,6 +117,9 @@ def test_positives():
     assert diagnose_positives(samples(spread=(0.3, 0.29))).severity == "none", (
         "a sampler that changes nothing is not recommended"
     )
+    few = diagnose_positives(samples(objects=19))
+    assert (few.severity, few.options) == ("inconclusive", [])
+    assert "19 objects are too few" in few.text
     taken = diagnose_positives(samples(choice=0.1))
     assert taken.severity == "none"
     assert "all are used" in taken.text
@@ -116,25 +129,29 @@ def test_positives():
     ("below", "severity"), [(0.8, "strong"), (0.65, "moderate"), (0.5, "none"), (None, "inconclusive")]
 )
 def test_inaccurate_positives(below, severity):
-    ious = {"below": share(below), "middle": 0.75, "generated_boxes": 0}
+    ious = {"below": share(below), "middle": 0.75, "generated_boxes": 0, "count": 200.0}
     finding = diagnose_positive_ious({"candidates": "proposals", "stage": "roi", "positive_ious": ious})
     assert finding.severity == severity
     assert bool(finding.options) == (severity in ("strong", "moderate"))
     assert diagnose_positive_ious({"candidates": "anchors", "stage": "rpn", "positive_ious": ious}) is None
+    few = diagnose_positive_ious({"candidates": "proposals", "stage": "roi", "positive_ious": ious | {"count": 3.0}})
+    assert (few.severity, few.options) == ("none" if below == 0.5 else "inconclusive", [])
     ious["generated_boxes"] = 4
     generated = diagnose_positive_ious({"candidates": "proposals", "stage": "roi", "positive_ious": ious})
     assert generated.severity == ("inconclusive" if below is None else "balanced")
 
 
 def test_objects_without_a_positive_anchor():
-    def finding(without, what="anchors"):
+    def finding(without, what="anchors", objects=20):
         numbers = {"without": without, "mean": 2.0, "small": 0.5, "medium": None, "large": 3.5}
-        positives = {"objects": 9, "by_sampler": {"available": numbers}}
+        positives = {"objects": objects, "by_sampler": {"available": numbers}}
         return diagnose_coverage({"stage": "rpn", "candidates": what, "positives": positives})
 
     assert [finding(share).severity for share in (0.7, 0.1, 0.01)] == ["strong", "moderate", "none"]
     assert "small 0.5, large 3.5" in finding(0.7).text
     assert finding(0.7, "proposals") is None
+    assert finding(0.7, objects=1).severity == "inconclusive"
+    assert finding(0.7, objects=1).text.endswith("1 object is too few for a conclusion.")
 
 
 GRADIENTS = [3.0, 1.0, 0.0, 0.0, 0.0]
@@ -214,12 +231,20 @@ def classes(*objects_and_precisions, correlation=None, **trained_with):
     }
 
 
+def trained_only(level):
+    """Return the class level of a split without the last class, which is trained."""
+    level["rows"] = [row | {"train_objects": row["objects"]} for row in level["rows"]]
+    level["rows"][-1]["objects"] = 0
+    return level
+
+
 def test_classes():
     assert diagnose_classes(classes((5000, 0.5), (100, 0.1))).severity == "strong"
     assert diagnose_classes(classes((1000, 0.5), (100, 0.1))).severity == "moderate"
     assert diagnose_classes(classes((900, 0.5), (100, 0.1))).severity == "none"
     assert diagnose_classes(classes((5000, 0.3), (100, 0.6))).severity == "none", "the rare class is detected better"
     assert "only indicative" in diagnose_classes(classes((900, 0.5), (5, 0.1))).text
+    assert "No object of c1 is evaluated" in diagnose_classes(trained_only(classes((900, 0.5), (5, None)))).text
     assert diagnose_classes(classes((900, 0.5))) is None
     assert diagnose_classes(classes((900, 0.5), (0, None))) is None
 
@@ -281,6 +306,9 @@ def test_sizes():
     assert diagnose_sizes(sizes(0.4, 0.5), "AP").severity == "none"
     assert diagnose_sizes(sizes(0.1, 0.5, objects=5), "AP").severity == "inconclusive"
     assert diagnose_sizes(sizes(None, None), "AP") is None
+    of_proposals = diagnose_sizes(sizes(0.1, 0.5), "AR")
+    assert {number.label for number in of_proposals.numbers} == {"AR of small objects", "AR of large objects"}
+    assert "no recall by object size" in of_proposals.paper
 
 
 def test_the_costliest_error_type_is_named():
@@ -365,9 +393,63 @@ def test_what_lowered_ap_where_it_was_measured_is_not_recommended():
 
 
 def test_gains_of_detectors_do_not_apply_to_an_rpn_alone():
-    finding = diagnose_negatives(samples(stage="rpn"))
-    apply_measured_gains(finding, make_config("rpn"))
-    assert (finding.recommended, finding.measured) == ("IoU-balanced sampling", "")
+    for finding in (diagnose_negatives(samples(stage="rpn")), diagnose_pyramid(features(0.1), GRADIENTS)):
+        name = finding.recommended
+        apply_measured_gains(finding, make_config("rpn"))
+        assert (finding.recommended, finding.measured) == (name, NOT_MEASURED)
+
+
+def test_gains_that_were_measured_in_another_kind_of_detector_say_so():
+    finding = diagnose_pyramid(features(0.1), GRADIENTS)
+    apply_measured_gains(finding, make_config("retinanet"))
+    assert finding.measured.startswith("Gain that was measured in detectors with RoI heads, not in this kind, of the")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "recommended", "measured"),
+    [
+        (
+            3.0,
+            "larger box loss weight",
+            "Measured gain of a box loss weight of 1.5 in place of 1 in AP: circuit boards",
+        ),
+        (0.3, "larger classification loss weight", NOT_MEASURED),
+    ],
+)
+def test_gain_of_a_loss_weight_is_that_of_the_recommended_one(ratio, recommended, measured):
+    pair = {"place": "pyramid", "class": "class", "box": "box", "ratio": share(ratio), "cosine": 0.1}
+    gradients = {"pairs": [pair], "losses": {"class": 1.0, "box": 0.5}}
+    (finding,) = diagnose_tasks(gradients, {"roi": {"class": 1.0, "box": 1.0}})
+    apply_measured_gains(finding, make_config("faster_rcnn"))
+    assert finding.recommended == recommended
+    assert finding.measured.startswith(measured)
+
+
+@pytest.mark.parametrize(
+    ("stage", "positives", "norms", "dead"),
+    [
+        ("rpn", 0, {"rpn_class": 1.0, "rpn_box": 0.0}, ""),
+        ("rpn", 9, {"rpn_class": 1.0, "rpn_box": 0.0}, "rpn_box"),
+        ("rpn", 0, {"class": 1.0, "box0": 0.0, "rpn_box": 0.0}, "box0"),
+        ("roi", 0, {"class": 0.0, "box": 0.0, "box0": 0.0}, "class"),
+    ],
+)
+def test_box_losses_without_positives_are_no_dead_units(stage, positives, norms, dead):
+    report = {"errors": [{"stage": stage, "positives": positives}], "gradients": {"norms": {"pyramid": norms}}}
+    caveats = _gradient_caveats(report)
+    assert [caveat.split("losses ")[1].split(":")[0] for caveat in caveats] == [dead] * bool(dead)
+
+
+def test_caveats_of_data():
+    metadata = {"bit_depth_warning": "", "trained_tiles": None}
+    classes = {"split": "train", "rows": [{"class": "dog", "objects": 3, "train_objects": 4}]}
+    assert _data_caveats({"metadata": metadata, "classes": classes}) == []
+    metadata = {"bit_depth_warning": "16-bit images are dark", "trained_tiles": [640.0, 0.2]}
+    classes["rows"] = [{"class": name, "objects": 3, "train_objects": 0} for name in ("dog", "cat")]
+    dark, tiles, unseen = _data_caveats({"metadata": metadata, "classes": classes})
+    assert dark == "16-bit images are dark."
+    assert "tiles of 640 px with an overlap of 0.2; whole images are analyzed" in tiles
+    assert unseen.startswith("Split train has no object of dog, cat: no option helps a detector to learn them")
 
 
 def test_an_option_replaces_the_value_of_the_model(tmp_path):

@@ -19,6 +19,7 @@ from libradet.analysis.levels.classes import (
     gini,
     rare_classes,
     summarize_imbalance,
+    unseen_classes,
 )
 from libradet.analysis.report.class_figures import plot_class_losses, plot_classes
 from libradet.analysis.report.figure_style import report_style, to_svg
@@ -203,3 +204,26 @@ def test_figures_of_few_and_many_classes(number, labels, bars):
         widths = [patch.get_width() for patch in losses.axes[0].patches]
         assert sum(widths) == pytest.approx(3), "the shares of samples, loss and gradient"
         assert "<svg" in to_svg(classes, "classes")
+
+
+def test_names_of_classes_are_not_below_an_ap_of_zero():
+    counts, precisions = (100, 100, 90, 80, 70, 60), (0.5, 0.0, 0.0, 0.01, 0.0, 0.0)
+    rows = [
+        {"class": f"class {i}", "objects": count, "train_objects": None, "AP": precision}
+        for i, (count, precision) in enumerate(zip(counts, precisions, strict=True))
+    ]
+    with report_style():
+        figure = plot_classes(rows)
+        figure.draw_without_rendering()
+        (axis,) = figure.axes
+        assert len(axis.texts) >= 4
+        assert min(text.get_window_extent().y0 for text in axis.texts) >= axis.bbox.y0
+
+
+def test_classes_that_are_evaluated_but_not_trained():
+    rows = [
+        {"class": name, "objects": objects, "train_objects": train}
+        for name, objects, train in (("both", 3, 9), ("unseen", 3, 0), ("neither", 0, 0))
+    ]
+    assert unseen_classes(rows) == ["unseen"]
+    assert unseen_classes([row | {"train_objects": None} for row in rows]) == [], "the same images are both"

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from libradet.analysis.levels.outcome import compute_error_types, size_results
+from libradet.analysis.report.figure_style import report_style
+from libradet.analysis.report.figures import plot_sizes
 from libradet.data.records import Dataset, ImageRecord
 
 BOX = [10.0, 10.0, 40.0, 40.0]
@@ -93,9 +95,22 @@ def test_cost_of_half_the_objects_missed():
 
 def test_objects_size_results():
     data = dataset(image(1, [[0, 0, 31, 32], [0, 0, 32, 32], [0, 0, 96, 96], [0, 0, 300, 300]], [0, 0, 0, 1]))
-    rows = size_results({"APs": 0.1, "APm": 0.2, "APl": 0.3, "ARs": 0.4, "ARm": 0.5, "ARl": None}, data)
+    metrics = {"APs": 0.1, "APm": 0.2, "APl": 0.3, "ARs": 0.4, "ARm": 0.5, "ARl": None}
+    rows = size_results(metrics, data, is_proposal_model=False)
     assert [(r["size"], r["objects"], r["AP"], r["AR"]) for r in rows] == [
         ("small", 1, 0.1, 0.4),
         ("medium", 1, 0.2, 0.5),
         ("large", 2, 0.3, None),
     ]
+
+
+def test_proposals_have_recall_by_size_only():
+    data = dataset(image(1, [[0, 0, 32, 32]], [0]))
+    rows = size_results({"APm": 0.2, "ARm": 0.5}, data, is_proposal_model=True)
+    assert [(r["AP"], r["AR"]) for r in rows] == [(None, None), (None, 0.5), (None, None)]
+    with report_style():
+        (axis,) = plot_sizes(rows, is_proposal_model=True).axes
+        assert [patch.get_height() for patch in axis.patches] == [0, 0.5, 0]
+        assert [text.get_text() for text in axis.get_legend().get_texts()] == ["AR100"]
+        (axis,) = plot_sizes(rows, is_proposal_model=False).axes
+        assert [text.get_text() for text in axis.get_legend().get_texts()] == ["AP", "AR100"]

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from libradet.analysis.diagnose.measured_gains import (
+    BOX_WEIGHT,
     CLASSES,
     COMBINATION,
     POSITIVE_IOUS,
+    POSITIVES,
     PYRAMID,
     REGRESSION,
     RPN_REGRESSION,
@@ -61,11 +63,40 @@ def parse_delta(cell):
 def test_gains_of_the_combination_and_of_repeat_factors_are_those_of_the_page():
     for row, gain in zip(page_rows("balanced_faster_rcnn")[:2], COMBINATION.gains, strict=True):
         assert (gain.gain, gain.interval) == parse_delta(row[6])
-    (row,) = page_rows("repeat factors, threshold 0.3")
-    assert (CLASSES.gains[0].gain, CLASSES.gains[0].interval) == parse_delta(row[7])
     assert "in the AP of rare classes, with the ratio of class frequencies there: synthetic images (21) +2.7 [" in (
         describe_gains("classes")
     )
+
+
+def test_gains_of_rare_classes_are_those_of_the_page():
+    rows = page_rows("repeat factors, threshold 0.3") + page_rows("balanced_faster_rcnn and repeat factors")
+    for row, gain in zip(rows, CLASSES.gains, strict=True):
+        assert (gain.gain, gain.interval) == parse_delta(row[7])
+    text = " ".join((RESULTS / "balanced.md").read_text().split())
+    most, rarest = re.search(r"(\d+) are of the most frequent class and (\d+) of the rarest", text).groups()
+    assert CLASSES.gains[0].strength == CLASSES.gains[1].strength == round(int(most) / int(rarest))
+
+
+def test_gains_on_synthetic_images_are_those_of_the_page():
+    text = (RESULTS / "balanced.md").read_text()
+    for name, calibration in (("balanced L1", REGRESSION), ("the gated pyramid alone nothing", PYRAMID)):
+        pattern = rf"six pairs of runs.*{name}\D*([-\d.]+) \[([-+\d.]+), ([-+\d.]+)\]"
+        gain, low, high = map(float, re.search(pattern, text).groups())
+        (entry,) = [entry for entry in calibration.gains if entry.dataset == "synthetic images"]
+        assert (entry.gain, entry.interval) == (gain, (low, high))
+
+
+@pytest.mark.parametrize(("dataset", "name"), [("deeppcb", "circuit boards"), ("bccd", "blood cells")])
+@pytest.mark.parametrize(("row", "calibration"), [("balanced positives", POSITIVES), ("loss weight 1.5", BOX_WEIGHT)])
+def test_gains_of_positives_and_of_the_box_loss_weight_are_those_of_the_page(dataset, name, row, calibration):
+    text = (RESULTS / f"small_{dataset}.md").read_text()
+    *_, delta, paper = next(line for line in text.splitlines() if line.startswith(f"| {row} |")).strip(" |").split("|")
+    entry = next(entry for entry in calibration.gains if entry.dataset == name)
+    assert (entry.gain, entry.interval) == parse_delta(delta)
+    assert calibration.gains[-1].gain == float(paper)
+    if calibration is POSITIVES:
+        share = re.search(r"([\d.]+) of random positives belong to the 10 %", text).group(1)
+        assert entry.strength == float(share)
 
 
 def test_losses_of_a_balanced_rpn_are_those_of_the_page():

@@ -30,6 +30,8 @@ from libradet.analysis.report.figure_style import report_style, save_png, to_svg
 from libradet.analysis.report.figures import count_near_objects, draw_samples, make_figures
 from libradet.analysis.report.render import render
 from libradet.analysis.report.tables import make_tables, write_tables
+from libradet.analysis.run_settings import read_run_settings, trained_tiles
+from libradet.data.bit_depth import describe_bit_depth
 from libradet.data.read import read, splits
 from libradet.data.records import Dataset
 from libradet.errors import UserError
@@ -127,9 +129,11 @@ def _select_images(dataset: Dataset, limit: int, data: str | Path) -> tuple[Data
     rows = evenly_spaced(len(dataset), limit) if len(dataset) else []
     selected = subset(dataset, rows)
     if not any(image.has_objects for image in selected.images):
+        has_crowd = any(image.crowd.any() for image in selected.images)
+        crowd = ", only crowd regions (iscrowd)" if has_crowd else ""
         raise UserError(
-            f"{data}: no objects are annotated in the {len(rows)} images of split {dataset.split}, so there is nothing "
-            "to analyze; name another --split"
+            f"{data}: no objects are annotated in the {counted(len(rows), 'image')} of split {dataset.split}{crowd}, "
+            "so there is nothing to analyze; name another --split"
         )
     return selected, rows
 
@@ -177,6 +181,8 @@ def _metadata(
         "images_in_split": len(dataset),
         "objects": sum(int((~image.crowd).sum()) for image in analyzed.images),
         "size": options.size or list(config.image.size),
+        "trained_tiles": trained_tiles(read_run_settings(name)),
+        "bit_depth_warning": describe_bit_depth([image.path for image in analyzed.images], model.bit_depth),
         "seed": options.seed,
         "version": __version__,
     }
@@ -202,7 +208,7 @@ def _assemble(
         "errors": measurements.errors,
         "gradients": measurements.gradients,
         "classes": _class_level(config, metadata["model"], analyzed, measurements, train),
-        "sizes": size_results(metrics, analyzed),
+        "sizes": size_results(metrics, analyzed, config.is_proposal_model),
         "error_types": error_types,
         "not_applicable": _not_applicable(config, len(analyzed.class_names)),
     }

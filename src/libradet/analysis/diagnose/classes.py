@@ -41,8 +41,11 @@ def diagnose_classes(classes: dict[str, Any]) -> Finding | None:
         f"({counted(frequency(most), 'object')}), the "
         f"rarest {least['class']} ({frequency(least):,}).{reason}{_confusions(classes)}"
     )
-    if least["objects"] < thresholds.MIN_OBJECTS:
-        text += f" With {least['objects']} evaluated objects, the AP of {least['class']} is only indicative."
+    if not least["objects"]:
+        text += f" No object of {least['class']} is evaluated, so its AP is not known."
+    elif least["objects"] < thresholds.MIN_OBJECTS:
+        objects = counted(least["objects"], "evaluated object")
+        text += f" With {objects}, the AP of {least['class']} is only indicative."
     paper = "Not in the paper, and the thresholds are libradet's own; on COCO class frequencies differ 1300-fold."
     finding = Finding("classes", "Class frequency", severity, numbers, text, paper)
     finding.text += _options_in_use(classes["trained_with"])

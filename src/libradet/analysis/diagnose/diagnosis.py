@@ -11,7 +11,7 @@ from libradet.analysis.diagnose import thresholds
 from libradet.analysis.diagnose.classes import diagnose_classes
 from libradet.analysis.diagnose.feature import diagnose_pyramid
 from libradet.analysis.diagnose.finding import SEVERITY_LABELS, STAGE_NAMES, Finding
-from libradet.analysis.diagnose.measured_gains import describe_gains, lowers_ap
+from libradet.analysis.diagnose.measured_gains import NOT_MEASURED, calibration_of, describe_gains, lowers_ap
 from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
 from libradet.analysis.diagnose.outcome import diagnose_errors, diagnose_sizes
 from libradet.analysis.diagnose.sample import (
@@ -20,13 +20,19 @@ from libradet.analysis.diagnose.sample import (
     diagnose_positive_ious,
     diagnose_positives,
 )
+from libradet.analysis.levels.classes import unseen_classes
 from libradet.models.config import DetectorConfig
 from libradet.models.zoo import MODELS, make_config
 from libradet.training.run_files import CONFIG
 from libradet.utils.nested import flatten
-from libradet.utils.text import counted
+from libradet.utils.text import counted, summarize_list
 
 _FROM_DATA_OR_WEIGHTS = ("model", "num_classes", "class_names", "category_ids", "backbone", "image.mean", "image.std")
+
+_CHECK_OF_PROPOSALS = (
+    "Train with and without this option with the same seed and compare AR100 and AR1000, and by object size ARs, ARm "
+    "and ARl: proposals have no AP to compare."
+)
 
 
 def diagnose(report: dict[str, Any], model: str | Path, config: DetectorConfig, data: str | Path) -> dict[str, Any]:
@@ -47,6 +53,8 @@ def diagnose(report: dict[str, Any], model: str | Path, config: DetectorConfig, 
     findings.sort(key=lambda finding: order.index(finding.severity))
     for finding in findings:
         apply_measured_gains(finding, config)
+        if config.is_proposal_model and finding.options:
+            finding.check = _CHECK_OF_PROPOSALS
         if finding.options:
             finding.command = train_command(model, config, data, finding.options, f"runs/{finding.key}")
     options = [option for finding in findings if _is_combined(finding, config) for option in finding.options]
@@ -84,13 +92,17 @@ def _all_findings(report: dict[str, Any]) -> list[Finding]:
 def apply_measured_gains(finding: Finding, config: DetectorConfig) -> None:
     """State the measured gains of a finding's component, and recommend none that lowered AP.
 
-    Those of an RPN's components are gains of the detector with RoI heads, so they do not apply to an RPN alone.
+    They are gains in AP of detectors with RoI heads, so they do not apply to an RPN alone; of other detectors, the
+    sentence says so.
     """
-    if config.roi is None and finding.key.endswith("_rpn"):
-        return
-    finding.measured = describe_gains(finding.key)
-    if finding.recommended and lowers_ap(finding.key):
-        finding.withdraw_recommendation()
+    calibration = calibration_of(finding.key)
+    is_other_option = calibration is not None and calibration.option not in ("", finding.recommended)
+    if not config.is_proposal_model and not (finding.recommended and is_other_option):
+        finding.measured = describe_gains(finding.key, has_roi_heads=config.roi is not None)
+        if finding.recommended and lowers_ap(finding.key):
+            finding.withdraw_recommendation()
+    if finding.recommended and not finding.measured:
+        finding.measured = NOT_MEASURED
 
 
 def _is_combined(finding: Finding, config: DetectorConfig) -> bool:
@@ -147,9 +159,11 @@ def _caveats(report: dict[str, Any]) -> list[str]:
             f"Only {counted(metadata['images'], 'image was', 'images were')} analyzed: all numbers are only indicative."
         )
     for errors in report["errors"]:
-        if errors["positives"] < thresholds.MIN_POSITIVES:
-            name = STAGE_NAMES[errors["stage"]]
-            caveats.append(f"Box regression of the {name} is measured on only {errors['positives']} positives.")
+        number, name = errors["positives"], STAGE_NAMES[errors["stage"]]
+        if not number:
+            caveats.append(f"No object has a positive of the {name}, so its box regression is not measured.")
+        elif number < thresholds.MIN_POSITIVES:
+            caveats.append(f"Box regression of the {name} is measured on only {counted(number, 'positive')}.")
     metric = "AR100" if metadata["is_proposal_model"] else "AP"
     value = report["metrics"][metric]
     if value is not None and value < thresholds.BARELY_TRAINED:
@@ -157,11 +171,40 @@ def _caveats(report: dict[str, Any]) -> list[str]:
             f"The model is barely trained ({metric.removesuffix('100')} {value:.3f}): its hard samples are not "
             "meaningful yet. Train it further and analyze it again."
         )
+    return [*caveats, *_data_caveats(report), *_gradient_caveats(report)]
+
+
+def _gradient_caveats(report: dict[str, Any]) -> list[str]:
+    """Return the losses without a gradient at the pyramid, besides box losses of a stage without a positive."""
+    without_positives = tuple(
+        "rpn_box" if errors["stage"] == "rpn" else "box" for errors in report["errors"] if not errors["positives"]
+    )
     norms = report["gradients"]["norms"]["pyramid"]
-    if without_gradient := [name for name, norm in norms.items() if not norm]:
+    dead = [name for name, norm in norms.items() if not norm and not name.startswith(without_positives)]
+    if not dead:
+        return []
+    return [
+        f"No gradient reaches the pyramid from the losses {', '.join(dead)}: the units between them are dead, usually "
+        "because the learning rate is too high. Balancing does not fix this."
+    ]
+
+
+def _data_caveats(report: dict[str, Any]) -> list[str]:
+    """Return what the images or the training split lack."""
+    metadata, caveats = report["metadata"], []
+    if metadata["bit_depth_warning"]:
+        caveats.append(f"{metadata['bit_depth_warning']}.")
+    if metadata["trained_tiles"]:
+        size, overlap = metadata["trained_tiles"]
         caveats.append(
-            f"No gradient reaches the pyramid from the losses {', '.join(without_gradient)}: the units between them "
-            "are dead, usually because the learning rate is too high. Balancing does not fix this."
+            f"The model was trained on tiles of {size:g} px with an overlap of {overlap:g}; whole images are analyzed, "
+            "in which objects may be smaller than in training."
+        )
+    if unseen := unseen_classes(report["classes"]["rows"]):
+        them = "it" if len(unseen) == 1 else "them"
+        caveats.append(
+            f"Split {report['classes']['split']} has no object of {summarize_list(unseen, 5)}: no option helps a "
+            f"detector to learn {them}."
         )
     return caveats
 

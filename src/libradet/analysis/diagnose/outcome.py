@@ -65,6 +65,8 @@ def diagnose_sizes(sizes: list[dict[str, Any]], metric: str) -> Finding | None:
     paper = (
         f"COCO (paper): the baseline's AP of small objects is {percent(thresholds.PAPER_SMALL)} of that of large ones."
     )
+    if metric != "AP":
+        paper += " It reports no recall by object size, so the thresholds are those of AP."
     finding = Finding("sizes", "Object size", severity, numbers, text, paper)
     if min(low["objects"], high["objects"]) < thresholds.MIN_OBJECTS:
         finding.severity = "inconclusive"

@@ -5,6 +5,7 @@ from typing import Any
 from libradet.analysis.diagnose import thresholds
 from libradet.analysis.diagnose.finding import STAGE_NAMES, Finding, Number, Severity, grade, is_imbalance, percent
 from libradet.analysis.levels.feature import SIZES
+from libradet.utils.text import counted
 
 _CHECK = (
     "Train with and without this option with the same seed and compare AP75 and AP of large objects, where the paper "
@@ -58,7 +59,7 @@ def diagnose_negatives(samples: dict[str, Any]) -> Finding:
 
 
 def _describe_gap(severity: Severity, gap: float, balanced: float, random: float, candidates: str) -> str:
-    points = f"{abs(100 * gap):.0f} points"
+    points = counted(round(abs(100 * gap)), "point")
     if severity == "inconclusive":
         return (
             f"Hard negatives appear to overlap objects more often than sampled ones, by {points}, but the 95 % "
@@ -112,7 +113,10 @@ def diagnose_positive_ious(samples: dict[str, Any]) -> Finding | None:
         finding.severity = "balanced"
         finding.text = f"This model trains on {ious['generated_boxes']} generated boxes per object, of uniform IoU."
     elif severity == "none":
-        finding.text = "Accurate positives are about as frequent as inaccurate ones."
+        finding.text = "Accurate positives are about as frequent as inaccurate ones, or more so."
+    elif ious["count"] < thresholds.MIN_POSITIVES:
+        finding.severity = "inconclusive"
+        finding.text = f"{finding.text} These are only {counted(ious['count'], 'positive')}."
     else:
         check = "Train with and without this option with the same seed and compare AP75 and AR100, which gain most."
         finding.recommend("generated boxes", [f"--detector.{stage}.generated_boxes 4"], check)
@@ -137,8 +141,16 @@ def diagnose_coverage(samples: dict[str, Any]) -> Finding | None:
             f"(--detector.image.size) or other anchors (--detector.{stage}.anchors.scales, "
             f"--detector.{stage}.anchors.ratios); libradet data stats shows which box shapes no anchor matches."
         )
+    severity, text = _with_few_objects(severity, text, samples["positives"]["objects"])
     key, title = f"coverage_{stage}", f"Anchor coverage ({STAGE_NAMES[stage]})"
     return Finding(key, title, severity, numbers, text, "Not in the paper: the thresholds are libradet's own.")
+
+
+def _with_few_objects(severity: Severity, text: str, objects: int) -> tuple[Severity, str]:
+    """Return an imbalance of too few objects as inconclusive, with the reason; other ones as they are."""
+    if not is_imbalance(severity) or objects >= thresholds.MIN_OBJECTS:
+        return severity, text
+    return "inconclusive", f"{text} {counted(objects, 'object is', 'objects are')} too few for a conclusion."
 
 
 def diagnose_positives(samples: dict[str, Any]) -> Finding | None:
@@ -162,6 +174,7 @@ def diagnose_positives(samples: dict[str, Any]) -> Finding | None:
         f"{percent(random['without'])} of the objects receive no positive with random sampling, "
         f"{percent(balanced['without'])} with instance-balanced sampling."
     )
+    finding.severity, finding.text = _with_few_objects(severity, finding.text, samples["positives"]["objects"])
     oversubscribed = samples["positives"]["images_with_choice"]
     if oversubscribed < thresholds.MIN_OVERSUBSCRIBED:
         finding.severity = "none"
@@ -170,7 +183,7 @@ def diagnose_positives(samples: dict[str, Any]) -> Finding | None:
     elif samples["own_positives"] == "instance_balanced":
         finding.severity = "balanced"
         finding.text = f"This model uses instance-balanced sampling. {finding.text}"
-    elif is_imbalance(severity):
+    elif is_imbalance(finding.severity):
         check = "Compare AP of the objects with few positives (mostly small ones) with the same seed."
         options = [f"--detector.{stage}.sampling.positives instance_balanced"]
         finding.recommend("instance-balanced sampling", options, check)

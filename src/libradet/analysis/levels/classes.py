@@ -6,20 +6,19 @@ from typing import Any, NamedTuple, SupportsInt
 
 import numpy as np
 import torch
-import yaml
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from numpy import ndarray
 from scipy.stats import spearmanr
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from libradet.analysis.run_settings import read_run_settings
 from libradet.data.records import Dataset
 from libradet.data.repeat_factors import class_image_fractions, count_objects, num_repeated, repeat_factors
 from libradet.data.validation.annotations import xywh_to_xyxy
 from libradet.evaluation.coco import Metrics
 from libradet.evaluation.ground_truth import ground_truth_from_dataset
 from libradet.models.config import DetectorConfig
-from libradet.training.run_files import CONFIG
 
 MATCH_IOU = 0.5
 """IoU from which a detection matches an object, whatever its class."""
@@ -73,20 +72,13 @@ def class_options(config: DetectorConfig, model: str | Path) -> dict[str, Any]:
         of the box head's loss, None without one; ``has_box_head``: whether there is a box head, which has such losses.
     """
     balance = None if config.roi is None else config.roi.class_balance
+    settings = read_run_settings(model)
+    threshold = None if settings is None else settings.get("repeat_factor_thresh", 0)
     return {
-        "repeat_factor_thresh": _repeat_factor_thresh(Path(model).parent / CONFIG) if Path(model).is_file() else None,
+        "repeat_factor_thresh": float(threshold) if isinstance(threshold, int | float) else None,
         "class_balance": None if balance is None else balance.type,
         "has_box_head": config.roi is not None,
     }
-
-
-def _repeat_factor_thresh(run_config: Path) -> float | None:
-    try:
-        settings = yaml.safe_load(run_config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    value = settings.get("repeat_factor_thresh", 0) if isinstance(settings, dict) else None
-    return float(value) if isinstance(value, int | float) else None
 
 
 class ClassLosses:
@@ -227,6 +219,11 @@ def summarize_imbalance(rows: list[dict[str, Any]], confusion: dict[str, Any]) -
         "rare": rare,
         "rare_as_frequent": _share(counts[:, :-1][:, ~is_rare].sum(), counts.sum()),
     }
+
+
+def unseen_classes(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the names of classes that are evaluated, but have no object in the training split."""
+    return [row["class"] for row in rows if row["objects"] and not frequency(row)]
 
 
 def rare_classes(rows: list[dict[str, Any]]) -> list[str]:

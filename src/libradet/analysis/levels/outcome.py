@@ -51,11 +51,19 @@ def compute_error_types(dataset: Dataset, rows: Float64[ndarray, "D 7"]) -> dict
     }
 
 
-def size_results(metrics: Metrics, dataset: Dataset) -> list[dict[str, Any]]:
-    """Return number, AP (None for proposals) and AR100 of small, medium and large objects (COCO's sizes)."""
+def size_results(metrics: Metrics, dataset: Dataset, is_proposal_model: bool) -> list[dict[str, Any]]:
+    """Return number, AP and AR100 of small, medium and large objects (COCO's sizes).
+
+    AP of proposals is None: what they are for is recall.
+    """
     areas = np.concatenate([np.zeros(0), *(image.area[~image.crowd] for image in dataset.images)])
     counts = np.bincount(np.digitize(areas, SIZE_LIMITS), minlength=len(SIZES)).tolist()
     return [
-        {"size": size, "objects": count, "AP": metrics.get(f"AP{size[0]}"), "AR": metrics.get(f"AR{size[0]}")}
+        {
+            "size": size,
+            "objects": count,
+            "AP": None if is_proposal_model else metrics.get(f"AP{size[0]}"),
+            "AR": metrics.get(f"AR{size[0]}"),
+        }
         for size, count in zip(SIZES, counts, strict=True)
     ]

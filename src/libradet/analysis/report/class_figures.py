@@ -52,7 +52,7 @@ def _labeled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _label_classes(axis: Axes, rows: list[dict[str, Any]]) -> None:
-    """Write classes next to their dots, those of highest AP first, where none is on top of another."""
+    """Write classes next to their dots, those of highest AP first, where none is on another or below an AP of 0."""
     assert isinstance(axis.figure, Figure)
     axis.figure.draw_without_rendering()  # sets the positions
     used: list[BboxBase] = []
@@ -60,7 +60,7 @@ def _label_classes(axis: Axes, rows: list[dict[str, Any]]) -> None:
         for offset in _LABEL_OFFSETS:
             label = _label_class(axis, row, offset)
             place = label.get_window_extent()
-            if not place.count_overlaps(used):
+            if place.y0 >= axis.bbox.y0 and not place.count_overlaps(used):
                 used.append(place)
                 break
             label.remove()

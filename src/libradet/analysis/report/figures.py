@@ -72,7 +72,7 @@ def make_figures(report: dict[str, Any]) -> dict[str, Figure]:
         figures["classes"] = lambda: plot_classes(report["classes"]["rows"])
     if report["classes"]["rows"]:
         figures["class_losses"] = lambda: plot_class_losses(report["classes"])
-    figures["sizes"] = lambda: plot_sizes(report["sizes"])
+    figures["sizes"] = lambda: plot_sizes(report["sizes"], report["metadata"]["is_proposal_model"])
     if report["error_types"]:
         figures["error_types"] = lambda: plot_error_types(report["error_types"]["types"])
     with report_style():
@@ -301,12 +301,13 @@ def plot_task_gradients(gradients: dict[str, Any]) -> Figure:
     return figure
 
 
-def plot_sizes(rows: list[dict[str, Any]]) -> Figure:
-    """Plot AP and AR by object size."""
+def plot_sizes(rows: list[dict[str, Any]], is_proposal_model: bool) -> Figure:
+    """Plot AP and AR by object size, of proposals AR alone."""
     figure, (axis,) = new_figure(2.3)
     at = np.arange(len(rows))
-    for offset, (key, color) in zip((-0.2, 0.2), (("AP", BLUE), ("AR", GRAY)), strict=True):
-        axis.bar(at + offset, [row[key] or 0.0 for row in rows], 0.38, color=color, label=key)
+    series = [("AR", GRAY, 0.0)] if is_proposal_model else [("AP", BLUE, -0.2), ("AR", GRAY, 0.2)]
+    for key, color, offset in series:
+        axis.bar(at + offset, [row[key] or 0.0 for row in rows], 0.38, color=color, label=key.replace("AR", "AR100"))
     axis.set_xticks(at, [f"{row['size']}\n{row['objects']:,} objects" for row in rows])
     axis.grid(axis="x", visible=False)
     axis.set_ylim(0, 1)

@@ -43,8 +43,7 @@ def make_tables(report: dict[str, Any]) -> dict[str, Table]:
     tables |= _gradients(report["gradients"])
     if report["classes"]["rows"]:
         tables |= _classes(report["classes"])
-    rows = [[row[key] for key in ("size", "objects", "AP", "AR")] for row in report["sizes"]]
-    tables["sizes"] = _table(["size", "objects", "AP", "AR100"], "text count decimal decimal", rows)
+    tables["sizes"] = _sizes(report["sizes"], report["metadata"]["is_proposal_model"])
     if report["error_types"]:
         rows = [[name, entry["count"], entry["cost"]] for name, entry in report["error_types"]["types"].items()]
         tables["error_types"] = _table(["error type", "count", "cost in AP50"], "text count decimal", rows)
@@ -126,6 +125,12 @@ def _level_sizes(levels: dict[str, Any], strides: list[int]) -> Table:
     columns = ["level", *(f"{what}, {size}" for what in parts for size in SIZES)]
     rows = [[name, *(n for table in parts.values() for n in table[i])] for i, name in enumerate(level_names(strides))]
     return _table(columns, "text" + " count" * (len(columns) - 1), rows)
+
+
+def _sizes(rows: list[dict[str, Any]], is_proposal_model: bool) -> Table:
+    metrics = {"AR": "AR100"} if is_proposal_model else {"AP": "AP", "AR": "AR100"}
+    cells = [[row["size"], row["objects"], *(row[key] for key in metrics)] for row in rows]
+    return _table(["size", "objects", *metrics.values()], "text count" + " decimal" * len(metrics), cells)
 
 
 def _classes(classes: dict[str, Any]) -> dict[str, Table]:
