@@ -32,6 +32,23 @@ def test_output_is_that_of_the_convolution(size, bias, relu, monkeypatch):
         assert (actual - expected).norm() < 2e-6 * expected.norm()
 
 
+@needs_onednn
+@pytest.mark.parametrize("layout", ["channels first", "columns first", "some channels", "cropped"])
+def test_inputs_may_have_any_order_in_memory(layout, monkeypatch):
+    monkeypatch.setattr(tiled_winograd, "BLOCK_VALUES", 2 * 32 * 5)
+    torch.manual_seed(0)
+    conv = nn.Conv2d(32, 48, 3, padding=1).requires_grad_(False)
+    x = {
+        "channels first": torch.randn(1, 32, 40, 20),
+        "columns first": torch.randn(1, 20, 40, 32).permute(0, 3, 2, 1),
+        "some channels": torch.randn(1, 40, 20, 64).permute(0, 3, 1, 2)[:, 16:48],
+        "cropped": torch.randn(1, 44, 26, 32).permute(0, 3, 1, 2)[:, :, 2:42, 3:23],
+    }[layout]
+    actual = TiledWinograd(conv.weight, conv.bias, relu=False, size=(40, 20))(x)
+    expected = conv.double()(x.double())
+    assert (actual - expected).norm() < 2e-6 * expected.norm()
+
+
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="needs a processor that computes bfloat16")
 def test_errors_in_bfloat16_are_one_percent():
     torch.manual_seed(0)

@@ -54,7 +54,8 @@ class TiledWinograd(nn.Module):
 
     def forward(self, x: Float[Tensor, "1 Ci H W"]) -> Float[Tensor, "1 Co H W"]:
         """Return the convolution of ``x``, with channels last in memory."""
-        image = x[0].permute(1, 2, 0)
+        # Patches are read where they are, from one row after the other.
+        image = x.contiguous(memory_format=torch.channels_last)[0].permute(1, 2, 0)
         height, width = image.shape[:2]
         rows, columns = -(-height // TILE), -(-width // TILE)
         step = self._step(rows, columns)
