@@ -4,7 +4,23 @@ import pytest
 import torch
 from torch import nn
 
-from libradet.models.ops.winograd import WinogradConv2d, fits_winograd, use_winograd
+from libradet.models.ops.winograd import (
+    INPUT_SUMS,
+    OUTPUT_SUMS,
+    TRANSFORMS,
+    WinogradConv2d,
+    fits_winograd,
+    use_winograd,
+)
+
+
+def test_sums_are_those_of_lavin_and_gray():
+    """Section 4.1 of "Fast Algorithms for Convolutional Neural Networks"."""
+    assert INPUT_SUMS[:3] == [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0]]
+    assert INPUT_SUMS[3:] == [[0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]
+    assert OUTPUT_SUMS == [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+    sixths = [[1.5, 0, 0], [-1, -1, -1], [-1, 1, -1], [0.25, 0.5, 1], [0.25, -0.5, 1], [0, 0, 6]]
+    assert torch.allclose(6 * TRANSFORMS.kernels, torch.tensor(sixths).double(), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [(8, 12), (1, 1), (5, 7), (3, 2)])

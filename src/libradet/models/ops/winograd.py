@@ -14,27 +14,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from libradet.models.ops.trained_winograd import TrainedWinogradConv2d
-from libradet.models.ops.winograd_transforms import SPAN, TILE
+from libradet.models.ops.winograd_transforms import SPAN, TILE, axis_transforms
 
 MIN_CHANNELS = 64
 """With fewer channels, the transforms cost more than the matrix products save."""
 
-INPUT_SUMS = (
-    (4, 0, -5, 0, 1, 0),
-    (0, -4, -4, 1, 1, 0),
-    (0, 4, -4, -1, 1, 0),
-    (0, -2, -1, 2, 1, 0),
-    (0, 2, -1, -2, 1, 0),
-    (0, 4, 0, -5, 0, 1),
-)
-OUTPUT_SUMS = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-KERNEL_SUMS = (
-    (1 / 4, 0, 0),
-    (-1 / 6, -1 / 6, -1 / 6),
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 1 / 12, 1 / 6),
-    (1 / 24, -1 / 12, 1 / 6),
-    (0, 0, 1),
+POINTS = (0, 1, -1, 2, -2)
+"""Where polynomials are evaluated: of whole numbers, sums need the fewest multiplications."""
+
+TRANSFORMS = axis_transforms(POINTS)
+# Constants of the compiled graph.
+INPUT_SUMS, OUTPUT_SUMS = (
+    [[round(factor) for factor in row] for row in matrix.tolist()] for matrix in (TRANSFORMS.inputs, TRANSFORMS.outputs)
 )
 
 
@@ -47,7 +38,7 @@ class WinogradConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        sums = torch.tensor(KERNEL_SUMS, dtype=torch.float64)
+        sums = TRANSFORMS.kernels.to(conv.weight.device)
         # Transformed in float64: this is done once.
         kernels = torch.einsum("ia,ocab,jb->ijoc", sums, conv.weight.detach().double(), sums)
         self.kernels = nn.Parameter(kernels.flatten(0, 1).to(conv.weight.dtype).contiguous(), requires_grad=False)

@@ -5,6 +5,7 @@ rounding errors are half as large. In bfloat16, where they are five times those 
 near 1 %. The matrices then contain no numbers but multiples of powers of 2 and sqrt(2), which bfloat16 represents well.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,23 +34,31 @@ class Transforms(NamedTuple):
 
 
 def make_transforms() -> Transforms:
-    """Return the matrices along both axes in float64."""
+    """Return the matrices along both axes in float64, on the CPU."""
     return Transforms(*(torch.kron(matrix, matrix) for matrix in axis_transforms()))
 
 
-def axis_transforms() -> Transforms:
-    """Return the matrices along one axis in float64: those of Toom and Cook's product of polynomials, transposed."""
-    inputs = torch.linalg.inv(_powers(SPAN)).T
+def axis_transforms(points: Sequence[int | float] = POINTS) -> Transforms:
+    """Return the matrices along one axis: those of Toom and Cook's product of polynomials, transposed.
+
+    Args:
+        points: five different numbers at which polynomials are evaluated, next to infinity.
+
+    Returns:
+        matrices in float64, on the CPU.
+    """
+    inputs = torch.linalg.inv(_powers(points, SPAN)).T
     # Scaled so that the highest power in each row has the factor 1, and kernels inversely.
     scale = torch.stack([row[row.abs() > 1e-9][-1] for row in inputs])[:, None]
     inputs = (inputs / scale).where(inputs.abs() > 1e-9, 0)
-    kernels = _powers(SPAN - TILE + 1) * scale
-    return Transforms(inputs, kernels, _powers(TILE).T.contiguous())
+    kernels = _powers(points, SPAN - TILE + 1) * scale
+    return Transforms(inputs, kernels, _powers(points, TILE).T.contiguous())
 
 
-def _powers(count: int) -> Float[Tensor, "6 count"]:
+def _powers(points: Sequence[int | float], count: int) -> Float[Tensor, "6 count"]:
     """Return the powers of each point, and the highest one for infinity."""
-    points = torch.tensor(POINTS, dtype=torch.float64)[:, None]
-    infinity = torch.zeros(1, count, dtype=torch.float64)
+    # On the CPU, also where another device is the default.
+    column = torch.tensor(points, dtype=torch.float64, device="cpu")[:, None]
+    infinity = torch.zeros(1, count, dtype=torch.float64, device="cpu")
     infinity[0, -1] = 1
-    return torch.cat([points ** torch.arange(count), infinity])
+    return torch.cat([column ** torch.arange(count, device="cpu"), infinity])
