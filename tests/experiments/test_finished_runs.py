@@ -63,9 +63,9 @@ def finish(runner, experiment):
 def runner(tmp_path):
     dataset = DatasetEntry("boards", tmp_path / "boards", 600, None)
     runner = ExperimentRunner(read_preset("small"), (dataset,), SEEDS, tmp_path / "out", jobs=1, log=lambda text: None)
-    proposals = runner.make_proposal_run(dataset).folder
-    proposals.mkdir(parents=True)
-    (proposals / RESULT).write_text(json.dumps({"metrics": {"AP": 0.1, "AR100": 0.4}, "seconds": 1.0}))
+    run = runner.make_proposal_run(dataset)
+    run.proposals.mkdir(parents=True)
+    (run.folder / RESULT).write_text(json.dumps({"metrics": {"AP": 0.1, "AR100": 0.4}, "seconds": 1.0}))
     finish(runner, read_experiment("components"))
     for seed in SEEDS:
         report = runner.make_run(dataset, BASELINE, seed, shared_proposals=True).folder / "report"

@@ -8,7 +8,7 @@ import pytest
 
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
-from libradet.experiments.launcher import LOG, Launcher, _metrics_by_validation, make_run
+from libradet.experiments.launcher import LOG, RESULT, Launcher, _metrics_by_validation, make_run
 from libradet.training.run_files import METRICS_CSV
 
 
@@ -28,6 +28,45 @@ def test_close_stops_runs_started_where_ctrl_c_is_ignored(tmp_path):
                 future.result(timeout=60)
     finally:
         signal.signal(signal.SIGINT, previous_handler)
+
+
+@pytest.mark.parametrize("exit_code", [0, 2])
+def test_a_finished_run_whose_proposals_another_table_did_not_need_writes_them(exit_code, tmp_path, monkeypatch):
+    settings = {"model": "rpn", "data": "somewhere"}
+    plain, run = make_run(tmp_path, settings, 0), make_run(tmp_path, settings, 0, writes_proposals=True)
+    assert plain.folder == run.folder
+    run.folder.mkdir()
+    (run.folder / RESULT).write_text('{"metrics": {"AR100": 0.5}, "seconds": 1}')
+    (run.folder / LOG).write_text("libradet: error: no space left\n")
+    commands = []
+
+    def call(launcher, arguments, run, lock):
+        commands.append(arguments[0])
+        (run.folder / "proposals.partial").mkdir(exist_ok=True)
+        return exit_code
+
+    monkeypatch.setattr(Launcher, "_call", call)
+    launcher = Launcher(threads=1)
+    assert launcher.execute(plain) == run.result
+    assert not commands
+    if exit_code:
+        for _ in range(2):
+            with pytest.raises(UserError, match="predict exited with code 2: no space left"):
+                launcher.execute(run)
+        assert commands == ["predict"] * 2
+    else:
+        for _ in range(2):
+            assert launcher.execute(run) == run.result
+        assert commands == ["predict"]
+        assert run.proposals.is_dir()
+
+
+def test_failed_runs_write_no_proposals(tmp_path, monkeypatch):
+    run = make_run(tmp_path, {"model": "rpn", "data": "somewhere"}, 0, writes_proposals=True)
+    run.folder.mkdir()
+    (run.folder / RESULT).write_text('{"failure": "loss is not finite", "seconds": 1}')
+    monkeypatch.setattr(Launcher, "_call", lambda *_: pytest.fail("a process was started"))
+    assert Launcher(threads=1).execute(run) == run.result
 
 
 def test_metrics_of_each_validation_are_numbered(tmp_path):

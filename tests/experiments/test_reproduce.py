@@ -148,6 +148,7 @@ def test_diverged_run_is_reported_and_the_others_continue(make_arguments, tmp_pa
     [
         (["--set", "epoch=3"], "max_epochs"),
         (["--set", "epochs"], "KEY=VALUE"),
+        (["--set", "lr=["], "not valid YAML"),
         (["--jobs", "0"], "at least 1"),
         (["--seeds", "1", "1"], "must be different"),
         (["--weights", "nowhere.safetensors"], "no such file"),

@@ -66,6 +66,11 @@ class TrainingRun:
         except (OSError, ValueError) as e:
             raise UserError(f"{path}: cannot be read ({e}); delete it to repeat the run") from e
 
+    @property
+    def lacks_proposals(self) -> bool:
+        """Whether its proposals are still to be written: a table that needs none may have finished the same run."""
+        return self.writes_proposals and not self.proposals.is_dir()
+
 
 def make_run(root: Path, settings: dict[str, Any], seed: int, writes_proposals: bool = False) -> TrainingRun:
     """Return the run with these settings and this seed."""
@@ -93,18 +98,13 @@ class Launcher:
         Raises:
             UserError: the process failed to start, or was terminated from outside.
         """
-        if (result := run.result) is not None:
+        if (result := run.result) is not None and not run.lacks_proposals:
             return result
         run.folder.mkdir(parents=True, exist_ok=True)
         with _folder_lock(run.folder) as lock:
-            if (result := run.result) is not None:
-                return result
-            start = time.monotonic()
-            code = self._call(_train_arguments(run), run, lock)
-            if code == 0 and run.writes_proposals:
-                code = self._call(_predict_arguments(run), run, lock)
-            result = _read_outcome(run, code, time.monotonic() - start)
-            write_json(run.folder / RESULT, result, indent=1)
+            result = run.result or self._train(run, lock)
+            if "metrics" in result and run.lacks_proposals:
+                self._write_proposals(run, lock)
             return result
 
     def close(self) -> None:
@@ -116,6 +116,23 @@ class Launcher:
             process.terminate()  # SIGINT is ignored by background processes of a shell script until training starts
         for process in running:
             process.wait()
+
+    def _train(self, run: TrainingRun, lock: int) -> dict[str, Any]:
+        start = time.monotonic()
+        code = self._call(_train_arguments(run), run, lock)
+        result = _read_outcome(run, code, time.monotonic() - start)
+        write_json(run.folder / RESULT, result, indent=1)
+        return result
+
+    def _write_proposals(self, run: TrainingRun, lock: int) -> None:
+        """Write the proposals for the whole dataset; their folder gets its name when they are complete."""
+        partial = run.proposals.with_suffix(".partial")
+        data = dict(run.settings)["data"]
+        model = str(run.folder / BEST_MODEL)
+        code = self._call(["predict", model, "--data", data, "--output_dir", str(partial)], run, lock)
+        if code:
+            raise _process_error(run, code, "predict")
+        partial.rename(run.proposals)
 
     def _call(self, arguments: Sequence[str], run: TrainingRun, lock: int) -> int:
         environment = dict(os.environ)
@@ -152,11 +169,6 @@ def _train_arguments(run: TrainingRun) -> list[str]:
     return ["train", "--config", str(request), "--output_dir", str(run.folder)]
 
 
-def _predict_arguments(run: TrainingRun) -> list[str]:
-    data = dict(run.settings)["data"]
-    return ["predict", str(run.folder / BEST_MODEL), "--data", data, "--output_dir", str(run.proposals)]
-
-
 @contextmanager
 def _folder_lock(folder: Path) -> Iterator[int]:
     """Wait until no other process uses the folder, such as one whose parent was killed; yield the lock's descriptor."""
@@ -173,9 +185,13 @@ def _read_outcome(run: TrainingRun, code: int, seconds: float) -> dict[str, Any]
     error = _last_error(run)
     if "not finite" in error:
         return {"failure": error, **common}
+    raise _process_error(run, code, "train")
+
+
+def _process_error(run: TrainingRun, code: int, command: str) -> UserError:
     if code in (-signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM):
-        raise UserError(f"{run.folder}: stopped; run the same command again to resume")
-    raise UserError(f"{run.folder}: libradet train exited with code {code}: {error or 'no output'}")
+        return UserError(f"{run.folder}: stopped; run the same command again to resume")
+    return UserError(f"{run.folder}: libradet {command} exited with code {code}: {_last_error(run) or 'no output'}")
 
 
 def _metrics_by_validation(run: TrainingRun, names: Iterable[str]) -> dict[str, float]:

@@ -116,4 +116,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
     if not (key and sign):
         raise UserError(f"--set {text}: expected KEY=VALUE, such as max_epochs=3")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as e:
+        raise UserError(f"--set {text}: the value is not valid YAML ({' '.join(str(e).split())[:300]})") from e
