@@ -1,6 +1,8 @@
 """Detectors in engines return the detections of the detector in eager mode."""
 
 import importlib.util
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -154,6 +156,30 @@ def test_a_file_is_written_once_for_each_detector(cache_dir, monkeypatch):
     with torch.no_grad():
         model.rpn.logits.bias.add_(1)
     assert dense_graph(model, folder) != first
+
+
+def test_several_processes_write_one_file(monkeypatch, tmp_path):
+    """Locks hold between threads as between processes."""
+    written = []
+
+    def write_slowly(model, path):
+        written.append(path)
+        time.sleep(0.05)
+        path.write_text("graph")
+
+    monkeypatch.setattr("libradet.engines.dense_graph._write", write_slowly)
+    model = small_detector()
+    with ThreadPoolExecutor(2) as threads:
+        paths = list(threads.map(lambda _: dense_graph(model, tmp_path), range(2)))
+    assert len(written) == 1
+    assert paths[0] == paths[1]
+    assert paths[0].read_text() == "graph"
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"\.onnx is not in .*file, which cannot be written .*; set LIBRADET_CACHE_DIR"):
+        dense_graph(small_detector(), tmp_path / "file")
 
 
 def test_an_engine_with_other_detections_is_refused(monkeypatch, cache_dir):

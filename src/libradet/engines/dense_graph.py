@@ -19,6 +19,7 @@ from libradet.export.export_wrapper import check_torch_version, use_static_paddi
 from libradet.models.detector import Detector
 from libradet.models.optimize import optimize
 from libradet.utils.atomic_io import atomic_write
+from libradet.utils.file_lock import locked
 from libradet.utils.warnings_filter import silence_loggers
 
 CACHE_DIR = "LIBRADET_CACHE_DIR"
@@ -43,13 +44,14 @@ def dense_graph(model: Detector, folder: Path) -> Path:
     :meth:`libradet.models.detector.Detector.compute_dense`.
 
     Raises:
-        UserError: the detector cannot be traced.
+        UserError: the detector cannot be traced, or the folder cannot be written.
     """
     path = folder / f"{model.name}-{_hash(model)}.onnx"
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as partial:
-            _write(model, partial)
+        with locked(path, f"set {CACHE_DIR} to another folder"):
+            if not path.is_file():  # by the process that had the lock
+                with atomic_write(path) as partial:
+                    _write(model, partial)
     return path
 
 

@@ -2,18 +2,15 @@
 
 import hashlib
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from libradet.errors import UnwritableError, UserError
+from libradet.errors import UserError
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as cut off."""
@@ -73,28 +70,6 @@ def check_hash(path: Path, sha256: str, source: str = "") -> None:
         actual = digest[: len(sha256)]
         fix = "it was not kept; use another mirror" if source else "delete it, so that it is downloaded"
         raise UserError(f"{source or path}: not the published file: its SHA-256 is {actual}, not {sha256}; {fix}")
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time download or convert ``path``; the others wait. Missing folders are created.
-
-    Raises:
-        UnwritableError: the folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock")
-        lock.acquire()
-    except OSError as error:
-        raise UnwritableError(
-            f"{path.name} is not in {path.parent}, which cannot be written ({error.strerror or error}); set TORCH_HOME "
-            "to another folder, or put the file there"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _download_all(url: str, partial: Path) -> None:

@@ -96,10 +96,11 @@ def _cached(weights: PublishedWeights) -> LocalWeights:
     original, converted = cache_path(weights), converted_path(weights)
     if converted.is_file():
         return LocalWeights(converted)
-    from libradet.interop.download import check_hash, locked
+    from libradet.interop.download import check_hash
+    from libradet.utils.file_lock import locked
 
     try:
-        with locked(original):
+        with locked(original, "set TORCH_HOME to another folder, or put the file there"):
             if not converted.is_file():  # by the process that had the lock
                 if original.exists():
                     check_hash(original, weights.sha256)
