@@ -3,18 +3,16 @@
 Commands run in their own processes and in turns, so that drift of the machine affects all of them. Prints a Markdown
 table: median wall time, CPU time, and the ratios of both to the import in the same round.
 
-    python benchmarks/cold_start.py --rounds 5
+    python -m benchmarks.cold_start --rounds 5
 """
 
 import argparse
-import resource
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.resources import time_commands
 from libradet.utils.tables import markdown_table
 
 WALL, CPU = 0, 1
@@ -43,8 +41,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         _write_inputs(Path(folder))
         commands = [IMPORT_ONLY, *([sys.executable, "-m", "libradet", *command.split()] for command in COMMANDS)]
-        _measure(commands, folder)  # warm-up: fills the file cache
-        times = [_measure(commands, folder) for _ in range(rounds)]
+        time_commands(commands, folder, check=False)  # warm-up: fills the file cache
+        times = [time_commands(commands, folder, check=False) for _ in range(rounds)]
     rows = []
     for i, name in enumerate(("import torch, torchvision", *(f"libradet {command}" for command in COMMANDS))):
         seconds = [f"{statistics.median(row[i][k] for row in times):.2f} s" for k in (WALL, CPU)]
@@ -60,22 +58,6 @@ def _write_inputs(folder: Path) -> None:
     synthesize(folder / "data", train=8, val=4, size=(96, 80), classes=2)
     (folder / "empty").mkdir()
     (folder / "no_model.pth").write_text("nothing")
-
-
-def _measure(commands: list[list[str]], folder: str) -> list[tuple[float, float]]:
-    """Return wall time and CPU time of each command in seconds."""
-    times = []
-    for command in commands:
-        start, cpu_start = time.perf_counter(), _children_cpu_seconds()
-        subprocess.run(command, cwd=folder, capture_output=True, check=False)
-        times.append((time.perf_counter() - start, _children_cpu_seconds() - cpu_start))
-    return times
-
-
-def _children_cpu_seconds() -> float:
-    """Return the CPU time of all finished child processes."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

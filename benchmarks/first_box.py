@@ -5,24 +5,19 @@ turns, so that drift of the machine affects all of them. Weights are random, und
 empty cache. Prints a Markdown table: median wall time, CPU time, and the ratios of both to the import and reading in
 the same round. "Start" is the time for one image less what a second image adds: all but the detector's own time.
 
-    python benchmarks/first_box.py --rounds 5
-    python benchmarks/first_box.py --size 320 320
+    python -m benchmarks.first_box --rounds 5
+    python -m benchmarks.first_box --size 320 320
 """
 
 import argparse
 import os
-import resource
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.resources import Times, time_commands
 from libradet.utils.tables import markdown_table
-
-Times = tuple[float, float]
-"""Wall time and CPU time in seconds."""
 
 READ = "import torch, torchvision, sys; from safetensors.torch import load_file; load_file(sys.argv[1])"
 IMAGES = ("a.jpg", "b.jpg")
@@ -42,8 +37,8 @@ def main() -> None:
         predict = [sys.executable, "-m", "libradet", "predict", args.name]
         commands = [[sys.executable, "-c", READ, str(path)]]
         commands += [[*predict, *IMAGES[:n], "--batch_size", "1", *size] for n in (1, 2)]
-        measure(commands, folder)  # warm-up: fills the file cache
-        rounds = [measure(commands, folder) for _ in range(args.rounds)]
+        time_commands(commands, folder, check=True)  # warm-up: fills the file cache
+        rounds = [time_commands(commands, folder, check=True) for _ in range(args.rounds)]
     print(markdown_table(["", "wall time", "CPU time", "wall ratio", "CPU ratio"], table_rows(rounds)))
 
 
@@ -68,16 +63,6 @@ def fill_cache(name: str, folder: Path) -> Path:
     return path
 
 
-def measure(commands: list[list[str]], folder: str) -> list[Times]:
-    """Run each command once in ``folder``; stop if one fails."""
-    times = []
-    for command in commands:
-        start, cpu_start = time.perf_counter(), children_cpu_seconds()
-        subprocess.run(command, cwd=folder, capture_output=True, check=True)
-        times.append((time.perf_counter() - start, children_cpu_seconds() - cpu_start))
-    return times
-
-
 def table_rows(rounds: list[list[Times]]) -> list[list[str]]:
     """Return a row for reading, for one image, and for the start."""
     names = ("import torch, torchvision, and reading the file", "predict", "start of predict")
@@ -94,12 +79,6 @@ def _row(times: list[Times], row: int) -> Times:
     reading, one, two = times
     start = (2 * one[0] - two[0], 2 * one[1] - two[1])
     return (reading, one, start)[row]
-
-
-def children_cpu_seconds() -> float:
-    """Return the CPU time of all finished child processes."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ Each row is measured in its own process, which runs two steps: the peak of alloc
 by PyTorch's allocator on a CPU or GPU; and, in another process without a profiler, the growth of the resident set
 after the imports ("resident"), which includes fragmentation.
 
-    python benchmarks/memory.py --model faster_rcnn retinanet --images 1 2 4 --size 256 320
-    python benchmarks/memory.py --model faster_rcnn --backbone vit_small_patch16_dinov3 --frozen
-    python benchmarks/memory.py --model faster_rcnn --backbone vit_small_patch16_dinov3 --lora 8
+    python -m benchmarks.memory --model faster_rcnn retinanet --images 1 2 4 --size 256 320
+    python -m benchmarks.memory --model faster_rcnn --backbone vit_small_patch16_dinov3 --frozen
+    python -m benchmarks.memory --model faster_rcnn --backbone vit_small_patch16_dinov3 --lora 8
 """
 
 import argparse
@@ -15,9 +15,12 @@ import resource
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 
+from benchmarks.processes import ROOT
+from benchmarks.resources import peak_allocated
 from libradet.data.batch import Batch
 from libradet.models.config import DetectorConfig, LoraConfig
 from libradet.models.detector import Detector
@@ -72,19 +75,12 @@ def run(args: argparse.Namespace, device: str) -> None:
             del loss
 
 
-def peak_allocated(args: argparse.Namespace) -> int:
+def allocated_bytes(args: argparse.Namespace) -> int:
     """Return the peak of allocated bytes, as recorded by the allocator."""
     if torch.cuda.is_available():
         run(args, "cuda")
         return torch.cuda.max_memory_allocated()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run(args, "cpu")
-    allocated = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            allocated += event.nbytes()
-            peak = max(peak, allocated)
-    return peak
+    return peak_allocated(partial(run, args, "cpu"))
 
 
 def resident_growth(args: argparse.Namespace) -> int:
@@ -94,17 +90,17 @@ def resident_growth(args: argparse.Namespace) -> int:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
 
 
-QUANTITIES = {"allocated": peak_allocated, "resident": resident_growth}
+QUANTITIES = {"allocated": allocated_bytes, "resident": resident_growth}
 
 
 def measure(args: argparse.Namespace, name: str, images: int, task: str, precision: str, quantity: str) -> int:
     """Run one measurement in its own process."""
-    command = [sys.executable, __file__, "--quantity", quantity, "--model", name, "--task", task]
+    command = [sys.executable, "-m", "benchmarks.memory", "--quantity", quantity, "--model", name, "--task", task]
     command += ["--images", str(images)]
     command += ["--precision", precision, "--backbone", args.backbone, "--size", *map(str, args.size)]
     command += ["--threads", str(args.threads)] + (["--freeze"] if args.freeze else [])
     command += ["--lora", str(args.lora)] if args.lora else ["--frozen"] if args.frozen else []
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     return json.loads(output.splitlines()[-1])
 
 

@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +28,7 @@ from torch import Tensor
 from benchmarks.cases import TRAIN, Case, Contender, shrink
 from benchmarks.models import ModelUnderTest
 from benchmarks.processes import run_job
+from benchmarks.resources import peak_allocated
 
 CONTENDERS = (
     Contender("ours", "fp32"),
@@ -82,18 +82,6 @@ def count_saved(subject: ModelUnderTest) -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         yield saved
-
-
-def peak_allocated(step: Any) -> int:
-    """Return the largest number of bytes that are allocated within a step beside those that were before."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    allocated = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            allocated += event.nbytes()
-            peak = max(peak, allocated)
-    return peak
 
 
 def resident_mib() -> float:

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from benchmarks.cases import Case
-from benchmarks.memory_parts import MIB, count_saved, peak_allocated
+from benchmarks.memory_parts import MIB, count_saved
 from benchmarks.models import ModelUnderTest
+from benchmarks.resources import peak_allocated
 from benchmarks.step import make_step
 
 CASE = Case("train", "faster_rcnn", (128, 192), 1)
