@@ -1,5 +1,6 @@
 """Graphs with fused convolutions compute what the operators do."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -179,3 +180,41 @@ def test_winograd_is_used_where_it_fits_and_sizes_share_layers():
         assert not targets(graph)
     kinds = [type(layer) for layer in layers.values()]
     assert kinds.count(TiledWinograd) == kinds.count(PackedConv2d) == 1
+
+
+def random_block(rng, convs):
+    """Return a function of random operations on maps of equal size, each on one or two of the maps before."""
+    steps = [
+        lambda x, y: convs[0](x),
+        lambda x, y: convs[1](x),
+        lambda x, y: convs[2](x) + y,
+        lambda x, y: y + convs[0](x),
+        lambda x, y: convs[1](x).add_(y),
+        lambda x, y: F.relu(x),
+        lambda x, y: F.silu(x),
+        lambda x, y: F.relu(convs[2](x) + y),
+        lambda x, y: F.max_pool2d(x, 3, 1, 1),
+        lambda x, y: torch.cat([x, y], 1).chunk(2, 1)[1],
+        lambda x, y: x.transpose(2, 3).flip(2).transpose(2, 3),
+        lambda x, y: torch.stack([x, y])[0],
+    ]
+    chosen = [(steps[rng.integers(len(steps))], *rng.random(2)) for _ in range(12)]
+
+    def block(x):
+        maps = [x]
+        for step, first, second in chosen:
+            # Mostly recent maps, so that many have one user.
+            rows = [len(maps) - 1 - int(len(maps) * share**2) for share in (first, second)]
+            maps.append(step(*(maps[row] for row in rows)))
+        return maps[-1], maps[-3]
+
+    return block
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40))
+def test_random_graphs_compute_what_the_operators_do(seed):
+    torch.manual_seed(seed)
+    kinds = {"padding": 1}, {"padding": 1, "groups": 8}, {"kernel_size": 1}
+    convs = [nn.Conv2d(8, 8, **{"kernel_size": 3} | kind).requires_grad_(False) for kind in kinds]
+    check(random_block(np.random.default_rng(seed), convs), (1, 8, 6, 10))
