@@ -59,19 +59,31 @@ def list_items(args: Namespace) -> list[Item]:
     if args.all or args.cases:
         cases = catalog.select_cases(catalog.ALL, args.cases)
         items = [Item("steps", case, n) for case in cases for n in range(args.rounds)]
-        items += [Item("steps", case, 0, True) for case in cases if args.compiled and case.task == "train"]
+        items += [Item("steps", case, 0, True) for case in cases if _compiles(args, case)]
         items += [Item(part) for part in PARTS]
     else:
         infer, train, *others = [[Item("steps", case, n) for n in range(args.rounds)] for case in catalog.TARGETS]
         items = [infer[0], train[0], Item("operations"), Item("loader"), Item("proposals")]
         items += [rounds[0] for rounds in others]
         items += [item for rounds in (infer, train, *others) for item in rounds[1:]]
-        items += [Item("steps", case) for case in catalog.OTHERS[:4]] + [Item("steps", catalog.TRAIN, 0, True)]
-        items += [Item("scaling"), Item("evaluation")] + [Item("steps", case) for case in catalog.OTHERS[4:]]
+        items += [Item("steps", case) for case in catalog.OTHERS[:2]] + [Item("scaling"), Item("evaluation")]
+        items += [Item("steps", case) for case in catalog.OTHERS[2:]]
+        # Last: to compile takes minutes where instructions are narrow.
+        items += [Item("steps", case, 0, True) for case in (catalog.INFER, catalog.TRAIN)]
     items = [item for item in items if item.part in args.parts]
     if args.quick:
         items = [item._replace(case=item.case and catalog.shrink(item.case)) for item in items if item.round == 0]
     return items
+
+
+def _compiles(args: Namespace, case: Case) -> bool:
+    """Return whether compiled contenders of one of several selected cases are measured."""
+    return args.compiled if case.task == "train" else _has_engines(args, case)
+
+
+def _has_engines(args: Namespace, case: Case) -> bool:
+    """Return whether libradet's other engines for inference are measured in a case."""
+    return args.all or args.engines or case.name == catalog.INFER.name
 
 
 class BenchmarkRun:
@@ -230,7 +242,7 @@ class BenchmarkRun:
             case,
             self.results.has_bf16,
             before=args.against is not None and not item.compiled,
-            engines=args.all or case.name == catalog.INFER.name or args.engines,
+            engines=_has_engines(args, case),
             compiled=item.compiled,
             peers=args.all or args.peers,
         )
@@ -238,7 +250,7 @@ class BenchmarkRun:
         for contender in contenders:
             if not any(fnmatch(contender.name, pattern) for pattern in args.contenders):
                 continue
-            if item.compiled != (case.task == "train" and contender.variant == "compiled"):
+            if item.compiled != (contender.variant == "compiled"):
                 continue
             if self._is_other(case) and (contender.library, contender.precision) in FEW_CONTENDERS:
                 continue

@@ -84,6 +84,7 @@ def test_targets_come_first_and_nothing_twice():
     last_target = max(names.index(f"{case.name}, round 2") for case in TARGETS)
     assert last_target < min(names.index(f"{case.name}, round 1") for case in OTHERS)
     assert {item.part for item in items} == set(PARTS)
+    assert items[-2:] == [Item("steps", INFER, 0, True), Item("steps", TRAIN, 0, True)]
 
 
 @pytest.mark.parametrize("instructions", [WIDE, NARROW])
