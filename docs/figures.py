@@ -1,6 +1,7 @@
 """Draws the figures of docs/paper.md with the functions that training calls, and others from the tables of pages."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,24 +79,35 @@ def pyramid() -> Figure:
 
 
 def switches() -> Figure:
-    """Gain in AP of each setting with its interval as distractors increase, from the table of the page."""
-    _, table = RESULTS.read_text(encoding="utf-8").split("| distractors per object |", 1)
-    header, _, _, *lines = table.split("\n\n")[0].splitlines()
+    """Gain of each setting as distractors increase."""
+    return _gains_of_table("distractors per object", "gain in AP", (GRAY, ORANGE, GREEN, INK, BLUE))
+
+
+def class_skew() -> Figure:
+    """Gain of balanced_faster_rcnn with repeat factors as class frequencies differ more."""
+    return _gains_of_table("Zipf exponent", "gain", (INK, ORANGE, BLUE))
+
+
+def _gains_of_table(property_name: str, label: str, colors: Sequence[str]) -> Figure:
+    """Draw a table of the page on balanced_faster_rcnn: a column for each dataset, a row of gains for each color."""
+    _, table = RESULTS.read_text(encoding="utf-8").split(f"| {property_name} |", 1)
+    header, _, *lines = table.split("\n\n")[0].splitlines()
     numbers = [cell.strip() for cell in header.strip(" |").split("|")]
     figure, (axis,) = new_figure(3.0)
-    for row, (line, color) in enumerate(zip(lines, (GRAY, ORANGE, GREEN, INK, BLUE), strict=True)):
+    rows_of_gains = [line for line in lines if "[" in line]
+    for row, (line, color) in enumerate(zip(rows_of_gains, colors, strict=True)):
         name, *cells = line.strip("|").split("|")
         gains = {place: re.findall(r"[+-]\d+\.\d", cell) for place, cell in enumerate(cells)}
         measured = {place: values for place, values in gains.items() if values}
         values, low, high = np.array(list(measured.values()), dtype=float).T
-        places = np.array(list(measured)) + 0.08 * (row - 2)
+        places = np.array(list(measured)) + 0.08 * (row - len(colors) // 2)
         axis.errorbar(places, values, (values - low, high - values), fmt="o", color=color, label=name.strip())
     axis.axhline(0, color=GRAY, linewidth=0.8)
     axis.set_xticks(range(len(numbers)), numbers)
     axis.grid(axis="x", visible=False)
-    axis.set_xlabel("distractors per object")
-    axis.set_ylabel("gain in AP")
-    legend_above(axis, columns=2)
+    axis.set_xlabel(property_name)
+    axis.set_ylabel(label)
+    legend_above(axis, columns=2 if len(colors) > 3 else 3)
     return figure
 
 
@@ -127,6 +139,7 @@ def main() -> None:
             "pyramid": pyramid(),
             "balanced_l1": plot_loss_curves(loss_curves()),
             "switches": switches(),
+            "class_skew": class_skew(),
             "initialization": initialization(),
         }
         for name, figure in figures.items():
