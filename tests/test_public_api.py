@@ -31,7 +31,7 @@ def test_a_run_is_named_after_the_configuration_that_it_trains(monkeypatch):
     requested = []
     monkeypatch.setattr("libradet.training.run.train", lambda config, *args, **kwargs: requested.append(config))
     detector = make_config("libra_retinanet", backbone="resnet18")
-    libradet.train("faster_rcnn", data="DIR", detector=detector)
+    libradet.train(data="DIR", detector=detector)
     assert (requested[0].model, requested[0].backbone) == ("libra_retinanet", "resnet18")
 
 
