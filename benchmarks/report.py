@@ -1,6 +1,7 @@
 """Benchmark results as Markdown and JSON."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -93,10 +94,18 @@ def _describe_machine(results: Results) -> str:
     if m.get("not used"):
         instructions += f"; {', '.join(m['not used'])} of the processor switched off"
     return (
-        f"{m['date']}, {m['processor']}, {m['cores']} cores ({instructions}; torch uses {m['torch computes in']}), "
+        f"{_format_dates(m['date'])}, {m['processor']}, {m['cores']} cores ({instructions}; torch uses {m['torch computes in']}), "
         f"{m['threads']} threads, load {m['load']} at the start; {results.minutes:.0f} minutes.\n"
         f"{versions}; commits: {commits}.\n"
     )
+
+
+def _format_dates(dates: str) -> str:
+    """Return the start times of joined runs, each day once."""
+    times_of_day: dict[str, list[str]] = {}
+    for day, time in re.findall(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d) UTC", dates):
+        times_of_day.setdefault(day, []).append(time)
+    return ", ".join(f"{day} {', '.join(times)} UTC" for day, times in times_of_day.items())
 
 
 def target_row(result: TargetResult) -> tuple[str, str, str, str]:
