@@ -93,9 +93,10 @@ def _describe_machine(results: Results) -> str:
     instructions = ", ".join(m["instructions"]) or "no wide vectors"
     if m.get("not used"):
         instructions += f"; {', '.join(m['not used'])} of the processor switched off"
+    cores = f"{m['cores']} cores ({instructions}; torch uses {m['torch computes in']})"
+    load = f"load {m['load']} at the start; {results.minutes:.0f} minutes"
     return (
-        f"{_format_dates(m['date'])}, {m['processor']}, {m['cores']} cores ({instructions}; torch uses {m['torch computes in']}), "
-        f"{m['threads']} threads, load {m['load']} at the start; {results.minutes:.0f} minutes.\n"
+        f"{_format_dates(m['date'])}, {m['processor']}, {cores}, {m['threads']} threads, {load}.\n"
         f"{versions}; commits: {commits}.\n"
     )
 
