@@ -3,7 +3,7 @@
 # Behavior: convert_coco of COCO datasets whose category ids count from 0, and whose ids have gaps.
 # Output seen, 2026-11-27: the class is always the id minus 1. Ids 0, 1, 2 become the classes -1, 0, 1, and ids 1, 3, 7 the
 # classes 0, 2, 6 of three names. No names are written, and there is no message.
-# Consequence: with ids from 0, which COCO's format allows and tools such as labelme2coco write, all classes are others.
+# Consequence: with ids from 0, which COCO's format allows, all classes are others.
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
