@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,15 @@ class ModelUnderTest(NamedTuple):
         model: module with the parameters.
         call: returns detections of the inputs, or losses by name.
         autocast: bf16 is computed by autocast; otherwise weights are converted.
-        frees_gradients: gradients are freed after the optimizer's step, as in libradet's training, and not after the
-            next forward pass, as in the training scripts of the other libraries.
-        fuses_optimizer: its step is one pass over each parameter, as in libradet's training in fp32 on a CPU.
+        training: ``plain`` frees gradients after the next forward pass, as the training scripts of the other libraries,
+            ``freeing`` after the optimizer's step, as libradet's training; ``fused`` frees them so, and the optimizer's
+            step is one pass over each parameter, as in libradet's training in fp32 on a CPU.
     """
 
     model: nn.Module
     call: Callable[[], Any]
     autocast: bool = True
-    frees_gradients: bool = False
-    fuses_optimizer: bool = False
+    training: Literal["plain", "freeing", "fused"] = "plain"
 
 
 def build_libradet(case: Case, weights: Path):
@@ -87,12 +86,10 @@ def prepare_libradet(model, case: Case, contender: Contender, inputs: SyntheticI
         if contender.precision == "int8":
             settings["calibration_images"] = _calibration_images(case)
         module = libradet.optimize(model, engine=contender.variant, precision=contender.precision, **settings)
-    is_trained = case.task == "train"
-    # An older checkout trained without it.
-    fuses_optimizer = is_trained and contender.library == "ours" and contender.precision == "fp32"
-    return ModelUnderTest(
-        model, lambda: module(batch), autocast=is_trained, frees_gradients=is_trained, fuses_optimizer=fuses_optimizer
-    )
+    # An older checkout trained without a fused step.
+    is_fused = contender.library == "ours" and contender.precision == "fp32"
+    training = "fused" if is_fused else "freeing"
+    return ModelUnderTest(model, lambda: module(batch), autocast=case.task == "train", training=training)
 
 
 def _calibration_images(case: Case) -> list:

@@ -32,13 +32,13 @@ def time_commands(commands: Sequence[Sequence[str]], folder: str, check: bool) -
     """
     times = []
     for command in commands:
-        start, cpu_start = time.perf_counter(), _children_cpu_seconds()
+        start, cpu_start = time.perf_counter(), children_cpu_seconds()
         subprocess.run(command, cwd=folder, capture_output=True, check=check)
-        times.append((time.perf_counter() - start, _children_cpu_seconds() - cpu_start))
+        times.append((time.perf_counter() - start, children_cpu_seconds() - cpu_start))
     return times
 
 
-def _children_cpu_seconds() -> float:
+def children_cpu_seconds() -> float:
     """Return the processor time of all finished child processes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

@@ -1,7 +1,6 @@
 """One run of the benchmark: its items in the order of their value, within a time budget."""
 
 import os
-import resource
 import shlex
 import sys
 import time
@@ -19,6 +18,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.other_libraries import unavailable_reason
 from benchmarks.peers import PEERS, python_of
 from benchmarks.processes import HERE, OUT_OF_TIME, run_job
+from benchmarks.resources import children_cpu_seconds
 from benchmarks.results import CaseResults, Results, format_range
 
 STEPS = {"infer": 7, "train": 3}
@@ -149,9 +149,9 @@ class BenchmarkRun:
         if not self.budget.allows(estimate):
             self.results.left_out.append(name)
             return {"error": OUT_OF_TIME}
-        start, before = time.monotonic(), _children_seconds()
+        start, before = time.monotonic(), children_cpu_seconds()
         result = run_job(kind, self.args.threads, source, timeout=self.budget.remaining, **job)
-        seconds, processor = time.monotonic() - start, _children_seconds() - before
+        seconds, processor = time.monotonic() - start, children_cpu_seconds() - before
         self.results.processes.append((name, round(estimate, 1), round(seconds, 1), round(processor, 1)))
         if isinstance(result, dict) and result.get("error") == OUT_OF_TIME:
             self.results.left_out.append(name)
@@ -328,11 +328,6 @@ class BenchmarkRun:
             return
         results.runs.setdefault(turn.name, []).append(result)
         log(f"  {turn.name:32} {format_range(result['seconds'])} s  peak {result['peak']:.0f} MiB")
-
-
-def _children_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def log(text: str) -> None:

@@ -76,16 +76,16 @@ def make_step(subject: ModelUnderTest, case: Case, precision: str) -> Callable[[
         return infer
     # A learning rate of 0 keeps the weights, so that every step does the same work.
     trained = [p for p in subject.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, weight_decay=1e-4, fused=subject.fuses_optimizer)
+    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, weight_decay=1e-4, fused=subject.training == "fused")
 
     def train() -> Any:
         with torch.autocast("cpu", **cast):
             losses = subject.call()
-        if not subject.frees_gradients:
+        if subject.training == "plain":
             optimizer.zero_grad()
         sum_losses(losses).backward()
         optimizer.step()
-        if subject.frees_gradients:
+        if subject.training != "plain":
             optimizer.zero_grad()
         return losses
 

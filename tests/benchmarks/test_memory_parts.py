@@ -13,7 +13,7 @@ from benchmarks.step import make_step
 CASE = Case("train", "faster_rcnn", (128, 192), 1)
 
 
-def tiny_subject(frees_gradients=False):
+def tiny_subject(training):
     model = nn.Linear(4, 4)
     x = torch.ones(2, 4)
     seen = []
@@ -23,16 +23,19 @@ def tiny_subject(frees_gradients=False):
         seen.append(model.weight.grad is None)
         return {"loss": y.square().sum()}
 
-    return ModelUnderTest(model, call, frees_gradients=frees_gradients), seen
+    return ModelUnderTest(model, call, training=training), seen
 
 
-@pytest.mark.parametrize(("frees_gradients", "freed"), [(True, [True, True, True]), (False, [True, False, False])])
-def test_gradients_are_freed_before_the_next_forward_pass_only_by_libradet(frees_gradients, freed):
-    subject, seen = tiny_subject(frees_gradients)
+@pytest.mark.parametrize(
+    ("training", "freed"),
+    [("freeing", [True, True, True]), ("fused", [True, True, True]), ("plain", [True, False, False])],
+)
+def test_gradients_are_freed_before_the_next_forward_pass_only_by_libradet(training, freed):
+    subject, seen = tiny_subject(training)
     step = make_step(subject, CASE, "fp32")
     losses = [step()["loss"].item() for _ in freed]
     assert seen == freed
-    assert (subject.model.weight.grad is None) == frees_gradients
+    assert (subject.model.weight.grad is None) == (training != "plain")
     assert losses == losses[:1] * 3
 
 
