@@ -65,6 +65,10 @@ def runner(tmp_path):
     runner = ExperimentRunner(read_preset("small"), (dataset,), SEEDS, tmp_path / "out", jobs=1, log=lambda text: None)
     run = runner.make_proposal_run(dataset)
     run.proposals.mkdir(parents=True)
+    dataset.data.mkdir()
+    for split in ("train", "val"):
+        (dataset.data / f"{split}.json").touch()
+        (run.proposals / f"{split}.safetensors").touch()
     (run.folder / RESULT).write_text(json.dumps({"metrics": {"AP": 0.1, "AR100": 0.4}, "seconds": 1.0}))
     finish(runner, read_experiment("components"))
     for seed in SEEDS:

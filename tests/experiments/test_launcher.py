@@ -31,18 +31,28 @@ def test_close_stops_runs_started_where_ctrl_c_is_ignored(tmp_path):
 
 
 @pytest.mark.parametrize("exit_code", [0, 2])
-def test_a_finished_run_whose_proposals_another_table_did_not_need_writes_them(exit_code, tmp_path, monkeypatch):
-    settings = {"model": "rpn", "data": "somewhere"}
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_a_finished_run_without_proposals_of_all_splits_writes_them(exit_code, is_interrupted, tmp_path, monkeypatch):
+    """A table may have finished it that needs none, or an older version was interrupted between two splits."""
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").touch()
+    settings = {"model": "rpn", "data": str(tmp_path)}
     plain, run = make_run(tmp_path, settings, 0), make_run(tmp_path, settings, 0, writes_proposals=True)
     assert plain.folder == run.folder
     run.folder.mkdir()
     (run.folder / RESULT).write_text('{"metrics": {"AR100": 0.5}, "seconds": 1}')
     (run.folder / LOG).write_text("libradet: error: no space left\n")
+    if is_interrupted:
+        run.proposals.mkdir()
+        (run.proposals / "train.safetensors").touch()
     commands = []
 
     def call(launcher, arguments, run, lock):
         commands.append(arguments[0])
-        (run.folder / "proposals.partial").mkdir(exist_ok=True)
+        partial = run.folder / "proposals.partial"
+        partial.mkdir(exist_ok=True)
+        for split in ("train", "val"):
+            (partial / f"{split}.safetensors").write_text("new")
         return exit_code
 
     monkeypatch.setattr(Launcher, "_call", call)
@@ -58,11 +68,12 @@ def test_a_finished_run_whose_proposals_another_table_did_not_need_writes_them(e
         for _ in range(2):
             assert launcher.execute(run) == run.result
         assert commands == ["predict"]
-        assert run.proposals.is_dir()
+        assert [path.read_text() for path in sorted(run.proposals.iterdir())] == ["new"] * 2
 
 
 def test_failed_runs_write_no_proposals(tmp_path, monkeypatch):
-    run = make_run(tmp_path, {"model": "rpn", "data": "somewhere"}, 0, writes_proposals=True)
+    (tmp_path / "val.json").touch()
+    run = make_run(tmp_path, {"model": "rpn", "data": str(tmp_path)}, 0, writes_proposals=True)
     run.folder.mkdir()
     (run.folder / RESULT).write_text('{"failure": "loss is not finite", "seconds": 1}')
     monkeypatch.setattr(Launcher, "_call", lambda *_: pytest.fail("a process was started"))

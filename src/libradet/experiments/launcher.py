@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,8 +69,16 @@ class TrainingRun:
 
     @property
     def lacks_proposals(self) -> bool:
-        """Whether its proposals are still to be written: a table that needs none may have finished the same run."""
-        return self.writes_proposals and not self.proposals.is_dir()
+        """Whether proposals of a split are still to be written.
+
+        A table that needs none may have finished the same run, and an older version wrote one split after the other.
+        """
+        from libradet.data.read import splits  # imports torch
+
+        if not self.writes_proposals:
+            return False
+        files = [self.proposals / f"{split}.safetensors" for split in splits(dict(self.settings)["data"])]
+        return not all(file.is_file() for file in files)
 
 
 def make_run(root: Path, settings: dict[str, Any], seed: int, writes_proposals: bool = False) -> TrainingRun:
@@ -132,6 +141,7 @@ class Launcher:
         code = self._call(["predict", model, "--data", data, "--output_dir", str(partial)], run, lock)
         if code:
             raise _process_error(run, code, "predict")
+        shutil.rmtree(run.proposals, ignore_errors=True)
         partial.rename(run.proposals)
 
     def _call(self, arguments: Sequence[str], run: TrainingRun, lock: int) -> int:
