@@ -1,6 +1,7 @@
 """Settings in mmdetection's checkpoints, as versions 1, 2 and 3 write them."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -64,6 +65,57 @@ def test_cascade_of_version_3(infer):
     assert (config.rpn.anchors.ratios, config.rpn.anchors.offset) == ((1.0,), 0.5)
     assert config.roi.align.canonical_size == 112.0
     assert config.cascade.box_stds == ((0.1, 0.1, 0.2, 0.2), (0.06, 0.06, 0.1, 0.1), (0.03, 0.03, 0.05, 0.05))
+
+
+def test_types_may_be_named_with_their_modules(infer):
+    """As configurations that import what they name are written."""
+    text = f"""{CASCADE}
+train_cfg = dict(rcnn=[dict(sampler=dict(type='OHEMSampler'))])
+test_cfg = dict(rpn=dict(nms=dict(type='nms', iou_threshold=0.6)), rcnn=dict(score_thr=0.1, nms=dict(type='soft_nms')))
+"""
+    config = infer("cascade_rcnn_r50_fpn", re.sub(r"type='(\w+)'", r"type='mmdet.models.part.\1'", text))
+    assert config == infer("cascade_rcnn_r50_fpn", text)
+    assert (config.roi.sampling.positives, config.detections.nms_type) == ("ohem", "soft_linear")
+
+
+STALE = "test_pipeline = [dict(type='Resize', scale=(1000, 600), keep_ratio=True), dict(size_divisor=64)]"
+STEPS = """dict(type='Resize', keep_ratio=True), dict(type='Normalize', mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0]),
+dict(type='Pad', size_divisor=16)"""
+AUGMENTED = f"dict(type='MultiScaleFlipAug', img_scale=(640, 480), flip=False, transforms=[{STEPS}])"
+NORMALIZED = "mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], to_rgb=True"
+RESIZED = "dict(type='Resize', scale=(640, 480), keep_ratio=True)"
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "mean", "channels", "size_divisible"),
+    [
+        (f"data = dict(test=dict(type='CocoDataset', pipeline=[{AUGMENTED}]))", (480, 640), 1.0, "rgb", 16),
+        (
+            f"data = dict(test=dict(img_scale=(640, 480), img_norm_cfg=dict({NORMALIZED}), size_divisor=16))",
+            (480, 640),
+            1.0,
+            "rgb",
+            16,
+        ),
+        (f"test_dataloader = dict(dataset=dict(pipeline=[{RESIZED}]))", (480, 640), 123.675, "rgb", 32),
+        ("test_dataloader = None", (600, 1000), 123.675, "rgb", 64),
+        ("img_norm_cfg = dict(mean=[1.0, 1.0, 1.0], std=[1.0, 1.0, 1.0])", (600, 1000), 1.0, "rgb", 64),
+        ("img_norm_cfg = dict(mean=[1, 1, 1], std=[1, 1, 1], to_rgb=False)", (600, 1000), 1.0, "bgr", 64),
+        ("data = dict(test=dict(pipeline=[dict(img_scale=[(640, 480)])]))", (480, 640), 123.675, "rgb", 32),
+        ("data = dict(test=dict(pipeline=[dict(img_scale=[(1, 2), (3, 4)])]))", (800, 1333), 123.675, "rgb", 32),
+    ],
+)
+def test_images_are_read_as_the_test_command_reads_them(infer, settings, size, mean, channels, size_divisible):
+    image = infer("faster_rcnn_r50_fpn", f"model = dict(backbone=dict())\n{STALE}\n{settings}").image
+    assert (image.size, image.mean[0], image.channels, image.size_divisible) == (size, mean, channels, size_divisible)
+
+
+@pytest.mark.parametrize(
+    "step", ["scale=(640, 480)", "scale=(640, 480), keep_ratio=False", "img_scale=(640, 480), keep_ratio=False"]
+)
+def test_images_of_another_aspect_ratio_are_refused(infer, step):
+    with pytest.raises(UserError, match="aspect ratio"):
+        infer("faster_rcnn_r50_fpn", f"model = dict(a=1)\ntest_pipeline = [dict(type='mmdet.Resize', {step})]")
 
 
 def test_cascade_ignores_anchors_across_the_border_and_keeps_more_proposals(infer):

@@ -37,6 +37,18 @@ def _value(node: ast.expr, known: Mapping[str, Any]) -> Any:
         return None
 
 
+def without_modules(tree: Any) -> Any:
+    """Return ``tree`` with the plain name of every ``type``.
+
+    Configurations that import what they name are written with its module, ``mmcv.ops.nms``; others may name a registry,
+    ``mmdet.RandomSampler``.
+    """
+    if isinstance(tree, dict):
+        plain = {key: without_modules(value) for key, value in tree.items()}
+        return plain | {"type": tree["type"].rpartition(".")[2]} if isinstance(tree.get("type"), str) else plain
+    return [without_modules(item) for item in tree] if isinstance(tree, list) else tree
+
+
 def iter_dicts(tree: Any, key: str) -> Iterator[dict[str, Any]]:
     """Yield the dictionaries in ``tree`` that have ``key``."""
     if isinstance(tree, dict):

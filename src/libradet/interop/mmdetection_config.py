@@ -4,10 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from libradet.errors import UserError
-from libradet.interop.literal_config import first_dict, iter_dicts, parse_literals
+from libradet.interop.literal_config import first_dict, iter_dicts, parse_literals, without_modules
 from libradet.interop.mmdetection_losses import apply_class_losses, check_mask_head
 from libradet.interop.mmdetection_sampling import apply_samplers
-from libradet.models.config import AnchorConfig, DetectionConfig, DetectorConfig, ProposalConfig, RoIAlignConfig
+from libradet.models.config import (
+    AnchorConfig,
+    DetectionConfig,
+    DetectorConfig,
+    ImageConfig,
+    ProposalConfig,
+    RoIAlignConfig,
+)
 
 Settings = Mapping[str, Any]
 BoxStd = tuple[float, float, float, float]
@@ -20,7 +27,7 @@ def apply_config(config: DetectorConfig, meta: Settings) -> None:
         UserError: a setting is not supported.
     """
     text = meta.get("cfg") or meta.get("config")
-    settings = parse_literals(text) if isinstance(text, str) else {}
+    settings = without_modules(parse_literals(text)) if isinstance(text, str) else {}
     model = settings.get("model")
     if not isinstance(model, dict):
         return
@@ -42,21 +49,44 @@ def _require(settings: Settings, allowed: Settings) -> None:
 
 
 def _apply_image(config: DetectorConfig, root: Settings, model: Settings) -> None:
-    image = config.image
-    settings = {**first_dict(root, "img_norm_cfg"), **first_dict(model, "data_preprocessor")}
+    image, test, preprocessor = config.image, _test_data(root), first_dict(model, "data_preprocessor")
+    # Before version 3, a step of the pipeline normalizes, and by default converts to RGB.
+    step = next(iter_dicts(test, "mean"), None) or first_dict(root, "img_norm_cfg")
+    settings, to_rgb = step, step.get("to_rgb", True)
+    if "mean" in preprocessor:
+        settings, to_rgb = preprocessor, preprocessor.get("bgr_to_rgb", False)
     if "mean" in settings and "std" in settings:
         image.mean, image.std = tuple(settings["mean"]), tuple(settings["std"])
-        to_rgb = settings.get("to_rgb", settings.get("bgr_to_rgb", False))
         image.channels = "rgb" if to_rgb else "bgr"
-    _require(settings, {"pad_value": (0,)})
-    pipeline = root.get("test_pipeline") or []
-    pads = [step["size_divisor"] for step in iter_dicts(pipeline, "size_divisor")]
-    image.size_divisible = int(settings.get("pad_size_divisor", pads[0] if pads else image.size_divisible))
-    for step in (*iter_dicts(pipeline, "img_scale"), *iter_dicts(pipeline, "scale")):
-        scale = step.get("img_scale") or step["scale"]
-        if isinstance(scale, list) and len(scale) == 2 and step.get("keep_ratio", True):
-            image.size = (min(scale), max(scale))
-            break
+    _require(preprocessor, {"pad_value": (0,)})
+    pads = [step["size_divisor"] for step in iter_dicts(test, "size_divisor")]
+    image.size_divisible = int(preprocessor.get("pad_size_divisor", pads[0] if pads else image.size_divisible))
+    _apply_size(image, test)
+
+
+def _test_data(root: Settings) -> Any:
+    """Return the part with the steps that the test command applies to images, in versions 3, 2 and 0.6.
+
+    The list ``test_pipeline``, of which that part usually is a copy, may differ from it.
+    """
+    data = root.get("data")
+    parts = [root.get("test_dataloader"), data.get("test") if isinstance(data, dict) else None]
+    used = (part for part in parts for key in ("pipeline", "img_scale") if next(iter_dicts(part, key), None))
+    return next(used, root.get("test_pipeline"))
+
+
+def _apply_size(image: ImageConfig, test: Any) -> None:
+    for step in iter_dicts(test, "type"):
+        # Version 3, which calls the size "scale", changes the aspect ratio by default.
+        if step["type"] == "Resize" and not step.get("keep_ratio", "scale" not in step):
+            raise UserError("its images are resized without keeping their aspect ratio, which is not supported")
+    for key in ("img_scale", "scale"):
+        for step in iter_dicts(test, key):
+            # Several sizes are those of test-time augmentation.
+            size = step[key][0] if isinstance(step[key], list) and len(step[key]) == 1 else step[key]
+            if isinstance(size, list) and len(size) == 2 and not isinstance(size[0], list):
+                image.size = (min(size), max(size))
+                return
 
 
 def _apply_backbone(config: DetectorConfig, settings: Settings) -> None:

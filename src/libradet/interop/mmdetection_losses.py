@@ -52,7 +52,7 @@ def apply_class_losses(config: RoIConfig, heads: Sequence[Settings]) -> None:
         UserError: their classifiers are not supported.
     """
     losses = [first_dict(head, "loss_cls") for head in heads]
-    kinds = {str(loss.get("type", "")).rpartition(".")[2] for loss in losses}
+    kinds = {str(loss.get("type", "")) for loss in losses}
     for kind in OTHER_CLASSIFIERS:
         if kind in kinds:
             _refuse(kind)
@@ -88,6 +88,6 @@ def _refuse(kind: str) -> None:
 
 def _check_predictors(head: Settings, keys: Sequence[str], allowed: str) -> None:
     for key in keys:
-        kind = str(first_dict(head, key).get("type", allowed)).rpartition(".")[2]
+        kind = str(first_dict(head, key).get("type", allowed))
         if not kind.startswith(allowed):
             raise UserError(f"its setting {key}={kind!r} is not supported: weights and features are normalized there")
