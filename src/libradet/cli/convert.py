@@ -40,8 +40,9 @@ def run(args: argparse.Namespace) -> int:
 
     loaded = load_checkpoint(args.source, args.allow_partial, args.norm_eps, args.use_ema)
     if args.to:
+        differences = config_differences(loaded.model, args.to)  # before anything is written
         save_checkpoint_as(loaded.model, args.to, args.output)
-        for difference in config_differences(loaded.model, args.to):
+        for difference in differences:
             print(f"not stored in {args.to} checkpoints; set it in {SETTINGS_PLACES[args.to]}: {difference}")
     else:
         save_model(loaded.model, args.output)

@@ -96,11 +96,16 @@ def load_checkpoint(
         metadata: in place of the metadata in another toolbox's file, such as its version and settings.
 
     Raises:
-        UserError: as :func:`load_checkpoint_any`; or ``use_ema`` is set and the file has one set of weights.
+        UserError: as :func:`load_checkpoint_any`; or ``use_ema`` is set and the file has one set of weights, or
+            ``norm_eps`` and the file is ours.
     """
     if _is_saved_model(path):
         if use_ema is not None:
             raise _one_set_of_weights(path)
+        if norm_eps is not None:
+            raise UserError(
+                f"{path}: is a file of libradet, which contains the epsilon of its norms; leave out norm_eps"
+            )
         return LoadedCheckpoint(load_model(path), "libradet", [], [], [])
     tensors, meta, note = _read(path, use_ema)
     checkpoint_format, tensors, config = _infer_config(tensors, meta if metadata is None else metadata, path)

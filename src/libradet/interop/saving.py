@@ -13,7 +13,7 @@ from libradet.interop import mmdetection, torchvision_models
 from libradet.interop.checkpoint_format import CheckpointFormat
 from libradet.interop.class_order import background_to_first
 from libradet.models.class_balance import uses_sigmoid
-from libradet.models.config import CLASS_BALANCE, LOSS_WEIGHTS
+from libradet.models.config import CLASS_BALANCE, LOSS_WEIGHTS, DetectorConfig
 from libradet.models.detector import Detector
 from libradet.utils.atomic_io import atomic_write
 from libradet.utils.nested import flatten
@@ -21,9 +21,10 @@ from libradet.utils.nested import flatten
 WRITABLE_FORMATS: dict[str, CheckpointFormat] = {"mmdet": mmdetection.FORMAT, "torchvision": torchvision_models.FORMAT}
 
 INFERENCE_SETTINGS = (
-    *("image", "backbone.stride_in_1x1", "backbone.norm_eps", "pyramid.extra_relu", "pyramid.balanced"),
-    *("rpn.anchors", "rpn.test_proposals", "roi.align", "roi.box_std", "cascade.box_stds", "cascade.average"),
-    *("mask.align", "retinanet.anchors", "retinanet.topk_candidates", "retinanet.clip_last", "detections"),
+    *("image", "backbone.stride_in_1x1", "backbone.norm_eps", "pyramid.num_levels", "pyramid.extra_relu"),
+    *("pyramid.balanced", "rpn.anchors", "rpn.test_proposals", "roi.align", "roi.box_std", "roi.test_proposals"),
+    *("cascade.box_stds", "cascade.average", "mask.align", "retinanet.anchors", "retinanet.topk_candidates"),
+    *("retinanet.clip_last", "detections"),
 )
 """Settings that change detections and are not part of a state dict."""
 
@@ -73,10 +74,11 @@ def config_differences(model: Detector, toolbox: str) -> list[str]:
     """Return the settings in which the toolbox's detector differs by default: ``name: ours here, theirs there``.
 
     They are not part of a state dict and have to be set in the toolbox for equal detections.
+
+    Raises:
+        UserError: the toolbox does not have such a detector.
     """
-    checkpoint_format = WRITABLE_FORMATS[toolbox]
-    state = checkpoint_format.normalize_keys(to_foreign_state_dict(model, toolbox))
-    theirs = _flat_config(checkpoint_format.infer_config(state, {}))
+    theirs = _flat_config(_their_config(model, toolbox))
     differences = [
         f"{name}: {value} here, {theirs.get(name)} there"
         for name, value in _flat_config(model.config).items()
@@ -85,6 +87,23 @@ def config_differences(model: Detector, toolbox: str) -> list[str]:
     if toolbox == "torchvision" and model.balance is not None:
         differences.append("the balanced pyramid, by libradet.interop.torchvision.balance")
     return differences
+
+
+def _their_config(model: Detector, toolbox: str) -> DetectorConfig:
+    """Return the configuration that the toolbox's detector with these weights has by default."""
+    checkpoint_format, own = WRITABLE_FORMATS[toolbox], model.config
+    state = checkpoint_format.normalize_keys(to_foreign_state_dict(model, toolbox))
+    refusal = f"{checkpoint_format.name} has no such {own.model}"
+    try:
+        theirs = checkpoint_format.infer_config(state, {})
+    except UserError as error:
+        raise UserError(f"{refusal}: {error}") from error
+    except KeyError as error:
+        raise UserError(f"{refusal}: it has no {error}") from error
+    for part in ("rpn", "roi", "cascade", "mask", "retinanet"):
+        if (getattr(own, part) is None) != (getattr(theirs, part) is None):
+            raise UserError(f"{refusal}, {'without' if getattr(own, part) is None else 'with'} {part}")
+    return theirs
 
 
 def _flat_config(config: Any) -> dict[str, Any]:
