@@ -3,17 +3,19 @@
 import csv
 import json
 import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-from libradet.analysis.analyze import analyze, build_report
+from libradet.analysis.analyze import _train_frequency, analyze, build_report
 from libradet.analysis.report.figure_style import report_style, to_svg
 from libradet.analysis.report.figures import plot_error_types
 from libradet.cli import main
 from libradet.data.read import read
+from libradet.data.repeat_factors import count_objects
 from libradet.errors import UserError
 from libradet.evaluation.evaluate import evaluate
 from libradet.inference.proposals import write_dataset_proposals
@@ -40,6 +42,17 @@ def test_precision_is_that_of_evaluate(numbers, data, make_detector):
     metrics = evaluate(model, dataset, batch_size=2, num_workers=0, progress=False)
     assert {k: metrics[k] for k in numbers["metrics"]} == pytest.approx(numbers["metrics"], nan_ok=True)
     assert numbers["error_types"]["AP50"] == pytest.approx(metrics["AP50"], abs=1e-9)
+
+
+def test_class_frequencies_are_those_of_the_training_split_by_any_name(data, tmp_path):
+    (tmp_path / "annotations").mkdir()
+    for split in ("train", "val"):
+        shutil.copyfile(data / f"{split}.json", tmp_path / "annotations" / f"instances_{split}2017.json")
+        (tmp_path / f"{split}2017").symlink_to(data / "images")
+    frequency, notes = _train_frequency(tmp_path, read(tmp_path, "val")[0])
+    assert frequency is not None
+    assert (frequency.objects, notes) == (list(count_objects(read(data, "train")[0])), [])
+    assert _train_frequency(tmp_path, read(tmp_path, "train")[0]) == (None, [])
 
 
 def test_counts_add_up(numbers):

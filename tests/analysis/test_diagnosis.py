@@ -2,6 +2,7 @@
 
 import shlex
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,7 @@ from libradet.analysis.diagnose.sample import (
     diagnose_positive_ious,
     diagnose_positives,
 )
+from libradet.models.config import LoraConfig
 from libradet.models.zoo import MODELS, make_config
 from libradet.training.options import parse_train
 
@@ -350,11 +352,30 @@ def test_commands_train_the_analyzed_model(name, tmp_path):
 
 def test_commands_use_the_configuration_of_the_run(tmp_path):
     (tmp_path / "config.yaml").write_text("model: faster_rcnn\n")
+    (tmp_path / "best.safetensors").touch()
     command = train_command(tmp_path / "best.safetensors", make_config("faster_rcnn"), "data", [], "runs/x")
     assert (
         command.split()
         == f"libradet train --config {tmp_path}/config.yaml \\ --data data \\ --output_dir runs/x".split()
     )
+
+
+def test_commands_for_published_weights_ignore_a_configuration_in_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text("model: retinanet\n")
+    command = train_command("faster_rcnn_r50_fpn_coco", make_config("faster_rcnn"), "data", [], "runs/x")
+    assert "--config" not in command
+
+
+def test_commands_keep_what_the_initial_weights_do_not_determine():
+    """ImageNet weights need their own order of channels; the features of a MobileNet are a choice."""
+    config = make_config("faster_rcnn", 3, "mobilenetv3_large_100")
+    config.backbone.features, config.backbone.lora = "stride_32", LoraConfig(rank=4)
+    config.pyramid.start_stride, config.image.channels, config.image.mean = 32, "bgr", (1.0, 2.0, 3.0)
+    command = train_command("x", config, "data", [], "runs/x")
+    assert "--detector.backbone.features stride_32" in command
+    assert "--detector.backbone.lora.rank 4" in command
+    assert "--detector.image" not in command
 
 
 @pytest.mark.parametrize("stage", ["rpn", "roi"])

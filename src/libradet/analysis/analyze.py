@@ -32,6 +32,7 @@ from libradet.analysis.report.render import render
 from libradet.analysis.report.tables import make_tables, write_tables
 from libradet.analysis.run_settings import read_run_settings, trained_tiles
 from libradet.data.bit_depth import describe_bit_depth
+from libradet.data.formats.reading import standard_split
 from libradet.data.read import read, splits
 from libradet.data.records import Dataset
 from libradet.errors import UserError
@@ -140,7 +141,9 @@ def _select_images(dataset: Dataset, limit: int, data: str | Path) -> tuple[Data
 
 def _train_frequency(data: str | Path, dataset: Dataset) -> tuple[TrainFrequency | None, list[str]]:
     """Return the frequency of the dataset's classes in its training split, and notes; None if there is no other."""
-    if "train" not in splits(data) or dataset.split == "train":
+    # Splits have the names of the files, such as train2017.
+    names = [standard_split(name) for name in splits(data)]
+    if "train" not in names or standard_split(dataset.split) == "train":
         return None, []
     try:
         train, checked = read(data, "train", strict=False, training=False, skip_broken=True, masks=False)

@@ -8,13 +8,20 @@ import yaml
 from libradet.training.run_files import CONFIG
 
 
+def run_config(model: str | Path) -> Path | None:
+    """Return config.yaml beside a model's file; None if one of the two is absent, as for published weights."""
+    path = Path(model)
+    config = path.parent / CONFIG
+    return config if path.is_file() and config.is_file() else None
+
+
 def read_run_settings(model: str | Path) -> dict[str, Any] | None:
     """Return the settings in config.yaml beside a model's file; None if there is none, or it is no mapping."""
-    path = Path(model)
-    if not path.is_file():
+    config = run_config(model)
+    if config is None:
         return None
     try:
-        settings = yaml.safe_load((path.parent / CONFIG).read_text(encoding="utf-8"))
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
     return settings if isinstance(settings, dict) else None

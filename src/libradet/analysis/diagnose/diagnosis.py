@@ -21,13 +21,17 @@ from libradet.analysis.diagnose.sample import (
     diagnose_positives,
 )
 from libradet.analysis.levels.classes import unseen_classes
+from libradet.analysis.run_settings import run_config
 from libradet.models.config import DetectorConfig
 from libradet.models.zoo import MODELS, make_config
-from libradet.training.run_files import CONFIG
 from libradet.utils.nested import flatten
 from libradet.utils.text import counted, summarize_list
 
-_FROM_DATA_OR_WEIGHTS = ("model", "num_classes", "class_names", "category_ids", "backbone", "image.mean", "image.std")
+_FROM_DATA_OR_WEIGHTS = (
+    *("model", "num_classes", "class_names", "category_ids", "image.mean", "image.std", "image.channels"),
+    *("backbone.name", "backbone.freeze_at", "backbone.frozen_norm", "backbone.norm_eps", "backbone.stride_in_1x1"),
+)
+"""Settings that follow from the dataset, or from the weights that training starts from."""
 
 _CHECK_OF_PROPOSALS = (
     "Train with and without this option with the same seed and compare AR100 and AR1000, and by object size ARs, ARm "
@@ -217,9 +221,9 @@ def train_command(
     Uses the run's own config.yaml if it is in the folder of the model. Otherwise the command lists what differs from
     the zoo's entry, and starts from ImageNet weights, as the original ones are not known.
     """
-    run_config = Path(model).parent / CONFIG
-    if run_config.is_file():
-        words = ["--config", str(run_config)]
+    config_of_run = run_config(model)
+    if config_of_run is not None:
+        words = ["--config", str(config_of_run)]
     else:
         name = config.model if config.model in MODELS else "faster_rcnn"
         words = ["--model", name, "--backbone", config.backbone.name, "--weights", "imagenet"]
