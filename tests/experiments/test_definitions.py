@@ -1,6 +1,7 @@
 """Experiments and presets: the packaged files, and files of users."""
 
 import re
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -10,6 +11,7 @@ from libradet.errors import UserError
 from libradet.experiments.definitions import (
     list_names,
     nest,
+    proposal_settings,
     read_experiment,
     read_preset,
     resolve_backbone_weights,
@@ -130,6 +132,34 @@ def test_repeated_images_do_not_lengthen_training():
     on_eight = row_settings(read_preset("coco"), rows["repeat factors, threshold 0.3"], num_images=301)
     assert on_eight["max_steps"] == 12 * 19
     assert "max_steps" not in row_settings(read_preset("small"), rows["baseline"], num_images=301)
+
+
+def test_overrides_count_before_what_follows_from_them():
+    """Rows have equal budgets, and only the last epoch is evaluated, also with another number of epochs or images."""
+    rows = {row.name: row for row in read_experiment("classes").rows}
+    overrides = {"max_epochs": 9, "batch_size": 4}
+    for name, steps in (("baseline", None), ("repeat factors, threshold 0.3", 9 * 76)):
+        settings = row_settings(read_preset("small"), rows[name], 301, overrides)
+        assert settings["check_val_every_n_epoch"] == settings["max_epochs"] == 9
+        assert settings.get("max_steps") == steps
+    repeated = row_settings(read_preset("small"), rows["baseline"], 301, {"repeat_factor_thresh": 0.1})
+    assert repeated["max_steps"] == 4 * 151
+    rpn = proposal_settings(read_preset("small"), 301, overrides)
+    assert (rpn["check_val_every_n_epoch"], rpn["detector.detections.detections_per_img"]) == (9, 500)
+    each = row_settings(read_preset("small"), read_experiment("initialization").rows[0], 301, {"max_epochs": 9})
+    assert each["check_val_every_n_epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbones": {"resnet18": "resnet18"}}, "preset small: baseline needs the backbone resnet50 and"),
+        ({"schedules": {"1x": {"lr_milestones": [2]}}}, "the schedule 1x has neither images nor max_epochs"),
+    ],
+)
+def test_what_a_preset_lacks_is_named(change, message):
+    with pytest.raises(UserError, match=message):
+        row_settings(replace(read_preset("small"), **change), read_experiment("table2").rows[0], 301)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Experiment runner: settings of all rows are checked before anything is trained."""
 
+from dataclasses import replace
+
 import pytest
 
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
+from libradet.experiments.ablation import _notes, reproduce_table
 from libradet.experiments.definitions import list_names, read_experiment, read_preset
 from libradet.experiments.runner import DatasetEntry, ExperimentRunner, check_runs, make_dataset_entries
 
@@ -26,6 +29,23 @@ def test_unknown_settings_are_refused_before_training(tmp_path):
     run = runner.make_run(runner.datasets[0], read_experiment("table2").rows[0], 0, shared_proposals=False)
     with pytest.raises(UserError, match="negatives"):
         check_runs([run])
+
+
+def test_notes_name_what_deltas_are_relative_to(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("{title: t, metrics: [AP], model: rpn, rows: [{name: a}, {name: b}, {name: c, baseline: b}]}")
+    experiment, runner = read_experiment(str(path)), make_runner("small", tmp_path)
+    assert "relative to the first row, of c to b." in _notes(runner, experiment)[1]
+    assert "relative to the first row." in _notes(runner, replace(experiment, rows=experiment.rows[:2]))[1]
+    assert "relative to the baseline that the paper uses." in _notes(runner, read_experiment("table2"))[1]
+
+
+def test_a_table_without_a_row_for_the_preset_is_refused(tmp_path):
+    runner = make_runner("small", tmp_path)
+    experiment = read_experiment("table1")
+    rows = tuple(row for row in experiment.rows if not runner.preset.supports(row))
+    with pytest.raises(UserError, match="table1: preset small has the backbone and the schedule of none of its rows"):
+        reproduce_table(runner, replace(experiment, rows=rows))
 
 
 def test_datasets_need_a_validation_split(tmp_path):

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from libradet.errors import UserError
 from libradet.experiments.definitions import AblationRow, Experiment
 from libradet.experiments.row_results import RowResults, delta_cell, delta_to_baseline, metrics_by_frequency, tabulate
 from libradet.experiments.runner import DatasetEntry, ExperimentRunner, check_runs
@@ -25,8 +26,16 @@ def reproduce_table(runner: ExperimentRunner, experiment: Experiment) -> list[Te
 
     Returns:
         one table per dataset; with several datasets also one of deltas over all of them.
+
+    Raises:
+        UserError: ``libradet train`` would reject a row, or the preset has none of them.
     """
     rows = runner.supported_rows(experiment)
+    if not rows:
+        raise UserError(
+            f"{experiment.name}: preset {runner.preset.name} has the backbone and the schedule of none of its rows; "
+            "add them to the preset, or name another one"
+        )
     grid = list(product(runner.seeds, runner.datasets, rows))
     runs = [runner.make_run(dataset, row, seed, experiment.shared_proposals) for seed, dataset, row in grid]
     check_runs(runs)
@@ -123,12 +132,20 @@ def _notes(runner: ExperimentRunner, experiment: Experiment) -> list[str]:
     notes = [
         "In percent: mean ± standard deviation over seeds"
         + (f", the paper's in brackets{source}." if has_paper else "."),
-        f"Deltas are paired by seed, relative to the {'baseline that the paper uses' if has_paper else 'first row'}.",
+        f"Deltas are paired by seed, relative to {_describe_baseline(experiment, has_paper)}.",
     ]
     omitted = [row.name for row in experiment.rows if not runner.preset.supports(row)]
     if omitted:
         notes.append(f"Omitted, since the preset has no backbone or schedule for them: {'; '.join(omitted)}.")
     return notes
+
+
+def _describe_baseline(experiment: Experiment, has_paper: bool) -> str:
+    if has_paper:
+        return "the baseline that the paper uses"
+    others = {row.baseline for row in experiment.rows} - {None, experiment.rows[0].name}
+    pairs = [f"of {row.name} to {row.baseline}" for row in experiment.rows if row.baseline in others]
+    return f"the first row{''.join(f', {pair}' for pair in pairs)}"
 
 
 def _overall_table(runner: ExperimentRunner, experiment: Experiment, results: Results) -> TextTable:

@@ -1,6 +1,6 @@
 """Experiments and presets, read from YAML: rows of settings to compare, and the scale at which they are trained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -10,6 +10,7 @@ import yaml
 
 from libradet.errors import UserError
 from libradet.models.zoo import MODELS
+from libradet.training.config import TrainConfig
 from libradet.utils.text import suggest
 
 FOLDER = Path(__file__).parent
@@ -160,27 +161,41 @@ def _read_preset_tree(name: str, derived: tuple[Path, ...]) -> tuple[Path, dict[
     return path, inherited | tree
 
 
-def row_settings(preset: Preset, row: AblationRow, num_images: int) -> dict[str, Any]:
+def row_settings(
+    preset: Preset, row: AblationRow, num_images: int, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return all settings of a row, by dotted key of ``libradet train``.
 
     Args:
         num_images: number of images in the training split.
+        overrides: settings of all rows, which precede those of the preset and of the row.
+
+    Raises:
+        UserError: the preset has no such backbone or schedule.
     """
+    if not preset.supports(row):
+        raise UserError(
+            f"preset {preset.name}: {row.name} needs the backbone {row.backbone} and the schedule {row.schedule}; "
+            "add them to backbones and schedules"
+        )
     config = MODELS[row.model]()
     parts = [part for part in ("rpn", "roi", "retinanet") if getattr(config, part) is not None]
     settings: dict[str, Any] = {"model": row.model, "backbone": preset.backbones[row.backbone]}
     for section in ("settings", *parts):
         settings |= preset.sections[section]
-    settings |= _schedule_settings(preset.schedules[row.schedule], num_images) | row.settings
+    own = row.settings | dict(overrides or {})
+    settings |= _schedule_settings(preset, row.schedule, num_images) | own
+    # Only the last epoch is evaluated: the best of several evaluations would favor noisy rows.
+    settings["check_val_every_n_epoch"] = own.get("check_val_every_n_epoch", settings["max_epochs"])
     if settings.get("repeat_factor_thresh") and settings.get("max_steps") is None:
         settings["max_steps"] = _steps_without_repeats(settings, num_images)
     return settings
 
 
-def proposal_settings(preset: Preset, num_images: int) -> dict[str, Any]:
-    """Return the settings of the RPN whose proposals are shared."""
-    rpn = AblationRow("RPN", "rpn", settings={}, baseline=None, paper={})
-    return row_settings(preset, rpn, num_images) | preset.sections["proposals"]
+def proposal_settings(preset: Preset, num_images: int, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the settings of the RPN whose proposals are shared; see :func:`row_settings`."""
+    rpn = AblationRow("the RPN for shared proposals", "rpn", preset.sections["proposals"], baseline=None, paper={})
+    return row_settings(preset, rpn, num_images, overrides)
 
 
 def resolve_backbone_weights(preset: Preset, requested: str | None, data: Path) -> str | None:
@@ -211,17 +226,18 @@ def nest(settings: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _schedule_settings(schedule: dict[str, Any], num_images: int) -> dict[str, Any]:
-    settings = dict(schedule)
+def _schedule_settings(preset: Preset, name: str, num_images: int) -> dict[str, Any]:
+    settings = dict(preset.schedules[name])
     if total_images := settings.pop("images", None):
         settings["max_epochs"] = max(1, round(total_images / max(1, num_images)))
-    # Only the last epoch is evaluated: the best of several evaluations would favor noisy rows.
-    return settings | {"check_val_every_n_epoch": settings["max_epochs"]}
+    if "max_epochs" not in settings:
+        raise UserError(f"preset {preset.name}: the schedule {name} has neither images nor max_epochs; add one")
+    return settings
 
 
 def _steps_without_repeats(settings: dict[str, Any], num_images: int) -> int:
     """Return the steps of the same run without repeated images: both train on equally many."""
-    batch_size = settings["batch_size"] * settings.get("devices", 1)
+    batch_size = settings.get("batch_size", TrainConfig.batch_size) * settings.get("devices", 1)
     return settings["max_epochs"] * ceil(num_images / batch_size)
 
 

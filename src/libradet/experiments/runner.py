@@ -65,7 +65,7 @@ class ExperimentRunner:
 
     def make_run(self, dataset: DatasetEntry, row: AblationRow, seed: int, shared_proposals: bool) -> TrainingRun:
         """Return the training run of a row, with ``shared_proposals`` on the proposals of :meth:`make_proposal_run`."""
-        settings = row_settings(self.preset, row, dataset.num_images) | self.overrides
+        settings = row_settings(self.preset, row, dataset.num_images, self.overrides)
         if shared_proposals:
             settings["proposals"] = str(self.make_proposal_run(dataset).proposals)
         return self._make_run(dataset, settings, seed)
@@ -74,7 +74,7 @@ class ExperimentRunner:
         """Return the run whose proposals are shared: an RPN with the first seed."""
         of_other_parts = ("detector.roi", "detector.retinanet")
         overrides = {k: v for k, v in self.overrides.items() if not k.startswith(of_other_parts)}
-        settings = proposal_settings(self.preset, dataset.num_images) | overrides
+        settings = proposal_settings(self.preset, dataset.num_images, overrides)
         return self._make_run(dataset, settings, self.seeds[0], writes_proposals=True)
 
     def train_proposals(self) -> None:
