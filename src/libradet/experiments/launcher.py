@@ -73,10 +73,10 @@ class TrainingRun:
 
         A table that needs none may have finished the same run, and an older version wrote one split after the other.
         """
-        from libradet.data.read import splits  # imports torch
-
         if not self.writes_proposals:
             return False
+        from libradet.data.read import splits  # imports torch
+
         files = [self.proposals / f"{split}.safetensors" for split in splits(dict(self.settings)["data"])]
         return not all(file.is_file() for file in files)
 
