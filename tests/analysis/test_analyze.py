@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,16 @@ def test_the_report_depends_on_its_own_seed_only(numbers, page, data, options, m
         first, second = (to_svg(plot_error_types(again["error_types"]["types"]), "error_types") for _ in range(2))
     assert first == second
     assert first in page
+
+
+def test_generated_boxes_are_those_of_the_report_s_seed(data, options, make_detector):
+    model = make_detector("balanced_faster_rcnn", data)
+    first = build_report(model, data, options=options).report
+    torch.rand(7)
+    assert build_report(model, data, options=options).report == first
+    other = build_report(model, data, options=replace(options, seed=1)).report
+    ious = [report["samples"][-1]["positive_ious"]["shares"] for report in (first, other)]
+    assert ious[0] != ious[1]
 
 
 def test_foreign_folders_are_not_replaced(data, options, make_detector, tmp_path):

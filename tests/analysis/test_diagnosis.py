@@ -141,6 +141,7 @@ def test_inaccurate_positives(below, severity):
     ious["generated_boxes"] = 4
     generated = diagnose_positive_ious({"candidates": "proposals", "stage": "roi", "positive_ious": ious})
     assert generated.severity == ("inconclusive" if below is None else "balanced")
+    assert ("still outnumber" in generated.text) == (severity in ("strong", "moderate"))
 
 
 def test_objects_without_a_positive_anchor():

@@ -183,8 +183,15 @@ class _Collector:
         objects, areas = ((batch.labels >= 0) & ~batch.crowd).cpu(), self._areas(batch)
         self._count_roi_levels(batch, objects, areas)
         for stage, samples, errors in zip(self.stages, self.samples, self.errors, strict=True):
-            candidates = _to_cpu(candidates_of(stage, self.model, activations, batch))
+            with torch.random.fork_rng():
+                # Boxes that training generates around objects are random.
+                torch.manual_seed(self._seed_of(batch))
+                candidates = _to_cpu(candidates_of(stage, self.model, activations, batch))
             self._update_stage(stage, candidates, objects, areas, samples, errors, batch)
+
+    def _seed_of(self, batch: Batch) -> int:
+        assert batch.index is not None
+        return self.options.seed * 1_000_003 + int(batch.index[0])
 
     def _update_stage(
         self,
@@ -196,8 +203,7 @@ class _Collector:
         errors: RegressionErrors,
         batch: Batch,
     ) -> None:
-        assert batch.index is not None
-        seed = self.options.seed * 1_000_003 + int(batch.index[0])
+        seed = self._seed_of(batch)
         samples.update(candidates, objects, areas, seed)
         positive = candidates.matches.gt >= 0
         sizes = size_category(gather_rows(areas, candidates.matches.gt))

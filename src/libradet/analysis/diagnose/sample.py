@@ -112,6 +112,8 @@ def diagnose_positive_ious(samples: dict[str, Any]) -> Finding | None:
     if ious["generated_boxes"]:
         finding.severity = "balanced"
         finding.text = f"This model trains on {ious['generated_boxes']} generated boxes per object, of uniform IoU."
+        if severity != "none":
+            finding.text += " They are among the positives that are counted here: proposals still outnumber them."
     elif severity == "none":
         finding.text = "Accurate positives are about as frequent as inaccurate ones, or more so."
     elif ious["count"] < thresholds.MIN_POSITIVES:
