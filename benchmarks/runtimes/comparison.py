@@ -55,7 +55,7 @@ class Comparison:
         self.score = max(self.score, float(scores[left, right].max(initial=0)))
         if "masks" in ours:
             masks = np.abs(ours["masks"][left] - theirs["masks"][right])
-            self.mask = max(self.mask, float(masks.max(initial=0)))
+            self.mask = float(np.maximum(self.mask, masks.max(initial=0)))  # NaN if one of them is
 
 
 def _valid_rows(outputs: dict[str, ndarray], row: int) -> dict[str, ndarray]:

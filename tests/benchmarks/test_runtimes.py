@@ -55,6 +55,13 @@ def test_other_class_other_score_and_missing_detection():
     assert (result.lost, result.extra) == (0, 1)
 
 
+def test_mask_cells_that_are_no_numbers():
+    masks = np.zeros((1, 3, 2, 2), np.float32)
+    comparison = Comparison()
+    comparison.add(OUTPUTS | {"masks": masks}, OUTPUTS | {"masks": masks * np.nan})
+    assert np.isnan(comparison.mask)
+
+
 def test_outputs_of_a_runner(tmp_path):
     flat = {name: array.tolist() for name, array in OUTPUTS.items()} | {"boxes": BOXES.ravel().tolist()}
     (tmp_path / "1x8x8.json").write_text(json.dumps(flat | {"seconds": 0.5}))

@@ -224,16 +224,20 @@ def test_what_cannot_be_traced_is_an_error(cache_dir, monkeypatch):
         libradet.optimize(model, engine="onnxruntime", cache_dir=cache_dir / "none")
 
 
-def test_a_box_head_that_differs_is_refused(monkeypatch):
+@pytest.mark.parametrize(("error", "difference"), [(0.5, ".*"), (float("nan"), "relative difference nan")])
+def test_a_box_head_that_differs_is_refused(error, difference, monkeypatch):
     model = small_detector()
     original = BoxHead.pack
 
     def pack_wrongly(head):
-        head.logits.bias.data += 0.5
+        head.logits.bias.data += error
         original(head)
 
     monkeypatch.setattr(BoxHead, "pack", pack_wrongly)
-    with shape_checks_disabled(), pytest.raises(UserError, match=r"does not compute what this .* does.*use eager"):
+    with (
+        shape_checks_disabled(),
+        pytest.raises(UserError, match=rf"does not compute what this .* does: {difference}.*use eager"),
+    ):
         libradet.optimize(model, engine="packed")
 
 
@@ -245,6 +249,7 @@ def test_a_box_head_that_differs_is_refused(monkeypatch):
         ("fp32", 1e-6, 98, 100, True),
         ("fp32", 1e-6, 96, 100, False),
         ("fp32", 2e-3, 100, 100, False),
+        ("fp32", float("nan"), 100, 100, False),
         ("bf16", 1e-2, 1, 2, True),
         ("bf16", 1e-2, 0, 2, False),
     ],

@@ -57,6 +57,22 @@ def test_changed_classes():
     assert not difference(fake_model(labels=1 - LABELS)).is_small
 
 
+def test_a_changed_class_of_the_only_detection():
+    one = (True, False, False, False)
+    assert max_difference(fake_model(valid=one), fake_model(labels=1 - LABELS, valid=one), IMAGES).pixels == np.inf
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+@pytest.mark.parametrize("of_boxes", [True, False])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite(row, of_boxes, value):
+    boxes, scores = BOXES.copy(), SCORES.copy()
+    (boxes if of_boxes else scores)[0, row] = value
+    other = fake_model(boxes, scores)
+    assert not difference(other).is_small
+    assert not max_difference(other, fake_model(), IMAGES).is_small
+
+
 def test_missing_detections():
     assert not difference(fake_model(valid=(True, False, True, False))).is_small
     assert difference(fake_model(valid=(True, True, False, False))).is_small, "its score is near the threshold"

@@ -48,6 +48,13 @@ def test_safetensors(tmp_path):
     assert meta == {"note": "hello"}
 
 
+@pytest.mark.parametrize("name", ["x.onnx", "x.pt2"])
+def test_exported_files_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x08\x08\x12\x07pytorch")
+    with pytest.raises(UserError, match=r"is an exported file, not a checkpoint; name the model that it was exported"):
+        read_checkpoint(tmp_path / name)
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_arrays_in_a_pickle(tmp_path, protocol):
     model = {name: t.numpy() for name, t in STATE.items()}

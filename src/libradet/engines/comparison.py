@@ -130,7 +130,8 @@ def _relative_difference(reference: Detector, optimized: Detector, batch: Batch)
     expected = reference.compute_dense(reference.normalize(batch))
     actual = optimized.dense_engine(optimized.normalize(batch))
     pairs = [*zip(expected, actual, strict=True), *_head_outputs(reference, optimized, expected, batch)]
-    return max(float((theirs.float() - own).norm() / own.norm().clamp(min=1e-6)) for own, theirs in pairs)
+    differences = [(theirs.float() - own).norm() / own.norm().clamp(min=1e-6) for own, theirs in pairs]
+    return float(torch.stack(differences).max())  # NaN if one of them is
 
 
 def _head_outputs(

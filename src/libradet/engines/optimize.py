@@ -43,7 +43,7 @@ def optimize(
     Args:
         precision: "bf16" halves the digits of scores and is faster on GPUs and CPUs with native bfloat16; "auto" is
             "bf16" on these and "fp32" elsewhere. "int8", with the engine "packed" only, is faster still and less exact.
-        compiled: compile the detector as it is, see :func:`libradet.models.optimize.compile_in_place`; only with the
+        compile: compile the detector as it is, see :func:`libradet.models.optimize.compile_in_place`; only with the
             engine "eager".
         engine: "eager" computes with torch's operators, "packed" with packed weights and Winograd's convolutions,
             "compiled" with inductor and frozen weights, "onnxruntime" and "openvino" with these packages; "auto"

@@ -1,5 +1,6 @@
 """Comparison of an exported file with the detector that it was exported from."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -102,7 +103,7 @@ def max_difference(model: Predictor, exported: ExportedModel, images: Sequence[R
     """Run both on the same images and return the largest differences.
 
     Adjacent images of equal size run as one batch. A difference is infinite where a detection of one side has no
-    counterpart on the other.
+    counterpart of its class on the other, or numbers of one side are not finite.
     """
     difference = OutputDifference(images=len(images))
     metadata = exported.metadata
@@ -112,6 +113,9 @@ def max_difference(model: Predictor, exported: ExportedModel, images: Sequence[R
         actual = _detect(exported, exported.image_size, batch, metadata.score_thresh)
         for ours, theirs in zip(expected, actual, strict=True):
             difference.detections += len(ours.scores)
+            if not (ours.is_finite and theirs.is_finite):
+                difference.pixels = math.inf
+                continue
             _update_difference(difference, ours, theirs)
             _update_difference(difference, theirs, ours)
     return difference
@@ -158,6 +162,12 @@ class ImageDetections(NamedTuple):
     masks: Float[Tensor, "D M M"] | None
     min_score: float
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no number is NaN or infinite."""
+        values = [self.boxes, self.scores] if self.masks is None else [self.boxes, self.scores, self.masks]
+        return all(bool(value.isfinite().all()) for value in values)
+
 
 def _detect(
     model: Predictor, size: Size, images: Sequence[RGBImage], score_thresh: float = 0.0
@@ -170,7 +180,8 @@ def _detect(
     assert batch.scales is not None
     for row, image in enumerate(images):
         image_ends = torch.tensor([image.shape[1], image.shape[0]] * 2)
-        boxes = torch.minimum(detections.boxes[row].double() / batch.scales[row].double().repeat(2), image_ends)
+        boxes = detections.boxes[row].double() / batch.scales[row].double().repeat(2)
+        boxes = torch.minimum(boxes, image_ends).where(boxes.isfinite(), torch.nan)  # infinity stays recognizable
         valid = detections.valid[row]
         scores = detections.scores[row][valid].float()
         masks = None if detections.masks is None else detections.masks[row][valid].float()
@@ -199,7 +210,9 @@ def _update_difference(difference: OutputDifference, ours: ImageDetections, thei
     rows = torch.arange(len(match))[required | (nearest <= 1)]
     if not len(rows):
         return
-    difference.pixels = max(difference.pixels, float(pixels[rows, match[rows]].amax()))
+    # Without a counterpart of its class, any other one is the nearest.
+    own_pixels = pixels[rows, match[rows]].where(nearest[rows].isfinite(), torch.inf)
+    difference.pixels = max(difference.pixels, float(own_pixels.amax()))
     difference.score = max(difference.score, float(score[rows, match[rows]].amax()))
     if ours.masks is not None and theirs.masks is not None and nearest[rows].isfinite().all():
         mask_difference = (ours.masks[rows] - theirs.masks[match[rows]]).abs().max()

@@ -19,6 +19,10 @@ STATE_KEYS = (*TRAINED_KEYS, *AVERAGED_KEYS)
 """Keys under which trainers store the weights."""
 
 
+EXPORTED_SUFFIXES = (".onnx", ".pt2")
+"""Suffixes of files that :mod:`libradet.export` writes."""
+
+
 class Checkpoint(NamedTuple):
     """Content of a checkpoint.
 
@@ -67,6 +71,8 @@ def read_checkpoint(path: str | Path, use_ema: bool | None = None) -> Checkpoint
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     if start[8:9] == b"{":
         return _read_safetensors(path)
+    if path.suffix in EXPORTED_SUFFIXES:
+        raise UserError(f"{path}: is an exported file, not a checkpoint; name the model that it was exported from")
     try:
         content = _read_zip(path) if start[:2] == b"PK" else _read_pickle(path)
     except UserError as error:
