@@ -8,6 +8,7 @@ import torch
 
 from libradet.errors import UserError
 from libradet.interop import mmdetection
+from libradet.interop.coco_classes import IDS, NAMES
 from libradet.models.config import DetectorConfig
 
 
@@ -169,6 +170,12 @@ def test_version_1(infer):
         50,
     )
     assert (config.image.size_divisible, config.image.size) == (16, (600, 1000))
+
+
+@pytest.mark.parametrize("names", [NAMES, tuple(name.replace(" ", "_") for name in NAMES)])
+def test_classes_of_coco_have_its_ids(infer, names):
+    config = infer("faster_rcnn_r50_fpn", "", CLASSES=names)
+    assert (config.class_names, config.category_ids) == (NAMES, IDS)
 
 
 def test_version_2_trained_before_its_release(infer):

@@ -17,6 +17,7 @@ def class_names_and_ids(num_classes: int, names: tuple[str, ...] = ()) -> tuple[
     """Return class names (``class_0``, ... if unknown), and category ids if the classes are COCO's."""
     if not names and num_classes == len(NAMES):
         names = NAMES
-    if names == NAMES:
+    # Version 1 of mmdetection has underscores in them.
+    if tuple(name.replace("_", " ") for name in names) == NAMES:
         return NAMES, IDS
     return names or tuple(f"class_{i}" for i in range(num_classes)), ()
