@@ -8,12 +8,10 @@ from libradet.errors import UserError
 from libradet.interop.saving import config_differences
 from libradet.models.serialization import save_model
 
-SMALL = {"backbone": {"name": "resnet18"}, "roi": {"fc_dim": 8}}
 
-
-def make(pyramid):
-    config = SMALL | {"pyramid": {"channels": 32, **pyramid}}
-    return libradet.create_model("faster_rcnn", num_classes=2, config=config)
+def make(pyramid, name="faster_rcnn", **roi):
+    config = {"backbone": {"name": "resnet18"}, "roi": {"fc_dim": 8, **roi}, "pyramid": {"channels": 32, **pyramid}}
+    return libradet.create_model(name, num_classes=2, config=config)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +35,14 @@ def test_levels_without_weights_are_named(toolbox):
     named = [line for line in config_differences(make({"num_levels": 6}), toolbox) if "pyramid" in line]
     assert named == ["pyramid.num_levels: 6 here, 5 there"]
     assert not any("pyramid" in line for line in config_differences(make({}), toolbox))
+
+
+@pytest.mark.parametrize(
+    ("name", "named"), [("fast_rcnn", ["roi.test_proposals: 300 here, 1000 there"]), ("faster_rcnn", [])]
+)
+def test_the_limit_of_precomputed_proposals_is_named_where_it_counts(name, named):
+    differences = config_differences(make({}, name, test_proposals=300), "mmdet")
+    assert [line for line in differences if "roi.test_proposals" in line] == named
 
 
 def test_a_detector_that_the_toolbox_lacks_is_refused_before_anything_is_written(tmp_path, capsys):

@@ -79,10 +79,11 @@ def config_differences(model: Detector, toolbox: str) -> list[str]:
         UserError: the toolbox does not have such a detector.
     """
     theirs = _flat_config(_their_config(model, toolbox))
+    unused = "roi.test_proposals" if model.config.rpn is not None else None  # a limit of precomputed ones
     differences = [
         f"{name}: {value} here, {theirs.get(name)} there"
         for name, value in _flat_config(model.config).items()
-        if name.startswith(INFERENCE_SETTINGS) and theirs.get(name) != value
+        if name.startswith(INFERENCE_SETTINGS) and name != unused and theirs.get(name) != value
     ]
     if toolbox == "torchvision" and model.balance is not None:
         differences.append("the balanced pyramid, by libradet.interop.torchvision.balance")
