@@ -22,6 +22,9 @@ from libradet.evaluation.evaluate import evaluate as evaluate_dataset
 from libradet.evaluation.metric import CocoMetric
 from libradet.export.exported_model import ExportedModel
 from libradet.export.exporter import export
+from libradet.export.metadata import ExportMetadata
+from libradet.inference.run_model import on_device
+from libradet.inference.tta import TestTimeAugmentation
 from libradet.interop.supervision import from_supervision, to_supervision, write_folder
 from libradet.interop.torchvision import balance
 from libradet.models.detector import Detector
@@ -182,6 +185,17 @@ def test_devices():
     for device in ("cuda:99", torch.device("cuda", 99), "cpux"):
         with pytest.raises(UserError, match=rf"^device is {device}: it cannot be used here"):
             libradet.load_model("x.safetensors", device)
+
+
+def test_exported_files_run_on_the_cpu_only():
+    with pytest.raises(UserError, match=r"x\.onnx: an exported file runs on the CPU; leave out the device meta"):
+        libradet.load_model("x.onnx", "meta")
+    exported = ExportedModel(ExportMetadata("rpn", ("a",), (1,), "original", True, 0.05, False, True, 0, "0"), list)
+    for model in (exported, TestTimeAugmentation(exported, tta_flip=True)):
+        with pytest.raises(UserError, match="device is meta: this rpn runs on cpu only"), on_device(model, "meta"):
+            pass
+        with on_device(model, "cpu"):
+            pass
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def load_model(
             :func:`export_model` (.onnx, .pt2). A .pt2 file can execute code, so only load those you trust; nothing in
             the others is executed. Or the name of weights trained on COCO (``libradet models --weights``), such as
             ``libra_faster_rcnn_r50_fpn_coco``: they are downloaded once.
-        device: device of a detector; exported models run on the CPU.
+        device: device of a detector; exported models run on the CPU only.
         use_ema: of two sets of weights in a checkpoint, load the moving average (True) or what was trained (False); by
             default those that the toolbox's own test command uses, and a warning says which.
         runtime: that runs an .onnx file: onnxruntime by default.
@@ -188,6 +188,9 @@ def load_model(
         return load_checkpoint_any(path, device, use_ema)
     if use_ema is not None:
         raise UserError(f"{path}: an exported file has one set of weights; leave out use_ema")
+    check_device(device)
+    if torch.device(device).type != "cpu":
+        raise UserError(f"{path}: an exported file runs on the CPU; leave out the device {device}")
     from libradet.export.formats import open_exported
 
     return open_exported(path, runtime or "onnxruntime")

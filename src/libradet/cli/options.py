@@ -202,7 +202,8 @@ def device_of(args: argparse.Namespace) -> str:
     """Return ``--device``, or the default device."""
     import torch
 
-    if args.device is None and getattr(args, "engine", "") in ("onnxruntime", "openvino"):
+    is_exported = args.model.endswith((".onnx", ".pt2"))
+    if args.device is None and (is_exported or getattr(args, "engine", "") in ("onnxruntime", "openvino")):
         return "cpu"
     return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
 

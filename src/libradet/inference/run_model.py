@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from libradet.data.batch import Batch
+from libradet.errors import UserError
 from libradet.predictor import Predictor
 from libradet.structures import Detections
 from libradet.utils.devices import check_device
@@ -38,14 +39,20 @@ def eval_mode(model: Predictor) -> Iterator[None]:
 
 @contextmanager
 def on_device(model: Predictor, device: str | torch.device | None) -> Iterator[None]:
-    """Move a model to a device, None for its own, and back afterwards. Raises UserError if it cannot be used."""
-    if device is None or not isinstance(model, nn.Module):
+    """Move a model to a device, None for its own, and back afterwards.
+
+    Raises:
+        UserError: the device cannot be used, or the model runs on its own only, as exported files do.
+    """
+    if device is None:
         yield
         return
     check_device(device)
-    original = model.device
-    model.to(device)
+    original, module = model.device, model if isinstance(model, nn.Module) else nn.Module()
+    module.to(device)
     try:
+        if model.device.type != torch.device(device).type:
+            raise UserError(f"device is {device}: this {model.name} runs on {model.device.type} only; leave it out")
         yield
     finally:
-        model.to(original)
+        module.to(original)
