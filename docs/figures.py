@@ -97,10 +97,9 @@ def _gains_of_table(property_name: str, label: str, colors: Sequence[str]) -> Fi
     rows_of_gains = [line for line in lines if "[" in line]
     for row, (line, color) in enumerate(zip(rows_of_gains, colors, strict=True)):
         name, *cells = line.strip("|").split("|")
-        gains = {place: re.findall(r"[+-]\d+\.\d", cell) for place, cell in enumerate(cells)}
-        measured = {place: values for place, values in gains.items() if values}
-        values, low, high = np.array(list(measured.values()), dtype=float).T
-        places = np.array(list(measured)) + 0.08 * (row - len(colors) // 2)
+        gains = np.array([re.findall(r"[+-]\d+\.\d", cell) for cell in cells], dtype=float)
+        values, low, high = gains.T
+        places = np.arange(len(cells)) + 0.08 * (row - len(colors) // 2)
         axis.errorbar(places, values, (values - low, high - values), fmt="o", color=color, label=name.strip())
     axis.axhline(0, color=GRAY, linewidth=0.8)
     axis.set_xticks(range(len(numbers)), numbers)
