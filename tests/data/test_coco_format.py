@@ -49,6 +49,7 @@ def test_roboflow(tmp_path, reference):
         write(root, content, name=f"{split}/_annotations.coco.json", images=split)
     assert splits(root) == ["train", "valid", "test"]
     assert essence(root) == essence(root, "val") == essence(root, "valid") == essence(root, "test") == reference
+    assert essence(root / "valid") == essence(root / "valid/_annotations.coco.json") == reference, "one split alone"
 
 
 def test_roboflow_category_with_boxes_is_a_class(tmp_path):

@@ -181,3 +181,14 @@ def test_damaged_lines_are_refused(tmp_path):
         file.write('{"file_name": "b.p')
     with pytest.raises(UserError, match=r"metadata\.jsonl:2: not valid JSON"):
         read(root)
+
+
+@pytest.mark.parametrize(
+    ("objects", "is_refused"),
+    [({"bounding_boxes": BOXES, "category": [0, 1]}, True), ({"category": []}, False), ({"bbox": None}, False)],
+)
+def test_objects_without_boxes(tmp_path, objects, is_refused):
+    root = write(tmp_path, row({"bbox": BOXES, "category": [2, 0]}), row(objects, "b.png"))
+    errors = check(root).errors
+    expected = "jsonl:2: 'objects' has no boxes, only bounding_boxes, category; name them bbox."
+    assert [error.endswith(expected) for error in errors] == [True] * is_refused

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from libradet.data.image_headers import IMAGE_SUFFIXES
 from libradet.data.read import check, read, splits
 from libradet.errors import UserError
 
@@ -215,3 +216,33 @@ def test_images_that_share_a_label_file_are_noted(make):
     assert [len(image.boxes) for image in dataset.images] == [1, 1, 1]
     expected = "1 label file belongs to several images, as only the ending of their names differs (a.jpg and a.png)"
     assert [note for note in report.notes if note.startswith(expected)]
+
+
+def test_images_of_every_format_are_listed(tmp_path):
+    formats = {".mpo": "JPEG", ".jpe": "JPEG", ".pnm": "PPM", ".pbm": "PPM"}
+    for suffix in IMAGE_SUFFIXES:
+        path = tmp_path / f"images/{suffix[1:]}{suffix.upper() if suffix == '.tga' else suffix}"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(path, format=formats.get(suffix))
+        write_label(tmp_path / f"labels/{suffix[1:]}.txt")
+    write_label(tmp_path / "labels/classes.txt", "cat")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]\n")
+    of_ultralytics = {".avif", ".bmp", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
+    assert of_ultralytics <= IMAGE_SUFFIXES
+    report = check(tmp_path)
+    assert (report.images, report.boxes, report.errors) == (len(IMAGE_SUFFIXES), len(IMAGE_SUFFIXES), [])
+    assert not any("no image" in note for note in report.notes)
+
+
+def write_label(path, line=LINE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{line}\n")
+
+
+def test_labels_without_an_image_are_named(make):
+    root = make("train: images/train\nval: images/val\nnames: [cat]\n")
+    for name in ("x", "y.z"):
+        write_label(root / f"labels/train/{name}.txt")
+    (root / "images/train/x.heic").write_bytes(b"of a telephone")
+    assert "2 label files have no image: not used (x.txt, y.z.txt)" in read(root, "train")[1].notes
+    assert not any("no image" in note for note in read(root, "val")[1].notes)

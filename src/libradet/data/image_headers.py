@@ -15,8 +15,11 @@ from PIL import Image, UnidentifiedImageError
 from libradet.data.tiff import decode_segments, describe_too_large, has_all_segments, is_windowed, tiff_size
 from libradet.utils.progress import progress_bar
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif"})
-"""Suffixes of the files that count as images when a folder is listed."""
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".webp", ".avif", ".jp2", ".tif", ".tiff"}
+    | {".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"}
+)
+"""Suffixes of the files that count as images when a folder is listed: those of PIL_FORMATS."""
 
 PIL_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
 """Formats that Pillow may open. Some others are programs (PostScript), or depend on what else is installed."""

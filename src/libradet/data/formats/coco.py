@@ -19,6 +19,7 @@ from libradet.data.formats.reading import (
     sort_splits,
     standard_split,
 )
+from libradet.data.formats.rotation import describe_rotated, rotation_of, upright_box
 from libradet.data.formats.writing import SplitToWrite, Writer, shortest_decimals
 from libradet.data.records import BOX_FIELDS, IMAGE_FIELDS, Dataset, RawAnnotations, extra_fields
 from libradet.data.segmentations import segmentation_to_json
@@ -31,7 +32,8 @@ _SECTIONS = ("images", "annotations", "categories")
 _NOT_INSTANCES = re.compile(r"^(captions|person_keypoints|image_info|stuff|panoptic|deprecated)_")
 _IMAGE_LIST = "image_info_"
 _SPLIT_FILES = ("train", "val", "valid", "validation", "test")
-_SINGLE_FILES = ("annotations.json", "_annotations.coco.json", "instances.json")
+_ROBOFLOW_FILE = "_annotations.coco.json"
+_SINGLE_FILES = ("annotations.json", _ROBOFLOW_FILE, "instances.json")
 
 
 def list_splits_of_file(path: Path) -> Splits:
@@ -141,16 +143,13 @@ def detect_roboflow_export(root: Path) -> Splits:
     """Return the splits of Roboflow's layout, ``train/_annotations.coco.json`` next to the images."""
     splits = {}
     for name in ("train", "valid", "val", "test"):
-        file = root / name / "_annotations.coco.json"
+        file = root / name / _ROBOFLOW_FILE
         if file.is_file():
-            folders = [root / name, root / name / "images"]
-            splits[name] = partial(read, file, root, name, folders, has_root_category=True)
+            splits[name] = partial(read, file, root, name, [root / name, root / name / "images"])
     return splits
 
 
-def read(
-    path: Path, root: Path, split: str, image_folders: list[Path], has_root_category: bool = False
-) -> RawAnnotations:
+def read(path: Path, root: Path, split: str, image_folders: list[Path]) -> RawAnnotations:
     """Read a COCO file.
 
     Args:
@@ -158,7 +157,6 @@ def read(
         root: folder of the dataset.
         split: name of the split.
         image_folders: where images may be.
-        has_root_category: drop a category that only groups the others (Roboflow).
 
     Raises:
         UserError: the file is damaged or does not hold lists of images, annotations and categories.
@@ -180,7 +178,8 @@ def read(
     raw = RawAnnotations(root, split, path, image_folders, *sections)
     raw.notes += notes
     raw.extra = {key: value for key, value in content.items() if key not in _SECTIONS}
-    if has_root_category:
+    _enclose_rotated(raw)
+    if path.name == _ROBOFLOW_FILE:
         _drop_root_category(raw)
     return raw
 
@@ -207,6 +206,21 @@ def _polygons_to_arrays(record: dict[str, Any]) -> dict[str, Any]:
         with suppress(TypeError, ValueError, OverflowError):
             record["segmentation"] = [np.array(polygon, np.float32) for polygon in polygons]
     return record
+
+
+def _enclose_rotated(raw: RawAnnotations) -> None:
+    """Replace rotated boxes, as CVAT exports them, by the upright boxes around them; masks are rotated already."""
+    count = 0
+    for number, record in enumerate(raw.annotations):
+        attributes = record.get("attributes") if isinstance(record, dict) else None
+        if not isinstance(attributes, dict) or record.get("segmentation") or not (degrees := rotation_of(attributes)):
+            continue
+        with suppress(TypeError, ValueError):  # validation reports what is no box
+            box = upright_box([float(value) for value in record.get("bbox")], degrees)
+            # Without the angle, which would apply again where this record is written and read.
+            raw.annotations[number] = record | {"bbox": box, "attributes": attributes | {"rotation": 0.0}}
+            count += 1
+    raw.notes += describe_rotated(count)
 
 
 def _drop_root_category(raw: RawAnnotations) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from libradet.data.formats.reading import Splits, list_files, read_xml, sort_splits
+from libradet.data.formats.rotation import upright_box
 from libradet.data.formats.shapes import MAX_PIXELS, bitmap, polygon
 from libradet.data.records import RawAnnotations, normalize_id
 from libradet.errors import UserError
@@ -128,24 +129,16 @@ def _numbers(shape: ET.Element, *names: str) -> list[float]:
     return [float(shape.get(name) or "") for name in names]
 
 
-def _rotation(shape: ET.Element) -> tuple[float, float]:
-    angle = math.radians(float(shape.get("rotation") or 0))
-    return abs(math.cos(angle)), abs(math.sin(angle))
-
-
 def _read_box(shape: ET.Element, image: ET.Element) -> dict[str, Any]:
     x1, y1, x2, y2 = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
-    width, height = x2 - x1, y2 - y1
-    if not float(shape.get("rotation") or 0):
-        return {"bbox": [x1, y1, width, height]}
-    cos, sin = _rotation(shape)
-    w, h = width * cos + height * sin, width * sin + height * cos
-    return {"bbox": [(x1 + x2 - w) / 2, (y1 + y2 - h) / 2, w, h]}
+    box, degrees = [x1, y1, x2 - x1, y2 - y1], float(shape.get("rotation") or 0)
+    return {"bbox": upright_box(box, degrees) if degrees else box}
 
 
 def _read_ellipse(shape: ET.Element, image: ET.Element) -> dict[str, Any]:
     x, y, rx, ry = _numbers(shape, "cx", "cy", "rx", "ry")
-    cos, sin = _rotation(shape)
+    angle = math.radians(float(shape.get("rotation") or 0))
+    cos, sin = math.cos(angle), math.sin(angle)
     half_width, half_height = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
     return {"bbox": [x - half_width, y - half_height, 2 * half_width, 2 * half_height]}
 

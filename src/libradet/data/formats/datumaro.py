@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from libradet.data.formats.reading import Splits, list_files, read_json, sort_splits
+from libradet.data.formats.rotation import describe_rotated, rotation_of, upright_box
 from libradet.data.formats.shapes import Shape, merge, polygon, rectangle
 from libradet.data.image_headers import IMAGE_SUFFIXES
 from libradet.data.records import RawAnnotations, normalize_id
@@ -22,7 +23,7 @@ from libradet.utils.text import counted
 
 _CROWD_ATTRIBUTES = ("is_crowd", "iscrowd", "difficult")
 _HEAD_BYTES = 65_536
-_NO_IMAGE = "no image"
+_NO_IMAGE, _ROTATED = "no image", "rotated"
 _FIELDS = re.compile(rb'"dm_format_version"|"categories"\s*:\s*\{')
 
 
@@ -109,6 +110,7 @@ def _objects(item: dict[str, Any], width: Any, height: Any, kinds: Counter[str])
         if kind not in _READERS:
             kinds[kind] += 1
             continue
+        kinds[_ROTATED] += bool(_rotation(annotation))
         group, label = annotation.get("group"), annotation.get("label_id")
         key = f"{group}, {label}" if group else order
         shapes.setdefault(key, []).append((order, annotation))
@@ -144,7 +146,11 @@ def _merge(annotations: Sequence[dict[str, Any]], width: Any, height: Any) -> Sh
 
 def _read_box(annotation: dict[str, Any]) -> Shape:
     x, y, w, h = (float(value) for value in annotation["bbox"])
-    return Shape([x, y, w, h], [])
+    return Shape(upright_box([x, y, w, h], degrees) if (degrees := _rotation(annotation)) else [x, y, w, h], [])
+
+
+def _rotation(annotation: dict[str, Any]) -> float:
+    return rotation_of(annotation.get("attributes")) if annotation["type"] == "bbox" else 0.0
 
 
 def _read_polygon(annotation: dict[str, Any]) -> Shape:
@@ -175,8 +181,9 @@ def _is_crowd(annotation: dict[str, Any]) -> bool:
 
 
 def _notes(kinds: Counter[str]) -> list[str]:
-    no_image = kinds.pop(_NO_IMAGE, 0)
+    no_image, rotated = kinds.pop(_NO_IMAGE, 0), describe_rotated(kinds.pop(_ROTATED, 0))
     frames = (
         [f"{counted(no_image, 'item')} without an image: point clouds or video frames, not read"] if no_image else []
     )
-    return [*frames, *(f"{counted(number, f'{kind} annotation')}: no box, not read" for kind, number in kinds.items())]
+    omitted = (f"{counted(number, f'{kind} annotation')}: no box, not read" for kind, number in kinds.items())
+    return [*frames, *omitted, *rotated]

@@ -154,6 +154,8 @@ def _objects(row: dict[str, Any], where: str) -> list[dict[str, Any]]:
     columns = {key: values for key, values in columns.items() if isinstance(values, list)}
     box_key = next((key for key in _BOXES if key in columns), None)
     if box_key is None:
+        if "objects" in row and any(isinstance(values, list) and values for values in objects.values()):
+            raise UserError(f"{where}: 'objects' has no boxes, only {summarize_list(list(objects))}; name them bbox.")
         return []
     num_boxes = len(columns[box_key])
     own = {key: values for key, values in columns.items() if len(values) == num_boxes}

@@ -19,17 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from libradet.data.formats.filenames import UniqueNames, is_image_name, list_images, own_name, stem
-from libradet.data.formats.reading import STANDARD_SPLITS, Splits, list_files, read_xml, sort_splits, standard_split
+from libradet.data.formats.reading import STANDARD_SPLITS, Splits, list_files, sort_splits, standard_split
+from libradet.data.formats.rotation import describe_rotated
 from libradet.data.formats.voc_lists import read_lists
+from libradet.data.formats.voc_xml import ATTRIBUTES, CORNERS, parse
 from libradet.data.formats.writing import SplitToWrite, Writer, format_number, merged_classes, shortest_decimals
 from libradet.data.records import Dataset, ImageRecord, RawAnnotations
 from libradet.errors import UserError
 from libradet.utils.text import counted
 
-ATTRIBUTES = ("pose", "truncated", "occluded")
-"""Other properties of an object that are kept, although nothing here uses them."""
-
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _SPLIT_ORDER = ("train", "val", "trainval", "test")
 
 
@@ -102,7 +100,7 @@ def _unlisted(source: _Source, alone: bool) -> dict[str, list[Path]]:
 
 def _read_split(root: Path, split: str, listed: list[_Listed], sources: list[_Source]) -> RawAnnotations:
     """Read a split; classes are those of all splits in alphabetical order, so every split numbers them alike."""
-    parsed = {file: _parse(file) for source in sources for file in source.files}
+    parsed = {file: parse(file) for source in sources for file in source.files}
     names = sorted({o["name"] for record in parsed.values() for o in record["objects"]})
     numbers = {name: i for i, name in enumerate(names, start=1)}
     categories = [{"id": i, "name": name} for name, i in numbers.items()]
@@ -167,6 +165,8 @@ def _notes(
             "corners seem to count from 1 (none is 0, some equal the image's size): boxes are read a pixel off; "
             "data convert with --voc_one_based corrects them"
         )
+    records = [parsed[file] for _, files, _ in listed for file in files if file in parsed]
+    notes += describe_rotated(sum(box["is_rotated"] for record in records for box in record["objects"]))
     others = [example for image_files in image_files_of for example in image_files.matched_by_stem]
     if others:
         notes.append(
@@ -282,44 +282,6 @@ class _ImageFiles:
         return record["file_name"] or f"{file.stem}.jpg"
 
 
-def _parse(file: Path) -> dict[str, Any]:
-    tree = read_xml(file)
-    size = {key: tree.findtext(f"size/{key}") for key in ("width", "height")}
-    objects = [box for node in tree.iter("object") for box in _parse_object(file, node)]
-    return {"file_name": tree.findtext("filename"), "size": size, "objects": objects}
-
-
-def _parse_object(file: Path, node: ET.Element) -> list[dict[str, Any]]:
-    """Return the boxes of an object: usually one, and one without corners if there is none."""
-    name = (node.findtext("name") or "").strip()
-    if not name:
-        raise UserError(f"{file}: an object has no <name>; add it.")
-    crowd = any(_is_set(node.findtext(key)) for key in ("difficult", "iscrowd")) or _is_crowd(node)
-    attributes = {key: text.strip() for key in ATTRIBUTES if (text := node.findtext(key))}
-    boxes = [_parse_box(box) for box in node.findall("bndbox")] or [None]
-    return [{"name": name, "bbox": box, "difficult": int(crowd), "attributes": attributes} for box in boxes]
-
-
-def _is_crowd(node: ET.Element) -> bool:
-    """Return whether CVAT's or Datumaro's attribute ``is_crowd`` is set."""
-    return any(
-        (attribute.findtext("name") or "").strip() == "is_crowd" and _is_set(attribute.findtext("value"))
-        for attribute in node.iter("attribute")
-    )
-
-
-def _is_set(flag: str | None) -> bool:
-    return (flag or "").strip().lower() in ("1", "1.0", "true", "yes")
-
-
-def _parse_box(node: ET.Element) -> list[float] | None:
-    try:
-        x1, y1, x2, y2 = (float(node.findtext(key) or "") for key in _CORNERS)
-    except ValueError:
-        return None
-    return [x1, y1, x2 - x1, y2 - y1]
-
-
 def supported_attributes(record: dict[str, Any]) -> dict[str, str]:
     """Return the ``attributes`` of a record that this format supports, as text."""
     recorded = record.get("attributes")
@@ -383,7 +345,7 @@ def _to_xml(image: ImageRecord, name: str, classes: list[str]) -> ET.Element:
     for box, label, crowd, record in zip(corners, image.labels, image.crowd, records, strict=True):
         node = ET.SubElement(root, "object")
         _add(node, name=classes[label], **supported_attributes(record), difficult=int(crowd))
-        _add(ET.SubElement(node, "bndbox"), **dict(zip(_CORNERS, map(format_number, box), strict=True)))
+        _add(ET.SubElement(node, "bndbox"), **dict(zip(CORNERS, map(format_number, box), strict=True)))
     return root
 
 

@@ -4,7 +4,7 @@ Written as ``data.yaml``, ``images/SPLIT/`` and ``labels/SPLIT/``.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,15 @@ import yaml
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 
-from libradet.data.formats.filenames import UniqueNames, list_images, own_name, stem, with_image_suffix
-from libradet.data.formats.reading import Splits
+from libradet.data.formats.filenames import (
+    UniqueNames,
+    is_image_name,
+    list_images,
+    own_name,
+    stem,
+    with_image_suffix,
+)
+from libradet.data.formats.reading import Splits, list_files
 from libradet.data.formats.writing import SplitToWrite, Writer, format_number, merged_classes, shortest_decimals
 from libradet.data.formats.yolo_config import YoloConfig, class_names, read_config
 from libradet.data.image_headers import apply_exif_to_points, read_header
@@ -47,6 +54,7 @@ def _read_split(config: YoloConfig, split: str) -> RawAnnotations:
     num_unlabeled, num_values = 0, config.num_keypoint_values
     scored: list[str] = []
     images_of_labels: dict[Path, dict[Path, None]] = {}
+    image_folders: dict[Path, Path] = {}
     for number, image in enumerate(images, start=1):
         inside = image.is_relative_to(file.parent)
         raw.images.append({"id": number, "file_name": str(image.relative_to(file.parent) if inside else image)})
@@ -54,6 +62,7 @@ def _read_split(config: YoloConfig, split: str) -> RawAnnotations:
         if labels.is_file():
             _read_labels(labels, number, raw.annotations, num_values, scored)
             images_of_labels.setdefault(labels, {})[image] = None
+            image_folders[labels.parent] = image.parent
         else:
             num_unlabeled += 1
     if shared := [" and ".join(p.name for p in images) for images in images_of_labels.values() if len(images) > 1]:
@@ -61,6 +70,10 @@ def _read_split(config: YoloConfig, split: str) -> RawAnnotations:
             f"{counted(len(shared), 'label file belongs to', 'label files belong to')} several images, as "
             "only the ending of their names differs "
             f"({summarize_list(shared)}): each image has its boxes"
+        )
+    if alone := _labels_without_image(image_folders):
+        raw.notes.append(
+            f"{counted(len(alone), 'label file has', 'label files have')} no image: not used ({summarize_list(alone)})"
         )
     if num_unlabeled:
         raw.notes.append(f"{counted(num_unlabeled, 'image has', 'images have')} no label file: used as background")
@@ -79,6 +92,21 @@ def _read_split(config: YoloConfig, split: str) -> RawAnnotations:
             "labels."
         )
     return raw
+
+
+def _labels_without_image(image_folders: Mapping[Path, Path]) -> list[str]:
+    """Return the label files whose image is missing, or in no format that is read.
+
+    Args:
+        image_folders: folder of the images of each folder of labels; if they are one, text files may be anything.
+    """
+    names = []
+    for folder, images in sorted(image_folders.items()):
+        if folder != images:
+            stems = {Path(name).stem for name in os.listdir(images) if is_image_name(name)} | {"classes"}
+            files = list_files(folder, "*.txt")
+            names += [file.name for file in files if file.stem not in stems]
+    return names
 
 
 def _counts_from_one(raw: RawAnnotations) -> bool:
