@@ -5,6 +5,7 @@ import torch
 from rich.console import Console
 
 from libradet.training.callbacks import ProgressLines, TrainingProgressBar
+from libradet.training.config import TrainConfig
 from libradet.training.loss_reader import AsyncLossReader
 from libradet.training.module import DetectorModule
 
@@ -60,7 +61,7 @@ def test_a_terminal_gets_lightnings_bar_with_losses(tmp_path, monkeypatch):
 
 def test_a_log_gets_lines(tmp_path):
     with (tmp_path / "log").open("w+") as file:
-        lines = ProgressLines(Console(file=file, width=160), max_epochs=2)
+        lines = ProgressLines(Console(file=file, width=160), TrainConfig("", max_epochs=2))
         lines.on_train_start(trainer(), SmallModule())
         lines.print_line(lines.line(10, 2, LOSSES, 12.34))
         lines.print_line("done")
@@ -75,7 +76,7 @@ def test_a_log_gets_lines(tmp_path):
 
 def test_the_last_batch_of_a_run_gets_a_line(tmp_path):
     with (tmp_path / "log").open("w+") as file:
-        lines, module = ProgressLines(Console(file=file, width=160), max_epochs=1), SmallModule()
+        lines, module = ProgressLines(Console(file=file, width=160), TrainConfig("", max_epochs=1)), SmallModule()
         module.config = type("Config", (), {"batch_size": 2})
         one = trainer()
         lines.on_train_start(one, module)
@@ -85,8 +86,17 @@ def test_the_last_batch_of_a_run_gets_a_line(tmp_path):
         assert "epoch 1/1 - batch 5/5 - loss 1.500" in file.read()
 
 
+def test_max_steps_shorten_the_run(tmp_path):
+    with (tmp_path / "log").open("w+") as file:
+        lines = ProgressLines(Console(file=file, width=160), TrainConfig("", max_epochs=1000, max_steps=7))
+        lines.on_train_start(trainer(), SmallModule())
+        lines.print_line(lines.line(6, 2, LOSSES, 12.34))
+        file.seek(0)
+        assert "epoch 2/2 - batch 6/7" in file.read()
+
+
 def test_only_the_first_process_prints(capsys):
-    lines = ProgressLines(Console(quiet=True), max_epochs=2)
+    lines = ProgressLines(Console(quiet=True), TrainConfig("", max_epochs=2))
     lines.on_train_start(trainer(), SmallModule())
     lines.print_line(lines.line(10, 2, LOSSES, 1.0))
     assert capsys.readouterr().out == ""

@@ -18,11 +18,13 @@ from libradet.training.optim import (
     cosine_factor,
     derive_seed,
     group_settings,
+    lr_lambda,
     make_augmentation,
     multistep_factor,
     parameter_depths,
     parameter_groups,
     resolve,
+    total_batches,
     total_steps,
 )
 from tests.helpers.tiny_detectors import tiny_config
@@ -52,6 +54,20 @@ def test_warmup_and_milestones_are_resolved_from_the_length_of_the_run():
     assert resolve(replace(CONFIG, max_epochs=24), 10).lr_milestones == [16.0, 22.0]
     assert total_steps(replace(CONFIG, accumulate_grad_batches=3), 100) == 12 * 34
     assert total_steps(replace(CONFIG, max_steps=7), 100) == 7
+
+
+def test_max_steps_shorten_the_run_that_milestones_refer_to():
+    config = resolve(replace(CONFIG, lr=1.0, max_epochs=1000, max_steps=1200), 100)
+    assert config.lr_milestones == [8.0, 11.0]
+    assert [lr_lambda(config, 100, step) for step in (799, 800, 1099, 1100)] == pytest.approx([1, 0.1, 0.1, 0.01])
+    assert resolve(replace(CONFIG, max_steps=1200), 100).lr_milestones == [8.0, 11.0], "a limit that is not reached"
+    assert resolve(replace(CONFIG, max_steps=90), 100).lr_milestones == [0.6, 0.825]
+
+
+@pytest.mark.parametrize(("max_steps", "expected"), [(None, 27), (4, 8), (5, 9), (11, 20), (99, 27)])
+def test_batches_of_a_run(max_steps, expected):
+    config = replace(CONFIG, max_epochs=3, accumulate_grad_batches=2, max_steps=max_steps)
+    assert total_batches(config, 9) == expected
 
 
 def test_resolve_is_idempotent():

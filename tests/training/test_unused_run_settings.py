@@ -37,3 +37,14 @@ def test_settings_without_effect_are_refused(settings, used_with, words):
 
 def test_the_milestones_in_the_file_of_a_run_with_cosine_schedule_are_nobodys():
     refuse_unused(TrainConfig("x", lr_schedule="cosine", max_epochs=12, lr_milestones=[8.0, 11.0]), DetectorConfig())
+    detector, cosine = DetectorConfig(), {"lr_schedule": "cosine", "max_epochs": 12}
+    refuse_unused(TrainConfig("x", lr_milestones=[0.545, 0.75], **cosine), detector)  # of 0.818 epochs, by max_steps
+    with pytest.raises(UserError, match="needs lr_schedule multistep"):
+        refuse_unused(TrainConfig("x", lr_milestones=[4.0, 11.0], **cosine), detector)
+
+
+def test_a_resumed_run_keeps_settings_without_effect_but_gets_no_new_ones():
+    config = TrainConfig("x", optimizer="adamw", momentum=0.8)
+    refuse_unused(config, DetectorConfig(), {"momentum": 0.8})
+    with pytest.raises(UserError, match=r"momentum is 0\.8, which needs optimizer sgd"):
+        refuse_unused(config, DetectorConfig(), {"momentum": 0.9})

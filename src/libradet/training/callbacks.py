@@ -1,5 +1,6 @@
 """Callbacks that log losses, draw validation images and show progress."""
 
+from math import ceil
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -12,8 +13,10 @@ from rich.console import Console
 from libradet.evaluation.visualize import plot_predictions_grid
 from libradet.inference.tiles import make_tiling
 from libradet.inference.visualize import save_image
+from libradet.training.config import TrainConfig
 from libradet.training.loss_reader import StepLosses
 from libradet.training.module import DetectorModule
+from libradet.training.optim import total_batches
 from libradet.training.run_files import PREDICTIONS_DIR
 
 DRAWN_SCORE_THRESH = 0.3
@@ -157,18 +160,19 @@ class ProgressLines(pl.Callback):
 
     Args:
         console: to print to.
-        max_epochs: of the run.
+        config: of the run; its length follows from it.
     """
 
-    def __init__(self, console: Console, max_epochs: int) -> None:
+    def __init__(self, console: Console, config: TrainConfig) -> None:
         self._console = console
-        self._max_epochs = max_epochs
-        self._total, self._first_batch = 0, 0
+        self._config = config
+        self._epochs, self._total, self._first_batch = 0, 0, 0
         self._printed = self._started = self._validation_started = monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, module: DetectorModule) -> None:
         """Start counting from the progress of the run."""
-        self._total, self._first_batch = self._max_epochs * module.batches_per_epoch, module.batches_done
+        self._total, self._first_batch = total_batches(self._config, module.batches_per_epoch), module.batches_done
+        self._epochs = ceil(self._total / module.batches_per_epoch)
         self._printed = self._started = monotonic()
 
     def on_train_batch_end(
@@ -198,7 +202,7 @@ class ProgressLines(pl.Callback):
         seconds_per_batch = (monotonic() - self._started) / max(1, batches_done - self._first_batch)
         minutes, seconds = divmod(round(seconds_per_batch * (self._total - batches_done)), 60)
         parts = [
-            f"epoch {epoch}/{self._max_epochs}",
+            f"epoch {epoch}/{self._epochs}",
             f"batch {batches_done:,}/{self._total:,}",
             f"loss {sum(losses.values()):.3f} ({terms})",
             f"{images_per_second:.1f} images/s",

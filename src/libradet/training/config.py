@@ -52,7 +52,7 @@ class TrainConfig:
         warmup_steps: optimizer steps of linear warm-up; 500, at most a tenth of the run, if null.
         warmup_start_factor: fraction of lr at which warm-up starts.
         lr_milestones: with lr_schedule multistep, epochs after which lr is multiplied by lr_gamma; 2/3 and 11/12 of
-            the run if null.
+            the run, which max_steps may shorten, if null.
         lr_gamma: factor at each of lr_milestones.
         min_lr_ratio: with lr_schedule cosine, fraction of lr at the end of the run.
         gradient_clip_val: maximum norm of the gradient; null disables clipping.

@@ -114,7 +114,9 @@ class DetectorModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed sampling with seed, batch and process, and set the progress of its schedules."""
         self.batches_done = self.current_epoch * self.batches_per_epoch + batch_idx
-        total_batches = self.trainer.estimated_stepping_batches * self.trainer.accumulate_grad_batches
+        steps = self.trainer.estimated_stepping_batches
+        steps = steps if self.config.max_steps is None else min(steps, self.config.max_steps)
+        total_batches = steps * self.trainer.accumulate_grad_batches
         self.detector.set_training_progress(min(self.batches_done / max(total_batches, 1), 1.0))
         torch.manual_seed(derive_seed(self.config.seed, self.batches_done, self.global_rank))
 

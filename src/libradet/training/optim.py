@@ -47,20 +47,27 @@ def total_steps(config: TrainConfig, batches_per_epoch: int) -> int:
     return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
+def total_batches(config: TrainConfig, batches_per_epoch: int) -> int:
+    """Return the batches of each process in the whole run."""
+    epochs, steps = divmod(total_steps(config, batches_per_epoch), steps_per_epoch(config, batches_per_epoch))
+    return epochs * batches_per_epoch + steps * config.accumulate_grad_batches
+
+
 def resolve(config: TrainConfig, batches_per_epoch: int) -> TrainConfig:
     """Return the configuration with learning rate, weight decay, warm-up and milestones filled in."""
     total = total_steps(config, batches_per_epoch)
     lr = default_lr(config) if config.lr is None else config.lr
     decay = WEIGHT_DECAY[config.optimizer] if config.weight_decay is None else config.weight_decay
     warmup = min(500, total // 10) if config.warmup_steps is None else config.warmup_steps
-    milestones = default_milestones(config) if config.lr_milestones is None else config.lr_milestones
+    epochs = total / steps_per_epoch(config, batches_per_epoch)
+    milestones = default_milestones(epochs) if config.lr_milestones is None else config.lr_milestones
     rounded = [round(epoch, 3) for epoch in milestones]
     return replace(config, lr=lr, weight_decay=decay, warmup_steps=warmup, lr_milestones=rounded)
 
 
-def default_milestones(config: TrainConfig) -> list[float]:
-    """Return the epochs of the drops of the multistep schedule."""
-    return [round(config.max_epochs * part, 3) for part in (2 / 3, 11 / 12)]
+def default_milestones(epochs: float) -> list[float]:
+    """Return the epochs of the drops of the multistep schedule of a run of this length."""
+    return [round(epochs * part, 3) for part in (2 / 3, 11 / 12)]
 
 
 def default_lr(config: TrainConfig) -> float:

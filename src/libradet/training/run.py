@@ -127,7 +127,7 @@ def _fit(
 def _make_progress(setup: TrainSetup, console: Console) -> TrainingProgressBar | ProgressLines:
     if console.is_terminal:
         return TrainingProgressBar(console)
-    return ProgressLines(console, setup.config.max_epochs)
+    return ProgressLines(console, setup.config)
 
 
 def _make_callbacks(setup: TrainSetup) -> list[pl.Callback]:

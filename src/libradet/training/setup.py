@@ -55,7 +55,7 @@ class TrainSetup:
         batches_per_epoch: of each process.
         resume_state: progress of a resumed run.
         precision_reason: why this precision was chosen, as a phrase.
-        started_epochs: ``max_epochs`` with which a resumed run was started or last resumed; None for a new run.
+        started_length: that with which a resumed run was started or last resumed, in words; empty for a new run.
     """
 
     config: TrainConfig
@@ -68,7 +68,7 @@ class TrainSetup:
     identity: RunIdentity
     on_gpu: bool
     precision_reason: str
-    started_epochs: int | None = None
+    started_length: str = ""
 
     @property
     def is_finished(self) -> bool:
@@ -118,8 +118,7 @@ def setup_training(
         backbone = config.backbone or detector_config.backbone.name
         config = replace(config, weights=best_weights(detector_config.model, backbone).name)
     _check_settings(config, detector_config, transforms)
-    if resume is None:  # of a resumed run, the change is named
-        refuse_unused(config, detector_config)
+    refuse_unused(config, detector_config, started)
     train_set, val_set, report = _read_data(config, with_masks=detector_config.mask is not None, on_report=on_report)
     on_gpu = torch.cuda.is_available()
     _check_devices(config, on_gpu)
@@ -131,7 +130,7 @@ def setup_training(
     _apply_activation_checkpointing(model, config)
     if config.layer_decay is not None:
         parameter_depths(model)  # refuses a backbone without stages
-    if resume is None:
+    if config.patience != started.get("patience"):
         _check_patience(config, val_set)
     folder = resume or choose_run_dir(config, model.config.backbone.name)
     identity = run_identity(config, train_set, val_set, transforms)
@@ -152,10 +151,16 @@ def setup_training(
     if resume_state.path is not None:
         check_layers(resume_state.path, model, config, started)
     data.augmentation = make_augmentation(config, batches_per_epoch, transforms)
-    epochs = started.get("max_epochs")
+    length = describe_length(started["max_epochs"], started.get("max_steps")) if started else ""
     return TrainSetup(
-        config, model, folder, data, report, batches_per_epoch, resume_state, identity, on_gpu, reason, epochs
+        config, model, folder, data, report, batches_per_epoch, resume_state, identity, on_gpu, reason, length
     )
+
+
+def describe_length(max_epochs: int, max_steps: int | None) -> str:
+    """Return the length of a run in words."""
+    limit = "" if max_steps is None else f", at most {counted(max_steps, 'step')}"
+    return counted(max_epochs, "epoch") + limit
 
 
 def _check_settings(

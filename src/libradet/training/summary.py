@@ -8,7 +8,7 @@ from libradet.data.repeat_factors import describe_repeats
 from libradet.data.tiff import is_windowed
 from libradet.data.transforms.describe import name_of
 from libradet.training.optim import total_steps
-from libradet.training.setup import TrainSetup
+from libradet.training.setup import TrainSetup, describe_length
 from libradet.utils.tables import facts_table
 from libradet.utils.text import counted
 
@@ -121,6 +121,7 @@ def _augmentation(setup: TrainSetup) -> dict[str, str]:
     config, augmentation = setup.config, setup.data.augmentation
     mixing_epochs = augmentation.mixing_epochs
     until = "" if mixing_epochs is None else f" until epoch {mixing_epochs}"
+    until = " in no epoch, as no_aug_epochs are all" if mixing_epochs == 0 else until
     parts = []
     if config.scale_jitter:
         parts.append(f"scale jitter {config.scale_jitter[0]:g} to {config.scale_jitter[1]:g}")
@@ -159,10 +160,10 @@ def _schedule(setup: TrainSetup) -> str:
 
 
 def _kept_schedule(setup: TrainSetup) -> str:
-    """Return which settings a run keeps that is resumed with other epochs, since they belong to its first part."""
-    if setup.started_epochs is None or setup.started_epochs == setup.config.max_epochs:
+    """Return which settings a run keeps that is resumed with another length, since they belong to its first part."""
+    if setup.started_length in ("", describe_length(setup.config.max_epochs, setup.config.max_steps)):
         return ""
     kept, options = "warm-up", "--warmup_steps"
     if setup.config.lr_schedule == "multistep":
         kept, options = "warm-up and milestones", "--warmup_steps and --lr_milestones"
-    return f"{kept} as for {counted(setup.started_epochs, 'epoch')}; {options} change them"
+    return f"{kept} as for {setup.started_length}; {options} change them"

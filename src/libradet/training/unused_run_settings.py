@@ -1,13 +1,24 @@
 """Settings of a run that have no effect, because another setting switches off what they belong to."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from libradet.errors import UserError
 from libradet.models.config import DetectorConfig
 from libradet.training.config import TrainConfig
 from libradet.training.optim import default_milestones, make_augmentation
 
+_ROUNDING = 0.002
+"""Epochs; milestones have three decimals."""
 
-def refuse_unused(config: TrainConfig, detector: DetectorConfig) -> None:
-    """Raise UserError for a setting without effect that is not at its default."""
+
+def refuse_unused(config: TrainConfig, detector: DetectorConfig, started: Mapping[str, Any] | None = None) -> None:
+    """Raise UserError for a setting without effect that is not at its default.
+
+    Args:
+        started: settings of a run that is resumed, which may be kept as they are.
+    """
+    kept = started or {}
     for names, is_used, needs in (
         (("tile_min_area_ratio", "tile_empty_fraction"), config.tiles is not None, "tiles: set tiles"),
         (
@@ -26,11 +37,15 @@ def refuse_unused(config: TrainConfig, detector: DetectorConfig) -> None:
         ),
     ):
         for name in () if is_used else names:
-            if getattr(config, name) not in _unused_values(config, name):
-                raise UserError(f"{name} is {getattr(config, name)}, which needs {needs}, or leave it out")
+            value = getattr(config, name)
+            is_derived = name == "lr_milestones" and _is_derived(value)
+            if value not in (getattr(TrainConfig, name), kept.get(name)) and not is_derived:
+                raise UserError(f"{name} is {value}, which needs {needs}, or leave it out")
 
 
-def _unused_values(config: TrainConfig, name: str) -> list[object]:
-    """Return the values of a setting left out; config.yaml of a run has the milestones that its length implies."""
-    default = getattr(TrainConfig, name)
-    return [default, default_milestones(config)] if name == "lr_milestones" else [default]
+def _is_derived(milestones: list[float] | None) -> bool:
+    """Return whether milestones are those that some length of a run implies, as the config.yaml of a run has them."""
+    if milestones is None or len(milestones) != 2:
+        return False
+    implied = default_milestones(milestones[1] * 12 / 11)
+    return abs(milestones[0] - implied[0]) < _ROUNDING
