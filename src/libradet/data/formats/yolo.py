@@ -51,32 +51,15 @@ def _read_split(config: YoloConfig, split: str) -> RawAnnotations:
     raw = RawAnnotations(file.parent, split, file, [file.parent], [], [], [], normalized=True)
     raw.categories = [{"id": i, "name": name} for i, name in names.items()]
     images = _list_images(config, split, raw.notes)
-    num_unlabeled, num_values = 0, config.num_keypoint_values
+    label_files = [labels if (labels := _label_file(image)).is_file() else None for image in images]
+    num_values = config.num_keypoint_values
     scored: list[str] = []
-    images_of_labels: dict[Path, dict[Path, None]] = {}
-    image_folders: dict[Path, Path] = {}
-    for number, image in enumerate(images, start=1):
+    for number, (image, labels) in enumerate(zip(images, label_files, strict=True), start=1):
         inside = image.is_relative_to(file.parent)
         raw.images.append({"id": number, "file_name": str(image.relative_to(file.parent) if inside else image)})
-        labels = _label_file(image)
-        if labels.is_file():
+        if labels is not None:
             _read_labels(labels, number, raw.annotations, num_values, scored)
-            images_of_labels.setdefault(labels, {})[image] = None
-            image_folders[labels.parent] = image.parent
-        else:
-            num_unlabeled += 1
-    if shared := [" and ".join(p.name for p in images) for images in images_of_labels.values() if len(images) > 1]:
-        raw.notes.append(
-            f"{counted(len(shared), 'label file belongs to', 'label files belong to')} several images, as "
-            "only the ending of their names differs "
-            f"({summarize_list(shared)}): each image has its boxes"
-        )
-    if alone := _labels_without_image(image_folders):
-        raw.notes.append(
-            f"{counted(len(alone), 'label file has', 'label files have')} no image: not used ({summarize_list(alone)})"
-        )
-    if num_unlabeled:
-        raw.notes.append(f"{counted(num_unlabeled, 'image has', 'images have')} no label file: used as background")
+    raw.notes += _label_file_notes(images, label_files)
     if num_values:
         shape = config.settings["kpt_shape"]
         raw.notes.append(f"labels have keypoints (kpt_shape {shape}): only their boxes are used")
@@ -92,6 +75,28 @@ def _read_split(config: YoloConfig, split: str) -> RawAnnotations:
             "labels."
         )
     return raw
+
+
+def _label_file_notes(images: Sequence[Path], label_files: Sequence[Path | None]) -> list[str]:
+    """Return notes on label files of several images and of none, and on images without one."""
+    images_of: dict[Path, dict[Path, None]] = {}
+    for image, labels in zip(images, label_files, strict=True):
+        if labels is not None:
+            images_of.setdefault(labels, {})[image] = None
+    notes = []
+    if shared := [" and ".join(image.name for image in group) for group in images_of.values() if len(group) > 1]:
+        notes.append(
+            f"{counted(len(shared), 'label file belongs to', 'label files belong to')} several images, as "
+            "only the ending of their names differs "
+            f"({summarize_list(shared)}): each image has its boxes"
+        )
+    if alone := _labels_without_image({labels.parent: next(iter(group)).parent for labels, group in images_of.items()}):
+        notes.append(
+            f"{counted(len(alone), 'label file has', 'label files have')} no image: not used ({summarize_list(alone)})"
+        )
+    if num_unlabeled := label_files.count(None):
+        notes.append(f"{counted(num_unlabeled, 'image has', 'images have')} no label file: used as background")
+    return notes
 
 
 def _labels_without_image(image_folders: Mapping[Path, Path]) -> list[str]:
