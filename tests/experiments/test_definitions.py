@@ -131,6 +131,8 @@ def test_repeated_images_do_not_lengthen_training():
     assert repeated["max_steps"] == 4 * 151
     on_eight = row_settings(read_preset("coco"), rows["repeat factors, threshold 0.3"], num_images=301)
     assert on_eight["max_steps"] == 12 * 19
+    assert on_eight["lr_milestones"] is None, "those of the shorter run, not of epochs that are longer"
+    assert row_settings(read_preset("coco"), rows["baseline"], num_images=301)["lr_milestones"] == [8, 11]
     assert "max_steps" not in row_settings(read_preset("small"), rows["baseline"], num_images=301)
 
 

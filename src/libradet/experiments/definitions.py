@@ -189,6 +189,10 @@ def row_settings(
     settings["check_val_every_n_epoch"] = own.get("check_val_every_n_epoch", settings["max_epochs"])
     if settings.get("repeat_factor_thresh") and settings.get("max_steps") is None:
         settings["max_steps"] = _steps_without_repeats(settings, num_images)
+        epochs = settings["max_epochs"]
+        if settings.get("lr_milestones") == [epochs * 2 / 3, epochs * 11 / 12]:
+            # Of the steps, as by default: epochs are longer than those without repeated images.
+            settings["lr_milestones"] = None
     return settings
 
 
