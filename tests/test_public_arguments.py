@@ -118,7 +118,7 @@ NOT_PATHS = (None, 3, b"x", ["x"])
         ("train", "logger", (3, [None]), ("a list, each item a Logger or text",)),
         ("train", "batch_size", (*COUNTS, None), ("at least 1", "a whole number", "a finite number")),
         ("train", "num_workers", (-1, 1.5, "2", True), ("at least 0", "a whole number")),
-        ("train", "ema", (*SHARES,), ("between 0 and 1", "a number or null", "a finite number")),
+        ("train", "ema", (*SHARES, 1.0), ("at least 0 and below 1", "a number or null", "a finite number")),
         ("train", "lr", (0, -0.1, math.nan, "0.1"), ("above 0", "a number or null", "a finite number")),
         ("train", "tiles", (640, [640], [640, 1.5]), ("size in pixels and an overlap", "null or a list", "below 1")),
         ("train", "logger", ([3],), ("a list",)),

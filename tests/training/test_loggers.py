@@ -2,8 +2,12 @@
 
 import csv
 
+import pytest
+
+from libradet.errors import UserError
 from libradet.evaluation.curves import read_metrics
-from libradet.training.loggers import CSVMetricsLogger
+from libradet.training.config import TrainConfig
+from libradet.training.loggers import CSVMetricsLogger, refuse_unlogged
 
 TRAINED = {"train/loss": 1.5, "train/lr": 0.1, "train/loss_class": 1.0, "train/loss_box": 0.5}
 
@@ -53,3 +57,12 @@ def test_a_validation_without_objects_has_a_row(tmp_path):
     logger = CSVMetricsLogger(tmp_path, ("AP",))
     logger.log_metrics({"epoch": 0}, 3)
     assert logger.has_validation_row(3)
+
+
+@pytest.mark.parametrize("name", ["log_lr", "log_device_stats"])
+def test_values_without_a_column_need_another_logger(name):
+    refuse_unlogged(TrainConfig("x", **{name: True}))
+    refuse_unlogged(TrainConfig("x", logger=["csv"]))
+    for logger in ([], ["csv"]):
+        with pytest.raises(UserError, match=f"^{name}: metrics.csv has no column for it"):
+            refuse_unlogged(TrainConfig("x", logger=logger, **{name: True}))

@@ -276,6 +276,7 @@ def test_seeds_differ_wherever_any_number_does():
             {"layer_decay": 0.0},
             {"no_aug_epochs": -1},
         ),
+        *({"ema": 1.0}, {"momentum": 1.0}),  # weights that never change, and steps that never shrink
         *({"scale_jitter": [0.5]}, {"scale_jitter": [2.0, 0.5]}, {"scale_jitter": [0.0, 1.0]}, {"min_lr_ratio": 1.5}),
     ],
 )

@@ -101,8 +101,8 @@ class TrainConfig:
         save_every_n_steps: optimizer steps between two writes of last.ckpt, in addition to save_every_n_minutes.
         log_every_n_steps: optimizer steps between two rows of metrics.csv.
         logger: loggers in addition to metrics.csv; wandb and mlflow have to be installed separately.
-        log_lr: also log the learning rates of all parameter groups.
-        log_device_stats: also log the state of the devices, such as memory and utilization.
+        log_lr: also log the learning rates of all parameter groups; metrics.csv has only that of the first.
+        log_device_stats: also log the state of the devices, such as memory and utilization, not in metrics.csv.
         num_val_images_logged: validation images to draw after each validation.
     """
 
@@ -122,7 +122,7 @@ class TrainConfig:
     accumulate_grad_batches: PositiveInt = 1
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat | None = None
-    momentum: NonNegativeFloat = 0.9
+    momentum: Annotated[float, Range(ge=0, lt=1)] = 0.9
     weight_decay: NonNegativeFloat | None = None
     decay_norm_bias: bool = True
     layer_decay: Annotated[float, Range(gt=0, le=1)] | None = None
@@ -133,7 +133,7 @@ class TrainConfig:
     lr_gamma: PositiveFloat = 0.1
     min_lr_ratio: UnitInterval = 0.01
     gradient_clip_val: PositiveFloat | None = 35.0
-    ema: UnitInterval | None = None
+    ema: Annotated[float, Range(ge=0, lt=1)] | None = None
     activation_checkpointing: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False

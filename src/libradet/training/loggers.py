@@ -146,3 +146,13 @@ def check_loggers(names: Sequence[str]) -> None:
     for name in names:
         if name in SEPARATELY_INSTALLED and find_spec(name) is None:
             raise UserError(f"--logger {name} needs a package that is not installed: pip install {name}")
+
+
+def refuse_unlogged(config: TrainConfig) -> None:
+    """Raise UserError if values are requested that metrics.csv, the only logger, has no column for."""
+    requested = [name for name in ("log_lr", "log_device_stats") if getattr(config, name)]
+    if requested and set(config.logger) <= {"csv"}:
+        raise UserError(
+            f"{requested[0]}: metrics.csv has no column for it; "
+            "add a logger, such as --logger tensorboard, or leave it out"
+        )

@@ -21,7 +21,7 @@ from libradet.training.callbacks import LogValPredictions, LossLogger, ProgressL
 from libradet.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, read_best_metrics
 from libradet.training.config import TrainConfig
 from libradet.training.error_translation import translate_errors
-from libradet.training.loggers import CSVMetricsLogger, check_loggers, make_loggers
+from libradet.training.loggers import CSVMetricsLogger, check_loggers, make_loggers, refuse_unlogged
 from libradet.training.loss_reader import StepLosses
 from libradet.training.module import DetectorModule
 from libradet.training.run_files import (
@@ -77,6 +77,8 @@ def train(
         Interrupted: SIGINT or SIGTERM; the checkpoint is saved.
     """
     check_loggers(config.logger)
+    if resume is None and not loggers:
+        refuse_unlogged(config)
     is_first = is_first_process()
     console = (console or stdout_console()) if is_first else Console(quiet=True)
     setup = setup_training(

@@ -125,11 +125,7 @@ def setup_training(
     train_proposals, val_proposals = _read_proposals(config, detector_config, train_set, val_set)
     # Before its first checkpoint, a run is resumed from the weights that it was started with.
     from_checkpoint = resume is not None and has_checkpoint(resume)
-    model = _build(config, detector, train_set.class_names, from_checkpoint)
-    model.config.category_ids = tuple(train_set.category_ids)
-    _apply_activation_checkpointing(model, config)
-    if config.layer_decay is not None:
-        parameter_depths(model)  # refuses a backbone without stages
+    model = _build(config, detector, train_set, from_checkpoint)
     if config.patience != started.get("patience"):
         _check_patience(config, val_set)
     folder = resume or choose_run_dir(config, model.config.backbone.name)
@@ -230,6 +226,17 @@ def _count_batches(config: TrainConfig, data: DetectorData) -> int:
 
 
 def _build(
+    config: TrainConfig, detector: DetectorConfig | Detector | None, train_set: Dataset, from_checkpoint: bool
+) -> Detector:
+    model = _with_classes(config, detector, train_set.class_names, from_checkpoint)
+    model.config.category_ids = tuple(train_set.category_ids)
+    _apply_activation_checkpointing(model, config)
+    if config.layer_decay is not None:
+        parameter_depths(model)  # refuses a backbone without stages
+    return model
+
+
+def _with_classes(
     config: TrainConfig, detector: DetectorConfig | Detector | None, class_names: list[str], from_checkpoint: bool
 ) -> Detector:
     torch.manual_seed(config.seed)
