@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from libradet.data.convert import convert
 from libradet.data.read import check, read, splits
 from libradet.errors import UserError
 from tests.helpers.data_building import SIZES, essence, records, write, write_images
@@ -40,6 +41,27 @@ def test_yolo(tmp_path, reference, pattern, names):
     dataset, _ = read(root, "val")
     polygon = dataset.images[0].segmentations[0][0]
     np.testing.assert_allclose(polygon.reshape(-1, 2).min(0), dataset.images[0].boxes[0, :2], atol=1e-4)
+
+
+def test_labels_of_an_image_are_all_polygons_or_all_boxes(tmp_path):
+    """Ultralytics accepts no label file with both."""
+    content = records()
+    content["annotations"][0]["segmentation"] = [[4, 6, 24, 6, 14, 36]]
+    rle = {"size": [SIZES[0][1], SIZES[0][0]], "counts": [0, SIZES[0][0] * SIZES[0][1]]}
+    crowd, masked = content["annotations"][1] | {"iscrowd": 1}, content["annotations"][1] | {"bbox": [0, 0, *SIZES[0]]}
+    content["annotations"] += [a | {"id": i, "segmentation": rle} for i, a in ((200, crowd), (201, masked))]
+    source = write(tmp_path / "source", content)
+    lost = convert(source, tmp_path / "yolo", "yolo", masks=True).unsupported
+    assert any(text.startswith("2 boxes without a polygon become rectangles") for text in lost)
+    lines = [
+        [line.split() for line in (p.read_text().splitlines())] for p in sorted(tmp_path.glob("yolo/labels/*/*.txt"))
+    ]
+    assert [[len(line) for line in own] for own in lines] == [[7, 9, 9], [5], [5], []]
+    before, after = (read(root)[0].images[0] for root in (source, tmp_path / "yolo"))
+    np.testing.assert_array_equal(before.boxes[~before.crowd], after.boxes)
+    x, y, w, h = content["annotations"][1]["bbox"]
+    np.testing.assert_allclose(after.segmentations[1][0], [x, y, x + w, y, x + w, y + h, x, y + h], atol=1e-4)
+    assert not any("rectangle" in text for text in convert(source, tmp_path / "boxes", "yolo").unsupported)
 
 
 def test_yolo_under_a_relative_path(tmp_path, reference, monkeypatch):

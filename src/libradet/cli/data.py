@@ -39,7 +39,11 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", nargs="+", metavar="SPLIT", help="only these splits (default: all)")
     text = "copy image files, or hard-link them (default: copy)"
     parser.add_argument("--image_mode", choices=("copy", "link"), default="copy", help=text)
-    parser.add_argument("--masks", action="store_true", help="yolo: write polygons for objects that have one")
+    parser.add_argument(
+        "--masks",
+        action="store_true",
+        help="yolo: write polygons for objects that have one, and rectangles for the others in such an image",
+    )
     text = "Pascal VOC source: its corners are pixels that count from 1, as data check notes"
     parser.add_argument("--voc_one_based", action="store_true", help=text)
     options.add_skip_broken(parser)

@@ -7,7 +7,7 @@ import numpy as np
 
 from libradet.data.formats.voc import supported_attributes
 from libradet.data.formats.writing import SplitToWrite, merged_classes
-from libradet.data.formats.yolo import polygon_of
+from libradet.data.formats.yolo import outlines_of, polygon_of
 from libradet.data.records import BOX_FIELDS, IMAGE_FIELDS, ImageRecord, extra_fields
 from libradet.utils.text import counted, summarize_list
 
@@ -27,6 +27,7 @@ def list_unsupported(splits: Sequence[SplitToWrite], to: str, polygons: bool) ->
         _crowd(splits, to),
         _changed_boxes(splits) if polygons else "",
         _masks(splits, to, polygons),
+        _rectangles(splits) if polygons else "",
         _areas(splits, to),
         _ids(splits, to),
         _empty_classes(splits) if to == "voc" else "",
@@ -66,6 +67,15 @@ def _masks(splits: Sequence[SplitToWrite], to: str, polygons: bool) -> str:
     hint = "; polygons can be kept with --masks" if to == "yolo" and not polygons and kinds["polygons"] else ""
     masks = counted(kinds.total(), f"mask ({', '.join(kinds)}) is", f"masks ({', '.join(kinds)}) are")
     return f"{masks} omitted, boxes are kept{hint}"
+
+
+def _rectangles(splits: Sequence[SplitToWrite]) -> str:
+    outlines = [outlines_of(image) for image in _images(splits)]
+    count = sum(sum(ring is None for ring in own) for own in outlines if any(ring is not None for ring in own))
+    if not count:
+        return ""
+    boxes = counted(count, "box without a polygon becomes a rectangle", "boxes without a polygon become rectangles")
+    return f"{boxes}, as its image has polygons: Ultralytics accepts no label file with both"
 
 
 def _changed_boxes(splits: Sequence[SplitToWrite]) -> str:

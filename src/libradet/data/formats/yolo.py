@@ -258,7 +258,8 @@ def write(root: Path, splits: Sequence[SplitToWrite], polygons: bool = False) ->
     Args:
         root: folder of the dataset.
         splits: to be written.
-        polygons: write polygons in place of boxes, where there are some.
+        polygons: write polygons in place of boxes, where there are some, and rectangles for the other objects of
+            such an image.
     """
     classes = merged_classes(splits)
     numbers = {name: number for number, name in enumerate(classes)}
@@ -284,15 +285,28 @@ def polygon_of(image: ImageRecord, i: int | np.integer) -> Float64[ndarray, "V 2
     return ring if (np.ptp(ring, axis=0) > MIN_SIDE).all() else None
 
 
+def outlines_of(image: ImageRecord) -> list[Float64[ndarray, "V 2"] | None]:
+    """Return the polygon of each object that is no crowd region; None where it has none that could be written."""
+    return [polygon_of(image, i) for i in np.flatnonzero(~image.crowd)]
+
+
 def _label_lines(image: ImageRecord, class_numbers: list[int], polygons: bool) -> list[str]:
     size = np.array([image.width, image.height], np.float64)
-    boxes = _normalize_boxes(image.boxes, size)
-    lines = []
-    for i in np.flatnonzero(~image.crowd):
-        ring = polygon_of(image, i) if polygons else None
-        values = boxes[i] if ring is None else (ring / size).ravel().round(8)
-        lines.append(" ".join([str(class_numbers[image.labels[i]]), *map(format_number, values)]))
-    return lines
+    rows = np.flatnonzero(~image.crowd)
+    outlines = outlines_of(image) if polygons else [None] * len(rows)
+    # Ultralytics accepts no label file with boxes and polygons.
+    if all(ring is None for ring in outlines):
+        values = list(_normalize_boxes(image.boxes[rows], size))
+    else:
+        rectangles = _normalize_corners(image.boxes[rows], size)[:, [0, 1, 2, 1, 2, 3, 0, 3]]
+        values = [
+            rectangle if ring is None else (ring / size).ravel().round(8)
+            for ring, rectangle in zip(outlines, rectangles, strict=True)
+        ]
+    return [
+        " ".join([str(class_numbers[image.labels[i]]), *map(format_number, own)])
+        for i, own in zip(rows, values, strict=True)
+    ]
 
 
 def _normalize_boxes(boxes: Float32[ndarray, "N 4"], size: Float64[ndarray, " 2"]) -> Float64[ndarray, "N 4"]:
@@ -304,6 +318,16 @@ def _normalize_boxes(boxes: Float32[ndarray, "N 4"], size: Float64[ndarray, " 2"
 
     low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64)
     return shortest_decimals(np.concatenate([(low + high) / 2 / size, (high - low) / size], 1), read, boxes)
+
+
+def _normalize_corners(boxes: Float32[ndarray, "N 4"], size: Float64[ndarray, " 2"]) -> Float64[ndarray, "N 4"]:
+    """Return left, top, right and bottom as fractions of the image."""
+
+    def read(values: Float64[ndarray, "N 4"]) -> Float64[ndarray, "N 4"]:
+        low, sides = values[:, :2] * size, (values[:, 2:] - values[:, :2]) * size
+        return np.clip(np.concatenate([low, low + sides], 1), 0, np.tile(size, 2))
+
+    return shortest_decimals(boxes.astype(np.float64) / np.tile(size, 2), read, boxes)
 
 
 def _join_polygons(polygons: list[Float64[ndarray, "_ 2"]]) -> Float64[ndarray, "V 2"]:
