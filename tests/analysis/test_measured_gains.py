@@ -61,8 +61,12 @@ def parse_delta(cell):
 
 
 def test_gains_of_the_combination_and_of_repeat_factors_are_those_of_the_page():
-    for row, gain in zip(page_rows("balanced_faster_rcnn")[:2], COMBINATION.gains, strict=True):
-        assert (gain.gain, gain.interval) == parse_delta(row[6])
+    five_seeds = re.search(
+        r"Over all five seeds, .* gains (.*) AP on blood cells", (RESULTS / "balanced.md").read_text()
+    )
+    deltas = (page_rows("balanced_faster_rcnn")[0][6], five_seeds.group(1))
+    for delta, gain in zip(deltas, COMBINATION.gains, strict=True):
+        assert (gain.gain, gain.interval) == parse_delta(delta)
     assert "in the AP of rare classes, with the ratio of class frequencies there: synthetic images (21) +2.7 [" in (
         describe_gains("classes")
     )

@@ -133,7 +133,7 @@ COMBINATION = Calibration(
     "",
     (
         MeasuredGain("circuit boards", None, 3.2, (1.0, 5.4)),
-        MeasuredGain("blood cells", None, 1.1, (-0.7, 2.8)),
+        MeasuredGain("blood cells", None, 0.8, (-0.0, 1.6)),
     ),
 )
 
