@@ -96,4 +96,4 @@ def test_angles(value, expected):
 
 
 def test_upright_box():
-    np.testing.assert_allclose(upright_box(BOX, 90), (45, 20, 10, 40), atol=1e-12)
+    np.testing.assert_allclose(upright_box(BOX, 90.0), (45, 20, 10, 40), atol=1e-12)

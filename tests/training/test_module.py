@@ -6,7 +6,7 @@ import pytest
 
 from libradet.training.config import TrainConfig
 from libradet.training.module import DetectorModule
-from tests.helpers.tiny_detectors import tiny_detector
+from tests.helpers.tiny_detectors import tiny_batch, tiny_detector
 
 
 class FewBatches(DetectorModule):
@@ -34,5 +34,5 @@ def test_max_steps_shorten_the_schedules_of_samplers(detector, monkeypatch, max_
     module = FewBatches(detector, TrainConfig(data="", max_steps=max_steps))
     state = {"estimated_stepping_batches": 40, "accumulate_grad_batches": 2, "current_epoch": 0, "global_rank": 0}
     module._trainer = SimpleNamespace(**state)
-    module.on_train_batch_start(None, 8)
+    module.on_train_batch_start(tiny_batch(), 8)
     assert seen == [pytest.approx(progress)]
