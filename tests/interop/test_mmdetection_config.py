@@ -68,6 +68,16 @@ def test_cascade_of_version_3(infer):
     assert config.cascade.box_stds == ((0.1, 0.1, 0.2, 0.2), (0.06, 0.06, 0.1, 0.1), (0.03, 0.03, 0.05, 0.05))
 
 
+def test_stages_of_a_cascade_may_have_an_extractor_each(infer):
+    start = CASCADE.index("dict(\n            type='SingleRoIExtractor'")
+    one = CASCADE[start : CASCADE.index(",\n        bbox_head=[")].replace("sampling_ratio=0", "sampling_ratio=2")
+    config = infer("cascade_rcnn_r50_fpn", CASCADE.replace(CASCADE[start : start + len(one)], f"[{one}, {one}, {one}]"))
+    assert (config.roi.align.canonical_size, config.roi.align.sampling_ratio) == (112.0, 2)
+    other = one.replace("finest_scale=28", "finest_scale=56")
+    with pytest.raises(UserError, match="bbox_roi_extractors of its stages differ"):
+        infer("cascade_rcnn_r50_fpn", CASCADE.replace(CASCADE[start : start + len(one)], f"[{one}, {one}, {other}]"))
+
+
 def test_types_may_be_named_with_their_modules(infer):
     """As configurations that import what they name are written."""
     text = f"""{CASCADE}

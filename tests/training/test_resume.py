@@ -1,11 +1,25 @@
 """Tests of what is read of a run folder before a run is resumed."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
+from libradet.data.proposals.precomputed import proposals_for_dataset
+from libradet.data.proposals.proposal_file import write_proposals
+from libradet.data.read import read
 from libradet.errors import UserError
+from libradet.training.config import TrainConfig
 from libradet.training.options import parse_train
-from libradet.training.resume import ResumeState, newest_intact_checkpoint, read_checkpoint
+from libradet.training.resume import (
+    ResumeState,
+    load_resume_state,
+    newest_intact_checkpoint,
+    read_checkpoint,
+    run_identity,
+)
+from tests.helpers.data_building import write
+from tests.helpers.proposals import random_proposals
 
 
 def test_a_folder_without_checkpoints_starts_at_the_beginning(tmp_path):
@@ -49,3 +63,24 @@ def test_the_configuration_of_an_earlier_version_is_refused_in_one_line(tmp_path
     with pytest.raises(UserError, match=r"config.yaml: written by another version .*\(unknown: epochs\)") as error:
         parse_train(["--resume", str(tmp_path)])
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_other_proposals_of_the_same_images_are_refused(tmp_path):
+    dataset = read(write(tmp_path / "set"))[0]
+    found = random_proposals(dataset)
+    moved = [found[0]._replace(boxes=found[0].boxes + 1), *found[1:]]
+    fewer = [found[0]._replace(boxes=found[0].boxes[:-1], scores=found[0].scores[:-1]), *found[1:]]
+    identities = {}
+    for name, images in {"same": found, "in_another_order": found[::-1], "moved": moved, "fewer": fewer}.items():
+        write_proposals(tmp_path / f"{name}.safetensors", images, "rpn")
+        proposals = proposals_for_dataset(tmp_path / f"{name}.safetensors", dataset, 1000)
+        config = TrainConfig(data=str(tmp_path), model="fast_rcnn")
+        identities[name] = run_identity(config, dataset, dataset, proposals=(proposals, proposals))
+    saved = asdict(identities["same"])
+    progress = {"libradet": {"run_identity": saved, "batches_done": 3}, "callbacks": {}, "global_step": 3}
+    torch.save(progress, tmp_path / "last.ckpt")
+    for name in ("same", "in_another_order"):
+        assert load_resume_state(tmp_path, identities[name], dataset, dataset).batches == 3
+    for name in ("moved", "fewer"):
+        with pytest.raises(UserError, match="the precomputed proposals for training have changed"):
+            load_resume_state(tmp_path, identities[name], dataset, dataset)

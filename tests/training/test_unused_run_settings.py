@@ -8,6 +8,7 @@ from libradet.training.config import TrainConfig
 from libradet.training.unused_run_settings import refuse_unused
 
 CASES = [
+    ({"allow_partial": True}, {"weights": "x.safetensors"}, "needs weights"),
     ({"tile_empty_fraction": 0.5}, {"tiles": [640.0, 0.2]}, "needs tiles"),
     ({"no_aug_epochs": 2}, {"mixup_prob": 0.5}, "needs mosaic, copy-paste or mixup"),
     ({"momentum": 0.8}, {}, "needs optimizer sgd"),

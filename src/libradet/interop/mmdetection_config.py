@@ -160,15 +160,24 @@ def _apply_roi_heads(config: DetectorConfig, model: Settings) -> None:
     elif len(heads) == len(config.cascade.box_stds):
         pairs = zip(heads, config.cascade.box_stds, strict=True)
         config.cascade.box_stds = tuple(_box_std(head, default) for head, default in pairs)
-    _apply_align(config.roi.align, first_dict(settings, "bbox_roi_extractor"))
+    _apply_align(config.roi.align, _extractor(settings, "bbox_roi_extractor"))
     if config.mask is not None:
-        _apply_align(config.mask.align, first_dict(settings, "mask_roi_extractor"))
+        _apply_align(config.mask.align, _extractor(settings, "mask_roi_extractor"))
         check_mask_head(first_dict(settings, "mask_head"))
 
 
 def _box_std(head: Settings, default: BoxStd) -> BoxStd:
     x, y, w, h = _box_coder(head).get("target_stds") or default
     return float(x), float(y), float(w), float(h)
+
+
+def _extractor(settings: Settings, key: str) -> Settings:
+    """Return the RoI extractor, of which a cascade may have one for each stage."""
+    value = next(iter_dicts(settings, key), {}).get(key)
+    extractors = [e for e in (value if isinstance(value, list) else [value]) if isinstance(e, dict)]
+    if any(extractor != extractors[0] for extractor in extractors):
+        raise UserError(f"the {key}s of its stages differ, which is not supported")
+    return extractors[0] if extractors else {}
 
 
 def _apply_align(align: RoIAlignConfig, settings: Settings) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from libradet.data.proposals.precomputed import PrecomputedProposals, fingerprint_proposals
 from libradet.data.records import Dataset, ImageRecord
 from libradet.data.transforms.describe import describe
 from libradet.errors import UserError
@@ -29,6 +30,8 @@ class RunIdentity:
         augmentations: users' own transforms as text, see :func:`libradet.data.transforms.describe.describe`.
         tiles: size and overlap of the tiles of the images.
         train_data, val_data: see :func:`fingerprint`; empty without validation images.
+        train_proposals, val_proposals: see :func:`~libradet.data.proposals.precomputed.fingerprint_proposals`; None
+            without proposals.
     """
 
     num_images: int
@@ -56,10 +59,14 @@ class RunIdentity:
     tiles: list[float] | None = None
     tile_min_area_ratio: float = MIN_AREA_RATIO
     tile_empty_fraction: float = 1.0
+    train_proposals: int | None = None
+    val_proposals: int | None = None
 
 
 DEFAULTS = {f.name: f.default for f in fields(RunIdentity) if f.default is not MISSING} | {"augmentations": []}
 """Values of settings that are newer than a checkpoint."""
+
+_FINGERPRINTS = ("train_data", "val_data", "train_proposals", "val_proposals")
 
 MAX_SETTING_LENGTH = 300
 """Of a setting in a message."""
@@ -89,8 +96,15 @@ def run_identity(
     train_set: Dataset,
     val_set: Dataset | None,
     transforms: Sequence[Callable[..., Any]] = (),
+    proposals: tuple[PrecomputedProposals | None, PrecomputedProposals | None] = (None, None),
 ) -> RunIdentity:
-    """Return the identity of a run that is about to start; ``transforms`` are those of ``config.augmentations``."""
+    """Return the identity of a run that is about to start.
+
+    Args:
+        transforms: those of ``config.augmentations``.
+        proposals: precomputed ones for training and validation.
+    """
+    train_proposals, val_proposals = (None if p is None else fingerprint_proposals(p) for p in proposals)
     derived: dict[str, Any] = {
         "num_images": len(train_set),
         "class_names": train_set.class_names,
@@ -99,6 +113,8 @@ def run_identity(
         "augmentations": [describe(transform) for transform in transforms],
         "train_data": fingerprint(train_set),
         "val_data": [] if val_set is None else fingerprint(val_set),
+        "train_proposals": train_proposals,
+        "val_proposals": val_proposals,
     }
     settings = {f.name: getattr(config, f.name) for f in fields(RunIdentity) if f.name not in derived}
     return RunIdentity(**derived, **settings)
@@ -158,7 +174,7 @@ def load_resume_state(folder: Path, identity: RunIdentity, train_set: Dataset, v
     for name, value in asdict(identity).items():
         # A setting that is newer than the checkpoint had its default then.
         before = saved.get(name, DEFAULTS.get(name, value))
-        if name not in ("train_data", "val_data") and before != value:
+        if name not in _FINGERPRINTS and before != value:
             before, value = (_shorten(setting) for setting in (before, value))
             raise UserError(
                 f"{path}: the run was started with {name} {before} and cannot be resumed with {value}; "
@@ -168,6 +184,7 @@ def load_resume_state(folder: Path, identity: RunIdentity, train_set: Dataset, v
         _check_dataset(path, saved["train_data"], identity.train_data, train_set)
     if val_set is not None and saved["val_data"]:
         _check_dataset(path, saved["val_data"], identity.val_data, val_set)
+    _check_proposals(path, saved, identity)
     wait_counts = [
         state["wait_count"] for name, state in checkpoint["callbacks"].items() if name.startswith("EarlyStopping")
     ]
@@ -186,6 +203,16 @@ def _check_dataset(path: Path, saved: Sequence[int], current: Sequence[int], dat
             f"{path}: {dataset.root}, {dataset.split} has changed since the run was stopped: "
             f"{summarize_list(changes)}; resume with the original data, or start a new run"
         )
+
+
+def _check_proposals(path: Path, saved: dict[str, Any], identity: RunIdentity) -> None:
+    for name, split in (("train_proposals", "training"), ("val_proposals", "validation")):
+        before, now = saved.get(name), getattr(identity, name)
+        if None not in (before, now) and before != now:
+            raise UserError(
+                f"{path}: the precomputed proposals for {split} have changed since the run was stopped; "
+                "resume with the original proposals, or start a new run"
+            )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def setup_training(
     if config.patience != started.get("patience"):
         _check_patience(config, val_set)
     folder = resume or choose_run_dir(config, model.config.backbone.name)
-    identity = run_identity(config, train_set, val_set, transforms)
+    identity = run_identity(config, train_set, val_set, transforms, (train_proposals, val_proposals))
     resume_state = load_resume_state(folder, identity, train_set, val_set) if resume else ResumeState()
     if config.world_size > 1:
         convert_sync_batchnorm(model, on_gpu)

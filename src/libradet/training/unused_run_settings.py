@@ -20,6 +20,7 @@ def refuse_unused(config: TrainConfig, detector: DetectorConfig, started: Mappin
     """
     kept = started or {}
     for names, is_used, needs in (
+        (("allow_partial",), config.weights is not None, "weights: set weights"),
         (("tile_min_area_ratio", "tile_empty_fraction"), config.tiles is not None, "tiles: set tiles"),
         (
             ("no_aug_epochs",),
