@@ -65,7 +65,7 @@ class PrecomputedProposals:
 def fingerprint_proposals(proposals: PrecomputedProposals) -> int:
     """Return a number below 2**63: a hash of the number of proposals of every image, and of its first one.
 
-    Proposals of another model differ in these; to read all would take long on large datasets.
+    Proposals of another model differ in these. On large datasets, reading all of them lasts long.
     """
     file, rows = proposals.file, proposals.rows
     starts, ends = file.offsets[rows], file.offsets[rows + 1]
