@@ -146,6 +146,10 @@ def test_overrides_count_before_what_follows_from_them():
         assert settings.get("max_steps") == steps
     repeated = row_settings(read_preset("small"), rows["baseline"], 301, {"repeat_factor_thresh": 0.1})
     assert repeated["max_steps"] == 4 * 151
+    # 151 batches are 51 steps of three batches; two machines have 76 batches.
+    for override, steps in (({"accumulate_grad_batches": 3}, 51), ({"num_nodes": 2}, 76)):
+        repeated = row_settings(read_preset("small"), rows["repeat factors, threshold 0.3"], 301, override)
+        assert repeated["max_steps"] == 4 * steps
     rpn = proposal_settings(read_preset("small"), 301, overrides)
     assert (rpn["check_val_every_n_epoch"], rpn["detector.detections.detections_per_img"]) == (9, 500)
     each = row_settings(read_preset("small"), read_experiment("initialization").rows[0], 301, {"max_epochs": 9})

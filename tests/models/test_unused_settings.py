@@ -25,6 +25,8 @@ UNUSED = [
     ("faster_rcnn", "roi.match.min_pos_iou", 0.4, "allow_low_quality_matches true"),
     ("faster_rcnn", "backbone", {"name": "test_vit", "frozen_norm": True}, "a backbone with batch norms"),
     ("rpn", "backbone", {"name": "test_convnext", "norm_eps": 1e-3}, "a backbone with batch norms"),
+    ("faster_rcnn", "roi.class_balance", {"type": "seesaw", "frequencies": [9, 1]}, "inverse_frequency or effective"),
+    ("faster_rcnn", "roi.class_balance", {"type": "eql_v2", "frequencies": [9, 1]}, "inverse_frequency or effective"),
     ("rpn", "backbone", {"name": "test_resnet", "frozen": True, "freeze_at": 1}, "frozen false"),
     ("rpn", "backbone", {"name": "test_resnet", "frozen": True, "frozen_norm": True}, "frozen false"),
 ]

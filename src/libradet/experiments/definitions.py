@@ -241,8 +241,10 @@ def _schedule_settings(preset: Preset, name: str, num_images: int) -> dict[str, 
 
 def _steps_without_repeats(settings: dict[str, Any], num_images: int) -> int:
     """Return the steps of the same run without repeated images: both train on equally many."""
-    batch_size = settings.get("batch_size", TrainConfig.batch_size) * settings.get("devices", 1)
-    return settings["max_epochs"] * ceil(num_images / batch_size)
+    batch_size = settings.get("batch_size", TrainConfig.batch_size)
+    joint_batch = batch_size * settings.get("devices", 1) * settings.get("num_nodes", 1)
+    batches = ceil(num_images / joint_batch)
+    return settings["max_epochs"] * ceil(batches / settings.get("accumulate_grad_batches", 1))
 
 
 def _read_yaml(name: str, kind: str, folder: str) -> tuple[Path, dict[str, Any]]:

@@ -69,6 +69,11 @@ _RULES: dict[type, tuple[_Rule, ...]] = {
     ),
     ClassBalanceConfig: (
         _Rule(("beta",), _has_type("effective_number"), "type effective_number"),
+        _Rule(
+            ("frequencies",),
+            _has_type("inverse_frequency", "effective_number"),
+            "type inverse_frequency or effective_number",
+        ),
         _Rule(("p", "q"), _has_type("seesaw"), "type seesaw"),
         _Rule(("gamma", "mu", "alpha"), _has_type("eql_v2"), "type eql_v2"),
     ),
