@@ -266,7 +266,9 @@ def test_classes():
 def test_classes_that_are_rare_but_not_behind_are_no_imbalance(objects, correlation, severity):
     finding = diagnose_classes(classes((objects, 0.5), (100, 0.1), correlation=correlation))
     assert finding.severity == severity
-    assert finding.options == (["--repeat_factor_thresh 0.3"] if severity != "none" else [])
+    # Class weights were not measured at a ratio of 50.
+    option = "--repeat_factor_thresh 0.3" if objects == 5000 else "--detector.roi.class_balance.type inverse_frequency"
+    assert finding.options == ([option] if severity != "none" else [])
     assert "25\u00a0% are detected as a frequent class" in finding.text
     assert finding.numbers[1].value == correlation
 
@@ -277,15 +279,29 @@ def test_class_balance_is_an_alternative_of_models_with_a_box_head(thresh):
     retinanet = diagnose_classes(classes((5000, 0.5), (100, 0.1), repeat_factor_thresh=thresh, has_box_head=False))
     for finding in (with_box_head, retinanet):
         assert finding.options == ["--repeat_factor_thresh 0.3"]
-    assert "roi.class_balance" in with_box_head.check
+    assert "roi.class_balance.type effective_number" in with_box_head.check
     assert "roi.class_balance" not in retinanet.check + retinanet.text
+
+
+def test_class_weights_are_recommended_at_ratios_like_the_measured_one():
+    rows = (2000, 0.5), (100, 0.1)
+    finding = diagnose_classes(classes(*rows))
+    assert finding.options == ["--detector.roi.class_balance.type inverse_frequency"]
+    assert "--repeat_factor_thresh 0.3" in finding.check
+    apply_measured_gains(finding, make_config("faster_rcnn"))
+    assert "gain of class weights by inverse frequency in the AP of rare classes" in finding.measured
+    retinanet = diagnose_classes(classes(*rows, has_box_head=False))
+    assert retinanet.options == ["--repeat_factor_thresh 0.3"]
+    apply_measured_gains(retinanet, make_config("retinanet"))
+    assert "not in this kind, of repeat-factor sampling" in retinanet.measured
+    assert diagnose_classes(classes(*rows, repeat_factor_thresh=0.05)).options == []
 
 
 def test_class_options_in_use_are_stated_and_not_recommended_again():
     rows = (5000, 0.5), (100, 0.1)
     finding = diagnose_classes(classes(*rows, repeat_factor_thresh=0.05))
     assert (finding.severity, finding.options) == ("balanced", [])
-    assert "was trained with repeat-factor sampling at 0.05. Alternatives" in finding.text
+    assert "was trained with repeat-factor sampling at 0.05. An alternative" in finding.text
     finding = diagnose_classes(classes(*rows, class_balance="seesaw"))
     assert (finding.severity, finding.options) == ("strong", ["--repeat_factor_thresh 0.3"])
     assert "was trained with seesaw loss." in finding.text

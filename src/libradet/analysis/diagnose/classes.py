@@ -1,9 +1,15 @@
-"""Diagnosis of the class level: whether rare classes are detected worse than frequent ones."""
+"""Diagnosis of the class level: whether rare classes are detected worse than frequent ones.
+
+What is recommended follows the measurements (docs/results/balanced.md): class weights by inverse frequency, whose gain
+was measured at an imbalance ratio of 21. Where the ratio is a strong one, weights by 1/n differ as much, so repeat
+factors are recommended, which were made for such data (Gupta et al., CVPR 2019).
+"""
 
 from typing import Any
 
 from libradet.analysis.diagnose import thresholds
 from libradet.analysis.diagnose.finding import Finding, Number, Severity, grade, is_imbalance, percent
+from libradet.analysis.diagnose.measured_gains import CLASS_WEIGHTS, REPEAT_FACTORS
 from libradet.analysis.levels.classes import frequency
 from libradet.utils.text import counted
 
@@ -11,10 +17,7 @@ _CHECK = (
     "Train with and without this option with the same seed and compare AP by class: that of rare classes should gain "
     "more than frequent ones lose."
 )
-_ALTERNATIVES = (
-    " Alternatives change the loss instead of the images: --detector.roi.class_balance.type effective_number, seesaw "
-    "or eql_v2."
-)
+_ALTERNATIVE = " An alternative changes the loss instead of the images: --detector.roi.class_balance.type "
 _MORE_IMAGES = " Images of the rare classes help more than any option."
 _LOSSES = {
     "inverse_frequency": "class weights by inverse frequency",
@@ -50,7 +53,7 @@ def diagnose_classes(classes: dict[str, Any]) -> Finding | None:
     finding = Finding("classes", "Class frequency", severity, numbers, text, paper)
     finding.text += _options_in_use(classes["trained_with"])
     if is_imbalance(severity):
-        _recommend(finding, classes)
+        _recommend(finding, classes, times)
     return finding
 
 
@@ -60,21 +63,29 @@ def _options_in_use(used: dict[str, Any]) -> str:
     return f" The model was trained with {' and '.join(options)}." if options else ""
 
 
-def _recommend(finding: Finding, classes: dict[str, Any]) -> None:
-    """Recommend repeat-factor sampling, unless the model was trained with it; name the losses that it has not."""
+def _recommend(finding: Finding, classes: dict[str, Any], ratio: float) -> None:
+    """Recommend what the model was not trained with: class weights or, where they are not measured, repeat factors."""
     used = classes["trained_with"]
     can_balance_loss = used["has_box_head"] and not used["class_balance"]
+    weights = "inverse_frequency" if ratio < thresholds.CLASSES_STRONG else "effective_number"
+    by_loss = f"{_ALTERNATIVE}{weights}." if can_balance_loss else ""
     if used["repeat_factor_thresh"]:
         finding.severity = "balanced"
-        finding.text += (_ALTERNATIVES if can_balance_loss else "") + _MORE_IMAGES
-    elif classes["repeat_factor_thresh"]:
-        threshold, epoch = classes["repeat_factor_thresh"], classes["repeated_epoch"]
+        finding.text += by_loss + _MORE_IMAGES
+        return
+    threshold = classes["repeat_factor_thresh"]
+    option = f"--repeat_factor_thresh {threshold:g}" if threshold else ""
+    if threshold:
         finding.text += (
             f" Repeat-factor sampling at {threshold:g}, the fraction of images with the median class, repeats images "
-            f"of rarer classes: an epoch has {epoch:.2f} times as many images."
+            f"of rarer classes: an epoch has {classes['repeated_epoch']:.2f} times as many images."
         )
-        check = _CHECK + (_ALTERNATIVES if can_balance_loss else "") + _MORE_IMAGES
-        finding.recommend("repeat-factor sampling", [f"--repeat_factor_thresh {threshold:g}"], check)
+    if can_balance_loss and weights == "inverse_frequency":
+        by_images = f" An alternative changes the images instead of the loss: {option}." if option else ""
+        check = _CHECK + by_images + _MORE_IMAGES
+        finding.recommend(CLASS_WEIGHTS.option, [f"--detector.roi.class_balance.type {weights}"], check)
+    elif option:
+        finding.recommend(REPEAT_FACTORS.option, [option], _CHECK + by_loss + _MORE_IMAGES)
 
 
 def _grade(

@@ -11,7 +11,7 @@ from libradet.analysis.diagnose import thresholds
 from libradet.analysis.diagnose.classes import diagnose_classes
 from libradet.analysis.diagnose.feature import diagnose_pyramid
 from libradet.analysis.diagnose.finding import SEVERITY_LABELS, STAGE_NAMES, Finding
-from libradet.analysis.diagnose.measured_gains import NOT_MEASURED, calibration_of, describe_gains, lowers_ap
+from libradet.analysis.diagnose.measured_gains import NOT_MEASURED, describe_gains, lowers_ap
 from libradet.analysis.diagnose.objective import diagnose_regression, diagnose_tasks
 from libradet.analysis.diagnose.outcome import diagnose_errors, diagnose_sizes
 from libradet.analysis.diagnose.sample import (
@@ -99,11 +99,9 @@ def apply_measured_gains(finding: Finding, config: DetectorConfig) -> None:
     They are gains in AP of detectors with RoI heads, so they do not apply to an RPN alone; of other detectors, the
     sentence says so.
     """
-    calibration = calibration_of(finding.key)
-    is_other_option = calibration is not None and calibration.option not in ("", finding.recommended)
-    if not config.is_proposal_model and not (finding.recommended and is_other_option):
-        finding.measured = describe_gains(finding.key, has_roi_heads=config.roi is not None)
-        if finding.recommended and lowers_ap(finding.key):
+    if not config.is_proposal_model:
+        finding.measured = describe_gains(finding.key, config.roi is not None, finding.recommended)
+        if finding.recommended and lowers_ap(finding.key, finding.recommended):
             finding.withdraw_recommendation()
     if finding.recommended and not finding.measured:
         finding.measured = NOT_MEASURED
