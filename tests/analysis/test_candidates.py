@@ -86,3 +86,14 @@ def test_errors_are_in_units_of_the_losses_beta():
     config.retinanet.box_loss = BoxLossConfig(type="l1")
     assert stages_of(config)[0].beta == 1 / 9, "L1 has no β: the zoo's is used"
     assert not stages_of(config)[0].uses_sampling
+    config.retinanet.box_loss = BoxLossConfig(type="smooth_l1", beta=0.0)
+    assert stages_of(config)[0].beta == 1 / 9, "smooth L1 with a β of 0 is L1"
+
+
+def test_loss_weights_of_a_cascade_are_those_of_its_options():
+    config = tiny_zoo_config("cascade_rcnn", backbone="resnet18")
+    config.cascade.weights = (0.5, 1.0, 2.0)
+    config.roi.cls_loss_weight, config.roi.box_loss.weight = 3.0, 4.0
+    stage = stages_of(config)[-1]
+    assert (stage.cls_loss_weight, stage.box_loss.weight) == (3.0, 4.0)
+    assert stage.min_positive_iou == config.cascade.iou_thresholds[0]

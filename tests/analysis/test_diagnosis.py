@@ -184,7 +184,7 @@ def regression(ratio, inliers=0.7, loss_type="smooth_l1", positives=1000):
     losses = {"own": loss, "smooth_l1": {"share": share(0.4), "ratio": 0.3}}
     losses["balanced_l1_0.5_1.5"] = {"share": share(0.6), "ratio": 0.8}
     errors = {"stage": "roi", "type": loss_type, "losses": losses, "positives": positives}
-    return errors | {"inliers": share(inliers), "beta": 1.0}
+    return errors | {"inliers": share(inliers), "beta": 1.0, "configured_beta": 1.0}
 
 
 def test_regression():
@@ -199,6 +199,12 @@ def test_regression():
     del boxes["losses"]["own"]
     assert diagnose_regression(boxes).severity == "inconclusive"
     assert diagnose_regression(regression(None)).severity == "inconclusive"
+
+
+def test_balanced_l1_is_recommended_with_a_beta_that_it_accepts():
+    for configured, added in ((1.0, []), (0.0, ["--detector.roi.box_loss.beta 1"])):
+        options = diagnose_regression(regression(0.3) | {"configured_beta": configured}).options
+        assert options == ["--detector.roi.box_loss.type balanced_l1", *added]
 
 
 def tasks(ratio, first="class", second="box"):

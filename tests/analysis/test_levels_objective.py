@@ -117,4 +117,5 @@ def test_the_models_own_loss():
     own = own_loss(BoxLossConfig(type="balanced_l1", alpha=0.4, gamma=1.2, beta=0.11), beta=0.11)
     assert gradient_magnitude(own, error).numpy() == pytest.approx(balanced_slope(error.numpy(), 0.4, 1.2))
     assert own_loss(BoxLossConfig(type="l1"), 1.0) is LOSSES["l1"]
+    assert own_loss(BoxLossConfig(type="smooth_l1", beta=0.0), 1.0) is LOSSES["l1"]
     assert own_loss(BoxLossConfig(type="giou"), 1.0) is None

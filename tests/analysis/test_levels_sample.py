@@ -1,5 +1,7 @@
 """Statistics of samplers, on candidates with known answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from libradet.analysis.levels.sample import (
     SampleStatistics,
     count_per_object,
     iou_histogram,
+    sample_as_trained,
     summarize_positives,
     top_share,
 )
@@ -23,8 +26,9 @@ def make_candidates(gt, iou, loss):
     return Candidates(boxes, Matches(gt, iou), loss, boxes, torch.zeros_like(gt))
 
 
-def statistics_of(candidates, objects, size=4, fraction=0.5, key="roi", **sampling):
-    stage = Stage(key, "proposals", SamplingConfig(size, fraction, **sampling), 0.5, BoxLossConfig())
+def statistics_of(candidates, objects, size=4, fraction=0.5, key="roi", threshold=0.5, **sampling):
+    config = SamplingConfig(size, fraction, **sampling)
+    stage = Stage(key, "proposals", config, 0.5, BoxLossConfig(), min_positive_iou=threshold)
     statistics = SampleStatistics(stage, seed=0)
     objects = torch.tensor(objects)
     statistics.update(candidates, objects, torch.full(objects.shape, 100.0, dtype=torch.float64), seed=0)
@@ -69,6 +73,46 @@ def test_ious_of_sampled_positives():
     assert ious["below"]["value"] == pytest.approx(0.8)
     assert ious["shares"][10] == pytest.approx(0.4)  # (0.5, 0.55]
     assert ious["shares"][19] == pytest.approx(0.2)
+
+
+def test_middle_of_positives_above_another_threshold():
+    # The middle of 0.6 and 1 is 0.8; that of 0.55 and 1, 0.775, is no edge of the bins.
+    candidates = make_candidates([[0, 0, 0, 0]], [[0.62, 0.7755, 0.79, 0.98]], [[1.0] * 4])
+    for threshold, below in ((0.6, 0.75), (0.55, 0.25)):
+        ious = statistics_of(candidates, [[True]], size=10, fraction=1.0, threshold=threshold)["positive_ious"]
+        assert ious["middle"] == (threshold + 1) / 2
+        assert ious["below"]["value"] == below
+
+
+@pytest.mark.parametrize(
+    ("sampling", "near"),
+    [
+        ({}, 40),
+        ({"random_fraction": 0.5}, 20),
+        ({"random_fraction": 0.5, "random_schedule": "linear"}, 20),
+        ({"floor_fraction": 0.75, "floor_thr": 0.1}, 15),
+    ],
+)
+def test_own_negatives_are_those_of_training(sampling, near):
+    # Of 60 negatives, 40 overlap an object if they are IoU-balanced; hardly any of those drawn at random.
+    iou = [[0.0] * 20000 + [0.2] * 100 + [0.4] * 100]
+    candidates = make_candidates([[NEGATIVE] * 20200], iou, [[0.0] * 20200])
+    result = statistics_of(candidates, [[True]], size=60, fraction=0.0, negatives="iou_balanced", **sampling)
+    rows = result["negatives"]
+    assert rows["iou_balanced_paper_3"]["above_threshold"]["value"] == pytest.approx(40 / 60)
+    assert rows["own"]["above_threshold"]["value"] == pytest.approx(near / 60, abs=1.5 / 60)
+
+
+def test_samples_as_trained_are_weighted_and_follow_the_score():
+    stage = Stage("roi", "proposals", SamplingConfig(4, 0.0, negatives="iou_balanced"), 0.5, BoxLossConfig())
+    candidates = make_candidates([[NEGATIVE] * 60], [[0.0] * 58 + [0.2, 0.4]], [[0.0] * 60])
+    assert sample_as_trained(stage, candidates, 1, seed=0).weight is None
+    weighted = replace(stage, sampling=replace(stage.sampling, reweight_exponent=1.0))
+    assert sample_as_trained(weighted, candidates, 1, seed=0).weight is not None
+    by_score = replace(stage.sampling, floor_fraction=1.0, floor_thr=0.1, background_sampling="score_balanced")
+    candidates = candidates._replace(scores=torch.tensor([[0.0] * 57 + [0.9] * 3]))
+    samples = sample_as_trained(replace(stage, sampling=by_score), candidates, 1, seed=0)
+    assert 57 in samples.index, "the only background of a high score"
 
 
 def test_hard_negatives_are_no_more_than_are_sampled():

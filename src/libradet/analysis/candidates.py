@@ -15,7 +15,14 @@ from libradet.geometry.boxes import encode
 from libradet.geometry.indexing import gather_rows
 from libradet.geometry.matching import Matches
 from libradet.geometry.roi_align import assign_levels
-from libradet.models.box_head import BoxHead, labels_of, match_proposals, select_class, training_candidates
+from libradet.models.box_head import (
+    BoxHead,
+    labels_of,
+    match_proposals,
+    pad_scores,
+    select_class,
+    training_candidates,
+)
 from libradet.models.class_balance import unbalanced_losses
 from libradet.models.config import BoxLossConfig, DetectorConfig, RoIConfig, SamplingConfig
 from libradet.models.detector import Detector
@@ -93,9 +100,10 @@ class Stage:
         candidates: kind of candidates.
         sampling: sampler; for ``retinanet``, which trains on all anchors, that of an RPN.
         max_iou: candidates below this IoU are negatives.
-        box_loss: box regression loss.
-        cls_loss_weight: weight of the classification loss; None if it is fixed.
+        box_loss: box regression loss, with the weight that all stages of a cascade share.
+        cls_loss_weight: weight of the classification loss, likewise; None if it is fixed.
         generated_boxes: number of boxes that training adds for each ground truth.
+        min_positive_iou: candidates from this IoU on are positives.
     """
 
     key: Literal["rpn", "roi", "retinanet"]
@@ -105,6 +113,7 @@ class Stage:
     box_loss: BoxLossConfig
     cls_loss_weight: float | None = None
     generated_boxes: int = 0
+    min_positive_iou: float = 0.5
 
     @property
     def uses_sampling(self) -> bool:
@@ -114,7 +123,7 @@ class Stage:
     @property
     def beta(self) -> float:
         """Regression error at which the linear part of the loss begins; the zoo's β for losses without one."""
-        if self.box_loss.type in ("smooth_l1", "balanced_l1"):
+        if self.box_loss.type in ("smooth_l1", "balanced_l1") and self.box_loss.beta:
             return self.box_loss.beta
         return 1.0 if self.key == "roi" else 1 / 9
 
@@ -131,6 +140,7 @@ class Candidates(NamedTuple):
         labels: class of each candidate, the number of classes for background; None in an RPN, as are the next two.
         class_loss: loss that the model is trained with, which differs from ``loss`` if its classes are balanced.
         gradient: sum of the absolute values of its gradient at the logits.
+        scores: objectness of each candidate, 0..1; None in a RetinaNet head.
     """
 
     boxes: Float[Tensor, "B N 4"]
@@ -141,6 +151,7 @@ class Candidates(NamedTuple):
     labels: Int[Tensor, "B N"] | None = None
     class_loss: Float[Tensor, "B N"] | None = None
     gradient: Float[Tensor, "B N"] | None = None
+    scores: Float[Tensor, "B N"] | None = None
 
 
 def stages_of(config: DetectorConfig) -> list[Stage]:
@@ -162,9 +173,10 @@ def stages_of(config: DetectorConfig) -> list[Stage]:
                 "proposals",
                 roi.sampling,
                 roi.match.bg_iou_thresh,
-                roi.box_loss,
-                roi.cls_loss_weight,
+                config.roi.box_loss,
+                config.roi.cls_loss_weight,
                 roi.generated_boxes,
+                roi.match.fg_iou_thresh,
             )
         )
     return stages
@@ -193,7 +205,7 @@ def _rpn_anchors(model: Detector, activations: Activations, batch: Batch) -> Can
     loss = F.binary_cross_entropy_with_logits(output.logits, (matches.gt >= 0).float(), reduction="none")
     errors = output.deltas - encode(anchors, gather_rows(batch.boxes, matches.gt))
     levels = _anchor_levels(rpn.anchor_generator.level_sizes(output.shapes), anchors)
-    return Candidates(anchors, matches, loss, errors, levels)
+    return Candidates(anchors, matches, loss, errors, levels, scores=output.logits.sigmoid())
 
 
 def _retinanet_anchors(model: Detector, activations: Activations, batch: Batch) -> Candidates:
@@ -227,7 +239,8 @@ def _proposals(model: Detector, activations: Activations, batch: Batch) -> Candi
     align = config.align
     levels = assign_levels(boxes, model.strides[: align.num_levels], align.canonical_size, align.canonical_level)
     own_loss, gradient = _loss_and_gradient(lambda at: _own_class_loss(head, at, labels.clone()), logits)
-    return Candidates(boxes, matches, loss, errors, levels, labels, own_loss, gradient)
+    scores = pad_scores(proposals.scores, boxes.shape[1])
+    return Candidates(boxes, matches, loss, errors, levels, labels, own_loss, gradient, scores)
 
 
 def _own_class_loss(head: BoxHead, logits: Float[Tensor, "B N C1"], labels: Int[Tensor, "B N"]) -> Float[Tensor, "B N"]:

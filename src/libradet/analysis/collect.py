@@ -24,7 +24,7 @@ from libradet.analysis.levels.classes import ClassLosses
 from libradet.analysis.levels.feature import PyramidStatistics, count_by_level_and_size, size_category
 from libradet.analysis.levels.gradient import GradientStatistics, measure_gradients
 from libradet.analysis.levels.objective import RegressionErrors
-from libradet.analysis.levels.sample import SampleStatistics, sample_candidates
+from libradet.analysis.levels.sample import SampleStatistics, sample_as_trained, sample_candidates
 from libradet.data.batch import Batch
 from libradet.data.loader import make_loader
 from libradet.data.proposals.precomputed import PrecomputedProposals
@@ -211,7 +211,7 @@ class _Collector:
         self.positive_levels[stage.key] += torch.tensor(counts)
         if stage.uses_sampling:
             # As in training: drawn by the model's own sampler, with ground truths added to the proposals.
-            own = sample_candidates(stage, candidates, objects.shape[1], seed)
+            own = sample_as_trained(stage, candidates, objects.shape[1], seed)
             errors.update(gather_rows(candidates.errors, own.index), own.valid & own.positive)
             self._update_class_losses(candidates, own)
         else:
@@ -290,7 +290,13 @@ class _Collector:
             "roi_level_counts": self.roi_levels.tolist() if self.model.config.roi is not None else None,
         }
         errors = [
-            {"stage": stage.key, "type": stage.box_loss.type, "weights": _loss_weights(stage), **errors.compute(seed)}
+            {
+                "stage": stage.key,
+                "type": stage.box_loss.type,
+                "configured_beta": stage.box_loss.beta,
+                "weights": _loss_weights(stage),
+                **errors.compute(seed),
+            }
             for stage, errors in zip(self.stages, self.errors, strict=True)
         ]
         samples = [samples.compute() for samples in self.samples]

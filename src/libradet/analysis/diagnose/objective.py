@@ -56,7 +56,11 @@ def diagnose_regression(errors: dict[str, Any]) -> Finding:
             f"smooth L1 they would contribute {percent(smooth_l1['share']['value'])}."
         )
     elif is_imbalance(finding.severity):
-        finding.recommend("balanced L1", [f"--detector.{stage}.box_loss.type balanced_l1"], _CHECK)
+        options = [f"--detector.{stage}.box_loss.type balanced_l1"]
+        if errors["configured_beta"] != errors["beta"]:
+            # L1 has no β, and balanced L1 none of 0: that of the numbers above.
+            options.append(f"--detector.{stage}.box_loss.beta {errors['beta']:g}")
+        finding.recommend("balanced L1", options, _CHECK)
     return finding
 
 

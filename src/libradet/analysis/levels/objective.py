@@ -40,7 +40,7 @@ BINS = np.linspace(0, 3, 31)
 def own_loss(config: BoxLossConfig, beta: float) -> Loss | None:
     """Return the model's own loss of errors in units of ``beta``; None if it compares boxes instead of deltas."""
     if config.type in ("l1", "smooth_l1"):
-        return LOSSES[config.type]
+        return LOSSES["smooth_l1" if config.type == "smooth_l1" and config.beta else "l1"]
     if config.type != "balanced_l1":
         return None
     shape = {"alpha": config.alpha, "gamma": config.gamma, "beta": config.beta, "variant": config.variant}

@@ -57,10 +57,20 @@ def sample_candidates(stage: Stage, candidates: Candidates, num_gt: int, seed: i
 
     An IoU-balanced sampler is that of the paper, whatever share of the negatives the stage draws at random.
     """
-    config = replace(stage.sampling, **(_PURE | changes))
+    return _sample(stage, replace(stage.sampling, **(_PURE | changes)), candidates, num_gt, seed)
+
+
+def sample_as_trained(stage: Stage, candidates: Candidates, num_gt: int, seed: int) -> SampledIndices:
+    """Sample the candidates of a stage as at the end of its training; deterministic for a seed."""
+    if candidates.class_loss is not None:
+        candidates = candidates._replace(loss=candidates.class_loss)
+    return _sample(stage, replace(stage.sampling, random_schedule="constant"), candidates, num_gt, seed)
+
+
+def _sample(stage: Stage, config: SamplingConfig, candidates: Candidates, num_gt: int, seed: int) -> SampledIndices:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return sample(candidates.matches, num_gt, config, stage.max_iou, candidates.loss)
+        return sample(candidates.matches, num_gt, config, stage.max_iou, candidates.loss, candidates.scores)
 
 
 def iou_histogram(
@@ -101,6 +111,7 @@ class SampleStatistics:
         self._negatives: dict[str, list[Tensor]] = {}
         self._positives: dict[str, list[Tensor]] = {}
         self._positive_ious: list[Tensor] = []
+        self._below_middle: list[Tensor] = []
         self._areas: list[Tensor] = []
         self._has_choice: list[Tensor] = []
 
@@ -126,10 +137,11 @@ class SampleStatistics:
                 num_sampled = sampled.sum(1)
             self._append(name, iou_histogram(gather_rows(matches.iou, chosen.index), sampled, self.bins))
         self._append("hard", self._hard_negatives(candidates, negatives, num_sampled))
-        own = sample_candidates(self.stage, candidates, num_gt, seed)
+        own = sample_as_trained(self.stage, candidates, num_gt, seed)
         self._append("own", iou_histogram(gather_rows(matches.iou, own.index), own.valid & ~own.positive, self.bins))
-        chosen = own.valid & own.positive
-        self._positive_ious.append(iou_histogram(gather_rows(matches.iou, own.index), chosen, round(1 / IOU_BIN)))
+        chosen, iou = own.valid & own.positive, gather_rows(matches.iou, own.index)
+        self._positive_ious.append(iou_histogram(iou, chosen, round(1 / IOU_BIN)))
+        self._below_middle.append((chosen & (iou <= self._middle)).sum(1))
         self._count_positives(candidates, positives, objects, areas, seed)
 
     def _hard_negatives(self, candidates: Candidates, negatives: Tensor, sampled: Tensor) -> Tensor:
@@ -151,6 +163,11 @@ class SampleStatistics:
         slots = max_positives(self.stage.sampling)
         self._has_choice.append(positives.sum(1) > slots)
         self._areas.append(areas[objects])
+
+    @property
+    def _middle(self) -> float:
+        """Middle of the IoUs from the threshold of positives to 1."""
+        return (self.stage.min_positive_iou + 1) / 2
 
     def _append(self, name: str, counts: Tensor) -> None:
         self._negatives.setdefault(name, []).append(counts)
@@ -186,17 +203,15 @@ class SampleStatistics:
     def _compute_positive_ious(self) -> dict[str, Any]:
         """Return how the IoUs of the stage's own positives are distributed: shares by bin, and below the middle.
 
-        The middle is that of the interval from the threshold to 1: if IoUs were uniform, half would be below.
+        If IoUs were uniform, half would be below.
         """
-        counts = torch.cat(self._positive_ious).numpy()
-        middle = (self.stage.max_iou + 1) / 2
-        below = counts[:, : round(middle / IOU_BIN)].sum(1)
+        counts, below = torch.cat(self._positive_ious).numpy(), torch.cat(self._below_middle).numpy()
         total = counts.sum()
         return {
             "count": float(total),
             "edges": [round(k * IOU_BIN, 2) for k in range(counts.shape[1] + 1)],
             "shares": (counts.sum(0) / total).tolist() if total else [0.0] * counts.shape[1],
-            "middle": middle,
+            "middle": self._middle,
             "below": estimate(below, counts.sum(1), self.seed),
             "generated_boxes": self.stage.generated_boxes,
         }
