@@ -8,12 +8,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from libradet.data.loader import make_loader
-from libradet.data.proposals.precomputed import proposals_for_dataset, proposals_for_images, resolve_proposal_file
+from libradet.data.proposals.precomputed import (
+    NO_ROW,
+    proposals_for_dataset,
+    proposals_for_images,
+    resolve_proposal_file,
+)
 from libradet.data.proposals.proposal_file import ImageProposals, write_proposals
 from libradet.data.read import read
 from libradet.data.transforms.augmentation import Augmentation
 from libradet.errors import UserError
-from tests.helpers.data_building import SIZES, write
+from tests.helpers.data_building import SIZES, records, sample_image, write
 from tests.helpers.proposals import assert_refused, boxes_by_image, random_proposals, same_boxes
 
 
@@ -151,6 +156,49 @@ def test_images_with_equal_names_are_matched_by_folder(tmp_path):
     assert precomputed.rows.tolist() == [1, 0]
     with pytest.raises(UserError, match="1 of 2 input images"):
         proposals_for_images(tmp_path / "x.safetensors", [paths[0], tmp_path / "three" / "a.png"], 9)
+
+
+@pytest.mark.parametrize("names", [["a/p0.png", "b/p0.png"], ["p0.png", "a/p0.png"]])
+def test_folders_decide_between_equal_names_before_ids(tmp_path, names):
+    content = records()
+    content["images"] = [{**content["images"][0], "id": i, "file_name": name} for i, name in enumerate(names, start=1)]
+    content["annotations"] = []
+    root = write(tmp_path / "data", content)
+    for name in names:
+        (root / "images" / name).parent.mkdir(exist_ok=True)
+        sample_image(64, 48).save(root / "images" / name)
+    dataset, _ = read(root, training=False)
+    # Predicted in another order, and from another folder: ids are those of the order.
+    found = [
+        ImageProposals(i, name, 64, 48, np.array([[0, 0, i, i]], np.float32), np.ones(1))
+        for i, name in enumerate(reversed(names), start=1)
+    ]
+    write_proposals(tmp_path / "x.safetensors", found, "rpn")
+    precomputed = proposals_for_dataset(tmp_path / "x.safetensors", dataset, 9)
+    assert [precomputed.boxes_of(i, 64, 48)[0, 2].item() for i in range(2)] == [2, 1]
+
+
+def test_ids_decide_between_equal_files(tmp_path):
+    content = records()
+    content["images"] = [{**content["images"][0], "id": i} for i in (7, 3)]
+    content["annotations"] = []
+    dataset, _ = read(write(tmp_path / "data", content), training=False)
+    found = [ImageProposals(i, "images/p0.png", 64, 48, np.full((1, 4), i), np.ones(1)) for i in (3, 7)]
+    write_proposals(tmp_path / "x.safetensors", found, "rpn")
+    assert proposals_for_dataset(tmp_path / "x.safetensors", dataset, 9).rows.tolist() == [1, 0]
+
+
+def test_files_that_cannot_be_read_need_no_proposals(tmp_path):
+    paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"]
+    sample_image(8, 8).save(paths[0])
+    sample_image(8, 8).save(paths[2])
+    paths[1].write_bytes(b"damaged")
+    found = [ImageProposals(i, path.name, 8, 8, np.ones((1, 4)), np.ones(1)) for i, path in enumerate(paths)]
+    write_proposals(tmp_path / "x.safetensors", [found[0], found[2]], "rpn")
+    assert proposals_for_images(tmp_path / "x.safetensors", paths, 9).rows.tolist() == [0, NO_ROW, 1]
+    write_proposals(tmp_path / "x.safetensors", [found[0]], "rpn")
+    with pytest.raises(UserError, match=r"1 of 3 input images have no proposals in it \(c\.png\)"):
+        proposals_for_images(tmp_path / "x.safetensors", paths, 9)
 
 
 def test_files_of_other_images_are_refused(dataset, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from libradet.errors import UserError
 from libradet.evaluation.coco import scalars
 from libradet.evaluation.evaluator import CocoEvaluator
 from libradet.evaluation.metric import CocoMetric
@@ -29,3 +30,22 @@ def test_metric_equals_evaluator(tmp_path):
     for name, value in expected.items():
         assert float(computed[name]) == pytest.approx(value, abs=1e-6)
     assert 0 < expected["AP"] < 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "class_names", "message"),
+    [
+        ([1, 2], ["cat", "dog"], "labels have 2, and they are 0 to 1"),
+        ([0, -1], ["cat", "dog"], "labels have -1, and they are 0 to 1"),
+        ([0, -1], None, "labels have -1, and they count from 0"),
+    ],
+)
+@pytest.mark.parametrize("part", ["preds", "target"])
+def test_labels_that_would_not_be_counted_are_refused(labels, class_names, message, part):
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40]])
+    right, wrong = {"boxes": boxes, "labels": torch.tensor([0, 0])}, {"boxes": boxes, "labels": torch.tensor(labels)}
+    preds, target = (wrong, right) if part == "preds" else (right, wrong)
+    metric = CocoMetric(class_names)
+    metric.update([preds | {"scores": torch.tensor([0.9, 0.8])}], [target])
+    with pytest.raises(UserError, match=message):
+        metric.compute()

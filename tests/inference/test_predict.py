@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from libradet.errors import UserError
+from libradet.inference.inputs import video_info
 from libradet.inference.predict import predict
 from libradet.utils.quiet_supervision import supervision as sv
 from tests.helpers.fake_detectors import FixedDetector
@@ -173,6 +174,15 @@ def test_unreadable_videos(detector, tmp_path):
     for name in ("broken.mp4", "absent.mp4"):
         with pytest.raises(UserError, match=name):
             next(predict(detector, tmp_path / name))
+
+
+def test_a_video_without_readable_frames_is_refused(detector, video):
+    content = video.read_bytes()
+    frames, index = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    video.write_bytes(content[:frames] + bytes(index - frames) + content[index:])
+    assert video_info(video).total_frames == 12  # the header is whole
+    with pytest.raises(UserError, match=r"clip\.mp4: has no frames that can be read"):
+        next(predict(detector, video))
 
 
 @pytest.mark.parametrize("size", [64, 0, (0, 0), (128, 64), (64,), (64.5, 128), "orig"])

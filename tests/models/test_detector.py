@@ -322,3 +322,9 @@ def test_detection_does_not_synchronize(detections, operator, monkeypatch):
     with torch.no_grad(), NoSynchronization() as mode:
         model(batch)
     assert operator in mode.operators
+
+
+def test_classes_without_names_are_numbered():
+    config = tiny_config(num_classes=2)
+    config.class_names = ()
+    assert tiny_detector(config).class_names == ["class_0", "class_1"]

@@ -11,10 +11,12 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from libradet.errors import UserError
 from libradet.evaluation.coco import coco_metrics, scalars
 from libradet.evaluation.ground_truth import GroundTruth
 from libradet.utils.arguments import check_arguments
 from libradet.utils.ranges import PositiveInt
+from libradet.utils.text import summarize_list
 
 
 class CocoMetric(Metric):
@@ -72,14 +74,21 @@ class CocoMetric(Metric):
             self._has_image_ids = self._has_image_ids and "image_id" in truth
 
     def compute(self) -> dict[str, Tensor]:
-        """Return ``AP``, ``AP50``, ..., ``ARl`` (0..1, without undefined ones), and ``AP/NAME`` by class."""
+        """Return ``AP``, ``AP50``, ..., ``ARl`` (0..1, without undefined ones), and ``AP/NAME`` by class.
+
+        Raises:
+            UserError: labels below 0, or beyond ``class_names``, which would not be counted.
+        """
         if not len(self.images):
             return {}
         images = dim_zero_cat(self.images)
         keep, ids = self._unique_images(images)
         detections = _with_image_ids(dim_zero_cat(self.detections), images[:, 1], ids, keep)
         truths = _with_image_ids(dim_zero_cat(self.ground_truths), images[:, 2], ids, keep)
-        max_label = int(max(detections[:, 6].max(initial=0), truths[:, 6].max(initial=0)))
+        labels = np.concatenate([detections[:, 6], truths[:, 6]]).astype(np.int64)
+        if not self.class_agnostic:
+            _check_labels(labels, self.class_names)
+        max_label = int(labels.max(initial=0))
         names = self.class_names or [str(label) for label in range(max_label + 1)]
         ground_truth = GroundTruth(
             images=[{"id": i} for i in ids[keep].tolist()],
@@ -109,6 +118,17 @@ class CocoMetric(Metric):
         keep = np.zeros(count, dtype=bool)
         keep[first] = True
         return keep, numbers
+
+
+def _check_labels(labels: Int64[ndarray, " N"], class_names: Sequence[str] | None) -> None:
+    end = len(class_names) if class_names else np.inf
+    wrong = np.unique(labels[(labels < 0) | (labels >= end)]).tolist()
+    if wrong:
+        kinds = "count from 0" if not class_names else f"are 0 to {len(class_names) - 1}, as of class_names"
+        raise UserError(
+            f"labels have {summarize_list(wrong)}, and they {kinds}: subtract 1 where background is 0, and leave out "
+            "padding"
+        )
 
 
 def _to_xywh(boxes: Float[Tensor, "N 4"]) -> Float64[Tensor, "N 4"]:

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from libradet.data.bit_depth import DEFAULT_BIT_DEPTH
-from libradet.data.image_headers import IMAGE_SUFFIXES
+from libradet.data.formats.filenames import is_image_name
 from libradet.data.image_io import image_to_tensor, read_image
 from libradet.data.windows import DecodedImage, WindowReader, open_windows
 from libradet.errors import UserError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"})
 """Suffixes of files that are read frame by frame."""
+
+_NO_FRAMES = "has no frames that can be read; it may be damaged"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,8 @@ class InputImage:
 def list_image_files(sources: Sequence[str | Path]) -> list[Path]:
     """Return the images and videos among files, folders (not recursive) and globs (``**`` is recursive).
 
-    Each file is listed once, in the order of the sources and sorted by name within a source.
+    Resource forks of macOS (``._a.jpg``) are left out. Each file is listed once, in the order of the sources and sorted
+    by name within a source.
 
     Raises:
         UserError: a source does not exist or has no images.
@@ -73,13 +76,18 @@ def list_image_files(sources: Sequence[str | Path]) -> list[Path]:
         else:
             candidates = map(Path, glob.glob(str(path), recursive=True))
             problem = f"{path}: no such file or folder, and no image matches it as a pattern"
-        images = sorted(p for p in candidates if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and p.is_file())
+        images = sorted(p for p in candidates if _is_readable_name(p) and p.is_file())
         if not images:
             raise UserError(problem)
         paths |= dict.fromkeys(images)
     if not paths:
         raise UserError("no images were named: pass files, folders or patterns")
     return list(paths)
+
+
+def _is_readable_name(path: Path) -> bool:
+    is_fork = path.name.startswith("._")  # a resource fork of macOS, such as ._a.mp4
+    return is_image_name(path.name) or (is_video(path) and not is_fork)
 
 
 def is_video(path: Path) -> bool:
@@ -102,18 +110,25 @@ def video_info(path: Path) -> "supervision.VideoInfo":
     except Exception as error:  # decoders raise exceptions of any type on damaged input
         raise UserError(f"{path}: cannot be read as a video; it may be damaged or of an unsupported format") from error
     if min(info.width, info.height) < 1:
-        raise UserError(f"{path}: has no frames that can be read; it may be damaged")
+        raise UserError(f"{path}: {_NO_FRAMES}")
     return info
 
 
 def video_frames(path: Path) -> Iterator[InputImage]:
-    """Yield the frames of a video. Raises UserError as :func:`video_info` does."""
+    """Yield the frames of a video.
+
+    Raises:
+        UserError: as :func:`video_info`, or no frame can be read although the header can.
+    """
     from libradet.utils.quiet_supervision import supervision as sv
 
     video_info(path)
+    number = -1
     for number, frame in enumerate(sv.get_video_frames_generator(str(path))):
         rgb = torch.from_numpy(np.ascontiguousarray(frame[..., ::-1])).permute(2, 0, 1)
         yield InputImage(rgb, path, number)
+    if number < 0:
+        raise UserError(f"{path}: {_NO_FRAMES}")
 
 
 def read_input(
@@ -158,6 +173,10 @@ def iter_inputs(
     for image in images:
         boxes = None if remaining is None else _to_boxes(next(remaining, None))
         if isinstance(image, str | Path):
+            if is_video(Path(image)):
+                raise UserError(
+                    f"{image}: is a video among images; leave it out, and predict its frames by its own path"
+                )
             yield from read_input(Path(image), bit_depth, by_window, boxes)
         else:
             yield InputImage(image_to_tensor(image, bit_depth), proposals=boxes)

@@ -104,8 +104,10 @@ class Detector(nn.Module):
 
     @property
     def class_names(self) -> list[str]:
-        """Names of labels 0..C-1; "object" for a proposal model."""
-        return ["object"] if self.config.is_proposal_model else list(self.config.class_names)
+        """Names of labels 0..C-1, ``class_0``, ... if they are unknown; "object" for a proposal model."""
+        if self.config.is_proposal_model:
+            return ["object"]
+        return list(self.config.class_names) or [f"class_{label}" for label in range(self.config.num_classes)]
 
     @property
     def category_ids(self) -> list[int | str]:

@@ -14,12 +14,16 @@ from numpy import ndarray
 from torch import Tensor
 
 from libradet.data.formats.reading import standard_split
+from libradet.data.image_headers import MISSING, read_header
 from libradet.data.proposals.proposal_file import ProposalFile, read_proposals
 from libradet.data.records import Dataset
 from libradet.errors import UserError
 from libradet.utils.text import counted, summarize_list
 
 PROPOSAL_SUFFIXES = (".safetensors", ".pkl", ".pickle")
+
+NO_ROW = -1
+"""Row of an image file that cannot be read and has no proposals."""
 
 MAX_OVERHANG = 2.0
 """Pixels by which boxes of a file without image sizes may exceed their image."""
@@ -31,7 +35,7 @@ class PrecomputedProposals:
 
     Attributes:
         file: contains them.
-        rows: of each image, in the file.
+        rows: of each image, in the file; NO_ROW for a file that cannot be read.
         num_proposals: maximum per image, and the number to which they are padded.
     """
 
@@ -50,6 +54,7 @@ class PrecomputedProposals:
             UserError: a box is not finite, or was computed in an image of another size.
         """
         file, row = self.file, int(self.rows[index])
+        assert row != NO_ROW, "a file that could not be read has been replaced"
         if file.sizes is not None and (width, height) != (original := tuple(file.sizes[row].tolist())):
             raise UserError(_describe_other_size(file, row, original, (width, height)))
         part = slice(int(file.offsets[row]), int(file.offsets[row + 1]))
@@ -100,7 +105,8 @@ def resolve_proposal_file(path: str | Path, split: str) -> Path:
 def proposals_for_dataset(path: str | Path, dataset: Dataset, limit: int) -> PrecomputedProposals:
     """Return the proposals of every image of a dataset.
 
-    Images are matched by id and file name; in files of other toolboxes by name, or by order.
+    Images are matched by file name and folders, and by id where several have the same ones; in files of other
+    toolboxes by name, or by order.
 
     Args:
         path: file, or folder with one file for each split.
@@ -146,7 +152,7 @@ def proposals_for_images(path: str | Path, images: Sequence[Path], limit: int) -
 def _match_images(
     file: ProposalFile, paths: Sequence[Path], images: str, ids: Sequence[int | str] | None = None
 ) -> Int64[ndarray, " N"]:
-    """Return the row of every image."""
+    """Return the row of every image, NO_ROW for files without proposals that cannot be read."""
     assert file.names is not None
     names = [PurePosixPath(name.replace("\\", "/")) for name in file.names]
     by_name: dict[str, list[int]] = defaultdict(list)
@@ -157,11 +163,13 @@ def _match_images(
         by_id = {int(key): row for row, key in enumerate(file.ids)}
     rows = []
     for i, path in enumerate(paths):
-        row = by_id.get(ids[i]) if ids is not None else None
-        if row is None or names[row].name != path.name:
-            row = _closest(path, by_name.get(path.name, []), names)
-        rows.append(row)
-    missing = [path.name for path, row in zip(paths, rows, strict=True) if row is None]
+        closest = _closest(path, by_name.get(path.name, []), names)
+        # Ids may be those of another origin, such as the order of files, so they only decide between equal names.
+        row = closest[0] if len(closest) == 1 else by_id.get(ids[i]) if ids is not None else None
+        rows.append(row if row in closest else None)
+    missing_paths = [path for path, row in zip(paths, rows, strict=True) if row is None]
+    # The proposal model left out files that cannot be read, and so does prediction.
+    missing = [path.name for path in missing_paths if read_header(path).problem in (None, MISSING)]
     if len(missing) == len(paths):
         raise UserError(
             f"{file.path}: belongs to another dataset or split: it has proposals for {summarize_list(file.names, 2)}, "
@@ -172,20 +180,23 @@ def _match_images(
             f"{file.path}: {len(missing)} of {len(paths)} {images} have no proposals in it "
             f"({summarize_list(missing)}); run the proposal model on all of them"
         )
-    return np.array(rows, np.int64)
+    return np.array([NO_ROW if row is None else row for row in rows], np.int64)
 
 
-def _closest(path: Path, candidates: list[int], names: Sequence[PurePosixPath]) -> int | None:
-    """Return the row, among those with the image's name, that shares most folders; None if that is not unique."""
+def _closest(path: Path, candidates: list[int], names: Sequence[PurePosixPath]) -> list[int]:
+    """Return those of the rows with the image's name that share most folders; of two, the one without others."""
 
-    def num_shared(row: int) -> int:
+    def similarity(row: int) -> tuple[int, bool]:
         pairs = zip(reversed(path.parts), reversed(names[row].parts), strict=False)
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(path.parts), len(names[row].parts)))
+        num_parts = len(names[row].parts)
+        num_shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(path.parts), num_parts))
+        return num_shared, num_shared == num_parts
 
     if len(candidates) < 2:
-        return candidates[0] if candidates else None
-    ranked = sorted(candidates, key=num_shared, reverse=True)
-    return ranked[0] if num_shared(ranked[0]) > num_shared(ranked[1]) else None
+        return candidates
+    similarities = {row: similarity(row) for row in candidates}
+    best = max(similarities.values())
+    return [row for row in candidates if similarities[row] == best]
 
 
 def _check_image_sizes(file: ProposalFile, rows: ndarray, dataset: Dataset, images: str) -> None:
