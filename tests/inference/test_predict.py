@@ -176,11 +176,9 @@ def test_unreadable_videos(detector, tmp_path):
             next(predict(detector, tmp_path / name))
 
 
-def test_a_video_without_readable_frames_is_refused(detector, video):
-    content = video.read_bytes()
-    frames, index = content.index(b"mdat") + 4, content.index(b"moov") - 4
-    video.write_bytes(content[:frames] + bytes(index - frames) + content[index:])
-    assert video_info(video).total_frames == 12  # the header is whole
+def test_a_video_without_readable_frames_is_refused(detector, video, monkeypatch):
+    """As a decoder ends that reads the header, but no frame."""
+    monkeypatch.setattr("supervision.get_video_frames_generator", lambda path: iter(()))
     with pytest.raises(UserError, match=r"clip\.mp4: has no frames that can be read"):
         next(predict(detector, video))
 
