@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 from libradet.errors import UserError
-from libradet.inference.inputs import video_info
 from libradet.inference.predict import predict
 from libradet.utils.quiet_supervision import supervision as sv
 from tests.helpers.fake_detectors import FixedDetector

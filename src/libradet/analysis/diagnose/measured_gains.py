@@ -2,7 +2,8 @@
 
 The measurements: ``libradet reproduce verdict``, ``table2``, ``samplers`` and ``classes`` with ``--preset small``,
 three seeds (strengths, balanced L1, positives and the box loss weight: docs/results/small_deeppcb.md and small_bccd.md;
-others: docs/results/balanced.md). COCO's are the paper's (Tables 2, 4 and 6). Without interval: the paper's, or one seed.
+others: docs/results/balanced.md). COCO's are the paper's (Tables 2, 4 and 6). Without interval: the paper's, or one
+seed.
 """
 
 from typing import NamedTuple
