@@ -40,6 +40,8 @@ def test_every_entry_of_the_zoo_is_valid(name):
         ("roi.sampling", SamplingConfig(negatives="random", random_schedule="linear")),
         ("roi.sampling", SamplingConfig(negatives="iou_balanced", random_schedule="linear", floor_fraction=0.5)),
         ("roi.sampling", SamplingConfig(negatives="iou_balanced", background_sampling="score_balanced")),
+        ("roi.sampling", SamplingConfig(negatives="iou_balanced", floor_fraction=0.5, floor_thr=0.5)),
+        ("rpn.sampling", SamplingConfig(negatives="iou_balanced", floor_thr=0.4)),
         ("roi.match", MatchConfig(fg_iou_thresh=0.4, bg_iou_thresh=0.5)),
         ("roi.box_loss", BoxLossConfig(type="balanced_l1", beta=0.0)),
         ("roi.box_loss", BoxLossConfig(type="smooth_l1", beta=-1.0)),

@@ -47,6 +47,7 @@ def validate_settings(config: DetectorConfig) -> None:
             _check_sampling(path, part)
         if isinstance(part, BoxLossConfig) and part.type == "balanced_l1":
             _check_balanced_l1(path, part)
+    _check_floors(config)
     _check_scores_of_proposals(config)
     if config.roi is not None and config.roi.class_balance is not None and config.roi.focal is not None:
         raise UserError("roi.focal and roi.class_balance exclude each other; set one of them to null")
@@ -107,6 +108,15 @@ def _check_sampling(path: str, sampling: SamplingConfig) -> None:
         raise UserError(f"{path}.random_schedule and {path}.floor_fraction exclude each other; set floor_fraction to 0")
     if sampling.background_sampling == "score_balanced" and not sampling.floor_fraction:
         raise UserError(f"{path}.background_sampling is score_balanced, which needs a {path}.floor_fraction above 0")
+
+
+def _check_floors(config: DetectorConfig) -> None:
+    for path, stage in (("rpn", config.rpn), ("roi", config.roi)):
+        if stage is not None and 0 < stage.sampling.floor_thr >= stage.match.bg_iou_thresh:
+            raise UserError(
+                f"{path}.sampling.floor_thr is {stage.sampling.floor_thr}: it must be below "
+                f"{path}.match.bg_iou_thresh, which is {stage.match.bg_iou_thresh}, since IoU bins are between them"
+            )
 
 
 def _check_scores_of_proposals(config: DetectorConfig) -> None:
