@@ -4,8 +4,8 @@ import torch
 
 from libradet.balance import BalancedFeaturePyramid
 from libradet.data.batch import Batch
+from libradet.models import box_head, mask_head
 from libradet.models import detector as detector_module
-from libradet.models import mask_head
 from libradet.models.config import DetectorConfig
 from libradet.models.detector import Detector
 from libradet.models.zoo import make_config
@@ -114,5 +114,5 @@ def ellipses(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 def compute_all_slots(monkeypatch) -> None:
     """Let detectors compute empty slots on the CPU as well, as they do on a GPU."""
-    for module in (detector_module, mask_head):
+    for module in (detector_module, box_head, mask_head):
         monkeypatch.setattr(module, "count_used_slots", lambda valid: valid.shape[1])

@@ -18,6 +18,7 @@ from libradet.geometry.matching import IGNORED, Matches
 from libradet.geometry.roi_align import pyramid_roi_align
 from libradet.models.class_balance import build_class_balance, class_scores, uses_sigmoid
 from libradet.models.config import RoIAlignConfig, RoIConfig
+from libradet.models.empty_slots import count_used_slots
 from libradet.models.layers import conv_norm
 from libradet.models.losses import class_loss, iou_prediction_loss, localization_loss, num_samples_across_ranks
 from libradet.models.ops.packed_linear import pack_linear_layers
@@ -161,7 +162,10 @@ class BoxHead(nn.Module):
 
     @torch.no_grad()
     def sample_proposals(self, features: Sequence[Tensor], proposals: Proposals, batch: Batch) -> SampledProposals:
-        """Match proposals to ground truths, and sample those that enter the losses."""
+        """Match proposals to ground truths, and sample those that enter the losses.
+
+        In eager mode on a CPU, last slots that are empty in all images are left out.
+        """
         config = self.config
         boxes, valid = training_candidates(proposals, batch, config)
         matches = match_proposals(boxes, valid, batch, config)
@@ -179,7 +183,7 @@ class BoxHead(nn.Module):
             progress=self.progress,
         )
         gt = gather_rows(matches.gt, samples.index)
-        return SampledProposals(
+        sampled = SampledProposals(
             boxes=gather_rows(boxes, samples.index),
             gt=gt,
             labels=labels_of(gt, batch, self.num_classes),
@@ -188,6 +192,7 @@ class BoxHead(nn.Module):
             added=samples.index >= proposals.boxes.shape[1],
             weight=samples.weight,
         )
+        return first_slots(sampled, count_used_slots(sampled.valid))
 
     def _ranking_losses(self, logits: Float[Tensor, "B N C1"], labels: Int[Tensor, "B N"]) -> Float[Tensor, "B N"]:
         """Return the loss by which OHEM ranks candidates: the one that is trained, without counting its classes.

@@ -47,7 +47,7 @@ def validate_settings(config: DetectorConfig) -> None:
             _check_sampling(path, part)
         if isinstance(part, BoxLossConfig) and part.type == "balanced_l1":
             _check_balanced_l1(path, part)
-    _check_floors(config)
+    _check_background_shares(config)
     _check_scores_of_proposals(config)
     if config.roi is not None and config.roi.class_balance is not None and config.roi.focal is not None:
         raise UserError("roi.focal and roi.class_balance exclude each other; set one of them to null")
@@ -110,7 +110,7 @@ def _check_sampling(path: str, sampling: SamplingConfig) -> None:
         raise UserError(f"{path}.background_sampling is score_balanced, which needs a {path}.floor_fraction above 0")
 
 
-def _check_floors(config: DetectorConfig) -> None:
+def _check_background_shares(config: DetectorConfig) -> None:
     for path, stage in (("rpn", config.rpn), ("roi", config.roi)):
         if stage is not None and 0 < stage.sampling.floor_thr >= stage.match.bg_iou_thresh:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Empty slots of fixed-size outputs, which eager inference on a CPU need not compute."""
+"""Empty slots of fixed-size outputs, which detectors need not compute in eager mode on a CPU."""
 
 import torch
 from jaxtyping import Bool

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from libradet.data.batch import Batch
 from libradet.errors import UserError
 from libradet.geometry.masks import crop_masks
-from libradet.models.box_head import SampledProposals, roi_pool
+from libradet.models.box_head import SampledProposals, first_slots, roi_pool
 from libradet.models.config import MaskConfig
 from libradet.models.empty_slots import count_used_slots
 from libradet.models.layers import conv_norm
@@ -62,6 +62,7 @@ class MaskHead(nn.Module):
         """
         if batch.masks is None:
             raise UserError("a model with a mask head is trained on masks, and the batch has none")
+        positives = first_slots(positives, count_used_slots(positives.positive))
         boxes, positive = positives.boxes, positives.positive
         logits = self(roi_pool(features, boxes, positive, self.strides, self.config.align))
         logits = _select_class(logits, positives.labels)
