@@ -36,7 +36,9 @@ def save_checkpoint_as(model: Detector, toolbox: str, path: str | Path) -> None:
         UserError: the toolbox does not have such a detector, or the file cannot be written.
     """
     state = to_foreign_state_dict(model, toolbox)
-    names = tuple(model.class_names)
+    # Unknown names stay unknown: those of a file count as the classes of its training.
+    has_names = model.config.is_proposal_model or bool(model.config.class_names)
+    names = tuple(model.class_names) if has_names else ()
     content = {"meta": {"dataset_meta": {"classes": names}}, "state_dict": state} if toolbox == "mmdet" else state
     with atomic_write(path) as partial:
         torch.save(content, partial)
