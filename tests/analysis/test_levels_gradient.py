@@ -56,6 +56,21 @@ def test_the_model_is_left_unchanged(name):
     assert len(result["levels"]["after"]) == 5
 
 
+def losses_at(progress, random_schedule):
+    config = tiny_zoo_config("libra_faster_rcnn", backbone="resnet18")
+    config.roi.sampling.batch_size_per_image, config.roi.sampling.random_schedule = 16, random_schedule
+    model = tiny_detector(config)
+    model.set_training_progress(progress)
+    statistics = GradientStatistics()
+    measure_gradients(model, [tiny_batch(num_images=1)], statistics, seed=0)
+    assert {float(head.progress) for head in model.roi.box_heads if head.progress is not None} <= {progress}
+    return statistics.compute(seed=0)["losses"]
+
+
+def test_samplers_with_a_schedule_draw_as_at_its_end():
+    assert losses_at(0.0, "linear") == losses_at(0.25, "linear") == losses_at(0.0, "constant")
+
+
 def test_losses_are_paired_by_stage():
     names = ["rpn_class", "rpn_box", "class_1", "box_1", "class_2", "box_2", "mask"]
     assert task_pairs(names) == [("rpn_class", "rpn_box"), ("class_1", "box_1"), ("class_2", "box_2")]

@@ -39,6 +39,7 @@ def test_every_entry_of_the_zoo_is_valid(name):
         ("roi.sampling.num_bins", 0),
         ("roi.sampling", SamplingConfig(negatives="random", random_schedule="linear")),
         ("roi.sampling", SamplingConfig(negatives="iou_balanced", random_schedule="linear", floor_fraction=0.5)),
+        ("roi.sampling", SamplingConfig(negatives="iou_balanced", random_schedule="linear", random_fraction=1.0)),
         ("roi.sampling", SamplingConfig(negatives="iou_balanced", background_sampling="score_balanced")),
         ("roi.sampling", SamplingConfig(negatives="iou_balanced", floor_fraction=0.5, floor_thr=0.5)),
         ("rpn.sampling", SamplingConfig(negatives="iou_balanced", floor_thr=0.4)),

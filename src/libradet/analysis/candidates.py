@@ -29,7 +29,7 @@ from libradet.models.detector import Detector
 from libradet.models.losses import class_loss, focal_losses
 from libradet.models.retinanet_head import RetinaNetOutput
 from libradet.models.roi_heads import precomputed_proposals, stage_configs
-from libradet.models.rpn import RPNOutput
+from libradet.models.rpn import RPNHead, RPNOutput
 
 _CHUNK = 256
 """Proposals that go through the box head together; affects memory, not results."""
@@ -59,6 +59,20 @@ def without_mask_head(model: Detector) -> Iterator[None]:
         yield
     finally:
         model.mask = mask
+
+
+@contextmanager
+def at_end_of_schedules(model: Detector) -> Iterator[None]:
+    """Sample as at the end of a training within the context, whatever the progress of the model's schedules."""
+    heads = [module for module in model.modules() if isinstance(module, (RPNHead, BoxHead))]
+    progress = [head.progress for head in heads if head.progress is not None]
+    before = [value.clone() for value in progress]
+    model.set_training_progress(1.0)
+    try:
+        yield
+    finally:
+        for value, restored in zip(progress, before, strict=True):
+            value.copy_(restored)
 
 
 @contextmanager

@@ -106,6 +106,10 @@ def _check_sampling(path: str, sampling: SamplingConfig) -> None:
         raise UserError(f"{path}.random_fraction and {path}.floor_fraction exclude each other; set one of them to 0")
     if sampling.random_schedule == "linear" and sampling.floor_fraction:
         raise UserError(f"{path}.random_schedule and {path}.floor_fraction exclude each other; set floor_fraction to 0")
+    if sampling.random_schedule == "linear" and sampling.random_fraction == 1:
+        raise UserError(
+            f"{path}.random_schedule is linear: it goes from 1 to {path}.random_fraction, which must be below 1, not 1"
+        )
     if sampling.background_sampling == "score_balanced" and not sampling.floor_fraction:
         raise UserError(f"{path}.background_sampling is score_balanced, which needs a {path}.floor_fraction above 0")
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from libradet.analysis.candidates import capture_activations
+from libradet.analysis.candidates import at_end_of_schedules, capture_activations
 from libradet.analysis.uncertainty import estimate
 from libradet.data.batch import Batch
 from libradet.inference.run_model import eval_mode
@@ -76,9 +76,16 @@ class GradientStatistics:
 def measure_gradients(model: Detector, batches: Iterable[Batch], statistics: GradientStatistics, seed: int) -> None:
     """Add the training losses of every image to ``statistics``; each batch holds one image.
 
-    Normalization layers use their stored statistics. The model is left unchanged.
+    Normalization layers use their stored statistics, and samplers with a schedule draw as at its end. The model is left
+    unchanged.
     """
-    with eval_mode(model), capture_activations(model) as activations, torch.random.fork_rng(), torch.enable_grad():
+    with (
+        eval_mode(model),
+        at_end_of_schedules(model),
+        capture_activations(model) as activations,
+        torch.random.fork_rng(),
+        torch.enable_grad(),
+    ):
         # This flag alone decides whether the detector returns losses; its submodules stay in evaluation mode.
         model.training = True
         for number, batch in enumerate(batches):
