@@ -2,16 +2,17 @@
 
 python -m benchmarks.publish
 python -m benchmarks.publish runs/more.json    first join results of a further run on the same kind of processor
+python -m benchmarks.publish --peers runs/peers.json    ... of a run with --peers, which has a section of its own
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 from benchmarks.join import join
 from benchmarks.machine import kind_of
 from benchmarks.processes import ROOT
-from benchmarks.report import METHOD, kind_title, results_section, to_json
+from benchmarks.report import METHOD, kind_title, peers_section, results_section, to_json
 from benchmarks.results import Results
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -33,9 +34,25 @@ def publish_further(path: Path) -> Path:
     return publish(join(_read(result_file(kind_of(further.machine["instructions"]))), further))
 
 
+def publish_peers(path: Path) -> Path:
+    """Join the results of a run with other libraries into those of its kind of processor, and write the page.
+
+    They are kept apart, since a case is compared within one run.
+    """
+    results = _read(path)
+    file = peers_file(kind_of(results.machine["instructions"]))
+    file.write_text(to_json(join(_read(file), results) if file.exists() else results))
+    return write_page()
+
+
 def result_file(kind: str) -> Path:
     """Return the file of a kind of processor."""
     return RESULTS / f"speed_{kind}.json"
+
+
+def peers_file(kind: str) -> Path:
+    """Return the file of other libraries on a kind of processor."""
+    return RESULTS / f"peers_{kind}.json"
 
 
 def write_page() -> Path:
@@ -45,6 +62,8 @@ def write_page() -> Path:
     for kind in dict.fromkeys([*KINDS, *measured]):
         if kind in measured:
             lines += results_section(_read(result_file(kind)))
+            if peers_file(kind).exists():
+                lines += peers_section(_read(peers_file(kind)))
         else:
             lines += [
                 f"## {kind_title(KINDS[kind])}\n",
@@ -59,6 +78,10 @@ def _read(path: Path) -> Results:
 
 
 if __name__ == "__main__":
-    for file in sys.argv[1:]:
-        publish_further(Path(file))
+    parser = argparse.ArgumentParser("python -m benchmarks.publish")
+    parser.add_argument("files", nargs="*", type=Path, help="results of further runs")
+    parser.add_argument("--peers", action="store_true", help="the runs are of other libraries")
+    args = parser.parse_args()
+    for file in args.files:
+        (publish_peers if args.peers else publish_further)(file)
     print(write_page())

@@ -47,10 +47,7 @@ def results_section(results: Results, level: int = 2) -> Iterator[str]:
     """Yield the section of the results of one machine, whose heading has this level."""
     m = results.machine
     yield f"{'#' * level} {kind_title(m['instructions'])}\n"
-    yield _describe_machine(results)
-    yield f"```\n{results.command}\n```\n"
-    if results.left_out:
-        yield ("Left out:\n\n" + "\n".join(f"- {line}" for line in group_left_out(results.left_out)) + "\n")
+    yield from _describe_run(results)
     for name, reason in results.unavailable.items():
         yield f"{name}: {reason}.\n"
     heading = "#" * (level + 1)
@@ -64,6 +61,17 @@ def results_section(results: Results, level: int = 2) -> Iterator[str]:
     parts += [_evaluation_section(results.evaluation)] if results.evaluation else []
     for part in parts:
         yield f"{heading} {next(part)}\n"
+        yield from part
+
+
+def peers_section(results: Results, level: int = 3) -> Iterator[str]:
+    """Yield the section of a run with other libraries and engines, whose heading has this level."""
+    heading = "#" * level
+    yield f"{heading} Other libraries and engines\n"
+    yield from _describe_run(results)
+    for case in results.cases:
+        part = _case_section(case)
+        yield f"{heading}# {next(part)} with other libraries\n"
         yield from part
 
 
@@ -84,6 +92,13 @@ def kind_title(instructions: list[str]) -> str:
     width = "AVX-512" if "AVX-512" in instructions else "AVX2" if "AVX2" in instructions else "Without AVX2"
     has_bf16 = {"AVX-512-BF16", "AMX-BF16"} & set(instructions)
     return f"{width} {'with' if has_bf16 else 'without'} bf16"
+
+
+def _describe_run(results: Results) -> Iterator[str]:
+    yield _describe_machine(results)
+    yield f"```\n{results.command}\n```\n"
+    if results.left_out:
+        yield ("Left out:\n\n" + "\n".join(f"- {line}" for line in group_left_out(results.left_out)) + "\n")
 
 
 def _describe_machine(results: Results) -> str:

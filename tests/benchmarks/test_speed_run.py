@@ -16,7 +16,7 @@ from benchmarks.join import join
 from benchmarks.machine import kind_of
 from benchmarks.processes import OUT_OF_TIME, run_job
 from benchmarks.proposals import find_min_size
-from benchmarks.report import results_section, to_markdown
+from benchmarks.report import results_section, to_json, to_markdown
 from benchmarks.results import CaseResults, Results
 from benchmarks.run import Item, list_items
 from benchmarks.targets import evaluate_targets
@@ -236,6 +236,29 @@ def test_page_has_a_section_for_each_kind(monkeypatch, tmp_path):
     assert "| loading, images per second and core at 640, vs torchvision's | 3.00x | >= 2 | met |" in page
     stored = json.loads((tmp_path / "results" / "speed_avx2.json").read_text())
     assert Results.from_json(stored).cases == [case]
+
+
+def test_other_libraries_have_a_section_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(publish, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(publish, "PAGE", tmp_path / "speed.md")
+    own = case_results(TRAIN, ours_fp32=0.5, torchvision_fp32_plain=1.0)
+    own.agreement = None
+    publish.publish(Results(machine(NARROW), "python -m benchmarks", cases=[own]))
+    for number, case in enumerate((TRAIN, INFER)):
+        peers = case_results(case, ours_fp32=0.7, mmdetection_fp32=1.4)
+        peers.agreement = None
+        file = tmp_path / f"{number}.json"
+        results = Results(machine(NARROW), f"run {number}", left_out=[f"{case.name}: x, round 2"], cases=[peers])
+        file.write_text(to_json(results))
+        page = publish.publish_peers(file).read_text()
+    before, after = page.split("### Other libraries and engines\n")
+    assert "| training step, fp32, vs torchvision fp32 | 2.00x" in before
+    assert "mmdetection" not in before
+    assert "run 0\nrun 1" in after
+    assert f"- {INFER.name}, round 2: x\n" in after
+    for case in (TRAIN, INFER):
+        assert f"#### {case.name} with other libraries\n" in after
+    assert "### Targets" not in after
 
 
 def test_a_further_run_replaces_what_it_measured_and_keeps_the_rest():
