@@ -13,6 +13,7 @@ from torchvision.ops import generalized_box_iou_loss
 from libradet.balance import balanced_l1_loss
 from libradet.geometry.boxes import box_area, decode, encode
 from libradet.models.config import BoxLossConfig, FocalConfig, IoUConfig
+from libradet.models.ops import focal_sum
 from libradet.utils.distributed import world_size
 
 
@@ -179,6 +180,8 @@ def focal_loss(
     config: FocalConfig,
 ) -> Float[Tensor, ""]:
     """Return the focal loss of the valid candidates, divided by ``count``; label C (or any above) is background."""
+    if focal_sum.is_supported(logits):
+        return focal_sum.focal_sum(logits.float(), labels, valid, config.alpha, config.gamma) / count
     loss = focal_losses(logits, labels, config)
     return loss.where(valid[..., None], 0).sum() / count
 
