@@ -114,13 +114,13 @@ def test_in_place_the_detector_itself_is_optimized():
     ],
 )
 def test_emulated_bf16_is_used_only_on_request_and_named(requested, instructions, chosen, reason, monkeypatch):
-    monkeypatch.setattr("libradet.models.optimize._has_bf16_instructions", lambda: instructions)
+    monkeypatch.setattr("libradet.models.optimize.has_bf16_instructions", lambda: instructions)
     assert choose_precision(requested, "cpu") == (chosen, reason)
 
 
 @pytest.mark.parametrize(("precision", "count"), [("bf16", 1), ("auto", 0), ("fp32", 0)])
 def test_emulated_bf16_is_a_warning(precision, count, monkeypatch):
-    monkeypatch.setattr("libradet.models.optimize._has_bf16_instructions", lambda: False)
+    monkeypatch.setattr("libradet.models.optimize.has_bf16_instructions", lambda: False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         optimize(tiny_detector(), precision)

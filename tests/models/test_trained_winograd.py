@@ -18,6 +18,7 @@ SIZES = [(16, 16), (1, 1), (5, 7), (13, 18), (30, 12), (20, 1), (2, 33)]
 @pytest.fixture(autouse=True)
 def on_any_processor(monkeypatch):
     monkeypatch.setattr(trained_winograd, "IS_FASTER", True)
+    monkeypatch.setattr(trained_winograd, "NEEDS_CHANNELS_LAST", False)
     monkeypatch.setattr(trained_winograd, "MIN_CHANNELS", 5)
     monkeypatch.setattr(trained_winograd, "MIN_TILES", 1)
 
@@ -156,6 +157,10 @@ def test_other_uses_are_direct(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch.compiler, "is_compiling", lambda: True)  # also in torch.export
         assert not uses(conv, x)
+    with monkeypatch.context() as patch:
+        patch.setattr(trained_winograd, "NEEDS_CHANNELS_LAST", True)
+        assert not uses(conv, x)
+        assert uses(conv, x.to(memory_format=torch.channels_last))
     monkeypatch.setattr(trained_winograd, "MIN_TILES", 5)
     assert not uses(conv, x)
     assert uses(conv, torch.randn(2, 6, 8, 8))

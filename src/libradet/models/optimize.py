@@ -15,6 +15,7 @@ from libradet.models.detector import Detector
 from libradet.models.lora import merge_lora
 from libradet.models.ops.fuse_conv_bn import fuse_conv_bn
 from libradet.predictor import Predictor
+from libradet.utils.devices import has_bf16_instructions
 
 Precision = Literal["fp32", "bf16"]
 
@@ -126,7 +127,7 @@ def choose_precision(requested: Literal["auto", "fp32", "bf16"], device: str) ->
         return "fp32", "the GPU has no native bf16"
     if device != "cpu":
         return "fp32", f"bf16 is untested on {device}"
-    if _has_bf16_instructions():
+    if has_bf16_instructions():
         return "bf16", "the CPU supports it"
     return "fp32", "this CPU would emulate bf16, which is slower"
 
@@ -139,16 +140,11 @@ def describe_emulation(precision: str, device: str) -> str:
     """
     if precision != "bf16":
         return ""
-    if device == "cpu" and not _has_bf16_instructions():
+    if device == "cpu" and not has_bf16_instructions():
         return "this CPU emulates bf16, which is slower than fp32"
     if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "this GPU emulates bf16, which is slower than fp32"
     return ""
-
-
-def _has_bf16_instructions() -> bool:
-    """Return whether the CPU meets oneDNN's condition for bf16 kernels that are not emulated."""
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _convert_to_bf16(model: Detector) -> None:

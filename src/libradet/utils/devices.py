@@ -12,3 +12,8 @@ def check_device(device: str | torch.device) -> None:
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"device is {device}: it cannot be used here; use cpu, or leave it out ({reason})") from error
+
+
+def has_bf16_instructions() -> bool:
+    """Return whether the CPU meets oneDNN's condition for bf16 kernels that are not emulated."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from libradet.models.ops.fast_depthwise import Arguments
 from libradet.models.ops.winograd_transforms import SPAN, TILE, Transforms, axis_transforms, make_transforms
+from libradet.utils.devices import has_bf16_instructions
 
 BLOCK_VALUES = 240 * 256
 """Tiles of a block times input channels: with fewer, products over channels are slower; with more, memory is."""
@@ -31,8 +32,15 @@ MIN_CHANNELS = 128
 MIN_TILES = 80
 """With fewer tiles in a batch, the transforms of kernels cost what is saved."""
 
-IS_FASTER = torch.backends.cpu.get_cpu_capability() == "AVX2" and torch.backends.mkl.is_available()
+CAPABILITY = torch.backends.cpu.get_cpu_capability()
+
+IS_FASTER = torch.backends.mkl.is_available() and (
+    CAPABILITY == "AVX2" or (CAPABILITY == "AVX512" and not has_bf16_instructions())
+)
 """Where this was measured to be faster than oneDNN's direct convolutions."""
+
+NEEDS_CHANNELS_LAST = CAPABILITY == "AVX512"
+"""With channels first in memory, direct convolutions are as fast there."""
 
 IDENTITY: Arguments = ((1, 1), (1, 1), (1, 1), 1)
 """Stride, padding, dilation and groups of the convolutions that keep height and width."""
@@ -71,6 +79,8 @@ def uses_winograd(conv: nn.Module, x: Float[Tensor, "B Ci H W"]) -> bool:
     if type(x) is not Tensor:  # such as one without numbers
         return False
     if not x.dtype == conv.weight.dtype == torch.float32:
+        return False
+    if NEEDS_CHANNELS_LAST and not _is_channels_last(x):
         return False
     return len(x) * _count(x.shape[2]) * _count(x.shape[3]) >= MIN_TILES
 
