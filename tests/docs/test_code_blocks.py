@@ -14,7 +14,7 @@ from pages import PAGES, ROOT, Block, blocks, command_lines
 
 import libradet.api
 from libradet.cli.app import build_parser, main
-from libradet.experiments.definitions import read_experiment
+from libradet.experiments.definitions import read_experiment, read_preset
 from libradet.models.detector import Detector
 from libradet.models.zoo import make_config
 from libradet.training.options import parse_train
@@ -117,8 +117,11 @@ def test_training_lines_run_a_step(words, place):
 @pytest.mark.parametrize("block", [block for block in RUN if block.kind == "yaml"], ids=str)
 def test_yaml_blocks_are_understood(block, place):
     (place / "block.yaml").write_text(block.text)
-    if "rows" in yaml.safe_load(block.text):
+    keys = yaml.safe_load(block.text)
+    if "rows" in keys:
         assert read_experiment("block.yaml").rows
+    elif "base" in keys:
+        assert read_preset("block.yaml").backbones
     else:
         parse_train(["--config", "block.yaml", "--data", "DIR"])
 
