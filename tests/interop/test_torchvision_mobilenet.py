@@ -90,7 +90,11 @@ def test_features_and_proposals(pair):
     [boxes], _ = there.rpn(ImageList(images.tensors, [SIZE]), expected)
     number = int(proposals.valid.sum())
     assert number == len(boxes) > 50
-    torch.testing.assert_close(proposals.boxes[0, :number], boxes, atol=1e-3, rtol=0)
+    # Compared without their order, which rounding decides where scores are equal.
+    # Some anchors have hundreds of pixels, by which rounding errors of deltas are multiplied.
+    distance = (proposals.boxes[0, :number, None] - boxes).abs().amax(2)
+    assert distance.amin(0).max() < 0.01
+    assert distance.amin(1).max() < 0.01
     # The threshold matters: without it there are more.
     assert proposals.scores[0, :number].min() >= 0.05
     assert (output.logits.sigmoid() < 0.05).sum() > 20
@@ -109,7 +113,7 @@ def test_detections(pair):
     ours = torch.column_stack([found.boxes[0], found.scores[0], found.labels[0]])[:number]
     theirs = torch.column_stack([expected[key] for key in ("boxes", "scores", "labels")])
     differences = (ours[:, None] - theirs).abs()
-    is_same = (differences[..., :4] < 1e-3).all(2) & (differences[..., 4] < 1e-4) & (differences[..., 5] == 0)
+    is_same = (differences[..., :4] < 0.01).all(2) & (differences[..., 4] < 1e-4) & (differences[..., 5] == 0)
     assert is_same.any(0).all()
     assert is_same.any(1).all()
 
