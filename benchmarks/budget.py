@@ -18,7 +18,7 @@ STEP = {("infer", "fp32"): 0.85, ("infer", "bf16"): 0.47, ("infer", "int8"): 0.4
 STEP |= {("train", "fp32"): 2.3, ("train", "bf16"): 1.2}
 """Seconds per image of 480x640, Faster R-CNN on ResNet-50."""
 MODEL = {"mask_rcnn": 1.4, "retinanet": 1.2, "libra_retinanet": 1.2}
-LIBRARY = {"torchvision": 1.5, "mmdetection": 1.6, "detectron2": 1.5}
+LIBRARY = {"torchvision": 1.5, "mmdetection": 1.6, "detectron2": 1.5, "rf-detr": 1.0}
 PREPARATION = {"packed": 10.0, "compiled": 100.0, "onnxruntime": 35.0, "openvino": 35.0}
 """Seconds of compilation, or of export and optimization of the graph."""
 COMPILED_TRAINING = 150.0

@@ -7,7 +7,7 @@ from typing import Literal
 
 Task = Literal["infer", "train"]
 Precision = Literal["fp32", "bf16", "int8"]
-Variant = Literal["eager", "packed", "compiled", "onnxruntime", "openvino", "plain", "channels_last"]
+Variant = Literal["eager", "packed", "compiled", "onnxruntime", "openvino", "checkpointed", "plain", "channels_last"]
 
 MODELS = ("faster_rcnn", "libra_faster_rcnn", "retinanet", "libra_retinanet", "mask_rcnn")
 SIZES = ((480, 640), (800, 1344))
@@ -29,10 +29,11 @@ class Contender:
     """An implementation.
 
     Attributes:
+        library: rf-detr has another detector, which is not compared with the others' outputs.
         variant: libradet's engine; for torchvision the memory layout of weights and images.
     """
 
-    library: Literal["ours", "before", "torchvision", "mmdetection", "detectron2"]
+    library: Literal["ours", "before", "torchvision", "mmdetection", "detectron2", "rf-detr"]
     precision: Precision
     variant: Variant = "eager"
 
@@ -130,6 +131,8 @@ def list_contenders(
         contenders += [Contender("ours", p, "compiled") for p in precisions]
     if peers:
         contenders += [Contender(library, "fp32") for library in ("mmdetection", "detectron2")]
+        if case.task == "infer" and case.model == "faster_rcnn" and case.batch == 1:
+            contenders.append(Contender("rf-detr", "fp32"))
     return contenders
 
 

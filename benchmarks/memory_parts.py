@@ -32,6 +32,7 @@ from benchmarks.resources import peak_allocated
 
 CONTENDERS = (
     Contender("ours", "fp32"),
+    Contender("ours", "fp32", "checkpointed"),
     Contender("torchvision", "fp32", "plain"),
     Contender("torchvision", "fp32", "channels_last"),
 )

@@ -70,9 +70,12 @@ def _match_torchvision_losses(config) -> None:
 def prepare_libradet(model, case: Case, contender: Contender, inputs: SyntheticInputs) -> ModelUnderTest:
     """Return libradet's detector: for inference with the contender's engine, for training compiled if asked for."""
     import libradet
+    from libradet.models.ops.activation_checkpointing import set_activation_checkpointing
 
     batch = to_batch(inputs, model.size_divisible)
     model.train(case.task == "train")
+    if contender.variant == "checkpointed":
+        set_activation_checkpointing(model.backbone.body)
     if model.training:
         module = torch.compile(model, dynamic=False) if contender.variant == "compiled" else model
     elif contender.precision == "int8" and contender.variant != "packed":

@@ -1,7 +1,8 @@
-"""Detectors of mmdetection and detectron2 with the shared weights, where these are installed."""
+"""Detectors of mmdetection and detectron2 with the shared weights, and RF-DETR nano, where these are installed."""
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from benchmarks import mmcv_operators
@@ -34,9 +35,24 @@ def unavailable_reason(library: str, case: Case) -> str | None:
 
 
 def prepare(case: Case, library: str, inputs: SyntheticInputs, weights: Path) -> ModelUnderTest:
-    """Return the library's detector with the shared weights."""
+    """Return the library's detector, with the shared weights if it can have them."""
+    if library == "rf-detr":
+        return _rf_detr(inputs)
     build = _mmdetection if library == "mmdetection" else _detectron2
     return build(case, inputs, weights)
+
+
+def _rf_detr(inputs: SyntheticInputs) -> ModelUnderTest:
+    """Return RF-DETR nano, optimized for inference; all of its detections are returned, as its weights are random."""
+    from rfdetr import RFDETRNano
+
+    torch.manual_seed(0)
+    detector = RFDETRNano(pretrain_weights=None, device="cpu")
+    detector.inference()
+    image = inputs.images[0].float() / 255
+    return ModelUnderTest(
+        detector.model.model, lambda: detector.predict(image, threshold=0.0, include_source_image=False)
+    )
 
 
 def _mmdetection(case: Case, inputs: SyntheticInputs, weights: Path) -> ModelUnderTest:

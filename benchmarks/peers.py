@@ -4,7 +4,8 @@ python -m benchmarks.peers
 
 An environment adds a few packages to those of this one, so that all use the same PyTorch. mmdetection is that of the
 maintained onedl-mmdetection, with torchvision's non-maximum suppression and RoIAlign in place of compiled ones. It has
-the same weights but its own anchors and alignment, so its detections differ from torchvision's.
+the same weights but its own anchors and alignment, so its detections differ from torchvision's. RF-DETR nano is another
+detector, with random weights and images of its own size: it is measured as what users would choose instead.
 """
 
 import sys
@@ -17,8 +18,8 @@ from benchmarks.processes import ROOT
 
 REQUIREMENTS = ROOT / "benchmarks" / "peer_requirements"
 FOLDER = ROOT / "build" / "peers"
-PEERS = ("mmdetection", "ultralytics", "openvino")
-MODULES = {"mmdetection": "mmdet", "detectron2": "detectron2"}
+PEERS = ("mmdetection", "rf-detr", "ultralytics", "openvino")
+MODULES = {"mmdetection": "mmdet", "detectron2": "detectron2", "rf-detr": "rfdetr"}
 
 
 def install(peer: str) -> None:

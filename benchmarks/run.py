@@ -304,6 +304,7 @@ class BenchmarkRun:
         """Run one process of one contender."""
         steps, seconds = self._steps_of(item)
         reference = self._reference(turn.case)
+        has_reference = reference.exists() and turn.contender.library != "rf-detr"
         job = {
             "contender": turn.contender,
             "case": turn.case,
@@ -311,7 +312,7 @@ class BenchmarkRun:
             "steps": steps,
             "seconds": seconds,
             "replay_kernels": self._replays(item, turn),
-            "reference": str(reference) if reference.exists() else None,
+            "reference": str(reference) if has_reference else None,
         }
         if turn.contender.library == "before":
             job["source"] = self.args.against

@@ -246,6 +246,8 @@ def test_other_libraries_have_a_section_of_their_own(monkeypatch, tmp_path):
     publish.publish(Results(machine(NARROW), "python -m benchmarks", cases=[own]))
     for number, case in enumerate((TRAIN, INFER)):
         peers = case_results(case, ours_fp32=0.7, mmdetection_fp32=1.4)
+        if case == INFER:
+            peers.runs["rf-detr-fp32"] = peers.runs["ours-fp32"]
         peers.agreement = None
         file = tmp_path / f"{number}.json"
         results = Results(machine(NARROW), f"run {number}", left_out=[f"{case.name}: x, round 2"], cases=[peers])
@@ -258,7 +260,15 @@ def test_other_libraries_have_a_section_of_their_own(monkeypatch, tmp_path):
     assert f"- {INFER.name}, round 2: x\n" in after
     for case in (TRAIN, INFER):
         assert f"#### {case.name} with other libraries\n" in after
+    assert after.count("another detector") == 1
     assert "### Targets" not in after
+
+
+def test_rf_detr_is_compared_on_single_images_only():
+    """It is another detector, so that its losses are not the same."""
+    names = {case: [c.name for c in list_contenders(case, bf16=False, peers=True)] for case in (INFER, TRAIN, *SMALL)}
+    assert [case for case, contenders in names.items() if "rf-detr-fp32" in contenders] == [INFER]
+    assert "mmdetection-fp32" in names[TRAIN]
 
 
 def test_a_further_run_replaces_what_it_measured_and_keeps_the_rest():
