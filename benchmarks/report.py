@@ -77,6 +77,10 @@ def peers_section(results: Results, level: int = 3) -> Iterator[str]:
         part = _case_section(case)
         yield f"{heading}# {next(part)} with other libraries\n"
         yield from part
+    if results.loader:
+        part = _loader_section(results.loader)
+        yield f"{heading}# {next(part)} with other libraries\n"
+        yield from part
 
 
 def group_left_out(names: list[str]) -> list[str]:

@@ -251,6 +251,8 @@ def test_other_libraries_have_a_section_of_their_own(monkeypatch, tmp_path):
         peers.agreement = None
         file = tmp_path / f"{number}.json"
         results = Results(machine(NARROW), f"run {number}", left_out=[f"{case.name}: x, round 2"], cases=[peers])
+        results.loader = [{"file": [480, 640], "bytes": 1000, "size": [480, 640], "images": 4}]
+        results.loader[0]["seconds"] = {"ours": [1.0], "torchvision": [3.0], "ultralytics": [2.0]}
         file.write_text(to_json(results))
         page = publish.publish_peers(file).read_text()
     before, after = page.split("### Other libraries and engines\n")
@@ -261,6 +263,8 @@ def test_other_libraries_have_a_section_of_their_own(monkeypatch, tmp_path):
     for case in (TRAIN, INFER):
         assert f"#### {case.name} with other libraries\n" in after
     assert after.count("another detector") == 1
+    assert "#### Loading with other libraries\n" in after
+    assert "| 480 x 640 | 4 | 1 | 2 | 3.00x |" in after
     assert "### Targets" not in after
 
 
