@@ -1,6 +1,6 @@
 """Processor seconds of ultralytics' training loader, in an environment of its own (:mod:`benchmarks.peers`).
 
-Images are resized, flipped and batched as by the others; mosaic, colors and affine transforms are switched off.
+Images are decoded, resized, flipped and batched as by the others; mosaic, colors and affine transforms are off.
 
 python benchmarks/ultralytics_loader.py FOLDER SIZE ROUNDS
 """
@@ -49,6 +49,8 @@ def measure(folder: Path, size: int, rounds: int) -> list[float]:
     settings = get_cfg(overrides={"imgsz": size, "fliplr": 0.5} | dict.fromkeys(UNCHANGED, 0.0))
     data = {"names": {i: str(i) for i in range(80)}, "nc": 80, "channels": 3}
     dataset = build_yolo_dataset(settings, str(folder / "images"), BATCH, data, mode="train")
+    # Images of the last eight batches stay in memory, for mosaics: here that would be all, and none would be decoded.
+    dataset.max_buffer_length = 0
     seconds = []
     for round_ in range(rounds + 1):
         batches = iter(DataLoader(dataset, BATCH, shuffle=True, collate_fn=dataset.collate_fn, drop_last=True))
