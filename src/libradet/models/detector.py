@@ -29,12 +29,11 @@ from libradet.models.simple_pyramid import build_pyramid
 from libradet.models.uncertainty_weighting import build_uncertainty_weighting
 from libradet.structures import Detections
 from libradet.utils.arguments import check_arguments
+from libradet.utils.devices import CPU_CAPABILITY
 from libradet.utils.ranges import PositiveInt, UnitInterval
 
 if TYPE_CHECKING:
     import supervision
-
-HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class Detector(nn.Module):
@@ -171,7 +170,7 @@ class Detector(nn.Module):
         images = images * (y[:, None, :, None] & x[:, None, None, :])
         # Convolutions inherit the memory format of their input. On CPUs without AVX-512, the backward pass of
         # channels-last convolutions is slower by half; with AVX-512, it is slightly faster.
-        is_slow_cpu = images.device.type == "cpu" and not HAS_AVX512
+        is_slow_cpu = images.device.type == "cpu" and CPU_CAPABILITY != "AVX512"
         use_contiguous = self.training and is_slow_cpu and not torch.is_autocast_enabled("cpu")
         layout = torch.contiguous_format if use_contiguous else torch.channels_last
         return images.to(self.dtype, memory_format=layout)

@@ -4,6 +4,9 @@ import torch
 
 from libradet.errors import UserError
 
+CPU_CAPABILITY = torch.backends.cpu.get_cpu_capability()
+"""The widest vector instructions that torch uses, such as "AVX2" or "AVX512"."""
+
 
 def check_device(device: str | torch.device) -> None:
     """Raise UserError unless tensors can be created on a device."""

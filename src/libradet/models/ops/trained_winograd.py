@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from libradet.models.ops.fast_depthwise import Arguments
 from libradet.models.ops.winograd_transforms import SPAN, TILE, Transforms, axis_transforms, make_transforms
-from libradet.utils.devices import has_bf16_instructions
+from libradet.utils.devices import CPU_CAPABILITY, has_bf16_instructions
 
 BLOCK_VALUES = 240 * 256
 """Tiles of a block times input channels: with fewer, products over channels are slower; with more, memory is."""
@@ -32,14 +32,12 @@ MIN_CHANNELS = 128
 MIN_TILES = 80
 """With fewer tiles in a batch, the transforms of kernels cost what is saved."""
 
-CAPABILITY = torch.backends.cpu.get_cpu_capability()
-
 IS_FASTER = torch.backends.mkl.is_available() and (
-    CAPABILITY == "AVX2" or (CAPABILITY == "AVX512" and not has_bf16_instructions())
+    CPU_CAPABILITY == "AVX2" or (CPU_CAPABILITY == "AVX512" and not has_bf16_instructions())
 )
 """Where this was measured to be faster than oneDNN's direct convolutions."""
 
-NEEDS_CHANNELS_LAST = CAPABILITY == "AVX512"
+NEEDS_CHANNELS_LAST = CPU_CAPABILITY == "AVX512"
 """With channels first in memory, direct convolutions are as fast there."""
 
 IDENTITY: Arguments = ((1, 1), (1, 1), (1, 1), 1)
