@@ -77,6 +77,10 @@ def prepare_libradet(model, case: Case, contender: Contender, inputs: SyntheticI
     if contender.variant == "checkpointed":
         set_activation_checkpointing(model.backbone.body)
     if model.training:
+        if contender.library == "ours":  # as libradet.train; an older checkout did not
+            from libradet.utils.malloc import keep_freed_memory
+
+            keep_freed_memory()
         module = torch.compile(model, dynamic=False) if contender.variant == "compiled" else model
     elif contender.precision == "int8" and contender.variant != "packed":
         module = _export_int8(model, case, contender.variant)

@@ -16,6 +16,7 @@ from libradet.models.lora import merge_lora
 from libradet.models.ops.fuse_conv_bn import fuse_conv_bn
 from libradet.predictor import Predictor
 from libradet.utils.devices import has_bf16_instructions
+from libradet.utils.malloc import keep_freed_memory
 
 Precision = Literal["fp32", "bf16"]
 
@@ -64,6 +65,8 @@ def _optimize_in_place(optimized: Detector, chosen: Precision, compile: bool) ->
     optimized.to(memory_format=torch.channels_last)
     if compile:
         compile_in_place(optimized)
+    if optimized.device.type == "cpu":
+        keep_freed_memory()
     return optimized
 
 

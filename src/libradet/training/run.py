@@ -36,6 +36,7 @@ from libradet.training.setup import TrainSetup, is_first_process, setup_training
 from libradet.training.signals import Interrupted, SignalHandler
 from libradet.training.summary import summarize_setup
 from libradet.utils.console import stdout_console
+from libradet.utils.malloc import keep_freed_memory
 from libradet.utils.warnings_filter import silence_loggers
 
 
@@ -111,6 +112,8 @@ def _fit(
     config = setup.config
     if config.compile:
         compile_in_place(setup.detector)
+    if not setup.on_gpu:
+        keep_freed_memory()
     progress = _make_progress(setup, console)
     with SignalHandler(progress.print_line) as signals:
         last = LastCheckpoint(

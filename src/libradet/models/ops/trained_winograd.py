@@ -138,15 +138,18 @@ def _convolve(
     output = torch.empty((batch, outputs, height, width), dtype=x.dtype, memory_format=layout)
     # MKL's products are a tenth faster if kernels are in this order.
     kernels = weight.transpose(0, 1) if channels_last else weight
-    kernels = (transform @ kernels.reshape(-1, 9).T).view(SPAN**2, *kernels.shape[:2])
+    kernels = (transform @ kernels.reshape(-1, 9).T).view(SPAN, SPAN, *kernels.shape[:2])
     buffers = _Buffers(x, outputs)
     for block in buffers.blocks:
         transformed, count = buffers.transform(block), block.rows * columns * block.images
-        memory = buffers.products[: SPAN**2 * outputs * count]
-        if channels_last:
-            products = torch.bmm(transformed, kernels, out=memory.view(-1, count, outputs))
-        else:
-            products = torch.bmm(kernels, transformed.transpose(1, 2), out=memory.view(-1, outputs, count))
+        size = (count, outputs) if channels_last else (outputs, count)
+        products = buffers.products[: SPAN**2 * outputs * count].view(SPAN, SPAN, *size)
+        # Of one row of the transform, whose six columns are beside each other in memory.
+        for tiles, own_kernels, own_products in zip(transformed, kernels, products, strict=True):
+            if channels_last:
+                torch.bmm(tiles.transpose(0, 1), own_kernels, out=own_products)
+            else:
+                torch.bmm(own_kernels, tiles.permute(1, 2, 0), out=own_products)
         pixels = buffers.transformed[: TILE**2 * outputs * count].view(TILE**2, -1)
         torch.mm(_transforms(x.dtype).outputs, products.view(SPAN**2, -1), out=pixels)
         if channels_last:
@@ -179,13 +182,15 @@ def _weight_gradient(grad: Float[Tensor, "B Co H W"], x: Float[Tensor, "B Ci H W
     to_products = matrices.outputs.T.contiguous()
     buffers = _Buffers(x, outputs)
     # Products over all tiles are sums, to which each block adds its own.
-    sums = x.new_zeros(SPAN**2, inputs, outputs)
+    sums = x.new_zeros(SPAN, SPAN, inputs, outputs)
     for block in buffers.blocks:
         transformed = buffers.transform(block)
         tiles = _read_tiles(grad, block)
         memory = buffers.products[: SPAN**2 * tiles.shape[1]].view(SPAN**2, -1)
         torch.mm(to_products, tiles, out=memory)
-        torch.baddbmm(sums, transformed.transpose(1, 2), memory.view(SPAN**2, -1, outputs), out=sums)
+        own_products = memory.view(SPAN, SPAN, -1, outputs)
+        for own_sums, own_tiles, own in zip(sums, transformed, own_products, strict=True):
+            torch.baddbmm(own_sums, own_tiles.permute(1, 2, 0), own, out=own_sums)
     weight = (matrices.kernels.T @ sums.view(SPAN**2, -1)).view(3, 3, inputs, outputs)
     return weight.permute(3, 2, 0, 1).contiguous()
 
@@ -224,30 +229,30 @@ class _Buffers:
         tiles = max(block.images * block.rows for block in self.blocks) * self.columns
         # A tile more in each row, so that the tiles of all rows have one distance; the last one reads beyond its row.
         cells = max(block.images * _rows_of_pixels(block) for block in self.blocks) * (self.columns + 1)
-        self.padded = x.new_zeros((TILE * cells + SPAN - TILE) * inputs)
+        self.padded = x.new_empty((TILE * cells + SPAN - TILE) * inputs)
+        self.padded[TILE * cells * inputs :] = 0
         self.transformed = x.new_empty(SPAN**2 * tiles * max(inputs, outputs))
         self.products = x.new_empty(max(SPAN**2 * tiles * outputs, SPAN * cells * inputs))
 
-    def transform(self, block: _Block) -> Float[Tensor, "36 tiles Ci"]:
-        """Return the transformed inputs of the tiles of a block."""
+    def transform(self, block: _Block) -> Float[Tensor, "6 tiles 6 Ci"]:
+        """Return the transformed inputs of the tiles of a block: rows first, the columns of a tile side by side."""
         channels, height, step = self.x.shape[1], _rows_of_pixels(block), self.columns + 1
         cells = block.images * height * step
         self._pad(block, self.padded[: TILE * cells * channels].view(block.images, height, TILE * step, channels))
         sums = _axis_sums(self.x.dtype)
         windows = self.padded.as_strided((cells, SPAN, channels), (TILE * channels, channels, 1))
-        along_rows = self.products[: SPAN * cells * channels].view(SPAN, cells, channels)
-        torch.bmm(sums.expand(cells, -1, -1), windows, out=along_rows.transpose(0, 1))
-        count = self.columns * channels
-        sizes = block.images, block.rows, SPAN, count
-        strides = height * step * channels, TILE * step * channels, step * channels, 1
-        result = self.transformed[: SPAN**2 * block.images * block.rows * count]
-        by_column = result.view(SPAN, SPAN, block.images, block.rows, count).permute(1, 2, 3, 0, 4)
+        # Contiguous: into other memory, torch computes one product after the other, without threads.
+        along_rows = self.products[: SPAN * cells * channels].view(cells, SPAN, channels)
+        torch.bmm(sums.expand(cells, -1, -1), windows, out=along_rows)
+        row, count = step * SPAN * channels, self.columns * SPAN * channels
+        sizes, strides = (block.images, block.rows, SPAN, count), (height * row, TILE * row, row, 1)
+        of_tiles = along_rows.as_strided(sizes, strides, along_rows.storage_offset())
+        result = self.transformed[: SPAN**2 * block.images * block.rows * self.columns * channels]
+        target = result.view(SPAN, block.images, block.rows, count).permute(1, 2, 0, 3)
         axis = int(block.images > block.rows)  # a call for each image, or for each row
-        for own, target in zip(along_rows, by_column, strict=True):
-            of_tiles = own.as_strided(sizes, strides, own.storage_offset())
-            for window, sum_of_window in zip(of_tiles.unbind(axis), target.unbind(axis), strict=True):
-                torch.bmm(sums.expand(len(window), -1, -1), window, out=sum_of_window)
-        return result.view(SPAN**2, -1, channels)
+        for window, sum_of_window in zip(of_tiles.unbind(axis), target.unbind(axis), strict=True):
+            torch.bmm(sums.expand(len(window), -1, -1), window, out=sum_of_window)
+        return result.view(SPAN, -1, SPAN, channels)
 
     def _pad(self, block: _Block, padded: Float[Tensor, "images rows columns Ci"]) -> None:
         """Copy the pixels of the tiles of a block, zeros beyond the map."""
