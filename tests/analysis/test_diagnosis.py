@@ -236,7 +236,7 @@ def classes(*objects_and_precisions, correlation=None, **trained_with):
         "rare_as_frequent": 0.25,
         "repeat_factor_thresh": 0.3,
         "repeated_epoch": 1.5,
-        "trained_with": {"repeat_factor_thresh": 0.0, "class_balance": None, "has_box_head": True} | trained_with,
+        "trained_with": {"repeat_factor_thresh": 0.0, "class_balance": None, "can_balance_loss": True} | trained_with,
     }
 
 
@@ -282,7 +282,7 @@ def test_classes_that_are_rare_but_not_behind_are_no_imbalance(objects, correlat
 @pytest.mark.parametrize("thresh", [0.0, None])
 def test_class_balance_is_an_alternative_of_models_with_a_box_head(thresh):
     with_box_head = diagnose_classes(classes((5000, 0.5), (100, 0.1), repeat_factor_thresh=thresh))
-    retinanet = diagnose_classes(classes((5000, 0.5), (100, 0.1), repeat_factor_thresh=thresh, has_box_head=False))
+    retinanet = diagnose_classes(classes((5000, 0.5), (100, 0.1), repeat_factor_thresh=thresh, can_balance_loss=False))
     for finding in (with_box_head, retinanet):
         assert finding.options == ["--repeat_factor_thresh 0.3"]
     assert "roi.class_balance.type effective_number" in with_box_head.check
@@ -296,7 +296,7 @@ def test_class_weights_are_recommended_at_ratios_like_the_measured_one():
     assert "--repeat_factor_thresh 0.3" in finding.check
     apply_measured_gains(finding, make_config("faster_rcnn"))
     assert "gain of class weights by inverse frequency in the AP of rare classes" in finding.measured
-    retinanet = diagnose_classes(classes(*rows, has_box_head=False))
+    retinanet = diagnose_classes(classes(*rows, can_balance_loss=False))
     assert retinanet.options == ["--repeat_factor_thresh 0.3"]
     apply_measured_gains(retinanet, make_config("retinanet"))
     assert "not in this kind, of repeat-factor sampling" in retinanet.measured

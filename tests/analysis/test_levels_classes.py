@@ -27,7 +27,7 @@ from libradet.data.loader import make_loader
 from libradet.data.read import read
 from libradet.inference.predict import eval_mode
 from libradet.models.class_balance import ClassWeights
-from libradet.models.config import ClassBalanceConfig
+from libradet.models.config import ClassBalanceConfig, FocalConfig
 from libradet.models.zoo import make_config
 from tests.analysis.test_levels_outcome import BOX, dataset, image, row
 
@@ -86,9 +86,11 @@ def test_options_that_the_model_was_trained_with(tmp_path, content, expected):
     (tmp_path / "best.safetensors").touch()
     options = class_options(config, tmp_path / "best.safetensors")
     assert class_options(config, tmp_path / "model")["repeat_factor_thresh"] is None, "not a file of this folder"
-    assert options == {"repeat_factor_thresh": expected, "class_balance": "seesaw", "has_box_head": True}
+    assert options == {"repeat_factor_thresh": expected, "class_balance": "seesaw", "can_balance_loss": True}
+    config.roi.class_balance, config.roi.focal = None, FocalConfig()
+    assert not class_options(config, "model")["can_balance_loss"], "they exclude each other"
     plain = class_options(make_config("retinanet"), "model")
-    assert (plain["class_balance"], plain["has_box_head"]) == (None, False)
+    assert (plain["class_balance"], plain["can_balance_loss"]) == (None, False)
 
 
 def test_losses_by_class():

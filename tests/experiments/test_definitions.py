@@ -180,6 +180,27 @@ def test_what_a_preset_lacks_is_named(change, message):
         ("title: a\nmetrics: [AP]\nproposals: mine\nrows: [{name: b, model: rpn}]", "can only be"),
         ("- a", "has no keys"),
         ("{", "cannot be read"),
+        (
+            "title: a\nmetrics: [AP, AP5O]\nrows: [{name: b, model: rpn}]",
+            "metrics has AP5O, which does not exist; choose from AP, AP50",
+        ),
+        ("title: a\nmetrics: [AP@0]\nrows: [{name: b, model: rpn}]", "metrics has AP@0"),
+        ("title: a\nmetrics: AP\nrows: [{name: b, model: rpn}]", "metrics is 'AP': it must be a list"),
+        ("title: a\nmetrics: [AP]\nrows: 3", "rows is 3: it must be a list"),
+        ("title: a\nmetrics: [AP]\nmodel: [rpn]\nrows: [{name: b}]", "model is .'rpn'.: it must be text"),
+        ("title: a\nmetrics: [AP]\nrows: [{name: b, model: rpn}, {name: b, model: rpn}]", "two rows have the name 'b'"),
+        (
+            "title: a\nmetrics: [AP]\nrows: [{name: b, model: rpn, paper: 37.4}]",
+            "row 1: paper is 37.4: it must be null or a list",
+        ),
+        ("title: a\nmetrics: [AP]\nrows: [{name: b, model: rpn, set: lr=0.1}]", "row 1: set is 'lr=0.1': it must be"),
+        ("title: a\nmetrics: [AP]\nrows: [{name: b, model: rpn, set: [lr, 0.1]}]", "row 1: set is"),
+        (
+            "title: a\nmetrics: [AP]\nrows: [{name: b, model: rpn, set: {weights: imagenet}}]",
+            "weights cannot be set here",
+        ),
+        ("title: a\nmetrics: [AP]\nrows: [{name: b, model: rpn, set: {seed: 3}}]", "seed cannot be set here; --seeds"),
+        ("title: a\nmetrics: [AP]\nrows: [{name: b, model: rpn, set: {1: 3}}]", "key 1 is 1: it must be text"),
     ],
 )
 def test_invalid_files_are_refused_with_the_reason(content, message, tmp_path):
@@ -220,7 +241,7 @@ def test_preset_with_a_base_states_what_differs(tmp_path):
     (tmp_path / "sub" / "mine_too.yaml").write_text("base: ../mine.yaml\nthreads: 3\n")
     small, derived = read_preset("small"), read_preset(str(tmp_path / "sub" / "mine_too.yaml"))
     assert (derived.name, derived.threads, derived.weights) == ("mine_too", 3, "none")
-    assert derived.sections == small.sections | {"settings": {"lr": 0.1}}
+    assert derived.sections == small.sections | {"settings": small.sections["settings"] | {"lr": 0.1}}
     assert (derived.backbones, derived.schedules) == (small.backbones, small.schedules)
 
 
@@ -232,6 +253,36 @@ def test_base_of_a_preset_is_refused(tmp_path):
     (tmp_path / "b.yaml").write_text("base: smal\n")
     with pytest.raises(UserError, match=r"there is no preset smal; did you mean small\?"):
         read_preset(str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("settings: [a]", "settings is"),
+        ("settings: {data: d}", "settings: data cannot be set here; --data"),
+        ("schedules: {1x: 12}", "schedules, 1x is 12: it must be"),
+        ("schedules: {1x: {images: many}}", "schedules, 1x: images is 'many': it must be a whole number"),
+        ("threads: two", "threads is 'two': it must be"),
+        ("backbones: resnet50", "backbones is 'resnet50': it must be"),
+        ("backbones: {resnet50: 3}", "backbones, resnet50 is 3: it must be text"),
+    ],
+)
+def test_values_of_a_preset_are_refused_with_the_reason(content, message, tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"base: small\n{content}\n")
+    with pytest.raises(UserError, match=f"mine.yaml: {message}"):
+        read_preset(str(tmp_path / "mine.yaml"))
+
+
+def test_nested_settings_of_a_row_override_those_of_the_preset(tmp_path):
+    row = read_experiment("table2").rows[0]
+    nested = {"detector": {"image": {"size": [64, 128]}, "roi": {"fc_dim": 8}, "anchors": {"scales": [4]}}}
+    settings = row_settings(read_preset("small"), replace(row, settings=nested), num_images=100)
+    tree = nest(dict(sorted(settings.items())))
+    assert tree["detector"]["image"]["size"] == [64, 128]
+    assert tree["detector"]["roi"]["fc_dim"] == 8
+    assert tree["detector"]["anchors"] == {"scales": [4]}
+    assert tree["detector"]["pyramid"]["channels"] == 64, "that of the preset"
+    assert nested["detector"]["roi"] == {"fc_dim": 8}
 
 
 def test_unknown_keys_of_a_preset_are_refused_with_a_suggestion(tmp_path):

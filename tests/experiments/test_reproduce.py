@@ -158,3 +158,15 @@ def test_invalid_options_are_refused_before_anything_is_written(make_arguments, 
     assert main([*make_arguments(), "--output_dir", str(tmp_path / "out"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_belongs_to_other_options_is_refused(make_arguments, tmp_path, capsys):
+    arguments = make_arguments()
+    (tmp_path / "file").touch()
+    for extra, message in [
+        (["--set", "weights=nosuch"], "--set: weights cannot be set here; --weights, or weights of a preset"),
+        (["--set", "data=foo"], "--set: data cannot be set here; --data names the datasets"),
+        (["--output_dir", str(tmp_path / "file")], "it is a file; name a folder"),
+    ]:
+        assert main([*arguments, *extra]) == 2
+        assert message in capsys.readouterr().err

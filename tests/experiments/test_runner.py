@@ -1,5 +1,6 @@
 """Experiment runner: settings of all rows are checked before anything is trained."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -54,3 +55,30 @@ def test_datasets_need_a_validation_split(tmp_path):
     (tmp_path / "data/val.json").unlink()
     with pytest.raises(UserError, match="data: has no validation split"):
         make_dataset_entries([tmp_path / "data"], read_preset("small"), "none")
+
+
+def test_runs_on_other_annotations_are_not_reused(tmp_path):
+    data, preset = tmp_path / "data", read_preset("small")
+    synthesize(data, train=2, val=2, size=(96, 80))
+    row = read_experiment("table2").rows[0]
+
+    def make():
+        datasets = make_dataset_entries([data], preset, "none")
+        runner = ExperimentRunner(preset, datasets, (0,), tmp_path / "out", 1)
+        return runner.make_run(datasets[0], row, 0, shared_proposals=False)
+
+    run = make()
+    run.folder.mkdir(parents=True)
+    result = {"metrics": {"AP": 0.5}, "seconds": 1, "data_digest": run.data_digest}
+    (run.folder / "result.json").write_text(json.dumps(result))
+    check_runs([make()])
+    assert make().result == result
+    annotations = json.loads((data / "val.json").read_text())
+    annotations["annotations"][0]["bbox"][2] -= 1
+    (data / "val.json").write_text(json.dumps(annotations))
+    assert make().folder == run.folder
+    with pytest.raises(UserError, match="have changed since this run"):
+        check_runs([make()])
+    del result["data_digest"]  # of an earlier version
+    (run.folder / "result.json").write_text(json.dumps(result))
+    assert make().result == result

@@ -24,7 +24,7 @@ FREQUENCIES = (1000, 100, 10, 0)
 
 def test_inverse_frequency_has_mean_one_and_falls_with_frequency():
     weights = class_weights(ClassBalanceConfig("inverse_frequency", frequencies=FREQUENCIES), 4)
-    assert sum(weights) / 4 == pytest.approx(1)
+    assert sum(weights[:3]) / 3 == pytest.approx(1)
     assert weights[1] / weights[0] == pytest.approx(10)
     # A class without an object weighs as much as one with a single object.
     assert weights[3] / weights[2] == pytest.approx(10)
@@ -34,8 +34,16 @@ def test_inverse_frequency_has_mean_one_and_falls_with_frequency():
 def test_effective_number_is_the_geometric_sum_of_its_authors(beta):
     weights = class_weights(ClassBalanceConfig("effective_number", beta=beta, frequencies=FREQUENCIES), 4)
     effective = [math.fsum(beta**i for i in range(max(n, 1))) for n in FREQUENCIES]
-    mean = sum(1 / number for number in effective) / 4
+    mean = sum(1 / number for number in effective[:3]) / 3  # of classes with objects
     assert weights == pytest.approx([1 / number / mean for number in effective])
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_classes_without_an_object_change_no_weight_of_others(kind):
+    weights = class_weights(ClassBalanceConfig(kind, frequencies=(750, 200, 50)), 3)
+    with_absent = class_weights(ClassBalanceConfig(kind, frequencies=(750, 200, 50, *[0] * 77)), 80)
+    assert with_absent[:3] == pytest.approx(weights)
+    assert class_weights(ClassBalanceConfig(kind, frequencies=(0, 0)), 2) == [1.0, 1.0]
 
 
 def test_without_frequencies_all_classes_weigh_the_same():

@@ -1,6 +1,7 @@
 """Experiments and presets, read from YAML: rows of settings to compare, and the scale at which they are trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -9,8 +10,17 @@ from typing import Any
 import yaml
 
 from libradet.errors import UserError
+from libradet.experiments.yaml_checks import (
+    check_keys,
+    check_metrics,
+    check_row_names,
+    check_row_settings,
+    check_types,
+    require,
+)
 from libradet.models.zoo import MODELS
 from libradet.training.config import TrainConfig
+from libradet.utils.field_types import check_type
 from libradet.utils.text import suggest
 
 FOLDER = Path(__file__).parent
@@ -20,6 +30,10 @@ SHARED_PROPOSALS = "shared"
 _EXPERIMENT_KEYS = ("title", "source", "metrics", "deltas", "model", "proposals", "rows")
 _ROW_KEYS = ("name", "model", "backbone", "schedule", "baseline", "set", "paper")
 _PRESET_SECTIONS = ("settings", "rpn", "roi", "retinanet", "proposals")
+_EXPERIMENT_TYPES = {"title": str, "source": str, "metrics": list[str], "deltas": list[str], "model": str, "rows": list}
+_ROW_TYPES = {"name": str, "model": str, "backbone": str, "schedule": str, "baseline": str | None}
+_ROW_TYPES |= {"set": dict | None, "paper": list[float] | None}
+_PRESET_TYPES = {"title": str, "deviations": str, "threads": int | None, "backbones": dict[str, str], "schedules": dict}
 _PRESET_KEYS = ("base", "title", "deviations", "weights", "threads", "backbones", "schedules", *_PRESET_SECTIONS)
 
 
@@ -111,13 +125,16 @@ def read_experiment(name: str) -> Experiment:
         UserError: there is none, or an entry is invalid.
     """
     path, tree = _read_yaml(name, "table", "tables")
-    _check_keys(tree, _EXPERIMENT_KEYS, str(path))
-    _require(tree, ("title", "metrics", "rows"), path)
+    check_keys(tree, _EXPERIMENT_KEYS, str(path))
+    require(tree, ("title", "metrics", "rows"), path)
+    check_types(tree, _EXPERIMENT_TYPES, path)
     proposals = tree.get("proposals")
     if proposals not in (None, SHARED_PROPOSALS):
         raise UserError(f"{path}: proposals is {proposals!r}; it can only be {SHARED_PROPOSALS!r}, or left out")
     metrics = tuple(tree["metrics"])
+    check_metrics(metrics, path)
     rows = [_parse_row(entry, tree, metrics, f"{path}, row {i + 1}") for i, entry in enumerate(tree["rows"])]
+    check_row_names([row.name for row in rows], path)
     rows = [_with_baseline(row, rows, str(path)) for row in rows]
     shared = proposals == SHARED_PROPOSALS
     deltas = tuple(tree.get("deltas", metrics[:1]))
@@ -129,13 +146,15 @@ def read_experiment(name: str) -> Experiment:
 def read_preset(name: str) -> Preset:
     """Read a packaged preset by name, or one from a YAML file by path.
 
-    Keys that a preset with ``base`` (a name, or a file relative to its own) leaves out are those of that preset.
+    Keys that a preset with ``base`` (a name, or a file relative to its own) leaves out are those of that preset, and so
+    are settings that ``settings``, ``rpn``, ``roi``, ``retinanet`` and ``proposals`` leave out.
 
     Raises:
         UserError: there is none, a key is missing or unknown, or a preset is based on itself.
     """
     path, tree = _read_preset_tree(name, ())
-    _require(tree, ("title", "backbones", "schedules"), path)
+    require(tree, ("title", "backbones", "schedules"), path)
+    _check_preset(tree, path)
     return Preset(
         name=path.stem,
         title=tree["title"],
@@ -148,17 +167,30 @@ def read_preset(name: str) -> Preset:
     )
 
 
+def _check_preset(tree: dict[str, Any], path: Path) -> None:
+    check_types(tree, _PRESET_TYPES, path)
+    for name, backbone in tree["backbones"].items():
+        check_type(f"{path}: backbones, {name}", backbone, str)
+    for name, schedule in tree["schedules"].items():
+        check_type(f"{path}: schedules, {name}", schedule, dict)
+        check_types(schedule, {"images": int, "max_epochs": int}, f"{path}: schedules, {name}")
+    for section in _PRESET_SECTIONS:
+        check_type(f"{path}: {section}", tree.get(section), dict | None)
+        check_row_settings(tree.get(section) or {}, f"{path}: {section}")
+
+
 def _read_preset_tree(name: str, derived: tuple[Path, ...]) -> tuple[Path, dict[str, Any]]:
     """Return path and keys of a preset with those of its base; ``derived`` are the presets that are based on it."""
     path, tree = _read_yaml(name, "preset", "presets")
-    _check_keys(tree, _PRESET_KEYS, str(path))
+    check_keys(tree, _PRESET_KEYS, str(path))
     if path.resolve() in derived:
         raise UserError(f"{path}: base: this preset is based on itself; remove base in one of its files")
     if (base := tree.pop("base", None)) is None:
         return path, tree
     is_file = str(base).endswith((".yaml", ".yml"))
     _, inherited = _read_preset_tree(str(path.parent / base) if is_file else str(base), (*derived, path.resolve()))
-    return path, inherited | tree
+    own = {key: value for key in _PRESET_SECTIONS if isinstance(value := tree.get(key), dict)}
+    return path, inherited | tree | {key: (inherited.get(key) or {}) | value for key, value in own.items()}
 
 
 def row_settings(
@@ -183,7 +215,7 @@ def row_settings(
     settings: dict[str, Any] = {"model": row.model, "backbone": preset.backbones[row.backbone]}
     for section in ("settings", *parts):
         settings |= preset.sections[section]
-    own = row.settings | dict(overrides or {})
+    own = _expand(row.settings, settings) | dict(overrides or {})
     settings |= _schedule_settings(preset, row.schedule, num_images) | own
     # Only the last epoch is evaluated: the best of several evaluations would favor noisy rows.
     settings["check_val_every_n_epoch"] = own.get("check_val_every_n_epoch", settings["max_epochs"])
@@ -194,6 +226,17 @@ def row_settings(
             # Of the steps, as by default: epochs are longer than those without repeated images.
             settings["lr_milestones"] = None
     return settings
+
+
+def _expand(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings in which a mapping is one entry per field where ``others`` have its fields: it precedes them."""
+    expanded: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and any(other.startswith(f"{key}.") for other in others):
+            expanded |= _expand({f"{key}.{field}": own for field, own in value.items()}, others)
+        else:
+            expanded[key] = value
+    return expanded
 
 
 def proposal_settings(preset: Preset, num_images: int, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -226,7 +269,7 @@ def nest(settings: dict[str, Any]) -> dict[str, Any]:
         branch = tree
         for name in path:
             branch = branch.setdefault(name, {})
-        branch[last] = dict(value) if isinstance(value, dict) else value
+        branch[last] = deepcopy(value)
     return tree
 
 
@@ -266,7 +309,9 @@ def _read_yaml(name: str, kind: str, folder: str) -> tuple[Path, dict[str, Any]]
 def _parse_row(entry: Any, tree: dict[str, Any], metrics: tuple[str, ...], where: str) -> AblationRow:
     if not isinstance(entry, dict):
         raise UserError(f"{where}: expected keys such as 'name: ...'")
-    _check_keys(entry, _ROW_KEYS, where)
+    check_keys(entry, _ROW_KEYS, where)
+    check_types(entry, _ROW_TYPES, where)
+    check_row_settings(entry.get("set") or {}, where)
     model = entry.get("model", tree.get("model"))
     if not entry.get("name"):
         raise UserError(f"{where}: name is missing")
@@ -289,17 +334,3 @@ def _with_baseline(row: AblationRow, rows: list[AblationRow], where: str) -> Abl
     if row.baseline is None and row is not first and comparable:
         return replace(row, baseline=first.name)
     return row
-
-
-def _require(tree: dict[str, Any], keys: Sequence[str], path: Path) -> None:
-    for key in keys:
-        if not tree.get(key):
-            raise UserError(f"{path}: {key} is missing")
-
-
-def _check_keys(tree: dict[str, Any], known: Sequence[str], where: str) -> None:
-    for key in tree:
-        if key not in known:
-            similar = suggest(str(key), known)
-            hint = f"did you mean {similar}?" if similar else f"choose from {', '.join(known)}"
-            raise UserError(f"{where}: there is no key {key!r}; {hint}")

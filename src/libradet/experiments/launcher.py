@@ -37,11 +37,13 @@ class TrainingRun:
     Attributes:
         settings: all settings of ``libradet train`` by dotted key, except the output folder.
         writes_proposals: whether the trained model's proposals for the whole dataset are written.
+        data_digest: of images and annotations of the dataset; empty if it is not to be compared.
     """
 
     root: Path
     settings: tuple[tuple[str, Any], ...]
     writes_proposals: bool = False
+    data_digest: str = ""
 
     @property
     def folder(self) -> Path:
@@ -58,14 +60,25 @@ class TrainingRun:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """``metrics`` and ``seconds``, or ``failure``; None if the run is not finished."""
+        """``metrics`` and ``seconds``, or ``failure``; None if the run is not finished.
+
+        Raises:
+            UserError: it cannot be read, or the dataset has changed since.
+        """
         path = self.folder / RESULT
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            result = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as e:
             raise UserError(f"{path}: cannot be read ({e}); delete it to repeat the run") from e
+        if self.data_digest and result.get("data_digest", self.data_digest) != self.data_digest:
+            data = dict(self.settings)["data"]
+            raise UserError(
+                f"{self.folder}: images or annotations of {data} have changed since this run, so it cannot be compared "
+                "with new ones; name another --output_dir, or delete the run"
+            )
+        return result
 
     @property
     def lacks_proposals(self) -> bool:
@@ -81,9 +94,11 @@ class TrainingRun:
         return not all(file.is_file() for file in files)
 
 
-def make_run(root: Path, settings: dict[str, Any], seed: int, writes_proposals: bool = False) -> TrainingRun:
+def make_run(
+    root: Path, settings: dict[str, Any], seed: int, writes_proposals: bool = False, data_digest: str = ""
+) -> TrainingRun:
     """Return the run with these settings and this seed."""
-    return TrainingRun(root, tuple(sorted((settings | {"seed": seed}).items())), writes_proposals)
+    return TrainingRun(root, tuple(sorted((settings | {"seed": seed}).items())), writes_proposals, data_digest)
 
 
 class Launcher:
@@ -188,7 +203,7 @@ def _folder_lock(folder: Path) -> Iterator[int]:
 
 
 def _read_outcome(run: TrainingRun, code: int, seconds: float) -> dict[str, Any]:
-    common = {"seconds": round(seconds, 1), "settings": dict(run.settings)}
+    common = {"seconds": round(seconds, 1), "settings": dict(run.settings), "data_digest": run.data_digest}
     if code == 0:
         metrics = json.loads((run.folder / BEST_METRICS).read_text(encoding="utf-8"))
         return {"metrics": metrics | _metrics_by_validation(run, metrics), **common}

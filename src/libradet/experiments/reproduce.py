@@ -16,6 +16,7 @@ from libradet.experiments.claims import CLAIMS, reproduce_claims
 from libradet.experiments.definitions import IMAGENET, Preset, list_names, read_experiment, read_preset
 from libradet.experiments.runner import ExperimentRunner, make_dataset_entries
 from libradet.experiments.verdict_check import VERDICT, reproduce_verdict
+from libradet.experiments.yaml_checks import check_row_settings
 from libradet.interop.coco_weights import BEST, require_weights
 from libradet.training.options import check_settings
 from libradet.utils.text import counted, suggest
@@ -86,11 +87,14 @@ def _make_runner(options: ReproduceOptions, preset: Preset, console: Console) ->
         raise UserError(f"--jobs is {options.jobs}; it must be at least 1")
     if len(set(options.seeds)) < len(options.seeds) or min(options.seeds) < 0:
         raise UserError(f"--seeds are {' '.join(map(str, options.seeds))}; they must be different, 0 or above")
+    if options.output_dir.exists() and not options.output_dir.is_dir():
+        raise UserError(f"--output_dir {options.output_dir}: it is a file; name a folder")
     weights = preset.weights if options.weights is None else options.weights
     is_searched = options.weights is None and weights == "file"
     if weights not in ("none", IMAGENET, BEST) and not is_searched:
         require_weights(weights)
     overrides = dict(_parse_override(text) for text in options.overrides)
+    check_row_settings(overrides, "--set")
     check_settings(overrides)
     datasets = make_dataset_entries(options.data, preset, options.weights)
     for dataset in datasets:

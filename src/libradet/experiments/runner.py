@@ -1,5 +1,6 @@
 """Experiment runner: datasets, seeds and a preset, from which the rows of a table become training runs."""
 
+import hashlib
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -23,6 +24,9 @@ from libradet.experiments.definitions import (
 )
 from libradet.experiments.launcher import Launcher, TrainingRun, make_run
 
+if TYPE_CHECKING:
+    from libradet.data.records import Dataset
+
 
 @dataclass(frozen=True)
 class DatasetEntry:
@@ -32,6 +36,7 @@ class DatasetEntry:
         num_images: number of images in the training split.
         weights: initialization of backbones: a path, ``imagenet``, or None for random weights.
         class_counts: number of training objects by class.
+        digest: of images and annotations of both splits; pixels are not read.
     """
 
     name: str
@@ -39,6 +44,7 @@ class DatasetEntry:
     num_images: int
     weights: str | None
     class_counts: dict[str, int] = field(default_factory=dict, hash=False)
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,8 @@ class ExperimentRunner:
         self, dataset: DatasetEntry, settings: dict[str, Any], seed: int, writes_proposals: bool = False
     ) -> TrainingRun:
         common = {"data": str(dataset.data.resolve()), "weights": dataset.weights}
-        return make_run(self.output_dir / "runs" / dataset.name, settings | common, seed, writes_proposals)
+        root = self.output_dir / "runs" / dataset.name
+        return make_run(root, settings | common, seed, writes_proposals, dataset.digest)
 
 
 def make_dataset_entries(folders: Sequence[Path], preset: Preset, weights: str | None) -> tuple[DatasetEntry, ...]:
@@ -113,7 +120,8 @@ def make_dataset_entries(folders: Sequence[Path], preset: Preset, weights: str |
             raise UserError(f"{folder}: has no validation split, on which rows are compared: add a split val")
         backbone_weights = resolve_backbone_weights(preset, weights, folder)
         counts = dict(zip(dataset.class_names, count_objects(dataset), strict=True))
-        entries.append(DatasetEntry(folder.resolve().name, folder, len(dataset), backbone_weights, counts))
+        digest = _digest(dataset, read(folder, "val", training=False, masks=False)[0])
+        entries.append(DatasetEntry(folder.resolve().name, folder, len(dataset), backbone_weights, counts, digest))
     names = [entry.name for entry in entries]
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:
@@ -121,10 +129,22 @@ def make_dataset_entries(folders: Sequence[Path], preset: Preset, weights: str |
     return tuple(entries)
 
 
+def _digest(*datasets: "Dataset") -> str:
+    from libradet.training.resume import fingerprint
+
+    numbers = [number for dataset in datasets for number in fingerprint(dataset)]
+    return hashlib.sha256(repr(numbers).encode()).hexdigest()[:16]
+
+
 def check_runs(runs: Sequence[TrainingRun]) -> None:
-    """Raise UserError before any training if ``libradet train`` would reject the settings of a run."""
+    """Raise UserError before any training if ``libradet train`` would reject the settings of a run.
+
+    The same if a finished run cannot be used, because the dataset has changed for example.
+    """
     from libradet.training.options import parse_train
 
+    for run in runs:
+        _ = run.result
     checked: set[tuple[str, ...]] = set()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "request.yaml"

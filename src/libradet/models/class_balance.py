@@ -218,16 +218,18 @@ def unbalanced_losses(
 
 
 def class_weights(config: ClassBalanceConfig, num_classes: int) -> list[float]:
-    """Return the weight of each class, on average 1; all are 1 if the frequencies are not known.
+    """Return the weight of each class, all 1 if the frequencies are not known.
 
-    A class without an object weighs as much as one with a single object.
+    The weights of classes with objects are 1 on average. A class without an object weighs as much as one with a single
+    object: none of its samples is in a loss.
     """
     counts = [max(count, 1) for count in config.frequencies] or [1] * num_classes
     if config.type == "effective_number":
         weights = [(1 - config.beta) / (1 - config.beta**count) for count in counts]
     else:
         weights = [1 / count for count in counts]
-    mean = sum(weights) / len(weights)
+    present = [weight for weight, count in zip(weights, config.frequencies, strict=False) if count > 0] or weights
+    mean = sum(present) / len(present)
     return [weight / mean for weight in weights]
 
 

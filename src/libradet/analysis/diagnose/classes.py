@@ -66,7 +66,7 @@ def _options_in_use(used: dict[str, Any]) -> str:
 def _recommend(finding: Finding, classes: dict[str, Any], ratio: float) -> None:
     """Recommend what the model was not trained with: class weights or, where they are not measured, repeat factors."""
     used = classes["trained_with"]
-    can_balance_loss = used["has_box_head"] and not used["class_balance"]
+    can_balance_loss = used["can_balance_loss"] and not used["class_balance"]
     weights = "inverse_frequency" if ratio < thresholds.CLASSES_STRONG else "effective_number"
     by_loss = f"{_ALTERNATIVE}{weights}." if can_balance_loss else ""
     if used["repeat_factor_thresh"]:

@@ -69,7 +69,7 @@ def class_options(config: DetectorConfig, model: str | Path) -> dict[str, Any]:
 
     Returns:
         ``repeat_factor_thresh``: 0 without it, None if the settings of the run are not known; ``class_balance``: type
-        of the box head's loss, None without one; ``has_box_head``: whether there is a box head, which has such losses.
+        of the box head's loss, None without one; ``can_balance_loss``: whether there is a box head, without focal loss.
     """
     balance = None if config.roi is None else config.roi.class_balance
     settings = read_run_settings(model)
@@ -77,7 +77,7 @@ def class_options(config: DetectorConfig, model: str | Path) -> dict[str, Any]:
     return {
         "repeat_factor_thresh": float(threshold) if isinstance(threshold, int | float) else None,
         "class_balance": None if balance is None else balance.type,
-        "has_box_head": config.roi is not None,
+        "can_balance_loss": config.roi is not None and config.roi.focal is None,
     }
 
 
