@@ -7,7 +7,12 @@ import sys
 
 import pytest
 
+from libradet.cli import main
+from libradet.data.synthesis.synthetic import synthesize
+from libradet.models import optimize
+from libradet.training import run
 from libradet.utils import malloc
+from tests.helpers.tiny_detectors import tiny_detector
 
 SCRIPT = """
 import resource, sys, torch
@@ -30,7 +35,7 @@ needs_glibc = pytest.mark.skipif(
 )
 
 
-def run(argument: str, **environment: str) -> tuple[str, int]:
+def measure(argument: str, **environment: str) -> tuple[str, int]:
     own = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
     command = [sys.executable, "-c", SCRIPT, argument]
     output = subprocess.run(command, env=own | environment, capture_output=True, text=True, check=True).stdout
@@ -40,8 +45,8 @@ def run(argument: str, **environment: str) -> tuple[str, int]:
 
 @needs_glibc
 def test_tensors_reuse_the_memory_of_freed_ones():
-    kept, faults = run("keep")
-    _, faults_without = run("leave")
+    kept, faults = measure("keep")
+    _, faults_without = measure("leave")
     assert kept == "True"
     assert faults < faults_without / 10
 
@@ -51,7 +56,7 @@ def test_tensors_reuse_the_memory_of_freed_ones():
     "environment", [{"MALLOC_TRIM_THRESHOLD_": "131072"}, {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536"}]
 )
 def test_environment_has_precedence(environment):
-    kept, faults = run("keep", **environment)
+    kept, faults = measure("keep", **environment)
     assert kept == "False"
     assert faults > 10_000
 
@@ -64,3 +69,21 @@ def test_other_allocators_are_left_alone(monkeypatch):
 def test_without_mallopt_nothing_is_set(monkeypatch):
     monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: object())
     assert malloc.keep_freed_memory() is False
+
+
+def test_optimized_detectors_keep_memory(monkeypatch):
+    calls = []
+    monkeypatch.setattr(optimize, "keep_freed_memory", lambda: calls.append(1))
+    optimize.optimize(tiny_detector())
+    assert calls == [1]
+
+
+def test_training_on_a_cpu_keeps_memory(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(run, "keep_freed_memory", lambda: calls.append(1))
+    synthesize(tmp_path / "data", train=2, val=1, size=(96, 80))
+    options = "--model rpn --backbone test_resnet --weights none --max_steps 1 --batch_size 1 --num_workers 0"
+    assert (
+        main(["train", "--data", str(tmp_path / "data"), "--output_dir", str(tmp_path / "run"), *options.split()]) == 0
+    )
+    assert calls == [1]
