@@ -110,8 +110,8 @@ def apply_measured_gains(finding: Finding, config: DetectorConfig) -> None:
 def _is_combined(finding: Finding, config: DetectorConfig) -> bool:
     """Return whether a finding's options go into the combined command.
 
-    Loss weights and repeat factors are changed one at a time; the paper's components together, but only those of the
-    last stage.
+    Loss weights, class weights and repeat factors are changed one at a time; the paper's components together, but only
+    those of the last stage.
     """
     is_first_of_two = config.rpn is not None and config.roi is not None and finding.key.endswith("_rpn")
     return not finding.key.startswith(("tasks", "classes")) and not is_first_of_two
