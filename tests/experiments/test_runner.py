@@ -1,6 +1,7 @@
 """Experiment runner: settings of all rows are checked before anything is trained."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -69,7 +70,7 @@ def test_runs_on_other_annotations_are_not_reused(tmp_path):
 
     run = make()
     run.folder.mkdir(parents=True)
-    result = {"metrics": {"AP": 0.5}, "seconds": 1, "data_digest": run.data_digest}
+    result = {"metrics": {"AP": 0.5}, "seconds": 1, **run.digests.by_key()}
     (run.folder / "result.json").write_text(json.dumps(result))
     check_runs([make()])
     assert make().result == result
@@ -80,5 +81,39 @@ def test_runs_on_other_annotations_are_not_reused(tmp_path):
     with pytest.raises(UserError, match="have changed since this run"):
         check_runs([make()])
     del result["data_digest"]  # of an earlier version
+    (run.folder / "result.json").write_text(json.dumps(result))
+    assert make().result == result
+
+
+@pytest.mark.parametrize("changed", ["image", "class", "weights"])
+def test_runs_on_other_pixels_class_names_or_weights_are_not_reused(tmp_path, changed):
+    data, weights, preset = tmp_path / "data", tmp_path / "backbone.safetensors", read_preset("small")
+    synthesize(data, train=2, val=2, size=(96, 80))
+    weights.write_bytes(b"first")
+    row = read_experiment("table2").rows[0]
+
+    def make():
+        datasets = make_dataset_entries([data], preset, str(weights))
+        runner = ExperimentRunner(preset, datasets, (0,), tmp_path / "out", 1)
+        return runner.make_run(datasets[0], row, 0, shared_proposals=False)
+
+    run = make()
+    run.folder.mkdir(parents=True)
+    result = {"metrics": {"AP": 0.5}, "seconds": 1, **run.digests.by_key()}
+    (run.folder / "result.json").write_text(json.dumps(result))
+    assert make().result == result
+    if changed == "image":
+        image = data / "images" / "val_00000.jpg"
+        image.write_bytes(image.read_bytes() + b"0")
+    elif changed == "class":
+        for path in (data / "train.json", data / "val.json"):
+            path.write_text(path.read_text().replace('"ball"', '"globe"'))
+    else:
+        weights.write_bytes(b"other")
+    what = f"the contents of {weights}" if changed == "weights" else f"images or annotations of {data}"
+    with pytest.raises(UserError, match=f"{re.escape(what)} have changed since this run"):
+        check_runs([make()])
+    for key in ("files_digest", "weights_digest"):  # of an earlier version
+        del result[key]
     (run.folder / "result.json").write_text(json.dumps(result))
     assert make().result == result

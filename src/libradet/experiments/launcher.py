@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -31,19 +31,41 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
+class InputDigests:
+    """Digests of what a run reads; an empty one is not compared.
+
+    Attributes:
+        data: of names and sizes in pixels of images, and of annotations, of both splits.
+        files: of the sizes in bytes of image files, and of class names.
+        weights: of the content of the file that backbones start from.
+    """
+
+    data: str = ""
+    files: str = ""
+    weights: str = ""
+
+    def by_key(self) -> dict[str, str]:
+        """Return the digests as they are in a result."""
+        return {f"{name}_digest": digest for name, digest in asdict(self).items()}
+
+
+NOT_COMPARED = InputDigests()
+
+
+@dataclass(frozen=True)
 class TrainingRun:
     """A training run, identified by its settings.
 
     Attributes:
         settings: all settings of ``libradet train`` by dotted key, except the output folder.
         writes_proposals: whether the trained model's proposals for the whole dataset are written.
-        data_digest: of images and annotations of the dataset; empty if it is not to be compared.
+        digests: of dataset and weights.
     """
 
     root: Path
     settings: tuple[tuple[str, Any], ...]
     writes_proposals: bool = False
-    data_digest: str = ""
+    digests: InputDigests = NOT_COMPARED
 
     @property
     def folder(self) -> Path:
@@ -63,7 +85,7 @@ class TrainingRun:
         """``metrics`` and ``seconds``, or ``failure``; None if the run is not finished.
 
         Raises:
-            UserError: it cannot be read, or the dataset has changed since.
+            UserError: it cannot be read, or dataset or weights have changed since.
         """
         path = self.folder / RESULT
         try:
@@ -72,13 +94,20 @@ class TrainingRun:
             return None
         except (OSError, ValueError) as e:
             raise UserError(f"{path}: cannot be read ({e}); delete it to repeat the run") from e
-        if self.data_digest and result.get("data_digest", self.data_digest) != self.data_digest:
-            data = dict(self.settings)["data"]
-            raise UserError(
-                f"{self.folder}: images or annotations of {data} have changed since this run, so it cannot be compared "
-                "with new ones; name another --output_dir, or delete the run"
-            )
+        self._check_inputs(result)
         return result
+
+    def _check_inputs(self, result: dict[str, Any]) -> None:
+        settings = dict(self.settings)
+        images = f"images or annotations of {settings['data']}"
+        changeable = {"data": images, "files": images, "weights": f"the contents of {settings.get('weights')}"}
+        for (key, digest), inputs in zip(self.digests.by_key().items(), changeable.values(), strict=True):
+            # Results of an earlier version have not all digests.
+            if digest and result.get(key, digest) not in ("", digest):
+                raise UserError(
+                    f"{self.folder}: {inputs} have changed since this run, so it cannot be compared with new ones; "
+                    "name another --output_dir, or delete the run"
+                )
 
     @property
     def lacks_proposals(self) -> bool:
@@ -95,10 +124,14 @@ class TrainingRun:
 
 
 def make_run(
-    root: Path, settings: dict[str, Any], seed: int, writes_proposals: bool = False, data_digest: str = ""
+    root: Path,
+    settings: dict[str, Any],
+    seed: int,
+    writes_proposals: bool = False,
+    digests: InputDigests = NOT_COMPARED,
 ) -> TrainingRun:
     """Return the run with these settings and this seed."""
-    return TrainingRun(root, tuple(sorted((settings | {"seed": seed}).items())), writes_proposals, data_digest)
+    return TrainingRun(root, tuple(sorted((settings | {"seed": seed}).items())), writes_proposals, digests)
 
 
 class Launcher:
@@ -203,7 +236,7 @@ def _folder_lock(folder: Path) -> Iterator[int]:
 
 
 def _read_outcome(run: TrainingRun, code: int, seconds: float) -> dict[str, Any]:
-    common = {"seconds": round(seconds, 1), "settings": dict(run.settings), "data_digest": run.data_digest}
+    common = {"seconds": round(seconds, 1), "settings": dict(run.settings), **run.digests.by_key()}
     if code == 0:
         metrics = json.loads((run.folder / BEST_METRICS).read_text(encoding="utf-8"))
         return {"metrics": metrics | _metrics_by_validation(run, metrics), **common}

@@ -22,7 +22,7 @@ from libradet.experiments.definitions import (
     resolve_backbone_weights,
     row_settings,
 )
-from libradet.experiments.launcher import Launcher, TrainingRun, make_run
+from libradet.experiments.launcher import NOT_COMPARED, InputDigests, Launcher, TrainingRun, make_run
 
 if TYPE_CHECKING:
     from libradet.data.records import Dataset
@@ -36,7 +36,7 @@ class DatasetEntry:
         num_images: number of images in the training split.
         weights: initialization of backbones: a path, ``imagenet``, or None for random weights.
         class_counts: number of training objects by class.
-        digest: of images and annotations of both splits; pixels are not read.
+        digests: of both splits and of the weights; pixels are not read.
     """
 
     name: str
@@ -44,7 +44,7 @@ class DatasetEntry:
     num_images: int
     weights: str | None
     class_counts: dict[str, int] = field(default_factory=dict, hash=False)
-    digest: str = ""
+    digests: InputDigests = NOT_COMPARED
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class ExperimentRunner:
     ) -> TrainingRun:
         common = {"data": str(dataset.data.resolve()), "weights": dataset.weights}
         root = self.output_dir / "runs" / dataset.name
-        return make_run(root, settings | common, seed, writes_proposals, dataset.digest)
+        return make_run(root, settings | common, seed, writes_proposals, dataset.digests)
 
 
 def make_dataset_entries(folders: Sequence[Path], preset: Preset, weights: str | None) -> tuple[DatasetEntry, ...]:
@@ -120,8 +120,8 @@ def make_dataset_entries(folders: Sequence[Path], preset: Preset, weights: str |
             raise UserError(f"{folder}: has no validation split, on which rows are compared: add a split val")
         backbone_weights = resolve_backbone_weights(preset, weights, folder)
         counts = dict(zip(dataset.class_names, count_objects(dataset), strict=True))
-        digest = _digest(dataset, read(folder, "val", training=False, masks=False)[0])
-        entries.append(DatasetEntry(folder.resolve().name, folder, len(dataset), backbone_weights, counts, digest))
+        digests = _digest_inputs([dataset, read(folder, "val", training=False, masks=False)[0]], backbone_weights)
+        entries.append(DatasetEntry(folder.resolve().name, folder, len(dataset), backbone_weights, counts, digests))
     names = [entry.name for entry in entries]
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:
@@ -129,11 +129,25 @@ def make_dataset_entries(folders: Sequence[Path], preset: Preset, weights: str |
     return tuple(entries)
 
 
-def _digest(*datasets: "Dataset") -> str:
+def _digest_inputs(datasets: Sequence["Dataset"], weights: str | None) -> InputDigests:
     from libradet.training.resume import fingerprint
 
     numbers = [number for dataset in datasets for number in fingerprint(dataset)]
-    return hashlib.sha256(repr(numbers).encode()).hexdigest()[:16]
+    sizes = [image.path.stat().st_size for dataset in datasets for image in dataset.images]
+    names = [dataset.class_names for dataset in datasets]
+    return InputDigests(_digest(repr(numbers).encode()), _digest(repr((sizes, names)).encode()), _digest_file(weights))
+
+
+def _digest_file(weights: str | None) -> str:
+    """Return the digest of the content of a file of weights; empty for weights by name."""
+    if weights is None or not Path(weights).is_file():
+        return ""
+    with Path(weights).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def check_runs(runs: Sequence[TrainingRun]) -> None:
