@@ -226,6 +226,14 @@ def test_tasks():
     assert first.options == ["--detector.rpn.box_loss.weight 0.5"]
 
 
+def test_no_weight_is_recommended_where_the_model_learns_them():
+    weights = {"roi": {"box": 1.0, "class": 1.0}}
+    for ratio, severity in ((8.0, "strong"), (1 / 8, "strong"), (1.0, "none")):
+        (finding,) = diagnose_tasks(tasks(ratio), weights, learned_weights=True)
+        assert (finding.severity, finding.recommended, finding.options) == (severity, "", [])
+        assert ("--detector.uncertainty_weighting false" in finding.text) == (severity == "strong")
+
+
 def classes(*objects_and_precisions, correlation=None, **trained_with):
     rows = [{"class": f"c{i}", "objects": n, "AP": ap} for i, (n, ap) in enumerate(objects_and_precisions)]
     return {

@@ -1,5 +1,7 @@
 """Gradients of losses with a closed form."""
 
+import math
+
 import pytest
 import torch
 
@@ -54,6 +56,20 @@ def test_the_model_is_left_unchanged(name):
     result = statistics.compute(seed=0)
     assert {pair["class"] for pair in result["pairs"]} == {a for a, _ in task_pairs(list(result["losses"]))}
     assert len(result["levels"]["after"]) == 5
+
+
+def test_losses_are_stated_without_the_log_variances_of_uncertainty_weighting():
+    config = tiny_zoo_config("faster_rcnn", backbone="resnet18")
+    config.uncertainty_weighting = True
+    model = tiny_detector(config)
+    results = []
+    for log_variance in (0.0, -2.0):
+        model.loss_weights.log_variances.data.fill_(log_variance)
+        statistics = GradientStatistics()
+        measure_gradients(model, [tiny_batch(num_images=1)], statistics, seed=0)
+        results.append(statistics.compute(seed=0)["losses"])
+    expected = {name: pytest.approx(math.exp(2) * value, rel=1e-4, abs=1e-6) for name, value in results[0].items()}
+    assert results[1] == expected
 
 
 def losses_at(progress, random_schedule):

@@ -52,7 +52,7 @@ def diagnose(report: dict[str, Any], model: str | Path, config: DetectorConfig, 
         the last stage together, what they gained together elsewhere (``train_measured``), and ``baseline_command``
         without; all empty if nothing is recommended.
     """
-    findings = _all_findings(report)
+    findings = _all_findings(report, config)
     order = list(SEVERITY_LABELS)
     findings.sort(key=lambda finding: order.index(finding.severity))
     for finding in findings:
@@ -74,7 +74,7 @@ def diagnose(report: dict[str, Any], model: str | Path, config: DetectorConfig, 
     }
 
 
-def _all_findings(report: dict[str, Any]) -> list[Finding]:
+def _all_findings(report: dict[str, Any], config: DetectorConfig) -> list[Finding]:
     weights = {errors["stage"]: errors["weights"] for errors in report["errors"]}
     metric = "AR" if report["metadata"]["is_proposal_model"] else "AP"
     uses_sampling = any(samples["uses_sampling"] for samples in report["samples"])
@@ -85,7 +85,7 @@ def _all_findings(report: dict[str, Any]) -> list[Finding]:
         *(diagnose_coverage(samples) for samples in report["samples"]),
         diagnose_pyramid(report["features"], report["gradients"]["levels"]["before"]),
         *(diagnose_regression(errors) for errors in reversed(report["errors"])),
-        *diagnose_tasks(report["gradients"], weights),
+        *diagnose_tasks(report["gradients"], weights, config.uncertainty_weighting),
         diagnose_classes(report["classes"]),
         diagnose_sizes(report["sizes"], metric),
         diagnose_errors(report["error_types"], uses_sampling),

@@ -13,6 +13,11 @@ _CHECK = (
     "tighter, so AP75 should gain more (on COCO +1.1 against −0.1, Table 2)."
 )
 
+_LEARNED_WEIGHTS = (
+    " The model learns the weights of its losses (uncertainty_weighting), which undoes a change of a loss weight: none "
+    "is recommended. Train with --detector.uncertainty_weighting false to choose the weights."
+)
+
 
 def diagnose_regression(errors: dict[str, Any]) -> Finding:
     """Check whether outliers dominate the gradient of a stage's box regression loss."""
@@ -64,22 +69,30 @@ def diagnose_regression(errors: dict[str, Any]) -> Finding:
     return finding
 
 
-def diagnose_tasks(gradients: dict[str, Any], weights: dict[str, dict[str, float]]) -> list[Finding]:
+def diagnose_tasks(
+    gradients: dict[str, Any], weights: dict[str, dict[str, float]], learned_weights: bool = False
+) -> list[Finding]:
     """Check whether classification or box regression of a stage dominates the gradient at the shared pyramid.
 
     Args:
         weights: current loss weights by stage: ``class``, ``box``.
+        learned_weights: whether uncertainty weighting learns factors of them, which undo a change of these weights.
     """
     findings = []
     for pair in gradients["pairs"]:
         if pair["place"] == "pyramid":
             last_stage = "roi" if "roi" in weights else "retinanet"
             stage = "rpn" if pair["class"].startswith("rpn_") else last_stage
-            findings.append(_diagnose_pair(pair, gradients["losses"], stage, weights[stage]))
+            finding = _diagnose_pair(pair, gradients["losses"], stage)
+            if is_imbalance(finding.severity) and learned_weights:
+                finding.text += _LEARNED_WEIGHTS
+            elif is_imbalance(finding.severity):
+                _recommend_weight(finding, pair["ratio"]["value"], stage, weights[stage])
+            findings.append(finding)
     return findings
 
 
-def _diagnose_pair(pair: dict[str, Any], losses: dict[str, float], stage: str, weights: dict[str, float]) -> Finding:
+def _diagnose_pair(pair: dict[str, Any], losses: dict[str, float], stage: str) -> Finding:
     ratio = pair["ratio"]["value"]
     dominance = max(ratio, 1 / ratio)
     severity = grade(dominance, thresholds.TASKS_STRONG, thresholds.TASKS_MODERATE)
@@ -102,8 +115,10 @@ def _diagnose_pair(pair: dict[str, Any], losses: dict[str, float], stage: str, w
         f"The {tasks[larger]} loss is {losses[pair[larger]]:.2g}; its gradient at the shared feature pyramid is "
         f"{dominance:.1f} times that of the {tasks[smaller]} loss ({losses[pair[smaller]]:.2g})."
     )
-    if not is_imbalance(severity):
-        return finding
+    return finding
+
+
+def _recommend_weight(finding: Finding, ratio: float, stage: str, weights: dict[str, float]) -> None:
     check = (
         "Change one weight at a time, with the same seed, and compare AP50 (classification) and AP75 (localization)."
     )
@@ -117,7 +132,6 @@ def _diagnose_pair(pair: dict[str, Any], losses: dict[str, float], stage: str, w
         finding.recommend("larger classification loss weight", [option], check)
     else:
         finding.recommend("smaller box loss weight", [_option(stage, "box_loss.weight", 0.5 * weights["box"])], check)
-    return finding
 
 
 def _option(stage: str, name: str, value: float) -> str:

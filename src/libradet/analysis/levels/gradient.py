@@ -90,8 +90,15 @@ def measure_gradients(model: Detector, batches: Iterable[Batch], statistics: Gra
         model.training = True
         for number, batch in enumerate(batches):
             torch.manual_seed(seed * 1_000_003 + number)
-            losses = {name: loss for name, loss in model(batch).items() if loss.requires_grad}
+            losses = {name: loss for name, loss in _weighted_losses(model, batch).items() if loss.requires_grad}
             statistics.update(losses, shared_places(model, activations.balanced), activations.pyramid)
+
+
+def _weighted_losses(model: Detector, batch: Batch) -> dict[str, Tensor]:
+    """Return the losses, without the log variances that uncertainty weighting adds to them, which may be negative."""
+    losses = model(batch)
+    added = {} if model.loss_weights is None else model.loss_weights.by_name()
+    return {name: loss - added.get(f"log_variance_{name}", 0.0) for name, loss in losses.items()}
 
 
 def shared_places(model: Detector, balanced: list[Tensor]) -> dict[str, list[Tensor]]:
