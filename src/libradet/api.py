@@ -14,6 +14,7 @@ from libradet.data.read import dataset_folder, read, require_split
 from libradet.data.transforms.resize import Size
 from libradet.engines.optimize import check_calibration, optimize, optimize_predictor
 from libradet.errors import UserError
+from libradet.export.metadata import StaticShape
 from libradet.export.verification import RGBImages
 from libradet.inference.proposals import check_predictor_proposals
 from libradet.interop.coco_weights import BEST, best_weights, by_name
@@ -203,7 +204,7 @@ def export_model(
     *,
     size: Size | None = None,
     embed_preprocess: bool = True,
-    static: tuple[int, int, int] | None = None,
+    static: StaticShape | None = None,
     verify_images: RGBImages = (),
     calibration_images: RGBImages = (),
 ) -> "ExportResult":

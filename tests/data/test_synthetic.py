@@ -144,6 +144,8 @@ def test_without_dials_images_stay_the_same(tmp_path):
         {"classes": 0},
         {"classes": 9},
         {"size": (40, 400)},
+        {"size": (66000, 80)},
+        {"size": (128,)},
         {"val": 0},
         {"class_skew": -1.0},
         {"hard_negatives": 6.0},
@@ -153,6 +155,7 @@ def test_without_dials_images_stay_the_same(tmp_path):
 def test_numbers_out_of_range_are_refused(tmp_path, changes):
     with pytest.raises(UserError):
         draw(tmp_path, **changes)
+    assert not any(tmp_path.iterdir())
 
 
 def test_files_are_ordinary_jpegs(tmp_path):

@@ -10,7 +10,7 @@ from libradet.errors import UserError
 from libradet.export.export_wrapper import trace_detector
 from libradet.export.exported_model import ExportedModel
 from libradet.export.formats import get_format
-from libradet.export.metadata import ExportMetadata, build_metadata, check_shape
+from libradet.export.metadata import ExportMetadata, StaticShape, build_metadata, check_shape
 from libradet.export.onnx_format import calibration_inputs, check_quantizable, check_quantizable_file, quantize
 from libradet.export.verification import (
     BOX_TOLERANCE,
@@ -52,7 +52,7 @@ def export(
     *,
     size: Size | None = None,
     embed_preprocess: bool = True,
-    static: tuple[int, int, int] | None = None,
+    static: StaticShape | None = None,
     verify_images: RGBImages = (),
     calibration_images: RGBImages = (),
 ) -> ExportResult:
@@ -103,7 +103,7 @@ def check_settings(
     path: str | Path,
     *,
     size: Size | None = None,
-    static: tuple[int, int, int] | None = None,
+    static: StaticShape | None = None,
     calibrated: bool = False,
 ) -> None:
     """Check what :func:`export` can check without a detector, which may be slow to load.

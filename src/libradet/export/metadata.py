@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from numpy import ndarray
 
@@ -18,6 +18,10 @@ FORMAT = "libradet exported detector, version 2"
 FORMAT_PREFIX = "libradet exported detector, version "
 
 MAX_IMAGE_SIDE = 2**15
+
+STATIC_WORDS = f"the number of images, height and width, at least 1 and sides of at most {MAX_IMAGE_SIDE}"
+
+StaticShape = Annotated[tuple[int, int, int], STATIC_WORDS]
 
 RunFunction = Callable[[Sequence[ndarray]], list[ndarray]]
 """Maps arrays in the order of ``ExportMetadata.inputs`` to arrays in the order of ``ExportMetadata.outputs``."""
@@ -99,15 +103,12 @@ def build_metadata(
     )
 
 
-def check_shape(size: Size | None, static: tuple[int, int, int] | None) -> None:
+def check_shape(size: Size | None, static: StaticShape | None) -> None:
     """Raise UserError unless the size and the static shape are valid, see :func:`build_metadata`."""
     if static is not None and not (
         len(static) == 3 and static[0] >= 1 and all(1 <= side <= MAX_IMAGE_SIDE for side in static[1:])
     ):
-        raise UserError(
-            f"static is {' '.join(map(str, static))}: use the number of images, height and width, at least 1 and sides "
-            f"of at most {MAX_IMAGE_SIDE}"
-        )
+        raise UserError(f"static is {' '.join(map(str, static))}: use {STATIC_WORDS}")
     if size is not None:
         check_size(size)
 

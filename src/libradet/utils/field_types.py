@@ -37,12 +37,21 @@ def describe_type(annotation: Any) -> str:
         is_list = any(get_origin(part) in _LISTS for part in parts)
         return " or ".join(dict.fromkeys(map(describe_type, parts if is_list else get_args(annotation))))
     if get_origin(annotation) in _LISTS:
-        parts = dict.fromkeys(describe_type(part) for part in get_args(annotation) if part is not ...)
-        return f"a list, each item {' or '.join(parts)}" if parts else "a list"
+        items = " or ".join(dict.fromkeys(describe_type(part) for part in get_args(annotation) if part is not ...))
+        length = _fixed_length(annotation)
+        if length is not None:
+            return f"a list of {length} items, each {items}"
+        return f"a list, each item {items}" if items else "a list"
     if is_dataclass(annotation):
         return "a mapping of fields"
     name = getattr(annotation, "__name__", annotation)
     return TYPE_WORDS.get(annotation, TYPE_WORDS.get(get_origin(annotation), f"a {name}"))
+
+
+def _fixed_length(annotation: Any) -> int | None:
+    """Return the length of a ``tuple[int, int]``; None of a ``tuple[int, ...]`` or a list."""
+    parts = get_args(annotation)
+    return len(parts) if get_origin(annotation) is tuple and parts and ... not in parts else None
 
 
 def check_type(name: str, value: Any, annotation: Any) -> None:
@@ -81,9 +90,12 @@ def _has_type(value: Any, annotation: Any) -> bool:
     if origin in (Union, UnionType):
         return any(_has_type(value, part) for part in parts)
     if origin in _LISTS:
-        items = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+            return False
         allowed = [part for part in parts if part is not ...]
-        return items and all(any(_has_type(item, part) for part in allowed) for item in value)
+        return _fixed_length(annotation) in (None, len(value)) and all(
+            any(_has_type(item, part) for part in allowed) for item in value
+        )
     if origin is not None:
         return not isinstance(origin, type) or isinstance(value, origin)
     if annotation is bool:

@@ -23,6 +23,9 @@ from libradet.utils.ranges import NonNegativeInt
 MIN_SIDE = 12
 """Size of the smallest object, in pixels."""
 
+MAX_SIDE = 65_500
+"""Largest side of a JPEG file, in pixels."""
+
 MIN_VISIBLE = 0.35
 """Minimum visible share of an object: it is not placed where it, or one below it, would show less."""
 
@@ -95,10 +98,10 @@ def synthesize(
     """
     if not 1 <= classes <= len(KINDS):
         raise UserError(f"classes is {classes}: choose 1 to {len(KINDS)}.")
-    if min(size) < 6 * MIN_SIDE or min(train, val) < 1:
+    if min(size) < 6 * MIN_SIDE or max(size) > MAX_SIDE or min(train, val) < 1:
         raise UserError(
-            f"size {size[0]}x{size[1]}, {train} + {val} images: images need at least {6 * MIN_SIDE} pixels on each "
-            "side, and each split at least one image."
+            f"size {size[0]}x{size[1]}, {train} + {val} images: images need {6 * MIN_SIDE} to {MAX_SIDE} pixels on "
+            "each side, and each split at least one image."
         )
     if not (0 <= class_skew <= MAX_SKEW and 0 <= hard_negatives <= MAX_HARD_NEGATIVES):
         raise UserError(
