@@ -7,6 +7,7 @@ from typing import Any
 from libradet.errors import UserError
 from libradet.models.config import (
     MAX_LAYERS,
+    AnchorConfig,
     BoxLossConfig,
     CascadeConfig,
     DetectorConfig,
@@ -43,6 +44,8 @@ def validate_settings(config: DetectorConfig) -> None:
             )
         if isinstance(part, FocalConfig) and 0 < part.gamma < 1:
             raise UserError(f"{path}.gamma is {part.gamma}: it must be 0 or at least 1, for finite gradients")
+        if isinstance(part, AnchorConfig):
+            _check_anchors(path, part)
         if isinstance(part, SamplingConfig):
             _check_sampling(path, part)
         if isinstance(part, BoxLossConfig) and part.type == "balanced_l1":
@@ -91,6 +94,12 @@ def _check_nms(config: DetectorConfig) -> None:
             f"detections.score_fusion is iou_guided and detections.nms_type {detections.nms_type}, which exclude each "
             "other: set score_fusion to none or multiply, or nms_type to nms"
         )
+
+
+def _check_anchors(path: str, anchors: AnchorConfig) -> None:
+    empty = "ratios" if not anchors.ratios else "scales" if not (anchors.scales or anchors.sizes) else None
+    if empty is not None:
+        raise UserError(f"{path}.{empty} is empty, so there are no anchors: it needs at least one number")
 
 
 def _check_sampling(path: str, sampling: SamplingConfig) -> None:
