@@ -141,7 +141,7 @@ NOT_PATHS = (None, 3, b"x", ["x"])
         ("optimize", "image", (3, "x.jpg", np.zeros((8, 8, 3))), ("RGB array",)),
         ("convert", "to", ("cvat", "COCO", None), ("one of coco, yolo, voc",)),
         ("convert", "image_mode", ("move", None), ("one of copy, link",)),
-        ("synthesize", "seed", (-1, 0.5), ("at least 0", "a whole number")),
+        ("synthesize", "seed", (-1, 2**32, 0.5), ("between 0 and 4294967295", "a whole number")),
     ],
 )
 def test_wrong_values_are_refused_with_the_fix(function, argument, values, fix, valid, without_type_checks):

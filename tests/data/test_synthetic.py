@@ -142,6 +142,7 @@ def test_without_dials_images_stay_the_same(tmp_path):
     "changes",
     [
         {"classes": 0},
+        {"seed": 2**32},
         {"classes": 9},
         {"size": (40, 400)},
         {"size": (66000, 80)},
@@ -155,6 +156,20 @@ def test_without_dials_images_stay_the_same(tmp_path):
 def test_numbers_out_of_range_are_refused(tmp_path, changes):
     with pytest.raises(UserError):
         draw(tmp_path, **changes)
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    scenes = iter(range(3))
+
+    def interrupted(*args):
+        if next(scenes, None) is None:
+            raise KeyboardInterrupt
+        return draw_scene(*args)
+
+    monkeypatch.setattr("libradet.data.synthesis.synthetic.draw_scene", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        draw(tmp_path / "new" / "dataset")
     assert not any(tmp_path.iterdir())
 
 

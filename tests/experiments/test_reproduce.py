@@ -151,6 +151,7 @@ def test_diverged_run_is_reported_and_the_others_continue(make_arguments, tmp_pa
         (["--set", "lr=["], "not valid YAML"),
         (["--jobs", "0"], "at least 1"),
         (["--seeds", "1", "1"], "must be different"),
+        (["--seeds", "4294967296"], "must be different, 0 to 4294967295"),
         (["--weights", "nowhere.safetensors"], "no such file"),
     ],
 )

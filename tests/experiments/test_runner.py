@@ -113,6 +113,11 @@ def test_runs_on_other_pixels_class_names_or_weights_are_not_reused(tmp_path, ch
     what = f"the contents of {weights}" if changed == "weights" else f"images or annotations of {data}"
     with pytest.raises(UserError, match=f"{re.escape(what)} have changed since this run"):
         check_runs([make()])
+    (run.folder / "result.json").rename(run.folder / "inputs.json")
+    assert make().result is None  # it has not started, so it starts with what there is now
+    (run.folder / "config.yaml").touch()
+    with pytest.raises(UserError, match=f"{re.escape(what)} have changed since this run"):
+        check_runs([make()])
     for key in ("files_digest", "weights_digest"):  # of an earlier version
         del result[key]
     (run.folder / "result.json").write_text(json.dumps(result))

@@ -148,6 +148,12 @@ def test_pretrained_weights_freeze_the_default_stages_also_over_a_file(tmp_path)
     assert pretrained.detector.backbone.frozen_norm
 
 
+@pytest.mark.parametrize("value", [[], None, 3])
+def test_a_section_without_fields_is_named(value):
+    with pytest.raises(UserError, match=r"--detector.rpn.sampling: .* is not a mapping of fields"):
+        read_detector({"rpn": {"sampling": value}}, "faster_rcnn")
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -158,6 +164,8 @@ def test_pretrained_weights_freeze_the_default_stages_also_over_a_file(tmp_path)
         (["--threshold", "1"], "did you mean --detector.detections.score_thresh?"),
         (["--scale_jitter", "much"], r"--scale_jitter: much is not null or a list, each item a number"),
         (["--detector.rpn.sampling", "x"], "--detector.rpn.sampling: x is not a mapping of fields"),
+        (["--detector.rpn.sampling", "[]"], "--detector.rpn.sampling: .* is not a mapping of fields"),
+        (["--detector.rpn.sampling", "null"], "--detector.rpn.sampling: None is not a mapping of fields"),
         (["--resume", "nodir"], "--resume nodir: no such folder"),
         (["--detector.roi.box_loss.wieght", "2"], "did you mean --detector.roi.box_loss.weight?"),
         (["--detector.roi.box_loss.kind", "l1"], "did you mean --detector.roi.box_loss?"),

@@ -40,7 +40,7 @@ from libradet.inference.run_model import eval_mode, on_device
 from libradet.models.detector import Detector
 from libradet.models.sampling import SampledIndices
 from libradet.utils.progress import progress_bar
-from libradet.utils.ranges import NonNegativeInt, PositiveInt, check_ranges
+from libradet.utils.ranges import NonNegativeInt, PositiveInt, Seed, check_ranges
 from libradet.utils.spacing import evenly_spaced
 from libradet.utils.workers import default_num_workers
 
@@ -64,7 +64,7 @@ class AnalysisOptions:
     max_images: PositiveInt = 200
     gradient_images: PositiveInt = 16
     visualized_images: NonNegativeInt = 3
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     size: Size | None = None
     batch_size: PositiveInt = 2
     num_workers: NonNegativeInt | None = None

@@ -24,7 +24,7 @@ from libradet.experiments.definitions import nest
 from libradet.training.run_files import BEST_METRICS, BEST_MODEL, CONFIG, METRICS_CSV
 from libradet.utils.atomic_io import atomic_write, write_json
 
-RESULT, LOG, REQUEST = "result.json", "log.txt", "request.yaml"
+RESULT, LOG, REQUEST, INPUTS = "result.json", "log.txt", "request.yaml", "inputs.json"
 """Files in a run folder beyond those of :mod:`libradet.training.run_files`."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -85,17 +85,21 @@ class TrainingRun:
         """``metrics`` and ``seconds``, or ``failure``; None if the run is not finished.
 
         Raises:
-            UserError: it cannot be read, or dataset or weights have changed since.
+            UserError: it cannot be read, or dataset or weights have changed since the start of the run.
         """
-        path = self.folder / RESULT
+        result = self._read_json(RESULT)
+        has_started = (self.folder / CONFIG).exists()
+        self._check_inputs(result or (self._read_json(INPUTS) if has_started else None) or {})
+        return result
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        path = self.folder / name
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as e:
             raise UserError(f"{path}: cannot be read ({e}); delete it to repeat the run") from e
-        self._check_inputs(result)
-        return result
 
     def _check_inputs(self, result: dict[str, Any]) -> None:
         settings = dict(self.settings)
@@ -221,6 +225,7 @@ def _train_arguments(run: TrainingRun) -> list[str]:
     """Return the arguments that start the run, or resume it if it has started."""
     if (run.folder / CONFIG).exists():
         return ["train", "--resume", str(run.folder)]
+    write_json(run.folder / INPUTS, run.digests.by_key(), indent=1)
     request = run.folder / REQUEST
     with atomic_write(request) as partial:
         partial.write_text(yaml.safe_dump(nest(dict(run.settings)), allow_unicode=True, sort_keys=False))

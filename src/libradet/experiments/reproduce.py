@@ -19,6 +19,7 @@ from libradet.experiments.verdict_check import VERDICT, reproduce_verdict
 from libradet.experiments.yaml_checks import check_row_settings
 from libradet.interop.coco_weights import BEST, require_weights
 from libradet.training.options import check_settings
+from libradet.utils.ranges import MAX_SEED
 from libradet.utils.text import counted, suggest
 
 
@@ -85,8 +86,8 @@ def _check_name(name: str) -> None:
 def _make_runner(options: ReproduceOptions, preset: Preset, console: Console) -> ExperimentRunner:
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; it must be at least 1")
-    if len(set(options.seeds)) < len(options.seeds) or min(options.seeds) < 0:
-        raise UserError(f"--seeds are {' '.join(map(str, options.seeds))}; they must be different, 0 or above")
+    if len(set(options.seeds)) < len(options.seeds) or not all(0 <= seed <= MAX_SEED for seed in options.seeds):
+        raise UserError(f"--seeds are {' '.join(map(str, options.seeds))}; they must be different, 0 to {MAX_SEED}")
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise UserError(f"--output_dir {options.output_dir}: it is a file; name a folder")
     weights = preset.weights if options.weights is None else options.weights

@@ -12,6 +12,7 @@ from libradet.utils.ranges import (
     PositiveFloat,
     PositiveInt,
     Range,
+    Seed,
     UnitInterval,
     check_ranges,
 )
@@ -142,7 +143,7 @@ class TrainConfig:
     strategy: Literal["auto", "ddp"] = "auto"
     num_workers: NonNegativeInt | None = None
     cache: Literal["ram", "disk"] | None = None
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     hflip_prob: UnitInterval = 0.5
     scale_jitter: list[float] | None = None
     mosaic_prob: UnitInterval = 0.0

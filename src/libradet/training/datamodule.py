@@ -29,7 +29,7 @@ from libradet.errors import UserError
 from libradet.evaluation.classes import match_classes
 from libradet.geometry.tiles import MIN_AREA_RATIO, TilesLike, as_tiles
 from libradet.utils.arguments import check_arguments
-from libradet.utils.ranges import NonNegativeInt, PositiveInt, UnitInterval
+from libradet.utils.ranges import NonNegativeInt, PositiveInt, Seed, UnitInterval
 from libradet.utils.workers import default_num_workers
 
 
@@ -80,7 +80,7 @@ class DetectorData(pl.LightningDataModule):
         batch_size: PositiveInt = 4,
         size_divisible: PositiveInt = 128,
         num_workers: NonNegativeInt | None = None,
-        seed: NonNegativeInt = 0,
+        seed: Seed = 0,
         augmentation: Augmentation = HFLIP_ONLY,
         masks: bool = False,
         train_proposals: PrecomputedProposals | None = None,

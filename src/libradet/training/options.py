@@ -83,6 +83,8 @@ def parse_train(argv: Sequence[str]) -> TrainRequest:
         _refuse_other_versions(_flatten(tree), Path(known.resume) / CONFIG)
     _refuse_unknown_keys(_flatten(tree))
     _check_types(tree)
+    sections = [pair for pair in pairwise(rest) if is_dataclass(_schema().get(pair[0][2:]))]
+    _check_sections({option[2:]: _read_value(option[2:], value) for option, value in sections}, "")
     names = {name: getattr(known, name) for name in _NAMES if getattr(known, name)}
     if names.keys() & {"backbone", "weights"} and tree.get("detector"):
         # These options also determine the detector.backbone section of the file.
@@ -206,6 +208,15 @@ def _check_types(tree: dict[str, Any]) -> None:
     detector = tree.get("detector")
     if not isinstance(detector, dict | None):
         raise UserError(f"detector is {str(detector)[:40]}: it must be a mapping of fields")
+    _check_sections(detector or {}, "detector.")
+
+
+def _check_sections(tree: dict[str, Any], prefix: str) -> None:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            _check_sections(value, f"{prefix}{name}.")
+        elif is_dataclass(_schema().get(f"{prefix}{name}")):
+            raise UserError(f"--{prefix}{name}: {str(value)[:40]} is not a mapping of fields")
 
 
 def _read_files(paths: Iterable[str | Path]) -> dict[str, Any]:

@@ -41,20 +41,28 @@ class Range:
     def __repr__(self) -> str:
         """The range in symbols, which the help of the command line shows: ">= 0, <= 1"."""
         bounds = ((">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt))
-        return ", ".join(f"{symbol} {bound:g}" for symbol, bound in bounds if bound is not None)
+        return ", ".join(f"{symbol} {_number(bound)}" for symbol, bound in bounds if bound is not None)
 
     def __str__(self) -> str:
         """The range in words, such as "between 0 and 1" or "at least 1"."""
         if self.ge is not None and self.le is not None:
-            return f"between {self.ge:g} and {self.le:g}"
+            return f"between {_number(self.ge)} and {_number(self.le)}"
         bounds = (("at least", self.ge), ("above", self.gt), ("at most", self.le), ("below", self.lt))
-        return " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+        return " and ".join(f"{words} {_number(bound)}" for words, bound in bounds if bound is not None)
+
+
+def _number(bound: int | float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 PositiveInt = Annotated[int, Range(ge=1)]
 NonNegativeInt = Annotated[int, Range(ge=0)]
 PositiveFloat = Annotated[float, Range(gt=0)]
 NonNegativeFloat = Annotated[float, Range(ge=0)]
+MAX_SEED = 2**32 - 1
+"""Largest seed of numpy's global generator and of Lightning."""
+
+Seed = Annotated[int, Range(ge=0, le=MAX_SEED)]
 UnitInterval = Annotated[float, Range(ge=0, le=1)]
 
 

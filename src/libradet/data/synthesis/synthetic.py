@@ -4,7 +4,6 @@ Objects of 12 pixels to half the image, occlusion, distractors, textured backgro
 is a pure function of (seed, split, number): every dataset can be generated again byte for byte.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,8 @@ from libradet.data.formats.detect import contains_dataset
 from libradet.data.synthesis.shapes import KINDS, Outline, ShapeKind, grain, hexagon, hollow
 from libradet.errors import UserError
 from libradet.utils.arguments import check_arguments
-from libradet.utils.ranges import NonNegativeInt
+from libradet.utils.atomic_io import atomic_folder, write_json
+from libradet.utils.ranges import Seed
 
 MIN_SIDE = 12
 """Size of the smallest object, in pixels."""
@@ -77,7 +77,7 @@ def synthesize(
     val: int = 60,
     size: tuple[int, int] = (320, 256),
     classes: int = 5,
-    seed: NonNegativeInt = 0,
+    seed: Seed = 0,
     class_skew: float = 0.0,
     hard_negatives: float = 0.0,
 ) -> None:
@@ -110,11 +110,14 @@ def synthesize(
         )
     output_dir = Path(output_dir)
     _require_no_dataset(output_dir)
-    (output_dir / "images").mkdir(parents=True, exist_ok=True)
     imbalances = {"train": Imbalance(class_skew, hard_negatives), "val": Imbalance(0.0, hard_negatives)}
-    for number, (split, count) in enumerate({"train": train, "val": val}.items()):
-        records = _write_split(output_dir, split, count, size, classes, [seed, number], imbalances[split])
-        (output_dir / f"{split}.json").write_text(json.dumps(records), encoding="utf-8")
+    with atomic_folder(output_dir / "images") as images:
+        records = {
+            split: _write_split(images, split, count, size, classes, [seed, number], imbalances[split])
+            for number, (split, count) in enumerate({"train": train, "val": val}.items())
+        }
+    for split, content in records.items():
+        write_json(output_dir / f"{split}.json", content)
 
 
 def _require_no_dataset(folder: Path) -> None:
@@ -132,7 +135,7 @@ def _require_no_dataset(folder: Path) -> None:
 
 
 def _write_split(
-    output_dir: Path,
+    folder: Path,
     split: str,
     count: int,
     size: tuple[int, int],
@@ -145,7 +148,7 @@ def _write_split(
     for number in range(count):
         name = f"{split}_{number:05d}.jpg"
         pixels, objects = draw_scene(np.random.default_rng([*seed, number]), size, classes, imbalance)
-        Image.fromarray(pixels).save(output_dir / "images" / name, quality=92)
+        Image.fromarray(pixels).save(folder / name, quality=92)
         images.append({"id": number + 1, "file_name": name, "width": size[0], "height": size[1]})
         for record in objects:
             annotations.append({"id": len(annotations) + 1, "image_id": number + 1, **record})
