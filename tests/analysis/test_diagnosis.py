@@ -260,6 +260,11 @@ def test_classes():
     assert diagnose_classes(classes((1000, 0.5), (100, 0.1))).severity == "moderate"
     assert diagnose_classes(classes((900, 0.5), (100, 0.1))).severity == "none"
     assert diagnose_classes(classes((5000, 0.3), (100, 0.6))).severity == "none", "the rare class is detected better"
+    blood_cells = diagnose_classes(classes((2381, 0.56), (214, 0.74), (209, 0.42)))
+    assert (blood_cells.severity, blood_cells.options) == ("none", []), "class weights gained nothing there"
+    assert "On average, rare classes have a higher AP than c0" in blood_cells.text
+    assert diagnose_classes(classes((2381, 0.60), (214, 0.74), (209, 0.42))).severity == "moderate"
+    assert diagnose_classes(classes((2381, 0.56), (1500, 0.74), (209, 0.42))).severity == "moderate"
     assert "only indicative" in diagnose_classes(classes((900, 0.5), (5, 0.1))).text
     assert "No object of c1 is evaluated" in diagnose_classes(trained_only(classes((900, 0.5), (5, None)))).text
     assert diagnose_classes(classes((900, 0.5))) is None

@@ -5,12 +5,13 @@ was measured at an imbalance ratio of 21. Where the ratio is a strong one, weigh
 factors are recommended, which were made for such data (Gupta et al., CVPR 2019).
 """
 
+from statistics import fmean
 from typing import Any
 
 from libradet.analysis.diagnose import thresholds
 from libradet.analysis.diagnose.finding import Finding, Number, Severity, grade, is_imbalance, percent
 from libradet.analysis.diagnose.measured_gains import CLASS_WEIGHTS, REPEAT_FACTORS
-from libradet.analysis.levels.classes import frequency
+from libradet.analysis.levels.classes import RARE, frequency
 from libradet.utils.text import counted
 
 _CHECK = (
@@ -38,7 +39,7 @@ def diagnose_classes(classes: dict[str, Any]) -> Finding | None:
     if correlation is not None:
         numbers.append(Number(correlation, "rank correlation of class frequency and AP (1: the same order)", "decimal"))
     numbers += [Number(row["AP"], f"AP of {row['class']}", "decimal") for row in (most, least) if row["AP"] is not None]
-    severity, reason = _grade(times, correlation, most, least)
+    severity, reason = _grade(times, correlation, rows)
     text = (
         f"In split {classes['split']}, the most frequent class is {most['class']} "
         f"({counted(frequency(most), 'object')}), the "
@@ -88,9 +89,7 @@ def _recommend(finding: Finding, classes: dict[str, Any], ratio: float) -> None:
         finding.recommend(REPEAT_FACTORS.option, [option], _CHECK + by_loss + _MORE_IMAGES)
 
 
-def _grade(
-    times: float, correlation: float | None, most: dict[str, Any], least: dict[str, Any]
-) -> tuple[Severity, str]:
+def _grade(times: float, correlation: float | None, rows: list[dict[str, Any]]) -> tuple[Severity, str]:
     """Return the severity by imbalance ratio and by the correlation or, with few classes, by AP; and the reason."""
     severity = grade(times, thresholds.CLASSES_STRONG, thresholds.CLASSES_MODERATE)
     if correlation is not None:
@@ -99,8 +98,11 @@ def _grade(
             return "none", " AP does not increase with frequency, so frequency is not the bottleneck here."
         lower = severity if by_rank == "strong" or severity == "none" else by_rank
         return lower, " AP increases with frequency."
-    if None not in (most["AP"], least["AP"]) and least["AP"] > most["AP"] and severity != "none":
-        return "none", " The rare class nevertheless has the higher AP, so frequency is not the bottleneck here."
+    most, rare = rows[0], [row for row in rows if frequency(row) < RARE * frequency(rows[0])] or rows[-1:]
+    precisions = [row["AP"] for row in rare if row["AP"] is not None]
+    if severity != "none" and precisions and most["AP"] is not None and fmean(precisions) > most["AP"]:
+        subject = "The rare class nevertheless has" if len(precisions) == 1 else "On average, rare classes have"
+        return "none", f" {subject} a higher AP than {most['class']}, so frequency is not the bottleneck here."
     return severity, ""
 
 
