@@ -8,8 +8,8 @@ import pytest
 
 from libradet.data.synthesis.synthetic import synthesize
 from libradet.errors import UserError
-from libradet.experiments.ablation import _notes, reproduce_table
-from libradet.experiments.definitions import list_names, read_experiment, read_preset
+from libradet.experiments.ablation import _notes, reproduce_table, write_tables
+from libradet.experiments.definitions import AblationRow, list_names, read_experiment, read_preset
 from libradet.experiments.runner import DatasetEntry, ExperimentRunner, check_runs, make_dataset_entries
 
 
@@ -33,6 +33,25 @@ def test_unknown_settings_are_refused_before_training(tmp_path):
         check_runs([run])
 
 
+@pytest.mark.parametrize(
+    ("shared", "models", "message"),
+    [
+        (False, ("faster_rcnn", "fast_rcnn"), "fast_rcnn needs precomputed proposals: add 'proposals: shared' to the"),
+        (True, ("fast_rcnn", "faster_rcnn"), "faster_rcnn uses no precomputed proposals: leave out proposals"),
+    ],
+)
+def test_models_and_proposals_that_do_not_fit_are_refused_before_training(tmp_path, shared, models, message):
+    runner = make_runner("small", tmp_path)
+    rows = [AblationRow(model, model, {}, None, {}) for model in models]
+    runs = [runner.make_run(runner.datasets[0], row, 0, shared_proposals=shared) for row in rows]
+    check_runs(runs[:1])
+    with pytest.raises(UserError, match=message):
+        check_runs(runs)
+    named = make_runner("small", tmp_path, {"proposals": "somewhere"})
+    fast = rows[models.index("fast_rcnn")]
+    check_runs([named.make_run(named.datasets[0], fast, 0, shared_proposals=False)])
+
+
 def test_notes_name_what_deltas_are_relative_to(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("{title: t, metrics: [AP], model: rpn, rows: [{name: a}, {name: b}, {name: c, baseline: b}]}")
@@ -40,6 +59,19 @@ def test_notes_name_what_deltas_are_relative_to(tmp_path):
     assert "relative to the first row, of c to b." in _notes(runner, experiment)[1]
     assert "relative to the first row." in _notes(runner, replace(experiment, rows=experiment.rows[:2]))[1]
     assert "relative to the baseline that the paper uses." in _notes(runner, read_experiment("table2"))[1]
+
+
+def test_json_has_every_metric_of_the_table(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("{title: t, metrics: [AP, mask_AP, APr, AP@1], model: mask_rcnn, rows: [{name: a}]}")
+    dataset = DatasetEntry("d", tmp_path, num_images=9, weights=None, class_counts={"few": 1, "some": 5, "many": 50})
+    runner = replace(make_runner("small", tmp_path), datasets=(dataset,))
+    per_class = {"few": 0.1, "some": 0.4, "many": 0.7}
+    metrics = {"AP": 0.4, "mask_AP": 0.3, "AP@1": 0.2, "per_class": per_class, "mask_per_class": per_class}
+    write_tables(runner, read_experiment(str(path)), {("d", "a", 0): {"metrics": metrics, "seconds": 7}})
+    (row,) = json.loads((tmp_path / "mine.json").read_text())["rows"]
+    by_frequency = {"APr": 0.1, "APc": 0.4, "APf": 0.7}
+    assert row["results"]["d"]["0"] == {"AP": 0.4, "mask_AP": 0.3, "AP@1": 0.2, **by_frequency, "seconds": 7}
 
 
 def test_a_table_without_a_row_for_the_preset_is_refused(tmp_path):
@@ -66,7 +98,7 @@ def test_runs_on_other_annotations_are_not_reused(tmp_path):
     def make():
         datasets = make_dataset_entries([data], preset, "none")
         runner = ExperimentRunner(preset, datasets, (0,), tmp_path / "out", 1)
-        return runner.make_run(datasets[0], row, 0, shared_proposals=False)
+        return runner.make_run(datasets[0], row, 0, shared_proposals=True)
 
     run = make()
     run.folder.mkdir(parents=True)

@@ -68,12 +68,14 @@ def collect_row(
     for dataset, seed in product(datasets, runner.seeds):
         result = results.get((dataset.name, row.name, seed))
         if result is not None and "metrics" in result:
-            per_class = result["metrics"].get("per_class") or {}
-            by_frequency = metrics_by_frequency(per_class, dataset.class_counts)
-            metrics[dataset.name, seed] = result["metrics"] | by_frequency
+            metrics[dataset.name, seed] = _add_metrics_by_frequency(result["metrics"], dataset)
         elif result is not None:
             failures[dataset.name, seed] = result["failure"].splitlines()[0]
     return RowResults(row, metrics, failures)
+
+
+def _add_metrics_by_frequency(metrics: dict[str, Any], dataset: DatasetEntry) -> dict[str, Any]:
+    return metrics | metrics_by_frequency(metrics.get("per_class") or {}, dataset.class_counts)
 
 
 def write_tables(runner: ExperimentRunner, experiment: Experiment, results: Results) -> list[TextTable]:
@@ -173,7 +175,9 @@ def _to_json(runner: ExperimentRunner, experiment: Experiment, results: Results)
 
 def _row_to_json(runner: ExperimentRunner, row: AblationRow, results: Results) -> dict[str, Any]:
     by_dataset = {
-        dataset.name: {seed: _result_to_json(results.get((dataset.name, row.name, seed))) for seed in runner.seeds}
+        dataset.name: {
+            seed: _result_to_json(results.get((dataset.name, row.name, seed)), dataset) for seed in runner.seeds
+        }
         for dataset in runner.datasets
     }
     return {
@@ -186,10 +190,11 @@ def _row_to_json(runner: ExperimentRunner, row: AblationRow, results: Results) -
     }
 
 
-def _result_to_json(result: dict[str, Any] | None) -> dict[str, Any] | None:
+def _result_to_json(result: dict[str, Any] | None, dataset: DatasetEntry) -> dict[str, Any] | None:
     if result is None:
         return None
     if "failure" in result:
         return {"failure": result["failure"], "seconds": result["seconds"]}
-    numbers = {k: v for k, v in result["metrics"].items() if k.startswith(("AP", "AR"))}
+    metrics = _add_metrics_by_frequency(result["metrics"], dataset)
+    numbers = {k: v for k, v in metrics.items() if k.startswith(("AP", "AR", "mask_AP", "mask_AR"))}
     return numbers | {"seconds": result["seconds"]}

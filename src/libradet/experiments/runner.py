@@ -14,6 +14,7 @@ import yaml
 
 from libradet.errors import UserError
 from libradet.experiments.definitions import (
+    SHARED_PROPOSALS,
     AblationRow,
     Experiment,
     Preset,
@@ -26,6 +27,7 @@ from libradet.experiments.launcher import NOT_COMPARED, InputDigests, Launcher, 
 
 if TYPE_CHECKING:
     from libradet.data.records import Dataset
+    from libradet.models.config import DetectorConfig
 
 
 @dataclass(frozen=True)
@@ -164,12 +166,26 @@ def check_runs(runs: Sequence[TrainingRun]) -> None:
         path = Path(folder) / "request.yaml"
         for run in runs:
             settings = {k: v for k, v in run.settings if k not in ("proposals", "data", "seed")}
-            key = tuple(sorted(f"{k}={v}" for k, v in settings.items()))
+            proposals = dict(run.settings).get("proposals")
+            key = (f"{proposals is not None}", *sorted(f"{k}={v}" for k, v in settings.items()))
             if key in checked:
                 continue
             checked.add(key)
             path.write_text(yaml.safe_dump(nest(settings | {"data": ""}), allow_unicode=True), encoding="utf-8")
-            parse_train(["--config", str(path)])
+            _check_proposals(parse_train(["--config", str(path)]).detector, proposals)
+
+
+def _check_proposals(detector: "DetectorConfig", proposals: str | None) -> None:
+    """Raise UserError if a detector needs proposals and the run has none, or the other way around."""
+    if detector.requires_proposals and proposals is None:
+        raise UserError(
+            f"{detector.model} needs precomputed proposals: add 'proposals: {SHARED_PROPOSALS}' to the table, or name "
+            "their folder with --set proposals=DIR"
+        )
+    if proposals is not None and not detector.requires_proposals:
+        raise UserError(
+            f"{detector.model} uses no precomputed proposals: leave out proposals ({proposals}), or use fast_rcnn"
+        )
 
 
 def _summarize(result: dict[str, Any]) -> str:
