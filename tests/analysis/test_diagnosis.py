@@ -370,12 +370,16 @@ def test_commands_train_the_analyzed_model(name, tmp_path):
     if config.rpn:
         config.rpn.anchors.scales = (4.0, 8.0)
     options = ["--detector.pyramid.balanced.refine conv", "--detector.pyramid.balanced.level 1"]
-    command = train_command(tmp_path / "model.safetensors", config, tmp_path / "my data", options, "runs/x")
+    model, data, folder = tmp_path / "model.safetensors", tmp_path / "my data", tmp_path / "proposals"
+    folder.mkdir()
+    command = train_command(model, config, data, options, "runs/x", str(folder))
+    file = folder / "val.safetensors"
+    file.touch()
+    assert train_command(model, config, data, options, "runs/x", str(file)) == command
     program, verb, *argv = shlex.split(command.replace("\\\n", ""))
     assert (program, verb) == ("libradet", "train")
-    if config.requires_proposals:
-        argv += ["--proposals", "x"]
     request = parse_train(argv)
+    assert request.config.proposals == (str(folder) if config.requires_proposals else None)
     assert request.config.data == str(tmp_path / "my data")
     trained = request.detector
     assert (trained.pyramid.balanced.refine, trained.pyramid.balanced.level) == ("conv", 1)

@@ -273,6 +273,15 @@ def test_values_of_a_preset_are_refused_with_the_reason(content, message, tmp_pa
         read_preset(str(tmp_path / "mine.yaml"))
 
 
+def test_rows_that_repeat_tiled_images_need_a_number_of_steps():
+    row = next(row for row in read_experiment("classes").rows if "repeat_factor_thresh" in row.settings)
+    tiles = {"tiles": [640, 0.2]}
+    with pytest.raises(UserError, match=r"repeats images, whose tiles are not counted before training.*max_steps"):
+        row_settings(read_preset("small"), row, num_images=7, overrides=tiles)
+    settings = row_settings(read_preset("small"), row, num_images=7, overrides=tiles | {"max_steps": 9})
+    assert settings["max_steps"] == 9
+
+
 def test_nested_settings_of_a_row_override_those_of_the_preset(tmp_path):
     row = read_experiment("table2").rows[0]
     nested = {"detector": {"image": {"size": [64, 128]}, "roi": {"fc_dim": 8}, "anchors": {"scales": [4]}}}

@@ -119,6 +119,7 @@ def build_report(
     measurements = collect(model, analyzed, options, subset_proposals(precomputed, rows))
     skipped = [f"skipped: {entry['reason']} ({entry['count']})" for entry in checked.skipped]
     metadata = _metadata(model, dataset, analyzed, options, name, data)
+    metadata["proposals"] = None if proposals is None else str(proposals)
     train, notes = (None, []) if model.config.is_proposal_model else _train_frequency(data, dataset)
     report = _assemble(model, analyzed, measurements, metadata, train)
     report["notes"] = [*skipped, *checked.warnings, *measurements.metrics["notes"], *notes]

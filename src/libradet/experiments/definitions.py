@@ -220,6 +220,11 @@ def row_settings(
     # Only the last epoch is evaluated: the best of several evaluations would favor noisy rows.
     settings["check_val_every_n_epoch"] = own.get("check_val_every_n_epoch", settings["max_epochs"])
     if settings.get("repeat_factor_thresh") and settings.get("max_steps") is None:
+        if settings.get("tiles"):
+            raise UserError(
+                f"{row.name}: repeats images, whose tiles are not counted before training, so that its steps could "
+                "differ from those of other rows; add max_steps to all rows, such as --set max_steps=1000"
+            )
         settings["max_steps"] = _steps_without_repeats(settings, num_images)
         epochs = settings["max_epochs"]
         if settings.get("lr_milestones") == [epochs * 2 / 3, epochs * 11 / 12]:

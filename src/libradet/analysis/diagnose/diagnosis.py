@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def diagnose(report: dict[str, Any], model: str | Path, config: DetectorConfig, 
         without; all empty if nothing is recommended.
     """
     findings = _all_findings(report, config)
+    command = partial(train_command, model, config, data, proposals=report["metadata"]["proposals"])
     order = list(SEVERITY_LABELS)
     findings.sort(key=lambda finding: order.index(finding.severity))
     for finding in findings:
@@ -60,7 +62,7 @@ def diagnose(report: dict[str, Any], model: str | Path, config: DetectorConfig, 
         if config.is_proposal_model and finding.options:
             finding.check = _CHECK_OF_PROPOSALS
         if finding.options:
-            finding.command = train_command(model, config, data, finding.options, f"runs/{finding.key}")
+            finding.command = command(finding.options, f"runs/{finding.key}")
     options = [option for finding in findings if _is_combined(finding, config) for option in finding.options]
     samples = more_samples(config, options)
     options += samples
@@ -68,9 +70,9 @@ def diagnose(report: dict[str, Any], model: str | Path, config: DetectorConfig, 
         "summary": _summarize(findings),
         "caveats": _caveats(report),
         "findings": [asdict(f) | {"severity_label": SEVERITY_LABELS[f.severity]} for f in findings],
-        "train_command": train_command(model, config, data, options, "runs/balanced") if options else "",
+        "train_command": command(options, "runs/balanced") if options else "",
         "train_measured": describe_gains("together") if samples else "",
-        "baseline_command": train_command(model, config, data, [], "runs/baseline") if options else "",
+        "baseline_command": command([], "runs/baseline") if options else "",
     }
 
 
@@ -212,12 +214,20 @@ def _data_caveats(report: dict[str, Any]) -> list[str]:
 
 
 def train_command(
-    model: str | Path, config: DetectorConfig, data: str | Path, options: Sequence[str], output_dir: str
+    model: str | Path,
+    config: DetectorConfig,
+    data: str | Path,
+    options: Sequence[str],
+    output_dir: str,
+    proposals: str | None = None,
 ) -> str:
     """Return the ``libradet train`` command that repeats the training of a model, with ``options`` added.
 
     Uses the run's own config.yaml if it is in the folder of the model. Otherwise the command lists what differs from
     the zoo's entry, and starts from ImageNet weights, as the original ones are not known.
+
+    Args:
+        proposals: folder of the proposals that a detector without RPN needs, or a file in it.
     """
     config_of_run = run_config(model)
     if config_of_run is not None:
@@ -226,6 +236,8 @@ def train_command(
         name = config.model if config.model in MODELS else "faster_rcnn"
         words = ["--model", name, "--backbone", config.backbone.name, "--weights", "imagenet"]
         words += _differences(config, name)
+        if config.requires_proposals and proposals is not None:
+            words += ["--proposals", str(Path(proposals).parent if Path(proposals).is_file() else proposals)]
     replaced = {option.split(" ", 1)[0] for option in options}
     words = [word for pair in zip(words[::2], words[1::2], strict=True) if pair[0] not in replaced for word in pair]
     words += ["--data", str(data)]
