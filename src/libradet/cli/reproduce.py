@@ -15,7 +15,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("experiment", metavar="EXPERIMENT", help=EXPERIMENTS)
     parser.add_argument("--data", type=Path, required=True, nargs="+", metavar="DIR", help="datasets to train on")
     text = (
-        "small (two cores, under an hour per table), scratch (the same, from random weights), coco (the paper's "
+        "small (two cores, some minutes per run), scratch (the same, from random weights), coco (the paper's "
         "protocol), or a .yaml file (default: small)"
     )
     parser.add_argument("--preset", default="small", help=text)
