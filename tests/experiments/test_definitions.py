@@ -243,6 +243,10 @@ def test_preset_with_a_base_states_what_differs(tmp_path):
     assert (derived.name, derived.threads, derived.weights) == ("mine_too", 3, "none")
     assert derived.sections == small.sections | {"settings": small.sections["settings"] | {"lr": 0.1}}
     assert (derived.backbones, derived.schedules) == (small.backbones, small.schedules)
+    changes = "mine.yaml changes settings, weights of small; mine_too.yaml changes threads of ../mine.yaml"
+    assert derived.deviations == f"{small.deviations}; {changes}"
+    (tmp_path / "own.yaml").write_text("base: small\nthreads: 3\ndeviations: mine\n")
+    assert read_preset(str(tmp_path / "own.yaml")).deviations == "mine"
 
 
 def test_base_of_a_preset_is_refused(tmp_path):

@@ -190,6 +190,11 @@ def _read_preset_tree(name: str, derived: tuple[Path, ...]) -> tuple[Path, dict[
     is_file = str(base).endswith((".yaml", ".yml"))
     _, inherited = _read_preset_tree(str(path.parent / base) if is_file else str(base), (*derived, path.resolve()))
     own = {key: value for key in _PRESET_SECTIONS if isinstance(value := tree.get(key), dict)}
+    changes = [key for key in tree if key not in ("title", "deviations")]
+    if changes and "deviations" not in tree:
+        base_deviations = inherited.get("deviations")
+        start = f"{base_deviations}; " if base_deviations else ""
+        inherited["deviations"] = f"{start}{path.name} changes {', '.join(changes)} of {base}"
     return path, inherited | tree | {key: (inherited.get(key) or {}) | value for key, value in own.items()}
 
 
