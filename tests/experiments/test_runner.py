@@ -90,35 +90,8 @@ def test_datasets_need_a_validation_split(tmp_path):
         make_dataset_entries([tmp_path / "data"], read_preset("small"), "none")
 
 
-def test_runs_on_other_annotations_are_not_reused(tmp_path):
-    data, preset = tmp_path / "data", read_preset("small")
-    synthesize(data, train=2, val=2, size=(96, 80))
-    row = read_experiment("table2").rows[0]
-
-    def make():
-        datasets = make_dataset_entries([data], preset, "none")
-        runner = ExperimentRunner(preset, datasets, (0,), tmp_path / "out", 1)
-        return runner.make_run(datasets[0], row, 0, shared_proposals=True)
-
-    run = make()
-    run.folder.mkdir(parents=True)
-    result = {"metrics": {"AP": 0.5}, "seconds": 1, **run.digests.by_key()}
-    (run.folder / "result.json").write_text(json.dumps(result))
-    check_runs([make()])
-    assert make().result == result
-    annotations = json.loads((data / "val.json").read_text())
-    annotations["annotations"][0]["bbox"][2] -= 1
-    (data / "val.json").write_text(json.dumps(annotations))
-    assert make().folder == run.folder
-    with pytest.raises(UserError, match="have changed since this run"):
-        check_runs([make()])
-    del result["data_digest"]  # of an earlier version
-    (run.folder / "result.json").write_text(json.dumps(result))
-    assert make().result == result
-
-
-@pytest.mark.parametrize("changed", ["image", "class", "weights"])
-def test_runs_on_other_pixels_class_names_or_weights_are_not_reused(tmp_path, changed):
+@pytest.mark.parametrize("changed", ["box", "image", "class", "weights"])
+def test_runs_on_other_data_or_weights_are_not_reused(tmp_path, changed):
     data, weights, preset = tmp_path / "data", tmp_path / "backbone.safetensors", read_preset("small")
     synthesize(data, train=2, val=2, size=(96, 80))
     weights.write_bytes(b"first")
@@ -134,7 +107,11 @@ def test_runs_on_other_pixels_class_names_or_weights_are_not_reused(tmp_path, ch
     result = {"metrics": {"AP": 0.5}, "seconds": 1, **run.digests.by_key()}
     (run.folder / "result.json").write_text(json.dumps(result))
     assert make().result == result
-    if changed == "image":
+    if changed == "box":
+        annotations = json.loads((data / "val.json").read_text())
+        annotations["annotations"][0]["bbox"][2] -= 1
+        (data / "val.json").write_text(json.dumps(annotations))
+    elif changed == "image":
         image = data / "images" / "val_00000.jpg"
         image.write_bytes(image.read_bytes() + b"0")
     elif changed == "class":
@@ -143,6 +120,7 @@ def test_runs_on_other_pixels_class_names_or_weights_are_not_reused(tmp_path, ch
     else:
         weights.write_bytes(b"other")
     what = f"the contents of {weights}" if changed == "weights" else f"images or annotations of {data}"
+    assert make().folder == run.folder
     with pytest.raises(UserError, match=f"{re.escape(what)} have changed since this run"):
         check_runs([make()])
     (run.folder / "result.json").rename(run.folder / "inputs.json")
@@ -150,7 +128,7 @@ def test_runs_on_other_pixels_class_names_or_weights_are_not_reused(tmp_path, ch
     (run.folder / "config.yaml").touch()
     with pytest.raises(UserError, match=f"{re.escape(what)} have changed since this run"):
         check_runs([make()])
-    for key in ("files_digest", "weights_digest"):  # of an earlier version
+    for key in run.digests.by_key():  # an earlier version had none
         del result[key]
     (run.folder / "result.json").write_text(json.dumps(result))
     assert make().result == result
